@@ -1,0 +1,8 @@
+"""Class and confidence of pictures, from the newest adapter: ``python predict.py image.jpg``."""
+
+import sys
+
+from vitlora.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(["predict", *sys.argv[1:]]))

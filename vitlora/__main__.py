@@ -1,0 +1,132 @@
+"""``python -m vitlora``: finds config files, runs the command, says a mistake in one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitlora import __version__
+from vitlora.errors import UsageError, VitloraError, nearest
+
+_HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
+
+  vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
+  vitlora validate [--checkpoint DIR]    score a bundle on its validation split
+  vitlora test [--checkpoint DIR]        score a bundle on a test split
+  vitlora predict IMAGE...               class and confidence, as predict.py
+
+'vitlora fit --help' lists every option; 'vitlora fit --config X --print_config' shows a run."""
+
+_TRAINING = ("fit", "validate", "test")
+_COMMANDS = (*_TRAINING, "predict")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status."""
+    words = list(sys.argv[1:] if args is None else args)
+    _survive_any_console()
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("VITLORA_DEBUG") == "1":
+            raise
+        known = _as_user_error(error)
+        if known is None:
+            raise
+        print(f"vitlora: {known}", file=sys.stderr)
+        return known.exit_status
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP)
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    command, *options = words
+    if command not in _COMMANDS:
+        raise UsageError(
+            f"'{command}' is no command; expected one of {', '.join(_COMMANDS)}"
+            f"{nearest(command, _COMMANDS)}"
+        )
+    if command == "predict":
+        from vitlora.predict import main as predict
+
+        return predict(options)
+    from vitlora.cli import main as train
+
+    train([command, *_find_files(command, options)])
+    return 0
+
+
+def _find_files(command: str, options: list[str]) -> list[str]:
+    """Resolves bare config names, the bundle to score, and the default output."""
+    options = [word for option in options for word in _split_equals(option)]
+    options = ["--model.weights" if word == "--weights" else word for word in options]
+    configs = []
+    for index, word in enumerate(options):
+        if word in ("--config", "-c") and index + 1 < len(options):
+            configs.append(_config_file(options[index + 1]))
+            options[index + 1] = str(configs[-1])
+    if "--help" in options or "-h" in options:
+        return options
+    if command == "fit":
+        if "--output" not in options and configs:
+            options += ["--output", str(Path("checkpoints") / configs[-1].stem)]
+        return options
+    from vitlora.checkpoint import RUN_CONFIG, load_bundle, newest_bundle
+
+    if "--checkpoint" not in options:
+        options += ["--checkpoint", str(newest_bundle())]
+    bundle = load_bundle(_value(options, "--checkpoint"))
+    return ["--config", str(bundle.folder / RUN_CONFIG), "--trainer.logger", "false", *options]
+
+
+def _split_equals(option: str) -> list[str]:
+    """Returns ``--name=value`` as two words for the options looked at here."""
+    name, equals, value = option.partition("=")
+    ours = ("--config", "-c", "--checkpoint", "--output", "--weights")
+    return [name, value] if equals and name in ours else [option]
+
+
+def _value(options: list[str], name: str) -> str:
+    index = options.index(name) + 1
+    if index >= len(options):
+        raise UsageError(f"{name} needs a value")
+    return options[index]
+
+
+def _config_file(name: str) -> Path:
+    """Returns a config by path, else by its name in ``configs/``."""
+    for path in (Path(name), Path("configs") / name):
+        if path.is_file():
+            return path
+    known = sorted(path.name for path in Path("configs").glob("*.yaml"))
+    raise UsageError(
+        f"--config '{name}': no such file here or in configs/{nearest(name, known)}; "
+        f"found: {', '.join(known) or 'none'}"
+    )
+
+
+def _as_user_error(error: Exception) -> VitloraError | None:
+    """Returns the error if a user can mend it, with the command line's own put into our words."""
+    if isinstance(error, VitloraError):
+        return error
+    if type(error).__module__.startswith(("argparse", "jsonargparse")):
+        return UsageError(str(error))
+    return None
+
+
+def _survive_any_console() -> None:
+    """Lets names outside the console's code page print as '?' instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # pyright: ignore
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The adapter bundle: a folder of four small files, written atomically, verified on load.
+
+``adapter_model.safetensors`` and ``adapter_config.json`` are PEFT's own formats; ``vitlora.json``
+says which base they belong to and what the outputs mean; ``config.yaml`` repeats the run. No file
+holds a base weight, and none is a pickle.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+
+from vitlora import __version__
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.errors import BundleError
+from vitlora.quantization import Storage
+
+FORMAT = 1
+RECORD = "vitlora.json"
+TENSORS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+RUN_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``vitlora.json`` says.
+
+    Attributes:
+        backbone: ``source/model.tag``.
+        base_digest: SHA-256 of the base's weights, the head left out.
+        weights: Where training read them; None for the source's own file, ``none`` for a random
+            start.
+        storage: How the frozen base was kept.
+        method: Name of the adapter class.
+        head: ``full`` or ``lora``.
+        classes: Names in the order of the outputs.
+        preprocessing: What a picture goes through.
+        split: The data's root, counts and split.
+        metrics: Validation numbers of the epoch that was kept.
+        created: UTC, ISO 8601.
+        libraries: Versions the bundle was made with.
+    """
+
+    backbone: str
+    base_digest: str
+    weights: str | None
+    storage: Storage
+    method: str
+    head: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    split: dict[str, Any]
+    metrics: dict[str, float]
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    libraries: dict[str, str] = field(default_factory=lambda: _library_versions())
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle in memory.
+
+    Attributes:
+        folder: Where it was read.
+        record: What ``vitlora.json`` says.
+        tensors: Adapter and head, on the CPU.
+        peft: What ``adapter_config.json`` says; None where the bundle has no LoRA.
+    """
+
+    folder: Path
+    record: Record
+    tensors: dict[str, torch.Tensor]
+    peft: dict[str, Any] | None
+
+
+def save_bundle(
+    folder: Path,
+    record: Record,
+    tensors: Mapping[str, torch.Tensor],
+    peft: Mapping[str, Any] | None,
+    run_config: str,
+) -> None:
+    """Writes a bundle. A bundle already in the folder is replaced only when all is on the disk.
+
+    The files are written under other names first and then renamed, ``vitlora.json`` last; its
+    checksums expose a bundle torn between two of the renames.
+    """
+    files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
+    if peft is not None:
+        files[PEFT_CONFIG] = (json.dumps(peft, indent=2, sort_keys=True) + "\n").encode()
+    files[RUN_CONFIG] = run_config.encode()
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    fields = {"format": FORMAT, **asdict(record), "files": sums}
+    fields["digest"] = _fields_digest(fields)
+    lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items()]
+    files[RECORD] = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write_through(folder / f".{name}.new", content)
+    for name in files:
+        (folder / f".{name}.new").replace(folder / name)
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Returns a bundle after checking every byte of it.
+
+    Raises:
+        BundleError: No bundle is there, or it is torn, was changed, or is of another format.
+    """
+    folder = Path(folder)
+    fields = _read_record(folder)
+    contents = {name: _read_checked(folder / name, digest) for name, digest in fields["files"].items()}
+    try:
+        tensors = load_tensors(contents[TENSORS])
+        peft = json.loads(contents[PEFT_CONFIG]) if PEFT_CONFIG in contents else None
+        names = Record.__dataclass_fields__.keys()
+        record = Record(
+            **{
+                **{name: fields[name] for name in names},
+                "storage": Storage(**fields["storage"]),
+                "classes": tuple(fields["classes"]),
+                "preprocessing": Preprocessing.from_json(fields["preprocessing"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise BundleError(f"{folder}: not a vitlora bundle ({error!r})") from None
+    return Bundle(folder, record, tensors, peft)
+
+
+def newest_bundle(root: str | Path = "checkpoints") -> Path:
+    """Returns the folder of the bundle written last, anywhere under ``root``.
+
+    Raises:
+        BundleError: There is none.
+    """
+    found = sorted(Path(root).rglob(RECORD), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise BundleError(
+            f"no trained adapter under {root}/; train one with "
+            "'python -m vitlora fit --config demo.yaml', or name one with --checkpoint DIR"
+        )
+    return found[-1].parent
+
+
+def is_bundle(folder: Path) -> bool:
+    """Returns whether a folder claims to hold a bundle."""
+    return (folder / RECORD).is_file()
+
+
+def bundle_bytes(folder: Path) -> int:
+    """Returns the size of a bundle's files in bytes."""
+    names = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG)
+    return sum((folder / name).stat().st_size for name in names if (folder / name).exists())
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise BundleError(f"checkpoint '{folder}': no such folder")
+    if not is_bundle(folder):
+        kind = "a PEFT adapter" if (folder / PEFT_CONFIG).exists() else "no vitlora bundle"
+        raise BundleError(f"{folder} holds {kind}: it has no {RECORD}")
+    try:
+        fields = json.loads((folder / RECORD).read_text("utf-8"))
+        digest = fields.pop("digest")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise BundleError(f"{folder / RECORD} is torn or not a bundle's; train again") from None
+    if fields.get("format") != FORMAT:
+        raise BundleError(
+            f"{folder} is a bundle of format {fields.get('format')}; this vitlora reads format "
+            f"{FORMAT}. Install a newer vitlora"
+        )
+    if digest != _fields_digest(fields) or not isinstance(fields.get("files"), dict):
+        raise BundleError(f"{folder / RECORD} was changed after it was written; train again")
+    return fields
+
+
+def _read_checked(path: Path, digest: str) -> bytes:
+    if not path.is_file():
+        raise BundleError(f"{path.parent} is torn: {path.name} is missing; train again")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BundleError(
+            f"{path} was truncated or changed after it was written ({len(content)} bytes); "
+            "train again or restore it"
+        )
+    return content
+
+
+def _fields_digest(fields: Mapping[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"vitlora": __version__}
+    for name in ("torch", "timm", "peft", "bitsandbytes"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

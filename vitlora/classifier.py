@@ -1,0 +1,199 @@
+"""The LightningModule: a backbone, an adapter, a head, and the loss."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from vitlora.adapters import Adapter, Lora, gradient_self_test
+from vitlora.adapters.adapter import HeadMode
+from vitlora.backbones import load_backbone
+from vitlora.errors import UsageError
+from vitlora.hardware import storage_dtype
+from vitlora.quantization import Quantization, Storage, freeze
+from vitlora.scores import Scores
+
+
+class Classifier(LightningModule):
+    """A Vision Transformer that learns your classes.
+
+    Args:
+        backbone: Base to adapt, as source/model.tag: timm/..., torchvision/... or
+            vitlora/vit_micro_patch8_96.
+        num_classes: Number of classes; the command line counts the folder's.
+        weights: File with the base's weights (.safetensors or .pth); none for a random start;
+            null for the published ones.
+        image_size: Side of the input in pixels; null for the weights' own.
+        adapter: What is trained: Lora, LinearProbe or FullFineTuning.
+        head: Train the head in full, or as lora.
+        quantization: Keep the frozen blocks as they are (none) or in 4 bits (nf4, QLoRA).
+        lr: Peak learning rate of AdamW.
+        weight_decay: Decay of matrices trained in full; LoRA's, biases and norms never decay.
+        warmup: Share of all steps over which the rate rises; then it falls along a cosine.
+        label_smoothing: Share of each label spread over all classes.
+        class_weights: Weigh classes by the inverse of their frequency in the training set.
+        checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+        weights: str | None = None,
+        image_size: int | None = None,
+        adapter: Adapter = Lora(),  # noqa: B008 - it has no state
+        head: HeadMode = "full",
+        quantization: Quantization = "none",
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.1,
+        class_weights: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_ranges(num_classes, lr, weight_decay, warmup, label_smoothing)
+        self.adapter = adapter
+        if quantization != "none" and not self.adapter.freezes_base:
+            raise UsageError(
+                f"model.quantization is {quantization}, but {type(self.adapter).__name__} trains "
+                "the base; use Lora or LinearProbe"
+            )
+        self.head_mode: HeadMode = head
+        self.quantization: Quantization = quantization
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.checkpointing = checkpointing
+        self.backbone = load_backbone(backbone, num_classes, weights, image_size)
+        self.adapter.check(self.backbone, head)
+        self.storage: Storage | None = None  # a bundle's, else chosen by the precision
+        self._start: Mapping[str, torch.Tensor] | None = None
+        self.network: nn.Module | None = None
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self._loss_sum = 0.0
+        self.loss_weight: torch.Tensor | None = None
+
+    def configure_model(self) -> None:
+        """Freezes, quantises and adapts the backbone once the precision is known."""
+        if self.network is not None:
+            return
+        module: Any = self.backbone.module
+        if self.adapter.freezes_base:
+            compute = storage_dtype(str(self.trainer.precision))
+            dtype = str(compute).removeprefix("torch.")
+            self.storage = self.storage or Storage(self.quantization, dtype)
+            freeze(module, self.storage, compute)
+        else:
+            self.storage = Storage()
+        module.set_grad_checkpointing(self.checkpointing)
+        self.network = self.adapter.inject(self.backbone, self.head_mode)
+        if self._start is not None:
+            self.adapter.load(self.network, self._start)
+
+    def start_from(self, storage: Storage, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Makes the network begin as a bundle left it, on the base that bundle was trained on."""
+        self.storage, self._start = storage, tensors
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised."""
+        if self.network is None:
+            raise UsageError("the network is built when a Trainer starts; for use without one see "
+                             "vitlora.predictor.Predictor")
+        return self.network(images)
+
+    def on_fit_start(self) -> None:
+        """Proves that every trainable tensor gets a gradient, then weighs the classes."""
+        size = self.backbone.preprocessing.image_size
+        images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        with self.trainer.precision_plugin.forward_context():
+            reached = gradient_self_test(self, images.to(self.device))
+        print(f"gradient self-test: all {reached} trainable tensors are reached")
+        if self.class_weights:
+            folder = self.trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
+            counts = torch.tensor(folder.counts("train"), dtype=torch.float32)
+            self.loss_weight = (counts.sum() / (len(counts) * counts)).to(self.device)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
+        """Returns the loss of a batch of images and labels."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(
+            logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
+        )
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        self.log_dict({"train/loss": loss.detach(), "train/acc": accuracy}, on_step=True,
+                      on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Empties the confusion matrix."""
+        self.confusion.reset()
+        self._loss_sum = 0.0
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+        """Counts a batch of images and labels."""
+        images, labels = batch
+        logits = self(images).float()
+        self.confusion.update(logits, labels)
+        self._loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs accuracy, macro-F1 and loss of the whole split."""
+        stage = "test" if self.trainer.testing else "val"
+        scores = self.scores(tuple(map(str, range(self.confusion.num_classes))))
+        self.log_dict({f"{stage}/acc": scores.accuracy, f"{stage}/macro_f1": scores.macro_f1,
+                       f"{stage}/loss": scores.loss})
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def scores(self, classes: tuple[str, ...]) -> Scores:
+        """Returns the numbers of the last evaluation, with the classes' names."""
+        confusion = self.confusion.compute().cpu()
+        return Scores(classes, confusion, self._loss_sum / max(int(confusion.sum()), 1))
+
+    def configure_optimizers(self) -> Any:
+        """Returns AdamW with warm-up and cosine decay, stepped every batch."""
+        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        decays = [p for name, p in trainable if p.ndim > 1 and "lora_" not in name]
+        others = [p for name, p in trainable if p.ndim <= 1 or "lora_" in name]
+        groups = [{"params": decays, "weight_decay": self.weight_decay},
+                  {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        rising = round(self.warmup * steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _warmup_cosine(step, rising, steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _warmup_cosine(step: int, rising: int, steps: int) -> float:
+    """Returns the share of the peak rate: up in a line to 1, down along a cosine to 0."""
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+
+def _check_ranges(
+    num_classes: int, lr: float, weight_decay: float, warmup: float, label_smoothing: float
+) -> None:
+    checks = {
+        "num_classes": (num_classes, num_classes >= 2, "at least 2"),
+        "lr": (lr, lr > 0, "more than 0"),
+        "weight_decay": (weight_decay, weight_decay >= 0, "0 or more"),
+        "warmup": (warmup, 0 <= warmup < 1, "0 <= warmup < 1"),
+        "label_smoothing": (label_smoothing, 0 <= label_smoothing < 1, "0 <= label_smoothing < 1"),
+    }
+    for name, (value, fits, expected) in checks.items():
+        if not fits:
+            raise UsageError(f"model.{name} is {value}; expected {expected}")

@@ -1,0 +1,225 @@
+"""The command line: ``fit``, ``validate`` and ``test`` on Lightning's CLI."""
+
+import inspect
+import json
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from vitlora.adapters import Lora
+from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
+from vitlora.classifier import Classifier
+from vitlora.data.datamodule import FolderData
+from vitlora.errors import BundleError, UsageError, nearest
+from vitlora.scores import Scores
+from vitlora.training import Progress, RunFolder, Summary, Trainer
+
+_DESCRIPTIONS = {
+    "fit": "Trains an adapter on a folder of pictures and writes a bundle.",
+    "validate": "Scores a bundle on its validation split.",
+    "test": "Scores a bundle on a test split.",
+}
+_DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
+
+
+class VitloraCLI(LightningCLI):
+    """Puts a model, a folder and a trainer together and runs one subcommand."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Returns the subcommands and the arguments of the trainer's methods to leave out."""
+        return {
+            "fit": {"train_dataloaders", "val_dataloaders", *_DRIVEN_BY_US},
+            "validate": {"dataloaders", *_DRIVEN_BY_US},
+            "test": {"dataloaders", *_DRIVEN_BY_US},
+        }
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the groups in the order in which people need them; Lightning puts its own first."""
+        parser.add_lightning_class_args(FolderData, "data")
+        parser.add_lightning_class_args(Classifier, "model")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.usage = "vitlora COMMAND --config FILE [any option below]"
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what belongs neither to the trainer nor to the model nor to the data."""
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="Folder that receives the bundle; checkpoints/<config name> if not given.",
+        )
+        parser.add_argument(
+            "--checkpoint",
+            type=str | None,
+            default=None,
+            help="validate and test: the bundle to score; the newest under checkpoints/ if not "
+            "given.",
+        )
+        parser.add_argument(
+            "--json",
+            type=str | None,
+            default=None,
+            help="validate and test: also write the numbers to this file, or - for the screen.",
+        )
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+
+    def before_fit(self) -> None:
+        """Attaches the callbacks that tell of the run and keep it."""
+        config = self.config.fit
+        if config.checkpoint or config.json:
+            raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
+        self.run_folder = RunFolder(
+            Path(config.output or "checkpoints/run"),
+            run_config=self._run_config(),
+            weights=config.model.weights,
+            logs=config.trainer.logger in (None, True),
+        )
+        trainer: Any = self.trainer
+        trainer.callbacks += [Summary(), self.run_folder]
+
+    def after_fit(self) -> None:
+        """Prints how good the kept epoch is, where it lies, and what to type next."""
+        if self.run_folder.best is None:
+            return
+        folder = self.run_folder.folder
+        print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{self.run_folder.best.to_text()}")
+        print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
+        print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
+
+    def validate(self, model: Classifier, datamodule: FolderData) -> None:
+        """Scores a bundle on the validation split."""
+        self._score("val", model, datamodule)
+
+    def test(self, model: Classifier, datamodule: FolderData) -> None:
+        """Scores a bundle on the test split."""
+        self._score("test", model, datamodule)
+
+    def _score(self, split: str, model: Classifier, data: FolderData) -> None:
+        bundle = load_bundle(self._get(self.config, "checkpoint"))
+        _check_fits(bundle, model, data, split)
+        model.start_from(bundle.record.storage, bundle.tensors)
+        run = self.trainer.validate if split == "val" else self.trainer.test
+        run(model, datamodule=data, verbose=False)
+        scores = model.scores(bundle.record.classes)
+        target = self._get(self.config, "json")
+        if target != "-":
+            print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
+        if target:
+            _write_json(scores, target, bundle.folder, split)
+
+    def _run_config(self) -> str:
+        return self._parser("fit").dump(self.config.fit, skip_link_targets=True, format="yaml")
+
+
+def main(args: list[str]) -> None:
+    """Runs one subcommand.
+
+    Args:
+        args: The words after the program's name; ``--config`` names are files by now.
+
+    Raises:
+        VitloraError: A mistake a user can mend.
+    """
+    _quieten()
+    parsers: dict[str, Any] = {
+        name: {"description": text, "exit_on_error": False} for name, text in _DESCRIPTIONS.items()
+    }
+    try:
+        VitloraCLI(
+            Classifier,
+            FolderData,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [Progress()]},
+            parser_kwargs={
+                "prog": "vitlora",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                **parsers,
+            },
+            args=args,
+        )
+    except ArgumentError as error:
+        raise _explained(error) from None
+
+
+def _explained(error: ArgumentError) -> UsageError:
+    """Returns jsonargparse's complaint on one line, with the nearest key for an unknown one."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    text = re.sub(r"a typing.Literal\[(.+?)\]", r"one of \1", text)
+    match = re.search(
+        r"(?:unrecognized arguments: --|does not accept option '|Option ')([\w.]+)", text
+    )
+    if match is None:
+        return UsageError(text)
+    unknown = match[1].rpartition(".")[2]
+    group = match[1].split(".")[0]
+    owners = {"data": (FolderData,), "model": (Classifier, Lora), "trainer": (Trainer, LightningTrainer)}
+    known = [
+        name
+        for owner in owners.get(group, sum(owners.values(), ()))
+        for name in inspect.signature(owner.__init__).parameters
+    ]
+    # 'model.adpter.rank' is unknown for its middle, 'model.adapter.rnk' for its end
+    for part in match[1].split("."):
+        if part not in (*owners, *known):
+            unknown = part
+            break
+    return UsageError(f"unknown key '{match[1]}'{nearest(unknown, known)}: {text}")
+
+
+def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
+    record, folder = bundle.record, data.folder
+    if model.backbone.digest != record.base_digest:
+        raise BundleError(
+            f"{bundle.folder} was trained on other weights of {record.backbone}: expected digest "
+            f"{record.base_digest[:12]}, got {model.backbone.digest[:12]}; pass the right file "
+            "with --weights"
+        )
+    if folder.classes != record.classes:
+        raise BundleError(
+            f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
+            f"{', '.join(folder.classes)}"
+        )
+    trained = record.split
+    if data.drawn and str(folder.root.resolve()) == trained["root"] and split in folder.splits:
+        if folder.digest(split) != trained["digests"].get(split):
+            raise BundleError(
+                f"the {split} split drawn from {folder.root} is not the one held out in training, "
+                "so training pictures could be in it: the folder or the split's options changed. "
+                "Score on a folder of new pictures with --data.root"
+            )
+
+
+def _write_json(scores: Scores, target: str, checkpoint: Path, split: str) -> None:
+    text = json.dumps({"checkpoint": str(checkpoint), "split": split, **scores.to_json()}, indent=1,
+                      ensure_ascii=False)
+    if target == "-":
+        print(text)
+        return
+    path = Path(target)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text + "\n", "utf-8")
+    new.replace(path)
+
+
+def _quieten() -> None:
+    """Leaves the screen to what a user needs: Lightning's tips and known noise go."""
+    for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # a hint to raise num_workers, and one about logging intervals longer than a short epoch
+    warnings.filterwarnings("ignore", module="lightning.pytorch")
+
+
+def _quoted(path: Path) -> str:
+    return f'"{path}"' if " " in str(path) else str(path)

@@ -1,0 +1,151 @@
+"""Batches for Lightning, from a folder of pictures."""
+
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from vitlora.data.augmentation import Augmentation, Recipe
+from vitlora.data.dataset import ImageDataset, seed_worker
+from vitlora.data.folder import Folder, read_folder, split_record
+from vitlora.data.images import unreadable
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.errors import DataError, UsageError
+
+
+class FolderData(LightningDataModule):
+    """A folder of pictures sorted into class folders.
+
+    Args:
+        root: Folder with train/ and val/ (and test/), each with a folder for every class; or the
+            class folders themselves, which are then split by split_seed.
+        classes: Classes to use, in this order; null for all, sorted by name.
+        batch_size: Pictures per step.
+        augment: Training augmentation: none, light, medium or strong.
+        val_fraction: Share of each class held out for validation when the folder has no splits.
+        test_fraction: Share of each class held out for testing when the folder has no splits.
+        split_seed: Seed of that split; the bundle carries it.
+        num_workers: Processes that load pictures; null picks by the machine, 0 loads in the main
+            process.
+        skip_unreadable: Train without the pictures that cannot be read, instead of stopping.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        classes: list[str] | None = None,
+        batch_size: int = 32,
+        augment: Recipe = "light",
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.0,
+        split_seed: int = 0,
+        num_workers: int | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UsageError(f"data.batch_size is {batch_size}; expected at least 1")
+        if num_workers is not None and num_workers < 0:
+            raise UsageError(f"data.num_workers is {num_workers}; expected 0 or more, or null")
+        if not (0 < val_fraction < 1 and 0 <= test_fraction and val_fraction + test_fraction < 1):
+            raise UsageError(
+                f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction}: "
+                "expected 0 < val, 0 <= test and val + test < 1"
+            )
+        found = read_folder(root, classes)
+        self.drawn = "all" in found.splits
+        self.split_args = {"val": val_fraction, "test": test_fraction, "seed": split_seed}
+        self.folder: Folder = found.split(**self.split_args) if self.drawn else found
+        self.batch_size = batch_size
+        self.augment: Recipe = augment
+        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.skip_unreadable = skip_unreadable
+        self.preprocessing: Preprocessing | None = None
+        self._checked: set[str] = set()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, counted from the folder."""
+        return len(self.folder.classes)
+
+    def record(self) -> dict[str, Any]:
+        """Returns what a bundle says of its data."""
+        return split_record(self.folder, **self.split_args, drawn=self.drawn)
+
+    def setup(self, stage: str) -> None:
+        """Checks that the pictures of a stage can be read, and takes the model's preprocessing.
+
+        Raises:
+            DataError: A split is missing, or pictures are unreadable; each is named.
+        """
+        model = getattr(self.trainer, "lightning_module", None)
+        if model is not None:
+            self.preprocessing = model.backbone.preprocessing
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,)):
+            self._check(split)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
+        preprocessing = self._needed_preprocessing()
+        augmentation = Augmentation(self.augment, preprocessing)
+        augmentation.seed(torch.initial_seed() % 2**32)
+        dataset = ImageDataset(
+            self.folder.splits["train"], augmentation, at_least=2 * preprocessing.image_size
+        )
+        return self._loader(dataset, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Returns the validation batches, preprocessed as the weights ask."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Returns the test batches, preprocessed as the weights ask."""
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> DataLoader[Any]:
+        transform = self._needed_preprocessing().transform()
+        return self._loader(ImageDataset(self.folder.splits[split], transform), shuffle=False)
+
+    def _loader(self, dataset: ImageDataset, shuffle: bool) -> DataLoader[Any]:
+        workers = min(self.num_workers, -(-len(dataset) // self.batch_size))
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=seed_worker,
+        )
+
+    def _needed_preprocessing(self) -> Preprocessing:
+        if self.preprocessing is None:
+            raise UsageError("FolderData has no preprocessing yet: set it from the backbone first")
+        return self.preprocessing
+
+    def _check(self, split: str) -> None:
+        if split not in self.folder.splits:
+            raise DataError(
+                f"{self.folder.root} has no {split} split; expected a {split}/ folder, or class "
+                f"folders with data.{split}_fraction above 0"
+            )
+        if split in self._checked:
+            return
+        samples = self.folder.splits[split]
+        problems = unreadable(sample.path for sample in samples)
+        listed = "\n  ".join(problems.values())
+        if problems and not self.skip_unreadable:
+            raise DataError(
+                f"{len(problems)} of {len(samples)} {split} pictures cannot be read:\n  {listed}\n"
+                "Mend or remove them, or set data.skip_unreadable to true"
+            )
+        if problems:
+            print(f"skipping {len(problems)} unreadable {split} pictures:\n  {listed}")
+            self.folder.splits[split] = [s for s in samples if s.path not in problems]
+            for name, count in zip(self.folder.classes, self.folder.counts(split), strict=True):
+                if not count:
+                    raise DataError(f"class '{name}' has no readable picture in {split}")
+        self._checked.add(split)
+

@@ -1,0 +1,64 @@
+"""What a set of weights wants of a picture before it becomes a tensor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The evaluation preprocessing that belongs to a set of weights.
+
+    Attributes:
+        image_size: Side of the square network input, in pixels.
+        crop_pct: Share of the resized short side the centre crop keeps, ``0 < crop_pct <= 1``.
+        mean: Per-channel mean of RGB in ``[0, 1]``.
+        std: Per-channel standard deviation of RGB in ``[0, 1]``.
+        interpolation: ``bilinear`` or ``bicubic``.
+        crop_mode: timm's name: ``center``, ``squash`` or ``border``.
+    """
+
+    image_size: int
+    crop_pct: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    crop_mode: str = "center"
+
+    @classmethod
+    def from_timm(cls, cfg: dict[str, Any]) -> "Preprocessing":
+        """Reads timm's data configuration (``timm.data.resolve_data_config``)."""
+        return cls(
+            image_size=int(cfg["input_size"][-1]),
+            crop_pct=float(cfg["crop_pct"]),
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+            interpolation=cfg["interpolation"],
+            crop_mode=cfg.get("crop_mode") or "center",
+        )
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
+        """Reads what ``dataclasses.asdict`` and JSON made of it."""
+        return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+
+    def at(self, image_size: int) -> "Preprocessing":
+        """Returns the same preprocessing for another input size in pixels."""
+        return replace(self, image_size=image_size)
+
+    def transform(self) -> Callable[[Image.Image], torch.Tensor]:
+        """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised."""
+        transform = create_transform(
+            input_size=(3, self.image_size, self.image_size),
+            is_training=False,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+        )
+        return transform  # pyright: ignore[reportReturnType]

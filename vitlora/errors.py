@@ -1,0 +1,38 @@
+"""What can go wrong, said in one line: what was got, what was expected, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class VitloraError(Exception):
+    """A mistake a user can mend; printed as one line, without a traceback."""
+
+    exit_status = 1
+
+
+class UsageError(VitloraError):
+    """A wrong option, key or value."""
+
+    exit_status = 2
+
+
+class BackboneError(VitloraError):
+    """The frozen base cannot be had or is not what was asked for."""
+
+
+class AdapterError(VitloraError):
+    """An adapter that does not fit the backbone, or that would train nothing."""
+
+
+class DataError(VitloraError):
+    """An image or image folder that cannot be used as it is."""
+
+
+class BundleError(VitloraError):
+    """A bundle that is torn, tampered with, foreign, or made for another base."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns ``" (did you mean 'x'?)"`` for the closest choice, or an empty string."""
+    matches = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""

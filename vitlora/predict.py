@@ -1,0 +1,141 @@
+"""The ``predict`` command, which is also ``predict.py``."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from glob import glob
+from pathlib import Path
+
+from vitlora.data.images import is_image_file
+from vitlora.errors import DataError, UsageError
+
+_EPILOG = """examples:
+  python predict.py photo.jpg
+  python predict.py holiday/ "more/*.png" --top-k 5 --csv answers.csv
+  python predict.py photo.jpg --checkpoint checkpoints/waste5 --show"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Predicts the pictures named on the command line; returns 1 if any could not be read.
+
+    Raises:
+        UsageError: No picture, or an option out of range.
+        BundleError: The bundle is damaged or there is none.
+        BackboneError: The base's weights cannot be had.
+    """
+    options = _parser().parse_args(args)
+    if options.top_k < 1 or options.batch_size < 1:
+        raise UsageError("--top-k and --batch-size must be at least 1")
+    paths, bad = find_images(options.images)
+    for error in bad:
+        print(f"predict: {error}", file=sys.stderr)
+    if not paths:
+        return 1
+    # torch and timm take seconds to import: only now, when the words typed make sense
+    from vitlora.checkpoint import newest_bundle
+    from vitlora.predictor import Predictor
+
+    predictor = Predictor(options.checkpoint or newest_bundle(), options.weights, options.device)
+    rows: list[dict[str, object]] = []
+    failed = len(bad)
+    for result in predictor.predict(paths, options.top_k, options.batch_size):
+        if isinstance(result, DataError):
+            failed += 1
+            print(f"predict: {result}", file=sys.stderr)
+            continue
+        rows.append(_row(result.path, result.top))
+        print(_json(rows[-1]) if options.json else _text(result.path, result.top, len(paths)))
+        if options.show:
+            _show(result.path, result.top)
+    if options.csv:
+        _write_csv(Path(options.csv), rows)
+    return 1 if failed else 0
+
+
+def find_images(words: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """Returns the picture files that files, folders and globs name, and what named nothing."""
+    paths: list[Path] = []
+    bad: list[str] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if is_image_file(p))
+        elif path.exists():
+            found = [path]
+        else:  # Windows shells hand globs over as they were typed
+            found = sorted(p for p in map(Path, glob(word, recursive=True)) if p.is_file())
+        if not found:
+            bad.append(f"{word}: {'no pictures in this folder' if path.is_dir() else 'no such file'}")
+        paths += [p for p in found if p not in paths]
+    return paths, bad
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predict.py",
+        description="Says what pictures show, with a confidence, using a trained adapter.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="bundle to use (default: the newest in checkpoints/)"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
+    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="classes to list")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--csv", metavar="FILE", help="also write the answers to a CSV file")
+    parser.add_argument(
+        "--show", action="store_true", help="show the picture with its class; saved to predictions/"
+        " where there is no display"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    return parser
+
+
+def _text(path: Path, top: Sequence[tuple[str, float]], pictures: int) -> str:
+    best, *others = [f"{name} {confidence:.2%}" for name, confidence in top]
+    runners_up = f"   ({', '.join(others)})" if others else ""
+    return f"{path}: {best}{runners_up}" if pictures > 1 else f"{best}{runners_up}"
+
+
+def _row(path: Path, top: Sequence[tuple[str, float]]) -> dict[str, object]:
+    return {
+        "path": str(path),
+        "class": top[0][0],
+        "confidence": round(top[0][1], 6),
+        "top_k": [{"class": name, "confidence": round(value, 6)} for name, value in top],
+    }
+
+
+def _json(row: dict[str, object]) -> str:
+    """Returns one line; in ASCII, so that it survives every console and pipe."""
+    return json.dumps(row, ensure_ascii=True)
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    """Writes path, class and confidence; with a byte-order mark, so that Excel reads accents."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "class", "confidence"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    new.replace(path)
+
+
+def _show(path: Path, top: Sequence[tuple[str, float]]) -> None:
+    from vitlora.picture import captioned
+
+    picture = captioned(path, top)
+    if sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY"):
+        picture.show(title=path.name)
+        return
+    folder = Path("predictions")
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{path.stem}.png"
+    picture.save(target)
+    print(f"no display: saved {target}", file=sys.stderr)

@@ -1,0 +1,191 @@
+"""Picture -> class and confidence, from a bundle. Imports neither PEFT nor Lightning."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from vitlora.backbones import load_backbone
+from vitlora.checkpoint import Bundle, load_bundle
+from vitlora.data.images import open_image
+from vitlora.errors import BundleError, DataError
+from vitlora.hardware import pick_device
+from vitlora.quantization import dequantize
+
+_PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one picture shows.
+
+    Attributes:
+        path: The picture's file.
+        top: Classes and confidences in ``[0, 1]``, most confident first.
+    """
+
+    path: Path
+    top: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        """The most likely class."""
+        return self.top[0][0]
+
+    @property
+    def confidence(self) -> float:
+        """The softmax of the most likely class, in ``[0, 1]``."""
+        return self.top[0][1]
+
+
+class Predictor:
+    """A plain fp32 ViT with a bundle's adapter merged into the base it was trained on.
+
+    Args:
+        checkpoint: Folder of the bundle, or a bundle that was loaded.
+        weights: File of the base's weights; None looks where training found them, then in the
+            hub's cache, then on the hub.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        BundleError: The bundle is damaged, or belongs to other base weights.
+        BackboneError: The base's weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | Bundle,
+        weights: str | Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
+        self.classes = bundle.record.classes
+        self.device = pick_device(device)
+        self._transform = bundle.record.preprocessing.transform()
+        self.network = merged_network(bundle, weights).to(self.device).eval()
+
+    @torch.inference_mode()
+    def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU."""
+        batch = torch.stack([self._transform(image) for image in images])
+        return self.network(batch.to(self.device)).float().cpu()
+
+    def predict(
+        self, paths: Iterable[str | Path], top_k: int = 3, batch_size: int = 32
+    ) -> Iterator[Prediction | DataError]:
+        """Yields a prediction for each file in order, or the error of one that cannot be read.
+
+        Args:
+            paths: Picture files.
+            top_k: How many classes to keep, at least 1.
+            batch_size: Pictures in one forward pass.
+        """
+        group: list[tuple[Path, Image.Image | DataError]] = []
+        waiting = 0
+        for path in map(Path, paths):
+            try:
+                group.append((path, open_image(path)))
+                waiting += 1
+            except DataError as error:
+                group.append((path, error))
+            if waiting == batch_size:
+                yield from self._predict_group(group, top_k)
+                group, waiting = [], 0
+        yield from self._predict_group(group, top_k)
+
+    def _predict_group(
+        self, group: Sequence[tuple[Path, Image.Image | DataError]], top_k: int
+    ) -> Iterator[Prediction | DataError]:
+        images = [image for _, image in group if isinstance(image, Image.Image)]
+        rows = iter(self.logits(images).softmax(1) if images else ())
+        for path, image in group:
+            if isinstance(image, DataError):
+                yield image
+                continue
+            values, indices = next(rows).topk(min(max(top_k, 1), len(self.classes)))
+            names = [self.classes[index] for index in indices.tolist()]
+            yield Prediction(path, tuple(zip(names, values.tolist(), strict=True)))
+
+
+def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Module:
+    """Returns timm's plain ViT in fp32 with the bundle's tensors put in or merged in.
+
+    Raises:
+        BundleError: The base's weights are not those of training, or a tensor does not fit.
+        BackboneError: The base's weights cannot be had.
+    """
+    record = bundle.record
+    found = weights if weights is not None else _where_training_found_them(record.weights)
+    backbone = load_backbone(
+        record.backbone, len(record.classes), found, record.preprocessing.image_size
+    )
+    if backbone.digest != record.base_digest:
+        raise BundleError(
+            f"{bundle.folder} was trained on other weights of {record.backbone} than "
+            f"{backbone.weights or 'this random start'} holds: expected digest "
+            f"{record.base_digest[:12]}, got {backbone.digest[:12]}"
+        )
+    dequantize(backbone.module, record.storage)
+    with torch.no_grad():
+        _merge(backbone.module, bundle)
+    return backbone.module
+
+
+def _where_training_found_them(weights: str | None) -> str | None:
+    """Returns the file or keyword the bundle names; None if that file is gone."""
+    if weights is None or weights == "none" or Path(weights).is_file():
+        return weights
+    return None
+
+
+def _merge(module: nn.Module, bundle: Bundle) -> None:
+    """Adds ``scaling * B @ A`` to each adapted weight and copies the tensors trained in full."""
+    targets = dict(module.named_parameters())
+    used: set[str] = set()
+    for name, tensor in bundle.tensors.items():
+        plain = name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".")
+        if ".lora_" not in plain:
+            _check_shape(bundle, name, tensor.shape, targets.get(plain))
+            targets[plain].copy_(tensor)
+            used.add(name)
+    for name, a in bundle.tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            continue
+        layer = name.removesuffix(".lora_A.weight")
+        b = bundle.tensors.get(f"{layer}.lora_B.weight")
+        weight = targets.get(layer.removeprefix(_PEFT_PREFIX) + ".weight")
+        if b is None:
+            raise BundleError(f"{bundle.folder} has {name} without its lora_B")
+        delta = b.float() @ a.float()
+        _check_shape(bundle, name, delta.shape, weight)
+        weight.add_(delta, alpha=_scaling(bundle, len(a)))
+        used |= {name, f"{layer}.lora_B.weight"}
+    if unknown := sorted(bundle.tensors.keys() - used):
+        raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {unknown[0]}")
+
+
+def _scaling(bundle: Bundle, rank: int) -> float:
+    config: dict[str, Any] = bundle.peft or {}
+    plain = not (config.get("use_dora") or config.get("use_rslora") or config.get("rank_pattern")
+                 or config.get("alpha_pattern"))
+    if config.get("peft_type") != "LORA" or config.get("r") != rank or not plain:
+        raise BundleError(
+            f"{bundle.folder}/adapter_config.json is not the plain LoRA of rank {rank} its tensors "
+            "are; this vitlora cannot merge it"
+        )
+    return config["lora_alpha"] / rank
+
+
+def _check_shape(
+    bundle: Bundle, name: str, shape: torch.Size, target: nn.Parameter | None
+) -> None:
+    if target is None:
+        raise BundleError(f"{bundle.folder} has a tensor the backbone has no place for: {name}")
+    if shape != target.shape:
+        raise BundleError(
+            f"{bundle.folder}: {name} makes {tuple(shape)}, the backbone has {tuple(target.shape)}"
+        )

@@ -1,0 +1,8 @@
+"""Running a training: the trainer, its progress line, and the bundle it leaves."""
+
+from vitlora.training.progress import Progress
+from vitlora.training.run_folder import RunFolder
+from vitlora.training.summary import Summary
+from vitlora.training.trainer import Trainer
+
+__all__ = ["Progress", "RunFolder", "Summary", "Trainer"]

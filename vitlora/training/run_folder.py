@@ -1,0 +1,117 @@
+"""The folder a run leaves: the best epoch as a bundle, whatever ends the training, and the logs."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from vitlora.checkpoint import Record, is_bundle, save_bundle
+from vitlora.errors import UsageError
+from vitlora.scores import Scores
+
+
+class RunFolder(Callback):
+    """Writes the bundle whenever the validation macro-F1 rises (the lower loss breaks a tie).
+
+    Args:
+        folder: Where the bundle goes, and the logs below it. A bundle that lies there is moved
+            aside, never overwritten.
+        run_config: The resolved configuration as YAML text.
+        weights: Where the base's weights were read, as the configuration says.
+        logs: Whether to write logs/metrics.csv and TensorBoard's events.
+    """
+
+    def __init__(self, folder: Path, run_config: str, weights: str | None, logs: bool) -> None:
+        self.folder = folder
+        self.run_config = run_config
+        self.weights = weights
+        self.logs = logs
+        self.best: Scores | None = None
+        self.best_epoch = 0
+        self._written = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the folder, once the data has been found readable."""
+        if stage != "fit":
+            return
+        aside = clear_the_way(self.folder)
+        if aside is not None:
+            print(f"the earlier bundle in {self.folder} is now {aside}")
+        if self.logs:
+            where: dict[str, Any] = {"save_dir": self.folder, "name": "logs", "version": ""}
+            trainer.loggers = [CSVLogger(**where), TensorBoardLogger(**where)]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the bundle if this epoch is the best so far."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        module: Any = pl_module
+        scores: Scores = module.scores(trainer.datamodule.folder.classes)  # pyright: ignore
+        if self.best is None or (scores.macro_f1, -scores.loss) > (
+            self.best.macro_f1,
+            -self.best.loss,
+        ):
+            self.best, self.best_epoch = scores, trainer.current_epoch + 1
+            self._write(trainer, module, scores.summary())
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """On Ctrl-C, leaves a usable bundle and says where."""
+        module: Any = pl_module
+        if not isinstance(exception, KeyboardInterrupt) or module.network is None:
+            return
+        if self._written:
+            print(f"\nstopped; the best epoch so far ({self.best_epoch}) is kept in {self.folder}")
+            return
+        self._write(trainer, module, {})
+        print(f"\nstopped before the first validation; the weights as they are now are kept in "
+              f"{self.folder}")
+
+    def _write(self, trainer: Trainer, module: Any, metrics: dict[str, float]) -> None:
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        record = Record(
+            backbone=module.backbone.id,
+            base_digest=module.backbone.digest,
+            weights=self.weights,
+            storage=module.storage,
+            method=type(module.adapter).__name__,
+            head=module.head_mode,
+            classes=data.folder.classes,
+            preprocessing=module.backbone.preprocessing,
+            split=data.record(),
+            metrics=metrics,
+        )
+        tensors = module.adapter.tensors(module.network)
+        peft = module.adapter.config(module.network)
+        save_bundle(self.folder, record, tensors, peft, self.run_config)
+        self._written = True
+
+
+def clear_the_way(folder: Path) -> Path | None:
+    """Moves a bundle that lies in ``folder`` aside and returns where it went.
+
+    Raises:
+        UsageError: The folder holds other things, or cannot be moved.
+    """
+    if not folder.exists():
+        return None
+    if folder.is_dir() and is_bundle(folder):
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
+            number += 1
+        try:
+            folder.rename(aside)
+        except OSError as error:
+            raise UsageError(
+                f"output '{folder}' holds an earlier bundle that cannot be moved aside "
+                f"({error.strerror}); close what uses it, or choose another --output"
+            ) from None
+        return aside
+    if not folder.is_dir() or any(child.name != "logs" for child in folder.iterdir()):
+        raise UsageError(
+            f"output '{folder}' exists and holds something that is not a bundle; choose another "
+            "--output"
+        )
+    return None

@@ -1,0 +1,60 @@
+"""What is about to be trained, as a table before the first step."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from vitlora.data.folder import Folder
+from vitlora.quantization import frozen_bytes
+
+
+class Summary(Callback):
+    """Prints parameters, bytes, image size and the classes with their counts."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Counts the parameters before quantisation packs two of them into a byte."""
+        module: Any = pl_module
+        if stage == "fit" and module.network is None:
+            self._base = sum(p.numel() for p in module.backbone.module.parameters())
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the table."""
+        module: Any = pl_module
+        folder: Folder = trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
+        print(run_table(module, folder, self._base, str(trainer.precision)))
+
+
+def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
+    """Returns the table.
+
+    Args:
+        module: A configured ``Classifier``.
+        folder: Its data.
+        base: Parameters of the backbone with its head, before quantisation and adapters.
+        precision: Lightning's name of it.
+    """
+    trainable = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
+    added = sum(
+        p.numel()
+        for name, p in module.network.named_parameters()
+        if "lora_" in name or "modules_to_save" in name
+    )
+    total = base + added
+    kept = f"{module.storage.quantization}, " if module.storage.quantization != "none" else ""
+    rows = [
+        ("backbone", module.backbone.id),
+        ("method", f"{type(module.adapter).__name__}, head {module.head_mode}"),
+        ("parameters", f"{total:,} total, {trainable:,} trainable ({trainable / total:.2%})"),
+        ("frozen base", f"{frozen_bytes(module.network):,} bytes ({kept}{module.storage.dtype})"),
+        ("image size", f"{module.backbone.preprocessing.image_size} px"),
+        ("runs on", f"{module.device.type}, {precision}"),
+        ("data", str(folder.root)),
+    ]
+    lines = [f"{name:<12} {value}" for name, value in rows]
+    width = max(len(name) for name in (*folder.classes, "class"))
+    lines += ["", f"{'class':<{width}}  " + "  ".join(f"{split:>6}" for split in folder.splits)]
+    counts = [folder.counts(split) for split in folder.splits]
+    for name, *numbers in zip(folder.classes, *counts, strict=True):
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{number:>6}" for number in numbers))
+    totals = "  ".join(f"{sum(numbers):>6}" for numbers in counts)
+    return "\n".join([*lines, f"{'total':<{width}}  {totals}", ""])

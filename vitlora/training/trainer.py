@@ -1,0 +1,75 @@
+"""Lightning's Trainer with the defaults of fine-tuning, its device and precision chosen for you."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import Logger
+
+from vitlora.errors import UsageError
+from vitlora.hardware import Precision, pick_device, pick_precision
+
+
+class Trainer(LightningTrainer):
+    """Runs the epochs.
+
+    Args:
+        max_epochs: Passes over the training pictures.
+        precision: auto (bf16 where the chip has it, else fp16 on older CUDA, else fp32), 32-true,
+            bf16-mixed or 16-mixed.
+        accelerator: auto, cpu, cuda or mps.
+        early_stopping: Stop after this many epochs without a better validation macro-F1; null to
+            run them all.
+        accumulate_grad_batches: Batches whose gradients are summed before each step.
+        gradient_clip_val: Largest norm of the gradient; null not to clip.
+        log_every_n_steps: Steps between two lines of the logs.
+        num_sanity_val_steps: Validation batches before training.
+        enable_model_summary: Lightning's own table of layers.
+        enable_checkpointing: Lightning's own full checkpoints; the adapter bundle needs none.
+        logger: A Lightning logger; null for CSV and TensorBoard files in logs/ beside the bundle,
+            false for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_epochs: int | None = 6,
+        precision: Precision = "auto",
+        accelerator: str = "auto",
+        early_stopping: int | None = None,
+        accumulate_grad_batches: int = 1,
+        gradient_clip_val: float | None = 1.0,
+        log_every_n_steps: int | None = 10,
+        num_sanity_val_steps: int | None = 0,
+        enable_model_summary: bool | None = False,
+        enable_checkpointing: bool | None = False,
+        logger: Logger | Iterable[Logger] | bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if early_stopping is not None and early_stopping < 1:
+            raise UsageError(
+                f"trainer.early_stopping is {early_stopping}; expected at least 1 epoch, or null"
+            )
+        if accumulate_grad_batches < 1:
+            raise UsageError(
+                f"trainer.accumulate_grad_batches is {accumulate_grad_batches}; expected at least 1"
+            )
+        device = pick_device({"gpu": "cuda"}.get(accelerator, accelerator))
+        callbacks = list(kwargs.pop("callbacks", None) or [])
+        if early_stopping is not None:
+            callbacks.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
+        super().__init__(
+            max_epochs=max_epochs,
+            precision=pick_precision(device, precision),  # pyright: ignore[reportArgumentType]
+            accelerator=device.type,
+            callbacks=callbacks,
+            accumulate_grad_batches=accumulate_grad_batches,
+            gradient_clip_val=gradient_clip_val,
+            log_every_n_steps=log_every_n_steps,
+            num_sanity_val_steps=num_sanity_val_steps,
+            enable_model_summary=enable_model_summary,
+            enable_checkpointing=enable_checkpointing,
+            logger=False if logger in (None, True) else logger,
+            **kwargs,
+        )
