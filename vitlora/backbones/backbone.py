@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,14 +99,15 @@ def load_backbone(
         BackboneError: An unknown name, weights that cannot be had or do not fit, a bad image size.
     """
     source = find_source(name)
+    with torch.device("meta"):
+        module = source.build(num_classes)
     if str(weights).lower() == "none" and weights is not None:
-        module, file = _random_start(source, num_classes), None
+        file, state = None, _random_start(source)
     else:
         file = _weights_file(source, weights)
-        module = _pretrained(source, num_classes, file)
+        state = source.convert(_read_tensors(file), module)
+    _fill(module, state, f"{file} does not hold the weights of {source.id}")
     digest = weights_digest(module)
-    nn.init.zeros_(module.head.weight)  # pyright: ignore[reportArgumentType]
-    nn.init.zeros_(module.head.bias)  # pyright: ignore[reportArgumentType]
     size = image_size or source.preprocessing.image_size
     _set_image_size(source, module, size)
     return Backbone(source.id, module, source.preprocessing.at(size), digest, file)
@@ -154,27 +155,32 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
         ) from error
 
 
-def _random_start(source: Source, num_classes: int) -> nn.Module:
+def _random_start(source: Source) -> StateDict:
+    """Returns the same random weights every time, whatever the number of classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return source.build(num_classes)
+        return source.build(0).state_dict()
 
 
-def _pretrained(source: Source, num_classes: int, file: Path) -> nn.Module:
-    with torch.device("meta"):
-        module = source.build(num_classes)
-    state = {
-        key: value.float()
-        for key, value in source.convert(_read_tensors(file), module).items()
-        if not key.startswith("head.")
+def _fill(module: nn.Module, state: Mapping[str, torch.Tensor], complaint: str) -> None:
+    """Puts fp32 weights and a head of zeros into a module that was built without memory."""
+    expected = module.state_dict()
+    filled = {
+        key: value.float() for key, value in state.items() if not key.startswith("head.")
     }
-    head = {
-        f"head.{key}": torch.zeros_like(value, device="cpu")
-        for key, value in module.head.state_dict().items()  # pyright: ignore[reportAttributeAccessIssue]
+    filled |= {
+        key: torch.zeros(value.shape) for key, value in expected.items() if key.startswith("head.")
     }
-    _check_fit(source.id, file, state | head, module)
-    module.load_state_dict(state | head, assign=True)
-    return module
+    missing, extra = expected.keys() - filled.keys(), filled.keys() - expected.keys()
+    if missing or extra:
+        differences = filter(None, (_some("missing", missing), _some("unexpected", extra)))
+        raise BackboneError(f"{complaint}: {'; '.join(differences)}")
+    for key, value in filled.items():
+        if value.shape != expected[key].shape:
+            raise BackboneError(
+                f"{complaint}: {key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+            )
+    module.load_state_dict(filled, assign=True)
 
 
 def _read_tensors(file: Path) -> StateDict:
@@ -193,22 +199,6 @@ def _read_tensors(file: Path) -> StateDict:
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise BackboneError(f"{file} holds no state dict of plain tensors")
     return state
-
-
-def _check_fit(name: str, file: Path, state: StateDict, module: nn.Module) -> None:
-    expected = module.state_dict()
-    missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
-    if missing or extra:
-        raise BackboneError(
-            f"{file} does not hold the weights of {name}: {_some('missing', missing)}"
-            f"{'; ' if missing and extra else ''}{_some('unexpected', extra)}"
-        )
-    for key, value in state.items():
-        if value.shape != expected[key].shape:
-            raise BackboneError(
-                f"{file} does not fit {name}: {key} is {tuple(value.shape)}, expected "
-                f"{tuple(expected[key].shape)}"
-            )
 
 
 def _some(what: str, names: Iterable[str]) -> str:

@@ -39,8 +39,8 @@ def build(num_classes: int) -> nn.Module:
     return VisionTransformer(
         img_size=96,
         patch_size=8,
-        embed_dim=192,
-        depth=4,
-        num_heads=3,
+        embed_dim=160,
+        depth=6,
+        num_heads=5,
         num_classes=num_classes,
     )

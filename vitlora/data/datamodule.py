@@ -127,9 +127,10 @@ class FolderData(LightningDataModule):
 
     def _check(self, split: str) -> None:
         if split not in self.folder.splits:
+            drawn = f" with data.{split}_fraction above 0" if split != "train" else ""
             raise DataError(
                 f"{self.folder.root} has no {split} split; expected a {split}/ folder, or class "
-                f"folders with data.{split}_fraction above 0"
+                f"folders{drawn}"
             )
         if split in self._checked:
             return

@@ -1,0 +1,42 @@
+"""Small real trainings for the tests: the micro-ViT's architecture from a random start, 32 px."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitlora.classifier import Classifier
+from vitlora.data.datamodule import FolderData
+from vitlora.training import RunFolder, Summary, Trainer
+
+BACKBONE = "vitlora/vit_micro_patch8_96"
+
+
+def train(
+    root: Path,
+    output: Path,
+    precision: Any = "32-true",
+    **model: Any,
+) -> Classifier:
+    """Trains one short epoch at a high rate, so that nothing stays near its start; writes a bundle."""
+    torch.manual_seed(0)
+    data = FolderData(str(root), batch_size=4, num_workers=0)
+    options: dict[str, Any] = {
+        "backbone": BACKBONE,
+        "weights": "none",
+        "image_size": 32,
+        "lr": 0.05,
+        "warmup": 0.0,
+    }
+    classifier = Classifier(data.num_classes, **{**options, **model})
+    weights = model.get("weights", "none")
+    trainer = Trainer(
+        max_epochs=1,
+        precision=precision,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        callbacks=[Summary(), RunFolder(output, "model: {}\n", weights, logs=False)],
+    )
+    trainer.fit(classifier, datamodule=data)
+    classifier.cpu().eval()
+    return classifier

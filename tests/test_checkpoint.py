@@ -1,0 +1,165 @@
+import dataclasses
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import train
+
+from vitlora.adapters import Lora
+from vitlora.checkpoint import load_bundle, newest_bundle, save_bundle
+from vitlora.errors import BundleError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: Any, make_folder: Any) -> Path:
+    where = tmp_path_factory.mktemp("made")
+    root = make_folder(where / "data", classes=("Conservas de café", "tyre"))
+    train(root, where / "bundle", adapter=Lora(rank=2))
+    return where / "bundle"
+
+
+@pytest.fixture
+def bundle(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "bundle"))
+
+
+def test_what_was_saved_is_loaded(bundle: Path, tmp_path: Path) -> None:
+    first = load_bundle(bundle)
+    save_bundle(tmp_path / "again", first.record, first.tensors, first.peft, "run: 1\n")
+    again = load_bundle(tmp_path / "again")
+    assert again.record == first.record
+    assert again.peft == first.peft
+    assert again.record.classes == ("Conservas de café", "tyre")
+    assert again.tensors.keys() == first.tensors.keys()
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor, again.tensors[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_config.json", "config.yaml", "vitlora.json"]
+)
+def test_a_truncated_missing_or_changed_file_is_refused(bundle: Path, name: str) -> None:
+    path = bundle / name
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(flipped) // 2] ^= 1
+    for damage in (content[: len(content) // 2], b"", content + b" x", bytes(flipped)):
+        path.write_bytes(damage)
+        with pytest.raises(BundleError) as caught:
+            load_bundle(bundle)
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+    path.unlink()
+    with pytest.raises(BundleError, match=name):
+        load_bundle(bundle)
+
+
+def test_changed_classes_are_noticed(bundle: Path) -> None:
+    path = bundle / "vitlora.json"
+    path.write_text(path.read_text("utf-8").replace('"tyre"', '"tire"'), "utf-8")
+    with pytest.raises(BundleError, match="was changed after it was written"):
+        load_bundle(bundle)
+
+
+def test_tensors_of_another_bundle_are_noticed(bundle: Path, tmp_path: Path) -> None:
+    first = load_bundle(bundle)
+    other = {name: tensor + 1 for name, tensor in first.tensors.items()}
+    save_bundle(tmp_path / "other", first.record, other, first.peft, "")
+    shutil.copy(tmp_path / "other/adapter_model.safetensors", bundle)
+    with pytest.raises(BundleError, match="truncated or changed"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", "null", '{"digest": 1}', "\x00", '{"format": 99, "digest": ""}'])
+def test_a_record_that_is_no_bundles_is_refused(bundle: Path, record: str) -> None:
+    (bundle / "vitlora.json").write_text(record)
+    with pytest.raises(BundleError):
+        load_bundle(bundle)
+
+
+def test_foreign_folders_are_refused_by_what_they_are(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such folder"):
+        load_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="holds no vitlora bundle"):
+        load_bundle(tmp_path)
+    (bundle / "vitlora.json").unlink()
+    with pytest.raises(BundleError, match="holds a PEFT adapter"):
+        load_bundle(bundle)
+
+
+def test_no_pickle_is_ever_run(bundle: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "exploded",)
+
+    for name in ("adapter_model.safetensors", "vitlora.json"):
+        (bundle / name).write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(BundleError):
+            load_bundle(bundle)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_save_that_dies_half_way_leaves_the_old_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_bundle(bundle)
+    calls = iter([None, OSError("disk full")])
+    real = Path.open
+
+    def failing(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name.endswith(".new") and isinstance(error := next(calls), OSError):
+            raise error
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", failing)
+    changed = dataclasses.replace(first.record, classes=("x", "y"))
+    with pytest.raises(OSError, match="disk full"):
+        save_bundle(bundle, changed, first.tensors, first.peft, "")
+    monkeypatch.undo()
+    assert load_bundle(bundle).record == first.record
+
+
+def test_a_save_torn_between_two_renames_is_noticed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_bundle(bundle)
+    real = Path.replace
+
+    def failing(path: Path, target: Path) -> Path:
+        if target.name == "vitlora.json":
+            raise OSError("power cut")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    other = {name: tensor + 1 for name, tensor in first.tensors.items()}
+    with pytest.raises(OSError, match="power cut"):
+        save_bundle(bundle, first.record, other, first.peft, "")
+    monkeypatch.undo()
+    with pytest.raises(BundleError, match="truncated or changed"):
+        load_bundle(bundle)
+
+
+def test_the_newest_bundle_is_found_anywhere_below(bundle: Path, tmp_path: Path) -> None:
+    import os
+
+    first = load_bundle(bundle)
+    for index, name in enumerate(("b", "a/deep", "c")):
+        save_bundle(tmp_path / "all" / name, first.record, first.tensors, first.peft, "")
+        stamp = 1_000_000_000 + (1000 if name == "a/deep" else index)
+        os.utime(tmp_path / "all" / name / "vitlora.json", (stamp, stamp))
+    assert newest_bundle(tmp_path / "all") == tmp_path / "all/a/deep"
+    with pytest.raises(BundleError, match="no trained adapter under"):
+        newest_bundle(tmp_path / "empty")
+
+
+def test_record_is_readable_json_with_the_classes_spelt_out(bundle: Path) -> None:
+    text = (bundle / "vitlora.json").read_text("utf-8")
+    assert "Conservas de café" in text
+    fields = json.loads(text)
+    assert fields["format"] == 1
+    assert fields["backbone"] == "vitlora/vit_micro_patch8_96"
+    assert set(fields["metrics"]) == {"accuracy", "macro_f1", "loss", "images"}

@@ -1,0 +1,291 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitlora.__main__ import main
+from vitlora.checkpoint import load_bundle
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.weights", "none",
+         "--model.image_size", "32", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vitlora"])
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    return tmp_path
+
+
+@pytest.fixture
+def photos(tmp_path: Path, make_folder: Callable[..., Path]) -> Path:
+    return make_folder(tmp_path / "photos", splits=("train", "val", "test"))
+
+
+def fit(photos: Path, *words: str) -> int:
+    return main(["fit", "--data.root", str(photos), *MICRO, "--trainer.max_epochs", "1", *words])
+
+
+def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vitlora", *words],
+        capture_output=True, text=True, check=False, encoding=env.pop("encoding", "utf-8"),
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+    )
+
+
+def test_there_are_configs() -> None:
+    assert {path.name for path in CONFIGS} >= {
+        "demo.yaml", "waste5.yaml", "waste5-qlora.yaml", "waste5-head.yaml"
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs_two_steps(config: Path, photos: Path, tmp_path: Path) -> None:
+    size = "32"  # two patches a side, so that a ViT-B takes two steps in seconds
+    status = main(["fit", "--config", config.name, "--data.root", str(photos),
+                   "--model.weights", "none", "--model.image_size", size,
+                   "--data.batch_size", "2", "--data.num_workers", "0",
+                   "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2",
+                   "--trainer.accelerator", "cpu"])
+    assert status == 0
+    bundle = load_bundle(tmp_path / "checkpoints" / config.stem)
+    assert bundle.record.classes == ("a", "b")
+    assert any(float(t.float().abs().sum()) > 0 for n, t in bundle.tensors.items() if "lora_B" in n)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_opens_with_its_command_and_what_to_expect(config: Path) -> None:
+    head = config.read_text("utf-8").split("\ndata:")[0]
+    assert f"python -m vitlora fit --config {config.name}" in head
+    assert "Expected: " in head
+    assert "@" not in head
+
+
+def test_fit_tells_what_it_trains_and_what_to_type_next(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "checkpoints/mine") == 0
+    out = capsys.readouterr().out
+    for needed in (
+        r"parameters   [\d,]+ total, [\d,]+ trainable \(\d+\.\d+%\)",
+        r"frozen base  [\d,]+ bytes",
+        r"image size   32 px",
+        r"a\s+4\s+4\s+4\n",
+        r"gradient self-test: all \d+ trainable tensors are reached",
+        r"epoch 1/1 \[#+\] loss \d.\d+ acc \d.\d+ \d+ img/s, 0:00 left \| val acc",
+        r"accuracy \d\.\d+   macro-F1 \d\.\d+",
+        r"bundle   checkpoints.mine  \([\d,]+ bytes\)",
+        r"predict  python predict.py --checkpoint checkpoints.mine IMAGE.jpg",
+    ):
+        assert re.search(needed, out), needed
+    assert out.isascii()
+    logs = Path("checkpoints/mine/logs")
+    assert "val/macro_f1" in (logs / "metrics.csv").read_text()
+    assert list(logs.glob("events.out.tfevents.*"))
+
+
+def test_a_second_fit_moves_the_first_bundle_aside(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "out") == 0
+    first = Path("out/vitlora.json").read_bytes()
+    assert fit(photos, "--output", "out", "--seed_everything", "1") == 0
+    assert Path("out-1/vitlora.json").read_bytes() == first
+    assert "the earlier bundle in out is now out-1" in capsys.readouterr().out
+    load_bundle("out-1")
+
+
+def test_a_folder_of_other_things_is_never_written_into(photos: Path, capsys: Any) -> None:
+    Path("out").mkdir()
+    Path("out/config.yaml").write_text("mine")
+    assert fit(photos, "--output", "out") == 2
+    assert "holds something that is not a bundle" in capsys.readouterr().err
+    assert [p.name for p in Path("out").iterdir()] == ["config.yaml"]
+
+
+def test_validate_repeats_the_numbers_of_training(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    metrics = load_bundle("checkpoints/x").record.metrics
+    capsys.readouterr()
+    assert main(["validate", "--json", "v.json"]) == 0
+    text = capsys.readouterr().out
+    numbers = json.loads(Path("v.json").read_text("utf-8"))
+    assert numbers["accuracy"] == metrics["accuracy"]
+    assert numbers["macro_f1"] == metrics["macro_f1"]
+    assert numbers["loss"] == pytest.approx(metrics["loss"], abs=1e-4)
+    assert f"accuracy {metrics['accuracy']:.4f}" in text
+    assert sum(map(sum, numbers["confusion"]["counts"])) == metrics["images"] == 8
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--model.quantization", "nf4"], ["--model.adapter", "FullFineTuning"],
+     ["--model.adapter", "LinearProbe"]],
+    ids=["lora", "qlora", "full", "probe"],
+)
+def test_test_agrees_with_predicting_each_picture(
+    words: list[str], photos: Path, capsys: Any
+) -> None:
+    assert fit(photos, "--output", "checkpoints/x", "--model.lr", "0.02", "--trainer.precision", "32-true", *words) == 0
+    capsys.readouterr()
+    assert main(["test", "--json", "-"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert main(["predict", str(photos / "test"), "--json", "--top-k", "9"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    counts = torch.zeros(2, 2, dtype=torch.long)
+    for line in lines:
+        counts["ab".index(Path(line["path"]).parent.name), "ab".index(line["class"])] += 1
+    assert len(lines) == 8
+    assert counts.tolist() == numbers["confusion"]["counts"]
+    assert numbers["per_class"][0]["images"] == 4
+
+
+def test_a_split_drawn_by_seed_is_drawn_again_and_guarded(
+    tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    photos = make_folder(tmp_path / "flat", splits=(), count=10)
+    assert fit(photos, "--output", "checkpoints/x", "--data.test_fraction", "0.2") == 0
+    record = load_bundle("checkpoints/x").record
+    assert record.split["counts"] == {"train": [6, 6], "val": [2, 2], "test": [2, 2]}
+    assert record.split["drawn"] == {"seed": 0, "val": 0.2, "test": 0.2}
+    assert main(["validate"]) == 0
+    assert main(["test"]) == 0
+    capsys.readouterr()
+    assert main(["test", "--data.split_seed", "1"]) == 1
+    assert "not the one held out in training" in capsys.readouterr().err
+
+
+def test_other_classes_and_other_weights_are_refused(
+    photos: Path, tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    other = make_folder(tmp_path / "other", classes=("a", "c"))
+    three = make_folder(tmp_path / "three", classes=("a", "b", "c"))
+    for root, names in ((other, "a, c"), (three, "a, b, c")):
+        capsys.readouterr()
+        assert main(["validate", "--data.root", str(root)]) == 1
+        error = capsys.readouterr().err
+        assert "knows the classes a, b" in error
+        assert f"has {names}" in error
+    assert main(["validate", "--weights", "nope.safetensors"]) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--model.adapter.rank", "0"], 2, "rank is 0; expected at least 1"),
+        (["--model.adapter.targets", "[attention.qvk]"], 2, "did you mean 'attention.qkv'"),
+        (["--model.adapter.rnk", "4"], 2, "did you mean 'rank'"),
+        (["--model.bckbone", "x"], 2, "did you mean 'backbone'"),
+        (["--trainer.max_epoch", "3"], 2, "did you mean 'max_epochs'"),
+        (["--model.lr", "fast"], 2, "model.lr"),
+        (["--model.lr", "-1"], 2, "model.lr is -1.0; expected more than 0"),
+        (["--model.quantization", "nf5"], 2, "Expected one of 'none', 'nf4'"),
+        (["--model.adapter", "FullFineTuning", "--model.quantization", "nf4"], 2, "trains the base"),
+        (["--model.adapter", "LinearProbe", "--model.head", "lora"], 2, "model.head is lora"),
+        (["--model.adapter.targets", "[]"], 2, "nothing to adapt"),
+        (["--model.backbone", "timm/resnet18"], 1, "not a plain Vision Transformer"),
+        (["--model.backbone", "vit_b_16"], 1, "expected source/model.tag"),
+        (["--model.image_size", "33"], 1, "multiples of its 8-pixel patch"),
+        (["--data.batch_size", "0"], 2, "data.batch_size is 0"),
+        (["--data.classes", "[a, q]"], 2, "data.classes has 'q'"),
+        (["--data.root", "nowhere"], 1, "data.root 'nowhere': no such folder"),
+        (["--config", "waste6.yaml"], 2, "did you mean 'waste5.yaml'"),
+        (["--checkpoint", "x"], 2, "belong to validate and test"),
+        (["--trainer.early_stopping", "0"], 2, "early_stopping is 0"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    words: list[str], status: int, message: str, photos: Path, capsys: Any
+) -> None:
+    assert fit(photos, "--output", "out", *words) == status
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("vitlora: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in error
+    assert not Path("out").exists()
+
+
+def test_a_mistake_costs_no_earlier_bundle(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "out") == 0
+    (photos / "train/a/0.jpg").write_text("not a picture")
+    assert fit(photos, "--output", "out") == 1
+    assert "0.jpg: not a picture" in capsys.readouterr().err
+    assert not Path("out-1").exists()
+    load_bundle("out")
+    assert fit(photos, "--output", "out", "--data.skip_unreadable", "true") == 0
+    assert "skipping 1 unreadable" in capsys.readouterr().out
+
+
+def test_several_configs_merge_and_print_config_shows_the_result(photos: Path) -> None:
+    Path("a.yaml").write_text("model: {adapter: {rank: 3}, lr: 0.1}\n")
+    Path("b.yaml").write_text("model: {lr: 0.2}\n")
+    done = run("fit", "--config", "waste5.yaml", "--config", "a.yaml", "--config", "b.yaml", "--print_config")
+    assert done.returncode == 0
+    for line in ("rank: 3", "alpha: 32", "lr: 0.2", "root: datasets/waste5", "output: checkpoints/b"):
+        assert line in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_help_reads_well() -> None:
+    done = run("fit", "--help")
+    assert done.returncode == 0
+    order = [done.stdout.index(key) for key in ("--data.root", "--model.backbone", "--trainer.max_epochs")]
+    assert order == sorted(order)
+    assert "Trains an adapter on a folder of pictures" in done.stdout
+    top = run("--help")
+    assert top.returncode == 0
+    assert "vitlora fit --config waste5.yaml" in top.stdout
+
+
+def test_output_survives_a_cp1252_console(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    photos = make_folder(tmp_path / "fotos", classes=("Conservas de café", "缶"))
+    words = ["fit", "--data.root", str(photos), *MICRO, "--trainer.max_epochs", "1", "--output", "out"]
+    done = run(*words, PYTHONIOENCODING="cp1252", PYTHONUTF8="0", encoding="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert "Conservas de café" in done.stdout
+    assert load_bundle("out").record.classes == ("Conservas de café", "缶")
+    picture = str(next(iter(photos.glob("val/缶/*"))))
+    done = run("predict", picture, "--checkpoint", "out", PYTHONIOENCODING="cp1252", PYTHONUTF8="0", encoding="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert "%" in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows delivers Ctrl-C to the whole console")
+def test_ctrl_c_leaves_a_usable_bundle_and_says_so(photos: Path) -> None:
+    words = [sys.executable, "-u", "-m", "vitlora", "fit", "--data.root", str(photos), *MICRO,
+             "--trainer.max_epochs", "100000", "--output", "out"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/") or "epoch      2/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert re.search(r"stopped; the best epoch so far \(\d+\) is kept in out", rest), rest
+    assert "Traceback" not in rest
+    assert main(["predict", str(photos / "test/a/0.jpg"), "--checkpoint", "out"]) == 0
+
+
+def test_a_traceback_is_there_for_those_who_ask(photos: Path, monkeypatch: Any) -> None:
+    from vitlora.errors import DataError
+
+    monkeypatch.setenv("VITLORA_DEBUG", "1")
+    with pytest.raises(DataError):
+        fit(photos, "--data.root", "nowhere")

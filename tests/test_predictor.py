@@ -1,0 +1,170 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from runs import train
+from torch import nn
+
+from vitlora.adapters import FullFineTuning, LinearProbe, Lora
+from vitlora.backbones import load_backbone
+from vitlora.checkpoint import bundle_bytes, load_bundle, save_bundle
+from vitlora.errors import BundleError, DataError
+from vitlora.predictor import Predictor
+from vitlora.quantization import dequantize
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"adapter": Lora(rank=4, alpha=8)},
+    "lora-last-block": {"adapter": Lora(rank=3, alpha=7, last_blocks=1, targets=["mlp.fc2"])},
+    "lora-dropout": {"adapter": Lora(rank=4, dropout=0.5)},
+    "lora-and-head": {"adapter": Lora(rank=2), "head": "lora"},
+    "head-lora-alone": {"adapter": Lora(rank=4, alpha=16, targets=[]), "head": "lora"},
+    "qlora": {"adapter": Lora(rank=4), "quantization": "nf4"},
+    "qlora-head-lora": {
+        "adapter": Lora(rank=4, alpha=8, targets=[]), "head": "lora", "quantization": "nf4"
+    },
+    "probe": {"adapter": LinearProbe()},
+    "nf4-probe": {"adapter": LinearProbe(), "quantization": "nf4"},
+    "full": {"adapter": FullFineTuning()},
+    "checkpointing": {"adapter": Lora(rank=4), "checkpointing": True},
+}
+
+
+def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def trained(request: Any, tmp_path_factory: Any, make_folder: Any) -> Any:
+    where = tmp_path_factory.mktemp(request.param)
+    root = make_folder(where / "data", classes=("a", "b", "c"))
+    classifier = train(root, where / "bundle", **METHODS[request.param])
+    return request.param, classifier, where / "bundle"
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_merged_logits_equal_the_trained_networks(trained: Any, images: torch.Tensor) -> None:
+    _, classifier, bundle = trained
+    with torch.no_grad():
+        expected = classifier(images)
+        got = Predictor(bundle, device="cpu").network(images)
+    assert expected.std() > 1e-3
+    assert relative(got, expected) <= 1e-4
+
+
+def test_bundle_is_no_larger_than_what_was_trained(trained: Any) -> None:
+    _, classifier, bundle = trained
+    trainable = sum(p.numel() * 4 for p in classifier.network.parameters() if p.requires_grad)
+    assert bundle_bytes(bundle) <= 1.05 * trainable + 8 * 1024
+
+
+def test_bundle_holds_no_pickle_and_nothing_unnamed(trained: Any) -> None:
+    method, _, bundle = trained
+    lora = {"adapter_config.json"} if "probe" not in method and method != "full" else set()
+    assert {path.name for path in bundle.iterdir()} == lora | {
+        "adapter_model.safetensors", "vitlora.json", "config.yaml"
+    }
+
+
+def test_plain_peft_opens_the_bundle_on_the_plain_model(
+    trained: Any, images: torch.Tensor
+) -> None:
+    from peft import PeftModel
+
+    method, classifier, bundle = trained
+    if not (bundle / "adapter_config.json").exists():
+        pytest.skip(f"{method} has no LoRA")
+    backbone = load_backbone("vitlora/vit_micro_patch8_96", 3, "none", 32)
+    nn.init.normal_(backbone.module.head.weight)  # as random as a plain timm model's
+    dequantize(backbone.module, load_bundle(bundle).record.storage)
+    with torch.no_grad():
+        peft = PeftModel.from_pretrained(backbone.module, str(bundle)).eval()
+        assert relative(peft(images), classifier(images)) <= 1e-4
+
+
+def test_bf16_training_is_predicted_on_the_base_it_saw(
+    tmp_path: Path, make_folder: Any, images: torch.Tensor
+) -> None:
+    root = make_folder(tmp_path / "data")
+    classifier = train(root, tmp_path / "bundle", precision="bf16-mixed", adapter=Lora(rank=4))
+    assert load_bundle(tmp_path / "bundle").record.storage.dtype == "bfloat16"
+    with torch.no_grad():
+        expected = classifier.float()(images)  # the rounded weights, computed in fp32
+        got = Predictor(tmp_path / "bundle", device="cpu").network(images)
+    assert relative(got, expected) <= 1e-4
+
+
+def test_another_base_is_refused(tmp_path: Path, make_folder: Any) -> None:
+    from safetensors.torch import save_file
+
+    train(make_folder(tmp_path / "data"), tmp_path / "bundle", adapter=Lora(rank=4))
+    other = load_backbone("vitlora/vit_micro_patch8_96", 2, "none").module.state_dict()
+    other["blocks.0.attn.qkv.weight"] = other["blocks.0.attn.qkv.weight"] + 0.01
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(BundleError, match=r"other weights.*expected digest \w+, got \w+"):
+        Predictor(tmp_path / "bundle", weights=tmp_path / "other.safetensors")
+
+
+def test_a_tensor_without_a_place_or_of_another_shape_is_refused(
+    tmp_path: Path, make_folder: Any
+) -> None:
+    train(make_folder(tmp_path / "data"), tmp_path / "bundle", adapter=Lora(rank=4))
+    bundle = load_bundle(tmp_path / "bundle")
+    key = "base_model.model.blocks.0.attn.qkv.lora_A.weight"
+    cases = {
+        "no place": {**bundle.tensors, "base_model.model.blocks.99.x": torch.ones(1)},
+        "cannot be merged": {**bundle.tensors, "base_model.model.x.lora_C.weight": torch.ones(1)},
+        "backbone has": {**bundle.tensors, key: torch.ones(4, 7)},
+        "not the plain LoRA": {**bundle.tensors, key: torch.ones(5, 160)},
+    }
+    for message, tensors in cases.items():
+        if message == "not the plain LoRA":
+            tensors[key.replace("_A", "_B")] = torch.ones(480, 5)
+        save_bundle(tmp_path / "bad", bundle.record, tensors, bundle.peft, "")
+        with pytest.raises(BundleError, match=message):
+            Predictor(tmp_path / "bad")
+
+
+def test_files_are_predicted_in_order_around_bad_ones(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "data")
+    train(root, tmp_path / "bundle", adapter=Lora(rank=4))
+    predictor = Predictor(tmp_path / "bundle", device="cpu")
+    good = sorted(root.glob("val/*/*"))[:5]
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no picture")
+    paths = [good[0], bad, *good[1:], tmp_path / "missing.png"]
+    results = list(predictor.predict(paths, top_k=2, batch_size=2))
+    assert [isinstance(result, DataError) for result in results] == [path not in good for path in paths]
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, DataError):
+            continue
+        alone = predictor.logits([Image.open(path).convert("RGB")]).softmax(1)[0]
+        assert result.path == path
+        assert result.confidence == pytest.approx(float(alone.max()), rel=1e-4)
+        assert result.label == predictor.classes[int(alone.argmax())]
+
+
+def test_predicting_imports_neither_peft_nor_lightning_nor_albumentations(
+    tmp_path: Path, make_folder: Any
+) -> None:
+    root = make_folder(tmp_path / "data")
+    train(root, tmp_path / "bundle", adapter=Lora(rank=4), quantization="nf4")
+    picture = next(iter(root.glob("val/*/*")))
+    code = (
+        "import sys, json; from vitlora.__main__ import main; "
+        f"status = main(['predict', {str(picture)!r}, '--checkpoint', {str(tmp_path / 'bundle')!r}]);"
+        "print(json.dumps([status, sorted({m.split('.')[0] for m in sys.modules})]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, modules = json.loads(done.stdout.splitlines()[-1])
+    assert status == 0
+    assert "torch" in modules
+    assert not {"peft", "lightning", "albumentations", "transformers"} & set(modules)
