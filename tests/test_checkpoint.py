@@ -74,7 +74,9 @@ def test_tensors_of_another_bundle_are_noticed(bundle: Path, tmp_path: Path) -> 
         load_bundle(bundle)
 
 
-@pytest.mark.parametrize("record", ["[]", "{}", "null", '{"digest": 1}', "\x00", '{"format": 99, "digest": ""}'])
+@pytest.mark.parametrize(
+    "record", ["[]", "{}", "null", '{"digest": 1}', "\x00", '{"format": 99, "digest": ""}']
+)
 def test_a_record_that_is_no_bundles_is_refused(bundle: Path, record: str) -> None:
     (bundle / "vitlora.json").write_text(record)
     with pytest.raises(BundleError):

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,18 @@ from vitlora.checkpoint import load_bundle
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.weights", "none",
-         "--model.image_size", "32", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
+MICRO = [
+    "--model.backbone",
+    "vitlora/vit_micro_patch8_96",
+    "--model.weights",
+    "none",
+    "--model.image_size",
+    "32",
+    "--trainer.accelerator",
+    "cpu",
+    "--data.num_workers",
+    "0",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -42,25 +51,49 @@ def fit(photos: Path, *words: str) -> int:
 def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "vitlora", *words],
-        capture_output=True, text=True, check=False, encoding=env.pop("encoding", "utf-8"),
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding=env.pop("encoding", "utf-8"),
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
     )
 
 
 def test_there_are_configs() -> None:
     assert {path.name for path in CONFIGS} >= {
-        "demo.yaml", "waste5.yaml", "waste5-qlora.yaml", "waste5-head.yaml"
+        "demo.yaml",
+        "waste5.yaml",
+        "waste5-qlora.yaml",
+        "waste5-head.yaml",
     }
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs_two_steps(config: Path, photos: Path, tmp_path: Path) -> None:
     size = "32"  # two patches a side, so that a ViT-B takes two steps in seconds
-    status = main(["fit", "--config", config.name, "--data.root", str(photos),
-                   "--model.weights", "none", "--model.image_size", size,
-                   "--data.batch_size", "2", "--data.num_workers", "0",
-                   "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2",
-                   "--trainer.accelerator", "cpu"])
+    status = main(
+        [
+            "fit",
+            "--config",
+            config.name,
+            "--data.root",
+            str(photos),
+            "--model.weights",
+            "none",
+            "--model.image_size",
+            size,
+            "--data.batch_size",
+            "2",
+            "--data.num_workers",
+            "0",
+            "--trainer.max_epochs",
+            "1",
+            "--trainer.limit_train_batches",
+            "2",
+            "--trainer.accelerator",
+            "cpu",
+        ]
+    )
     assert status == 0
     bundle = load_bundle(tmp_path / "checkpoints" / config.stem)
     assert bundle.record.classes == ("a", "b")
@@ -129,14 +162,30 @@ def test_validate_repeats_the_numbers_of_training(photos: Path, capsys: Any) -> 
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--model.quantization", "nf4"], ["--model.adapter", "FullFineTuning"],
-     ["--model.adapter", "LinearProbe"]],
+    [
+        [],
+        ["--model.quantization", "nf4"],
+        ["--model.adapter", "FullFineTuning"],
+        ["--model.adapter", "LinearProbe"],
+    ],
     ids=["lora", "qlora", "full", "probe"],
 )
 def test_test_agrees_with_predicting_each_picture(
     words: list[str], photos: Path, capsys: Any
 ) -> None:
-    assert fit(photos, "--output", "checkpoints/x", "--model.lr", "0.02", "--trainer.precision", "32-true", *words) == 0
+    assert (
+        fit(
+            photos,
+            "--output",
+            "checkpoints/x",
+            "--model.lr",
+            "0.02",
+            "--trainer.precision",
+            "32-true",
+            *words,
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["test", "--json", "-"]) == 0
     numbers = json.loads(capsys.readouterr().out)
@@ -192,7 +241,11 @@ def test_other_classes_and_other_weights_are_refused(
         (["--model.lr", "fast"], 2, "model.lr"),
         (["--model.lr", "-1"], 2, "model.lr is -1.0; expected more than 0"),
         (["--model.quantization", "nf5"], 2, "Expected one of 'none', 'nf4'"),
-        (["--model.adapter", "FullFineTuning", "--model.quantization", "nf4"], 2, "trains the base"),
+        (
+            ["--model.adapter", "FullFineTuning", "--model.quantization", "nf4"],
+            2,
+            "trains the base",
+        ),
         (["--model.adapter", "LinearProbe", "--model.head", "lora"], 2, "model.head is lora"),
         (["--model.adapter.targets", "[]"], 2, "nothing to adapt"),
         (["--model.backbone", "timm/resnet18"], 1, "not a plain Vision Transformer"),
@@ -232,9 +285,24 @@ def test_a_mistake_costs_no_earlier_bundle(photos: Path, capsys: Any) -> None:
 def test_several_configs_merge_and_print_config_shows_the_result(photos: Path) -> None:
     Path("a.yaml").write_text("model: {adapter: {rank: 3}, lr: 0.1}\n")
     Path("b.yaml").write_text("model: {lr: 0.2}\n")
-    done = run("fit", "--config", "waste5.yaml", "--config", "a.yaml", "--config", "b.yaml", "--print_config")
+    done = run(
+        "fit",
+        "--config",
+        "waste5.yaml",
+        "--config",
+        "a.yaml",
+        "--config",
+        "b.yaml",
+        "--print_config",
+    )
     assert done.returncode == 0
-    for line in ("rank: 3", "alpha: 32", "lr: 0.2", "root: datasets/waste5", "output: checkpoints/b"):
+    for line in (
+        "rank: 3",
+        "alpha: 32",
+        "lr: 0.2",
+        "root: datasets/waste5",
+        "output: checkpoints/b",
+    ):
         assert line in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -242,7 +310,10 @@ def test_several_configs_merge_and_print_config_shows_the_result(photos: Path) -
 def test_help_reads_well() -> None:
     done = run("fit", "--help")
     assert done.returncode == 0
-    order = [done.stdout.index(key) for key in ("--data.root", "--model.backbone", "--trainer.max_epochs")]
+    order = [
+        done.stdout.index(key)
+        for key in ("--data.root", "--model.backbone", "--trainer.max_epochs")
+    ]
     assert order == sorted(order)
     assert "Trains an adapter on a folder of pictures" in done.stdout
     top = run("--help")
@@ -250,27 +321,59 @@ def test_help_reads_well() -> None:
     assert "vitlora fit --config waste5.yaml" in top.stdout
 
 
-def test_output_survives_a_cp1252_console(
-    tmp_path: Path, make_folder: Callable[..., Path]
-) -> None:
+def test_output_survives_a_cp1252_console(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
     photos = make_folder(tmp_path / "fotos", classes=("Conservas de café", "缶"))
-    words = ["fit", "--data.root", str(photos), *MICRO, "--trainer.max_epochs", "1", "--output", "out"]
+    words = [
+        "fit",
+        "--data.root",
+        str(photos),
+        *MICRO,
+        "--trainer.max_epochs",
+        "1",
+        "--output",
+        "out",
+    ]
     done = run(*words, PYTHONIOENCODING="cp1252", PYTHONUTF8="0", encoding="cp1252")
     assert done.returncode == 0, done.stderr
     assert "Conservas de café" in done.stdout
     assert load_bundle("out").record.classes == ("Conservas de café", "缶")
     picture = str(next(iter(photos.glob("val/缶/*"))))
-    done = run("predict", picture, "--checkpoint", "out", PYTHONIOENCODING="cp1252", PYTHONUTF8="0", encoding="cp1252")
+    done = run(
+        "predict",
+        picture,
+        "--checkpoint",
+        "out",
+        PYTHONIOENCODING="cp1252",
+        PYTHONUTF8="0",
+        encoding="cp1252",
+    )
     assert done.returncode == 0, done.stderr
     assert "%" in done.stdout
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows delivers Ctrl-C to the whole console")
 def test_ctrl_c_leaves_a_usable_bundle_and_says_so(photos: Path) -> None:
-    words = [sys.executable, "-u", "-m", "vitlora", "fit", "--data.root", str(photos), *MICRO,
-             "--trainer.max_epochs", "100000", "--output", "out"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    words = [
+        sys.executable,
+        "-u",
+        "-m",
+        "vitlora",
+        "fit",
+        "--data.root",
+        str(photos),
+        *MICRO,
+        "--trainer.max_epochs",
+        "100000",
+        "--output",
+        "out",
+    ]
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 2/") or "epoch      2/" in line:

@@ -25,7 +25,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "head-lora-alone": {"adapter": Lora(rank=4, alpha=16, targets=[]), "head": "lora"},
     "qlora": {"adapter": Lora(rank=4), "quantization": "nf4"},
     "qlora-head-lora": {
-        "adapter": Lora(rank=4, alpha=8, targets=[]), "head": "lora", "quantization": "nf4"
+        "adapter": Lora(rank=4, alpha=8, targets=[]),
+        "head": "lora",
+        "quantization": "nf4",
     },
     "probe": {"adapter": LinearProbe()},
     "nf4-probe": {"adapter": LinearProbe(), "quantization": "nf4"},
@@ -70,13 +72,13 @@ def test_bundle_holds_no_pickle_and_nothing_unnamed(trained: Any) -> None:
     method, _, bundle = trained
     lora = {"adapter_config.json"} if "probe" not in method and method != "full" else set()
     assert {path.name for path in bundle.iterdir()} == lora | {
-        "adapter_model.safetensors", "vitlora.json", "config.yaml"
+        "adapter_model.safetensors",
+        "vitlora.json",
+        "config.yaml",
     }
 
 
-def test_plain_peft_opens_the_bundle_on_the_plain_model(
-    trained: Any, images: torch.Tensor
-) -> None:
+def test_plain_peft_opens_the_bundle_on_the_plain_model(trained: Any, images: torch.Tensor) -> None:
     from peft import PeftModel
 
     method, classifier, bundle = trained
@@ -142,7 +144,9 @@ def test_files_are_predicted_in_order_around_bad_ones(tmp_path: Path, make_folde
     bad.write_text("no picture")
     paths = [good[0], bad, *good[1:], tmp_path / "missing.png"]
     results = list(predictor.predict(paths, top_k=2, batch_size=2))
-    assert [isinstance(result, DataError) for result in results] == [path not in good for path in paths]
+    assert [isinstance(result, DataError) for result in results] == [
+        path not in good for path in paths
+    ]
     for path, result in zip(paths, results, strict=True):
         if isinstance(result, DataError):
             continue
@@ -160,7 +164,8 @@ def test_predicting_imports_neither_peft_nor_lightning_nor_albumentations(
     picture = next(iter(root.glob("val/*/*")))
     code = (
         "import sys, json; from vitlora.__main__ import main; "
-        f"status = main(['predict', {str(picture)!r}, '--checkpoint', {str(tmp_path / 'bundle')!r}]);"
+        f"words = [{str(picture)!r}, '--checkpoint', {str(tmp_path / 'bundle')!r}]; "
+        "status = main(['predict', *words]); "
         "print(json.dumps([status, sorted({m.split('.')[0] for m in sys.modules})]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

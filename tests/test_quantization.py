@@ -7,7 +7,8 @@ from torch import nn
 from vitlora.adapters import Lora
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.errors import UsageError
-from vitlora.quantization import BLOCK_SIZE, Storage, dequantize, freeze, frozen_bytes
+from vitlora.nf4 import Nf4Linear, round_trip
+from vitlora.quantization import Storage, dequantize, freeze, frozen_bytes
 
 LAYER = "blocks.1.mlp.fc1"
 
@@ -78,15 +79,44 @@ def test_gradients_through_nf4_equal_those_through_the_dequantised_weights() -> 
         assert (got[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
-def test_nf4_values_are_bitsandbytes_own() -> None:
-    made = backbone()
-    weight = made.module.get_submodule(LAYER).weight.detach().clone()
-    codes, state = bnb.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
-    expected = bnb.dequantize_4bit(codes, state)
-    dequantize(made.module, Storage("nf4"))
-    got = made.module.get_submodule(LAYER).weight
-    assert torch.equal(got, expected)
-    assert 0.05 < float((got - weight).norm() / weight.norm()) < 0.15
+def nf4_by_hand(weight: torch.Tensor) -> torch.Tensor:
+    """Reads the packed bytes with the QLoRA paper's table, block after block, in float64."""
+    codes, state = bnb.quantize_4bit(
+        weight, blocksize=64, compress_statistics=True, quant_type="nf4"
+    )
+    packed = codes.flatten().long()
+    levels = state.code.double()[torch.stack([packed >> 4, packed & 15], 1).flatten()]
+    scales = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    return (levels * scales.double().repeat_interleave(64)[: levels.numel()]).view(weight.shape)
+
+
+@pytest.mark.parametrize("shape", [(64, 192), (100, 160), (160, 640), (48, 72), (32, 4304)])
+def test_nf4_reads_its_own_codes_whatever_the_width(shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.02
+    expected = nf4_by_hand(weight)
+    got = round_trip(weight)
+    assert (got - expected).norm() <= 1e-6 * expected.norm()
+    assert 0.08 < (got - weight).norm() / weight.norm() < 0.11
+
+
+@pytest.mark.parametrize("width", [128, 160])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_nf4_layer_computes_the_product_with_the_weights_it_keeps(
+    width: int, dtype: torch.dtype
+) -> None:
+    linear = nn.Linear(width, 96)
+    expected_weight = nf4_by_hand(linear.weight.data)
+    layer = Nf4Linear.from_linear(linear, dtype, dtype)
+    x = torch.randn(7, width, requires_grad=True)
+    expected = F.linear(x.double(), expected_weight, linear.bias.double())
+    bound = 1e-5 if dtype == torch.float32 else 1e-2
+    for mode in (True, False, True):
+        got = layer.train(mode)(x)
+        assert got.dtype == x.dtype
+        assert (got - expected).norm() <= bound * expected.norm()
+        (gradient,) = torch.autograd.grad(got.sum(), x)
+        by_hand = expected_weight.sum(0).expand(7, -1)
+        assert (gradient - by_hand).norm() <= bound * by_hand.norm()
 
 
 def test_the_head_the_patch_embedding_and_the_norms_are_not_quantised() -> None:
@@ -95,7 +125,10 @@ def test_the_head_the_patch_embedding_and_the_norms_are_not_quantised() -> None:
     freeze(made.module, Storage("nf4"), torch.float32)
     for name, parameter in made.module.named_parameters():
         packed = hasattr(parameter, "quant_state")
-        assert packed == (name.startswith("blocks.") and name.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight")))
+        assert packed == (
+            name.startswith("blocks.")
+            and name.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight"))
+        )
         assert packed or torch.equal(parameter, before[name])
 
 
@@ -139,20 +172,6 @@ def test_freeze_in_fp32_reproduces_a_base_that_was_kept_in_bf16() -> None:
     assert torch.equal(a, b)
     assert torch.equal(b, plain.module.get_submodule(LAYER).weight)
     assert not torch.equal(b, backbone().module.get_submodule(LAYER).weight)
-
-
-def test_an_nf4_layer_computes_the_product_with_the_dequantised_weight() -> None:
-    made = backbone()
-    linear = made.module.get_submodule(LAYER)
-    codes, state = bnb.quantize_4bit(
-        linear.weight.detach(), blocksize=BLOCK_SIZE, compress_statistics=True, quant_type="nf4"
-    )
-    x = torch.randn(7, 160)
-    expected = F.linear(x.double(), bnb.dequantize_4bit(codes, state).double(), linear.bias.double())
-    freeze(made.module, Storage("nf4"), torch.float32)
-    for mode in (True, False):
-        got = made.module.train(mode).get_submodule(LAYER)(x)
-        assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("fields", [{"quantization": "int3"}, {"dtype": "float8"}])

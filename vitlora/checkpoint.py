@@ -82,6 +82,19 @@ class Bundle:
     tensors: dict[str, torch.Tensor]
     peft: dict[str, Any] | None
 
+    def check_base(self, digest: str) -> None:
+        """Refuses base weights that are not those of training.
+
+        Raises:
+            BundleError: The digest is another.
+        """
+        if digest != self.record.base_digest:
+            raise BundleError(
+                f"{self.folder} was trained on other weights of {self.record.backbone} than these "
+                f"(expected digest {self.record.base_digest[:12]}, got {digest[:12]}); pass the "
+                "right file with --weights"
+            )
+
 
 def save_bundle(
     folder: Path,
@@ -119,7 +132,9 @@ def load_bundle(folder: str | Path) -> Bundle:
     """
     folder = Path(folder)
     fields = _read_record(folder)
-    contents = {name: _read_checked(folder / name, digest) for name, digest in fields["files"].items()}
+    contents = {
+        name: _read_checked(folder / name, digest) for name, digest in fields["files"].items()
+    }
     try:
         tensors = load_tensors(contents[TENSORS])
         peft = json.loads(contents[PEFT_CONFIG]) if PEFT_CONFIG in contents else None

@@ -105,8 +105,10 @@ class Classifier(LightningModule):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised."""
         if self.network is None:
-            raise UsageError("the network is built when a Trainer starts; for use without one see "
-                             "vitlora.predictor.Predictor")
+            raise UsageError(
+                "the network is built when a Trainer starts; for use without one see "
+                "vitlora.predictor.Predictor"
+            )
         return self.network(images)
 
     def on_fit_start(self) -> None:
@@ -129,8 +131,12 @@ class Classifier(LightningModule):
             logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
         )
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        self.log_dict({"train/loss": loss.detach(), "train/acc": accuracy}, on_step=True,
-                      on_epoch=True, batch_size=len(labels))
+        self.log_dict(
+            {"train/loss": loss.detach(), "train/acc": accuracy},
+            on_step=True,
+            on_epoch=True,
+            batch_size=len(labels),
+        )
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -149,8 +155,13 @@ class Classifier(LightningModule):
         """Logs accuracy, macro-F1 and loss of the whole split."""
         stage = "test" if self.trainer.testing else "val"
         scores = self.scores(tuple(map(str, range(self.confusion.num_classes))))
-        self.log_dict({f"{stage}/acc": scores.accuracy, f"{stage}/macro_f1": scores.macro_f1,
-                       f"{stage}/loss": scores.loss})
+        self.log_dict(
+            {
+                f"{stage}/acc": scores.accuracy,
+                f"{stage}/macro_f1": scores.macro_f1,
+                f"{stage}/loss": scores.loss,
+            }
+        )
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -166,8 +177,10 @@ class Classifier(LightningModule):
         trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         decays = [p for name, p in trainable if p.ndim > 1 and "lora_" not in name]
         others = [p for name, p in trainable if p.ndim <= 1 or "lora_" in name]
-        groups = [{"params": decays, "weight_decay": self.weight_decay},
-                  {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decays, "weight_decay": self.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         rising = round(self.warmup * steps)

@@ -88,8 +88,8 @@ class VitloraCLI(LightningCLI):
         """Prints how good the kept epoch is, where it lies, and what to type next."""
         if self.run_folder.best is None:
             return
-        folder = self.run_folder.folder
-        print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{self.run_folder.best.to_text()}")
+        folder, scores = self.run_folder.folder, self.run_folder.best
+        print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
 
@@ -164,7 +164,11 @@ def _explained(error: ArgumentError) -> UsageError:
         return UsageError(text)
     unknown = match[1].rpartition(".")[2]
     group = match[1].split(".")[0]
-    owners = {"data": (FolderData,), "model": (Classifier, Lora), "trainer": (Trainer, LightningTrainer)}
+    owners = {
+        "data": (FolderData,),
+        "model": (Classifier, Lora),
+        "trainer": (Trainer, LightningTrainer),
+    }
     known = [
         name
         for owner in owners.get(group, sum(owners.values(), ()))
@@ -180,30 +184,28 @@ def _explained(error: ArgumentError) -> UsageError:
 
 def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
     record, folder = bundle.record, data.folder
-    if model.backbone.digest != record.base_digest:
-        raise BundleError(
-            f"{bundle.folder} was trained on other weights of {record.backbone}: expected digest "
-            f"{record.base_digest[:12]}, got {model.backbone.digest[:12]}; pass the right file "
-            "with --weights"
-        )
+    bundle.check_base(model.backbone.digest)
     if folder.classes != record.classes:
         raise BundleError(
             f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
             f"{', '.join(folder.classes)}"
         )
-    trained = record.split
-    if data.drawn and str(folder.root.resolve()) == trained["root"] and split in folder.splits:
-        if folder.digest(split) != trained["digests"].get(split):
-            raise BundleError(
-                f"the {split} split drawn from {folder.root} is not the one held out in training, "
-                "so training pictures could be in it: the folder or the split's options changed. "
-                "Score on a folder of new pictures with --data.root"
-            )
+    known_root = str(folder.root.resolve()) == record.split["root"]
+    drawn_here = data.drawn and known_root and split in folder.splits
+    if drawn_here and folder.digest(split) != record.split["digests"].get(split):
+        raise BundleError(
+            f"the {split} split drawn from {folder.root} is not the one held out in training, so "
+            "training pictures could be in it: the folder or the split's options changed. Score on "
+            "a folder of new pictures with --data.root"
+        )
 
 
 def _write_json(scores: Scores, target: str, checkpoint: Path, split: str) -> None:
-    text = json.dumps({"checkpoint": str(checkpoint), "split": split, **scores.to_json()}, indent=1,
-                      ensure_ascii=False)
+    text = json.dumps(
+        {"checkpoint": str(checkpoint), "split": split, **scores.to_json()},
+        indent=1,
+        ensure_ascii=False,
+    )
     if target == "-":
         print(text)
         return

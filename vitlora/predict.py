@@ -66,9 +66,11 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[str]]:
         elif path.exists():
             found = [path]
         else:  # Windows shells hand globs over as they were typed
-            found = sorted(p for p in map(Path, glob(word, recursive=True)) if p.is_file())
+            found = sorted(p for p in map(Path, glob(word, recursive=True)) if p.is_file())  # noqa: PTH207
         if not found:
-            bad.append(f"{word}: {'no pictures in this folder' if path.is_dir() else 'no such file'}")
+            bad.append(
+                f"{word}: {'no pictures in this folder' if path.is_dir() else 'no such file'}"
+            )
         paths += [p for p in found if p not in paths]
     return paths, bad
 
@@ -89,8 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--csv", metavar="FILE", help="also write the answers to a CSV file")
     parser.add_argument(
-        "--show", action="store_true", help="show the picture with its class; saved to predictions/"
-        " where there is no display"
+        "--show",
+        action="store_true",
+        help="show the picture with its class; saved to predictions/ where there is no display",
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

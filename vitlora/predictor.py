@@ -123,12 +123,7 @@ def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Modu
     backbone = load_backbone(
         record.backbone, len(record.classes), found, record.preprocessing.image_size
     )
-    if backbone.digest != record.base_digest:
-        raise BundleError(
-            f"{bundle.folder} was trained on other weights of {record.backbone} than "
-            f"{backbone.weights or 'this random start'} holds: expected digest "
-            f"{record.base_digest[:12]}, got {backbone.digest[:12]}"
-        )
+    bundle.check_base(backbone.digest)
     dequantize(backbone.module, record.storage)
     with torch.no_grad():
         _merge(backbone.module, bundle)
@@ -149,8 +144,7 @@ def _merge(module: nn.Module, bundle: Bundle) -> None:
     for name, tensor in bundle.tensors.items():
         plain = name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".")
         if ".lora_" not in plain:
-            _check_shape(bundle, name, tensor.shape, targets.get(plain))
-            targets[plain].copy_(tensor)
+            _target(bundle, name, tensor.shape, targets.get(plain)).copy_(tensor)
             used.add(name)
     for name, a in bundle.tensors.items():
         if not name.endswith(".lora_A.weight"):
@@ -161,8 +155,8 @@ def _merge(module: nn.Module, bundle: Bundle) -> None:
         if b is None:
             raise BundleError(f"{bundle.folder} has {name} without its lora_B")
         delta = b.float() @ a.float()
-        _check_shape(bundle, name, delta.shape, weight)
-        weight.add_(delta, alpha=_scaling(bundle, len(a)))
+        scaling = _scaling(bundle, len(a))
+        _target(bundle, name, delta.shape, weight).add_(delta, alpha=scaling)
         used |= {name, f"{layer}.lora_B.weight"}
     if unknown := sorted(bundle.tensors.keys() - used):
         raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {unknown[0]}")
@@ -170,8 +164,12 @@ def _merge(module: nn.Module, bundle: Bundle) -> None:
 
 def _scaling(bundle: Bundle, rank: int) -> float:
     config: dict[str, Any] = bundle.peft or {}
-    plain = not (config.get("use_dora") or config.get("use_rslora") or config.get("rank_pattern")
-                 or config.get("alpha_pattern"))
+    plain = not (
+        config.get("use_dora")
+        or config.get("use_rslora")
+        or config.get("rank_pattern")
+        or config.get("alpha_pattern")
+    )
     if config.get("peft_type") != "LORA" or config.get("r") != rank or not plain:
         raise BundleError(
             f"{bundle.folder}/adapter_config.json is not the plain LoRA of rank {rank} its tensors "
@@ -180,12 +178,14 @@ def _scaling(bundle: Bundle, rank: int) -> float:
     return config["lora_alpha"] / rank
 
 
-def _check_shape(
+def _target(
     bundle: Bundle, name: str, shape: torch.Size, target: nn.Parameter | None
-) -> None:
+) -> nn.Parameter:
+    """Returns the parameter a tensor goes to, if there is one of its shape."""
     if target is None:
         raise BundleError(f"{bundle.folder} has a tensor the backbone has no place for: {name}")
     if shape != target.shape:
         raise BundleError(
             f"{bundle.folder}: {name} makes {tuple(shape)}, the backbone has {tuple(target.shape)}"
         )
+    return target

@@ -15,8 +15,6 @@ from vitlora.errors import UsageError
 
 Quantization = Literal["none", "nf4"]
 
-BLOCK_SIZE = 64  # weights that share one scale
-
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -57,8 +55,11 @@ def freeze(module: nn.Module, storage: Storage, compute: torch.dtype) -> None:
     """
     module.requires_grad_(False)
     if storage.quantization == "nf4":
+        from vitlora.nf4 import Nf4Linear
+
         for parent, name, layer in _block_linears(module):
-            setattr(parent, name, _quantized(layer, storage.torch_dtype, compute))
+            quantized = Nf4Linear.from_linear(layer, storage.torch_dtype, compute)
+            setattr(parent, name, quantized)
     for layer in _weights_to_round(module):
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(storage.torch_dtype).to(compute)
@@ -72,13 +73,10 @@ def dequantize(module: nn.Module, storage: Storage) -> None:
         storage: How the base was kept in training.
     """
     if storage.quantization == "nf4":
-        from bitsandbytes import functional
+        from vitlora.nf4 import round_trip
 
         for _, _, layer in _block_linears(module):
-            codes, state = functional.quantize_4bit(
-                layer.weight.data, blocksize=BLOCK_SIZE, compress_statistics=True, quant_type="nf4"
-            )
-            layer.weight.data = functional.dequantize_4bit(codes, state)
+            layer.weight.data = round_trip(layer.weight.data)
     for layer in _weights_to_round(module):
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(storage.torch_dtype).float()
@@ -91,49 +89,8 @@ def frozen_bytes(module: nn.Module) -> int:
     for parameter in module.parameters():
         state = getattr(parameter, "quant_state", None)
         if state is not None:
-            tensors += [value for value in state.as_dict(packed=True).values()]
+            tensors += state.as_dict(packed=True).values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _quantized(layer: nn.Linear, storage: torch.dtype, compute: torch.dtype) -> nn.Module:
-    """Returns the layer in NF4 with doubly quantised scales; its bias is kept beside it."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    class Nf4Linear(Linear4bit):
-        """A 4-bit linear layer that computes the same in training and evaluation.
-
-        In evaluation mode bitsandbytes (0.50) repacks the weight for a CPU kernel that has no
-        gradient and rounds to bf16; a training step after that is silently wrong. The layer does
-        nothing else with its mode, so it stays in training mode. Can go once bitsandbytes unpacks
-        when training resumes.
-        """
-
-        def train(self, mode: bool = True) -> Any:
-            return super().train(True)
-
-    bias = layer.bias is not None
-    quantized = Nf4Linear(
-        layer.in_features,
-        layer.out_features,
-        bias=bias,
-        compute_dtype=compute,
-        compress_statistics=True,
-        quant_type="nf4",
-        device="meta",
-    )
-    quantized.weight = Params4bit(
-        layer.weight.data,
-        requires_grad=False,
-        blocksize=BLOCK_SIZE,
-        compress_statistics=True,
-        quant_type="nf4",
-        module=quantized,
-    ).to(layer.weight.device)
-    if storage == compute:
-        quantized.weight.quant_state.dtype = compute  # dequantise straight to it, no fp32 copy
-    if bias:
-        quantized.bias = nn.Parameter(layer.bias.data.to(storage).to(compute), requires_grad=False)
-    return quantized
 
 
 def _block_linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

@@ -66,7 +66,11 @@ class Scores:
                 {"class": name, "precision": p, "recall": r, "f1": f, "images": n}
                 for name, p, r, f, n in columns
             ],
-            "confusion": {"rows": "true", "columns": "predicted", "counts": self.confusion.tolist()},
+            "confusion": {
+                "rows": "true",
+                "columns": "predicted",
+                "counts": self.confusion.tolist(),
+            },
         }
 
     def to_text(self) -> str:
@@ -82,7 +86,9 @@ class Scores:
         header = " ".join(f"{index:>{cell}}" for index in range(1, len(self.classes) + 1))
         lines += ["", f"{'confusion (row: true, column: predicted)':<{width + 4}}"]
         lines.append(f"{'':<{width}}      {header}")
-        for index, (name, row) in enumerate(zip(self.classes, self.confusion.tolist(), strict=True)):
+        for index, (name, row) in enumerate(
+            zip(self.classes, self.confusion.tolist(), strict=True)
+        ):
             cells = " ".join(f"{count:>{cell}}" for count in row)
             lines.append(f"{name:<{width}}  {index + 1:>2}  {cells}")
         lines += [

@@ -58,13 +58,20 @@ def test_exactly_the_named_layers_are_trained(
     targets: list[str] | None, last_blocks: int | None
 ) -> None:
     made, network = randomised(Lora(targets=targets, last_blocks=last_blocks))
-    suffixes = {"attention.qkv": "attn.qkv", "attention.proj": "attn.proj",
-                "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    suffixes = {
+        "attention.qkv": "attn.qkv",
+        "attention.proj": "attn.proj",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
+    }
     blocks = range(made.num_blocks)[-(last_blocks or made.num_blocks) :]
     expected = {f"blocks.{i}.{suffixes[role]}" for i in blocks for role in targets or suffixes}
     trained = {n for n, p in network.named_parameters() if p.requires_grad}
-    lora = {re.sub(r"base_model\.model\.|\.lora_[AB]\.default\.weight", "", n)
-            for n in trained if "lora_" in n}
+    lora = {
+        re.sub(r"base_model\.model\.|\.lora_[AB]\.default\.weight", "", n)
+        for n in trained
+        if "lora_" in n
+    }
     assert lora == expected
     assert {n for n in trained if "lora_" not in n} == {
         "base_model.model.head.modules_to_save.default.weight",
@@ -75,8 +82,12 @@ def test_exactly_the_named_layers_are_trained(
 def test_trainable_count_is_rank_times_in_plus_out() -> None:
     made, network = randomised(Lora(rank=5), "lora")
     plain = backbone()
-    layers = [m for role in (*BLOCK_ROLES, "head") for n in plain.layers(role)
-              for m in [plain.module.get_submodule(n)]]
+    layers = [
+        m
+        for role in (*BLOCK_ROLES, "head")
+        for n in plain.layers(role)
+        for m in [plain.module.get_submodule(n)]
+    ]
     expected = sum(5 * (m.in_features + m.out_features) for m in layers)  # pyright: ignore
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == expected
 
@@ -93,8 +104,14 @@ def test_the_pattern_matches_whole_paths_only() -> None:
     pattern = _pattern(["blocks.1.attn.proj", "blocks.11.attn.proj", "head"])
     assert re.fullmatch(pattern, "blocks.11.attn.proj")
     assert re.fullmatch(pattern, "head")
-    for other in ("patch_embed.proj", "blocks.2.attn.proj", "blocks.111.attn.proj",
-                  "blocks.1.attnxproj", "attn_pool.head", "blocks.1.attn.proj.weight"):
+    for other in (
+        "patch_embed.proj",
+        "blocks.2.attn.proj",
+        "blocks.111.attn.proj",
+        "blocks.1.attnxproj",
+        "attn_pool.head",
+        "blocks.1.attn.proj.weight",
+    ):
         assert not re.fullmatch(pattern, other)
 
 

@@ -40,7 +40,9 @@ def test_a_bypassed_layer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             return F.linear(x, base.weight, base.bias)  # pyright: ignore
 
     network.get_submodule("base_model.model.blocks.2.mlp").fc1 = Bypassed(fc1)
-    with pytest.raises(AdapterError, match=r"2 of \d+ trainable tensors get no gradient.*blocks\.2\.mlp\.fc1"):
+    with pytest.raises(
+        AdapterError, match=r"2 of \d+ trainable tensors get no gradient.*blocks\.2\.mlp\.fc1"
+    ):
         gradient_self_test(network, images())
 
 

@@ -1,4 +1,4 @@
-"""Where a Vision Transformer comes from: timm, torchvision, vitlora's own micro-ViT, a local file."""
+"""Where a Vision Transformer comes from: timm, torchvision, or vitlora itself."""
 
 from vitlora.backbones.backbone import ROLES, Backbone, load_backbone
 

@@ -36,7 +36,9 @@ def find(name: str) -> Source:
     with suppress(RuntimeError):  # an unknown tag
         cfg = get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
     if tag and cfg is None:
-        known = [full.partition(".")[2] for full in list_models(f"{architecture}.*", pretrained=True)]
+        known = [
+            full.partition(".")[2] for full in list_models(f"{architecture}.*", pretrained=True)
+        ]
         raise BackboneError(
             f"model.backbone 'timm/{name}': no weights are tagged '{tag}'{nearest(tag, known)}; "
             f"timm has: {', '.join(known) or 'none'}"
@@ -69,8 +71,8 @@ def _build(name: str, num_classes: int) -> nn.Module:
     module = create_model(name, pretrained=False, num_classes=num_classes)
     if odd := _odd_part(module):
         raise BackboneError(
-            f"model.backbone 'timm/{name}' is not a plain Vision Transformer (it has timm's {odd}); "
-            "take one of timm's vit_* or deit_* models"
+            f"model.backbone 'timm/{name}' is not a plain Vision Transformer (it has timm's "
+            f"{odd}); take one of timm's vit_* or deit_* models"
         )
     return module
 

@@ -1,1 +1,1 @@
-"""From a folder of pictures to batches. Modules are imported one by one, to keep predicting light."""
+"""From a folder of pictures to batches. Import its modules one by one: predicting needs few."""

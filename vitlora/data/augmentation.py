@@ -29,7 +29,7 @@ class Augmentation:
 
     def __init__(self, recipe: Recipe, preprocessing: Preprocessing) -> None:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the internet on import otherwise
-        import albumentations as A  # noqa: N812
+        import albumentations as A
 
         if recipe not in get_args(Recipe):
             raise UsageError(
@@ -54,18 +54,30 @@ class Augmentation:
             steps += [
                 A.Rotate(limit=20, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
                 A.ColorJitter(
-                    brightness=(0.75, 1.25), contrast=(0.75, 1.25), saturation=(0.75, 1.25),
-                    hue=(-0.02, 0.02), p=0.7,
+                    brightness=(0.75, 1.25),
+                    contrast=(0.75, 1.25),
+                    saturation=(0.75, 1.25),
+                    hue=(-0.02, 0.02),
+                    p=0.7,
                 ),
             ]
         if recipe == "strong":
             steps += [
-                A.OneOf([A.GaussianBlur(p=1), A.MotionBlur(p=1), A.ImageCompression(quality_range=(40, 90), p=1)],
-                        p=0.3),
+                A.OneOf(
+                    [
+                        A.GaussianBlur(p=1),
+                        A.MotionBlur(p=1),
+                        A.ImageCompression(quality_range=(40, 90), p=1),
+                    ],
+                    p=0.3,
+                ),
                 A.RandomGamma((70, 140), p=0.3),
                 A.CoarseDropout(
-                    num_holes_range=(1, 4), hole_height_range=(0.1, 0.3),
-                    hole_width_range=(0.1, 0.3), fill="random_uniform", p=0.4,
+                    num_holes_range=(1, 4),
+                    hole_height_range=(0.1, 0.3),
+                    hole_width_range=(0.1, 0.3),
+                    fill="random_uniform",
+                    p=0.4,
                 ),
             ]
         self._compose = A.Compose(steps)

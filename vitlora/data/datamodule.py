@@ -49,7 +49,7 @@ class FolderData(LightningDataModule):
             raise UsageError(f"data.batch_size is {batch_size}; expected at least 1")
         if num_workers is not None and num_workers < 0:
             raise UsageError(f"data.num_workers is {num_workers}; expected 0 or more, or null")
-        if not (0 < val_fraction < 1 and 0 <= test_fraction and val_fraction + test_fraction < 1):
+        if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             raise UsageError(
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction}: "
                 "expected 0 < val, 0 <= test and val + test < 1"
@@ -149,4 +149,3 @@ class FolderData(LightningDataModule):
                 if not count:
                     raise DataError(f"class '{name}' has no readable picture in {split}")
         self._checked.add(split)
-

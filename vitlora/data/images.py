@@ -12,9 +12,8 @@ from vitlora.errors import DataError
 
 # Files with these endings are taken for pictures; all others in a class folder are left alone.
 # HEIC and AVIF are here so that a phone's photos are reported, never silently passed over.
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .heic .heif .avif".split()
-)
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .heic .heif .avif"
+SUFFIXES = frozenset(_SUFFIXES.split())
 
 
 def open_image(path: str | os.PathLike[str], at_least: int | None = None) -> Image.Image:

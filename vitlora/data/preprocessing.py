@@ -52,7 +52,7 @@ class Preprocessing:
 
     def transform(self) -> Callable[[Image.Image], torch.Tensor]:
         """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised."""
-        transform = create_transform(
+        return create_transform(  # pyright: ignore[reportReturnType]
             input_size=(3, self.image_size, self.image_size),
             is_training=False,
             interpolation=self.interpolation,
@@ -61,4 +61,3 @@ class Preprocessing:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
-        return transform  # pyright: ignore[reportReturnType]

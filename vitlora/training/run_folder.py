@@ -66,8 +66,10 @@ class RunFolder(Callback):
             print(f"\nstopped; the best epoch so far ({self.best_epoch}) is kept in {self.folder}")
             return
         self._write(trainer, module, {})
-        print(f"\nstopped before the first validation; the weights as they are now are kept in "
-              f"{self.folder}")
+        print(
+            f"\nstopped before the first validation; the weights as they are now are kept in "
+            f"{self.folder}"
+        )
 
     def _write(self, trainer: Trainer, module: Any, metrics: dict[str, float]) -> None:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,144 @@
+"""Tests that imports point one way, as docs/architecture.md draws them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vitlora"
+
+# From the ground up. A room may import the rooms below its floor and itself; the rooms of one
+# floor do not see each other.
+FLOORS: list[set[str]] = [
+    {"errors"},
+    {"hardware"},
+    {"data"},
+    {"backbones"},
+    {"nf4"},
+    {"quantization"},
+    {"adapters"},
+    {"scores"},
+    {"classifier", "checkpoint"},
+    {"training", "predictor", "picture"},
+    {"cli", "predict"},
+    {"__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# What a room does without, although it lies below: these stay light, or independent.
+ALONE: dict[str, set[str]] = {
+    "hardware": {"errors"},
+    "data": {"errors"},
+    "nf4": set(),
+    "quantization": {"errors", "nf4"},
+    "scores": set(),
+    "picture": {"data"},
+}
+# Libraries that one module alone knows, so that they can be replaced there.
+DOORS = {
+    "albumentations": "data/augmentation.py",
+    "bitsandbytes": "nf4.py",
+    "peft": "adapters/lora.py",
+    "huggingface_hub": "backbones/timm.py",
+}
+
+
+def imports_of(source: str, package: str) -> Iterator[str]:
+    """Yields the full name of everything a module of `package` imports, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def room_of(name: str) -> str | None:
+    """Returns the room of vitlora an imported name lies in; None if it lies in none."""
+    first, _, rest = name.partition(".")
+    room = rest.partition(".")[0]
+    return room if first == "vitlora" and room and not room.startswith("__version") else None
+
+
+def forbidden(room: str, imported: set[str]) -> set[str]:
+    """Returns those imports that a room must not have."""
+    allowed = ALONE.get(room, {other for other in FLOOR if FLOOR[other] < FLOOR[room]})
+    return imported - allowed - {room}
+
+
+def rooms() -> dict[str, set[str]]:
+    """Returns the rooms that exist, each with the rooms it imports."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        package = ".".join(("vitlora", *place.parent.parts))
+        imported = {room_of(name) for name in imports_of(path.read_text("utf-8"), package)}
+        room = "" if place.name == "__init__.py" and len(place.parts) == 1 else place.parts[0]
+        found.setdefault(room.removesuffix(".py"), set()).update(imported - {None})
+    return found
+
+
+def test_every_room_stands_on_a_floor():
+    assert rooms().keys() - {""} <= FLOOR.keys()
+    assert len(rooms()) >= 10
+
+
+def test_the_package_itself_imports_nothing():
+    assert rooms()[""] == set()
+
+
+@pytest.mark.parametrize("room", [room for room in FLOOR if room in rooms()])
+def test_room_imports_only_the_floors_below(room):
+    assert forbidden(room, rooms()[room]) == set()
+
+
+def test_nobody_imports_the_command_line_but_main():
+    for room, imported in rooms().items():
+        assert room == "__main__" or not imported & {"cli", "predict", "__main__"}, room
+
+
+@pytest.mark.parametrize(("library", "door"), DOORS.items())
+def test_library_comes_in_by_one_door(library, door):
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for name in imports_of(path.read_text("utf-8"), "vitlora")
+        if name.split(".")[0] == library
+    }
+    assert users == {door}
+
+
+def test_the_imports_are_really_read():
+    found = rooms()
+    assert found["adapters"] >= {"backbones", "errors"}
+    assert found["__main__"] >= {"cli", "errors"}  # inside functions
+    assert found["data"] >= {"errors", "data"}
+
+
+@pytest.mark.parametrize(
+    ("line", "room"),
+    [
+        ("import vitlora.cli", "cli"),
+        ("import torch, vitlora.training.trainer as t", "training"),
+        ("from vitlora import cli", "cli"),
+        ("from vitlora.cli import main", "cli"),
+        ("def f():\n    from ..cli import main", "cli"),
+        ("from .. import cli", "cli"),
+        ("from . import folder", "data"),
+        ("from .folder import read_folder", "data"),
+    ],
+)
+def test_every_way_of_importing_is_seen(line, room):
+    assert {room_of(name) for name in imports_of(line, "vitlora.data")} - {None} == {room}
+    assert forbidden("data", {room}) == ({room} - {"data"})
+
+
+def test_siblings_and_upper_floors_are_forbidden():
+    assert forbidden("classifier", {"checkpoint", "adapters", "classifier"}) == {"checkpoint"}
+    assert forbidden("backbones", {"adapters", "data"}) == {"adapters"}
+    assert forbidden("cli", {"predict", "predictor", "training"}) == {"predict"}
+    assert forbidden("__main__", {"cli", "predict", "errors"}) == set()
+    assert forbidden("errors", {"hardware"}) == {"hardware"}
