@@ -93,6 +93,10 @@ class Classifier(LightningModule):
             freeze(module, self.storage, compute)
         else:
             self.storage = Storage()
+        if self.trainer.strategy.root_device.type == "cpu":
+            # the backward pass of torch's fused attention is slow on CPUs (benchmarks/cpu_step.py)
+            for block in module.blocks:
+                block.attn.fused_attn = False
         module.set_grad_checkpointing(self.checkpointing)
         self.network = self.adapter.inject(self.backbone, self.head_mode)
         if self._start is not None:

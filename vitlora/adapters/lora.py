@@ -102,13 +102,13 @@ class Lora(Adapter):
             modules_to_save=["head"] if head == "full" else None,
         )
         network = get_peft_model(module, config)
-        adapted = {
-            name.removeprefix("base_model.model.")
-            for name, layer in network.named_modules()
-            if isinstance(layer, LoraLayer)
-        }
-        if adapted != set(layers):
+        adapted = {n: m for n, m in module.named_modules() if isinstance(m, LoraLayer)}
+        if adapted.keys() != set(layers):
             raise AdapterError(f"PEFT adapted {sorted(adapted)}, expected {layers}")
+        for layer in adapted.values():
+            # Activations are fp32, or under autocast, which casts by itself; PEFT would first cast
+            # bf16 ones up to the adapter's fp32 (see peft.helpers.disable_input_dtype_casting)
+            layer.cast_input_dtype_enabled = False
         return network
 
     def config(self, network: nn.Module) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _odd_part(module: nn.Module) -> str | None:
         return type(module).__name__
     if not isinstance(module.patch_embed, PatchEmbed):  # a convolutional network comes first
         return type(module.patch_embed).__name__
-    block = module.blocks[0]
+    block = module.blocks[0]  # pyright: ignore[reportIndexIssue]
     if not (hasattr(block, "attn") and hasattr(block, "mlp")):  # side by side or fused
         return type(block).__name__
     return None
@@ -91,7 +91,7 @@ def _odd_part(module: nn.Module) -> str | None:
 
 def _convert(name: str, state: StateDict, module: nn.Module) -> StateDict:
     """Renames older tensors as timm does, which would resample patches without a word."""
-    expected = module.patch_embed.patch_size  # pyright: ignore[reportAttributeAccessIssue]
+    expected: tuple[int, int] = module.patch_embed.patch_size  # pyright: ignore
     for key, value in state.items():
         patch = tuple(value.shape[2:])
         if key.endswith("patch_embed.proj.weight") and value.ndim == 4 and patch != expected:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
@@ -37,6 +38,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
 def seed_worker(worker: int) -> None:
     """Gives a loader worker's augmentation its own random numbers, from torch's seed."""
+    cv2.setNumThreads(0)  # the workers are the parallelism
     info = get_worker_info()
     if info is not None:
         transform = getattr(info.dataset, "transform", None)

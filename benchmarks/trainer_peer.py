@@ -1,0 +1,166 @@
+"""The same recipe in ``transformers.Trainer`` and plain PEFT, timed in turn with vitlora's fit.
+
+    pip install transformers accelerate
+    python benchmarks/trainer_peer.py --data TRASHNET --weights VIT_TINY.safetensors --rounds 2
+
+Both read the same files, augment them the same way, train the same LoRA on the same weights with
+the same schedule, and evaluate after each epoch. The time is that of the whole process.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+VIT_TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+
+
+def main() -> None:
+    """Runs A, B, A, B, ... and prints the ratio of each pair."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--peer", action="store_true", help="run the peer alone, once")
+    options = parser.parse_args()
+    if options.peer:
+        _peer(options.data, options.weights, options.epochs)
+        return
+    common = ["--data", str(options.data), "--weights", str(options.weights)]
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            ours = _timed(
+                [
+                    "-m",
+                    "vitlora",
+                    "fit",
+                    "--data.root",
+                    str(options.data),
+                    "--output",
+                    f"{folder}/b",
+                    "--model.backbone",
+                    f"timm/{VIT_TINY}",
+                    "--model.weights",
+                    str(options.weights),
+                    "--trainer.max_epochs",
+                    str(options.epochs),
+                ]
+            )
+        theirs = _timed([__file__, *common, "--epochs", str(options.epochs), "--peer"])
+        print(
+            json.dumps(
+                {
+                    "epochs": options.epochs,
+                    "vitlora_seconds": round(ours, 1),
+                    "trainer_peft_seconds": round(theirs, 1),
+                    "ratio": round(ours / theirs, 3),
+                }
+            ),
+            flush=True,
+        )
+
+
+def _timed(words: list[str]) -> float:
+    start = time.monotonic()
+    subprocess.run([sys.executable, *words], check=True, stdout=sys.stderr)
+    return time.monotonic() - start
+
+
+def _peer(root: Path, weights: Path, epochs: int) -> None:
+    import timm
+    import torch
+    import torch.nn.functional as F
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+    from torch import nn
+    from transformers import Trainer, TrainingArguments
+
+    from vitlora.data.augmentation import Augmentation
+    from vitlora.data.dataset import ImageDataset, seed_worker
+    from vitlora.data.folder import read_folder
+    from vitlora.data.preprocessing import Preprocessing
+
+    folder = read_folder(root)
+    model = timm.create_model(VIT_TINY, pretrained=False, num_classes=len(folder.classes))
+    state = {k: v.float() for k, v in load_file(weights).items() if not k.startswith("head.")}
+    model.load_state_dict(state, strict=False)
+    preprocessing = Preprocessing.from_timm(timm.data.resolve_model_data_config(model))
+    lora = LoraConfig(
+        r=8, lora_alpha=16, target_modules=r"blocks\.\d+\.(attn|mlp)\.\w+", modules_to_save=["head"]
+    )
+
+    class Wrapped(nn.Module):
+        """Gives the network the interface Trainer wants."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = get_peft_model(model, lora)
+
+        def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
+            logits = self.network(pixel_values)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+            return {"loss": loss, "logits": logits}
+
+    def collate(items: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+        images, labels = zip(*items, strict=True)
+        return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
+
+    class Seeded(Trainer):
+        """Seeds the augmentation of each worker as vitlora does."""
+
+        def get_train_dataloader(self) -> torch.utils.data.DataLoader:  # type: ignore[type-arg]
+            return torch.utils.data.DataLoader(
+                train,
+                batch_size=32,
+                shuffle=True,
+                num_workers=2,
+                persistent_workers=True,
+                collate_fn=collate,
+                worker_init_fn=seed_worker,
+            )
+
+    train = ImageDataset(
+        folder.splits["train"],
+        Augmentation("light", preprocessing),
+        at_least=2 * preprocessing.image_size,
+    )
+    val = ImageDataset(folder.splits["val"], preprocessing.transform())
+    with tempfile.TemporaryDirectory() as output:
+        arguments = TrainingArguments(
+            output,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=32,
+            per_device_eval_batch_size=32,
+            learning_rate=2e-3,
+            weight_decay=0.0,
+            lr_scheduler_type="cosine",
+            warmup_ratio=0.1,
+            bf16=True,
+            use_cpu=True,
+            eval_strategy="epoch",
+            save_strategy="no",
+            report_to=[],
+            dataloader_num_workers=2,
+            remove_unused_columns=False,
+            max_grad_norm=1.0,
+            disable_tqdm=True,
+        )
+        trainer = Seeded(
+            Wrapped(),
+            arguments,
+            train_dataset=train,
+            eval_dataset=val,
+            data_collator=collate,
+            compute_metrics=lambda p: {
+                "accuracy": float((p.predictions.argmax(1) == p.label_ids).mean())
+            },
+        )
+        trainer.train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Tests of training augmentation."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from typing import get_args
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlora.data.augmentation import Augmentation, Recipe
+from vitlora.data.images import open_image
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.errors import UsageError
+
+RECIPES = get_args(Recipe)
+RANDOM = [recipe for recipe in RECIPES if recipe != "none"]
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+PREPROCESSING = Preprocessing(image_size=32, crop_pct=0.9, mean=MEAN, std=STD)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Returns coloured noise."""
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def pixels_of(tensor: torch.Tensor) -> np.ndarray:
+    """Returns the 0..255 values, (H, W, 3), that normalisation with MEAN and STD came from."""
+    return (tensor.permute(1, 2, 0).numpy().astype(np.float64) * STD + MEAN) * 255
+
+
+def draws(recipe, seed, count=8, picture=None):
+    """Returns `count` augmentations of one picture, (count, 3, 32, 32)."""
+    augmentation = Augmentation(recipe, PREPROCESSING)
+    augmentation.seed(seed)
+    return torch.stack([augmentation(picture or noise(50, 40)) for _ in range(count)])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("size", [(3, 200), (200, 3), (1, 1), (32, 32), (1600, 1200)])
+def test_every_recipe_takes_pictures_of_any_size(recipe, size):
+    tensors = draws(recipe, 0, count=4 if size[0] > 999 else 40, picture=noise(*size))
+    assert tensors.shape[1:] == (3, 32, 32)
+    assert tensors.dtype == torch.float32
+    assert tensors[0].is_contiguous()
+    for tensor in tensors:
+        values = pixels_of(tensor)
+        assert values.min() > -0.01 and values.max() < 255.01
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_a_grey_picture_once_opened(tmp_path, recipe):
+    noise(50, 40).convert("L").save(tmp_path / "grey.png")
+    assert draws(recipe, 0, picture=open_image(tmp_path / "grey.png")).isfinite().all()
+
+
+def test_no_augmentation_is_the_resized_picture_normalised():
+    picture = noise(64, 96)
+    got = pixels_of(Augmentation("none", PREPROCESSING)(picture))
+    # an exact share of the side: every output pixel is the mean of a 2 x 3 box
+    boxes = np.asarray(picture, dtype=np.float64).reshape(32, 3, 32, 2, 3)
+    assert np.abs(got - boxes.mean(axis=(1, 3))).max() <= 0.51
+
+
+def test_normalisation_is_that_of_the_weights():
+    picture = Image.new("RGB", (32, 32), (255, 0, 51))
+    got = Augmentation("none", PREPROCESSING)(picture)
+    want = [(1 - 0.4) / 0.2, (0 - 0.5) / 0.25, (0.2 - 0.6) / 0.3]
+    torch.testing.assert_close(got, torch.tensor(want)[:, None, None].expand(3, 32, 32))
+
+
+def test_light_only_crops_and_flips():
+    grid = np.zeros((64, 64, 3), np.uint8)
+    grid[..., 0] = np.linspace(0, 255, 64)[None, :]  # red says how far right, green how far down
+    grid[..., 1] = np.linspace(0, 255, 64)[:, None]
+    flipped = 0
+    for tensor in draws("light", 0, count=200, picture=Image.fromarray(grid)):
+        values = pixels_of(tensor)
+        across = np.diff(values[..., 0].mean(axis=0))
+        flipped += across.sum() < 0
+        assert (np.diff(values[..., 1].mean(axis=1)) > 0).all()  # never upside down
+        share = abs(across.sum()) * np.diff(values[..., 1].mean(axis=1)).sum() / 255**2
+        assert 0.4 < share < 1.01  # of the picture's area, between 0.5 and 1
+        assert values[..., 2].max() < 0.5  # colours as they were
+    assert 70 < flipped < 130
+
+
+@pytest.mark.parametrize("recipe", RANDOM)
+def test_one_seed_one_result_other_seed_other_result(recipe):
+    assert torch.equal(draws(recipe, 3), draws(recipe, 3))
+    same = [torch.equal(a, b) for a, b in zip(draws(recipe, 3), draws(recipe, 4), strict=True)]
+    assert not any(same)
+
+
+@pytest.mark.parametrize("recipe", RANDOM)
+def test_successive_draws_differ(recipe):
+    tensors = draws(recipe, 0, count=6)
+    assert len({tensor.numpy().tobytes() for tensor in tensors}) == 6
+
+
+def test_global_random_state_is_neither_read_nor_moved():
+    results = []
+    for seed in (0, 1):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        before = random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()
+        results.append(draws("strong", 5))
+        after = random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()
+        assert after == before
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("recipe", RANDOM)
+def test_each_recipe_goes_further_than_the_one_before(recipe):
+    """Compares each recipe with the plain picture on a smooth one, where every change shows."""
+    y, x = np.mgrid[:64, :64]
+    smooth = np.stack([x * 2 + 60, y * 2 + 60, (x + y) + 60], axis=-1).astype(np.uint8)
+    plain = cv2.resize(smooth, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float64)
+    change = {
+        name: np.mean(
+            [
+                np.abs(pixels_of(tensor) - plain).mean()
+                for tensor in draws(name, 0, count=150, picture=Image.fromarray(smooth))
+            ]
+        )
+        for name in RECIPES
+    }
+    previous = RECIPES[RECIPES.index(recipe) - 1]
+    assert change[recipe] > 1.02 * change[previous]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_pickling_keeps_the_recipe_and_its_randomness(recipe):
+    augmentation = Augmentation(recipe, PREPROCESSING)
+    copy = pickle.loads(pickle.dumps(augmentation))
+    results = []
+    for each in (augmentation, copy):
+        each.seed(11)
+        results.append(torch.stack([each(noise(50, 40)) for _ in range(4)]))
+    assert torch.equal(*results)
+
+
+def test_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"data\.augment is 'heavy'.*none, light, medium, strong"):
+        Augmentation("heavy", PREPROCESSING)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,266 @@
+"""Tests of batches from folders."""
+
+from __future__ import annotations
+
+from functools import partial
+from multiprocessing.context import ForkProcess, SpawnProcess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from vitlora.data import datamodule
+from vitlora.data.augmentation import Augmentation
+from vitlora.data.datamodule import FolderData
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.errors import DataError, UsageError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+PREPROCESSING = Preprocessing(32, 0.9, MEAN, STD, "bilinear")
+
+
+def ready(root, **options) -> FolderData:
+    """Returns a data module as the trainer would have it before the first batch."""
+    data = FolderData(str(root), **{"batch_size": 4, "num_workers": 0, **options})
+    data.preprocessing = PREPROCESSING
+    return data
+
+
+def one_picture_many_times(root, count=4):
+    """Fills class folders with copies of one picture: what differs then is the augmentation."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+    return root
+
+
+def images_of(loader) -> list[torch.Tensor]:
+    """Returns the pictures of one epoch, one tensor each."""
+    return [image for images, _ in loader for image in images]
+
+
+def distinct(images) -> int:
+    """Returns how many different tensors there are."""
+    return len({image.numpy().tobytes() for image in images})
+
+
+def test_batches_have_the_size_asked_and_every_picture_once(make_folder, tmp_path):
+    data = ready(make_folder(tmp_path, classes=("a", "b", "c"), count=5), augment="none")
+    data.setup("fit")
+    assert data.num_classes == 3
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batches = list(loader)
+        assert [tuple(images.shape) for images, _ in batches] == [(4, 3, 32, 32)] * 3 + [
+            (3, 3, 32, 32)
+        ]
+        labels = torch.cat([labels for _, labels in batches])
+        assert labels.dtype == torch.int64
+        assert labels.bincount().tolist() == [5, 5, 5]
+        assert distinct(images_of(loader)) == 15
+
+
+def test_validation_is_in_order_and_preprocessed_as_the_weights_ask(make_folder, tmp_path):
+    data = ready(make_folder(tmp_path, splits=("train", "val", "test"), size=300, count=2))
+    for loader, split in ((data.val_dataloader(), "val"), (data.test_dataloader(), "test")):
+        ((images, labels),) = list(loader)
+        assert labels.tolist() == [0, 0, 1, 1]
+        files = [tmp_path / split / name / f"{i}.jpg" for name in "ab" for i in (0, 1)]
+        for image, file in zip(images, files, strict=True):
+            # floor(32 / 0.9) = 35, then the middle 32: (35 - 32) / 2 rounds to 2
+            resized = Image.open(file).resize((35, 35), Image.Resampling.BILINEAR)
+            pixels = np.asarray(resized.crop((2, 2, 34, 34)), dtype=np.float64) / 255
+            want = torch.from_numpy((pixels - MEAN) / STD).permute(2, 0, 1).float()
+            torch.testing.assert_close(image, want, rtol=0, atol=1e-5)
+
+
+def test_training_order_changes_every_epoch_and_follows_the_seed(make_folder, tmp_path):
+    make_folder(tmp_path, count=10)
+    orders = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        loader = ready(tmp_path, augment="none").train_dataloader()
+        orders.append([images_of(loader), images_of(loader)])
+    first, same, other = orders
+    for one, two in ((0, 0), (1, 1)):
+        assert all(map(torch.equal, first[one], same[two]))
+    assert not all(map(torch.equal, first[0], first[1]))
+    assert not all(map(torch.equal, first[0], other[0]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(
+        datamodule,
+        "DataLoader",
+        partial(DataLoader, multiprocessing_context="fork" if workers else None),
+    )
+    one_picture_many_times(tmp_path)
+    runs = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        loader = ready(tmp_path, num_workers=workers).train_dataloader()
+        runs.append(images_of(loader) + images_of(loader))
+        assert all(isinstance(w, ForkProcess) for w in _workers(loader))
+        assert len(_workers(loader)) == workers
+    assert [distinct(images) for images in runs] == [16, 16, 16]
+    assert all(map(torch.equal, runs[0], runs[1]))
+    assert distinct(runs[0] + runs[2]) == 32
+
+
+def test_spawned_workers_draw_different_augmentations_in_every_epoch(tmp_path, monkeypatch):
+    """Windows and macOS start workers afresh: everything must survive pickling."""
+    monkeypatch.setattr(
+        datamodule, "DataLoader", partial(DataLoader, multiprocessing_context="spawn")
+    )
+    one_picture_many_times(tmp_path)
+    data = ready(tmp_path, num_workers=2, augment="strong")
+    torch.manual_seed(0)
+    loader = data.train_dataloader()
+    epochs = [list(loader), list(loader)]
+    assert [type(worker) for worker in _workers(loader)] == [SpawnProcess] * 2
+    images = [image for epoch in epochs for images, _ in epoch for image in images]
+    assert len(images) == 16 and distinct(images) == 16
+    for epoch in epochs:
+        assert torch.cat([labels for _, labels in epoch]).bincount().tolist() == [4, 4]
+
+
+def _workers(loader) -> list:
+    return getattr(loader._iterator, "_workers", [])
+
+
+def test_workers_are_no_more_than_batches(make_folder, tmp_path):
+    data = ready(make_folder(tmp_path), batch_size=5, num_workers=9)
+    assert data.train_dataloader().num_workers == 2  # 8 pictures
+
+
+def test_augmentation_is_for_training_only(make_folder, tmp_path):
+    data = ready(make_folder(tmp_path), augment="strong")
+    assert isinstance(data.train_dataloader().dataset.transform, Augmentation)
+    loader = data.val_dataloader()
+    assert all(map(torch.equal, images_of(loader), images_of(loader)))
+
+
+def test_preprocessing_comes_from_the_models_backbone(make_folder, tmp_path):
+    data = FolderData(str(make_folder(tmp_path)), num_workers=0)
+    with pytest.raises(UsageError, match="no preprocessing yet"):
+        data.train_dataloader()
+    backbone = SimpleNamespace(preprocessing=PREPROCESSING.at(48))
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(backbone=backbone))
+    data.setup("fit")
+    assert next(iter(data.train_dataloader()))[0].shape == (8, 3, 48, 48)
+    assert next(iter(data.val_dataloader()))[0].shape == (8, 3, 48, 48)
+
+
+def test_unreadable_pictures_stop_training_and_are_all_named(make_folder, tmp_path):
+    make_folder(tmp_path, splits=("train", "val", "test"))
+    (tmp_path / "train" / "a" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "train" / "b" / "void.png").touch()
+    data = ready(tmp_path)
+    with pytest.raises(DataError) as raised:
+        data.setup("fit")
+    message = str(raised.value)
+    assert message.startswith("2 of 10 train pictures cannot be read:")
+    assert "train/a/torn.jpg: " in message and "train/b/void.png: the file is empty" in message
+    assert "0.jpg" not in message
+    assert "data.skip_unreadable" in message
+
+
+def test_each_stage_checks_its_own_splits(make_folder, tmp_path):
+    make_folder(tmp_path, splits=("train", "val", "test"))
+    (tmp_path / "test" / "a" / "torn.jpg").touch()
+    data = ready(tmp_path)
+    data.setup("fit")
+    data.setup("validate")
+    with pytest.raises(DataError, match=r"1 of 9 test pictures"):
+        data.setup("test")
+    (tmp_path / "val" / "a" / "torn.jpg").touch()
+    with pytest.raises(DataError, match=r"1 of 9 val pictures"):
+        ready(tmp_path).setup("validate")
+
+
+def test_a_split_is_checked_once(make_folder, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(datamodule, "unreadable", lambda paths: checked.append(len([*paths])) or {})
+    data = ready(make_folder(tmp_path))
+    for stage in ("fit", "validate", "fit"):
+        data.setup(stage)
+    assert checked == [8, 8]
+
+
+def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, capsys):
+    make_folder(tmp_path)
+    (tmp_path / "train" / "a" / "torn.jpg").touch()
+    data = ready(tmp_path, skip_unreadable=True)
+    assert data.folder.counts("train") == [5, 4]
+    data.setup("fit")
+    assert data.folder.counts("train") == [4, 4]
+    assert len(images_of(data.train_dataloader())) == 8
+    printed = capsys.readouterr().out
+    assert "skipping 1 unreadable train pictures" in printed and "torn.jpg" in printed
+
+
+def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path):
+    make_folder(tmp_path, count=1)
+    (tmp_path / "val" / "b" / "0.jpg").write_text("no picture")
+    with pytest.raises(DataError, match="class 'b' has no readable picture in val"):
+        ready(tmp_path, skip_unreadable=True).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("splits", "stage", "message"),
+    [
+        (("train", "val"), "test", r"no test split; .* folders with data\.test_fraction above 0$"),
+        ((), "test", r"no test split; .* folders with data\.test_fraction above 0$"),
+        (("train", "test"), "fit", r"no val split; .* folders with data\.val_fraction above 0$"),
+        (("val", "test"), "fit", r"no train split; expected a train/ folder, or class folders$"),
+    ],
+)
+def test_missing_split_is_explained(make_folder, tmp_path, splits, stage, message):
+    data = ready(make_folder(tmp_path, splits=splits))
+    with pytest.raises(DataError, match=message):
+        data.setup(stage)
+
+
+def test_class_folders_are_split_as_asked(make_folder, tmp_path):
+    make_folder(tmp_path, splits=(), count=10)
+    data = ready(tmp_path, val_fraction=0.3, test_fraction=0.1, split_seed=4)
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    assert {part: data.folder.counts(part) for part in data.folder.splits} == {
+        "train": [6, 6],
+        "val": [3, 3],
+        "test": [1, 1],
+    }
+    assert data.record()["drawn"] == {"seed": 4, "val": 0.3, "test": 0.1}
+
+
+def test_found_splits_are_not_drawn_again(make_folder, tmp_path):
+    data = ready(make_folder(tmp_path, count=4), val_fraction=0.5)
+    assert data.folder.counts("train") == [4, 4]
+    assert "drawn" not in data.record()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size is 0; expected at least 1"),
+        ({"num_workers": -1}, r"data\.num_workers is -1; expected 0 or more"),
+        ({"val_fraction": 0.0}, r"expected 0 < val"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, r"val \+ test < 1"),
+        ({"test_fraction": -0.1}, r"0 <= test"),
+    ],
+)
+def test_impossible_option_is_refused(make_folder, tmp_path, option, message):
+    with pytest.raises(UsageError, match=message):
+        FolderData(str(make_folder(tmp_path)), **option)
+
+
+def test_unknown_recipe_is_refused_before_the_first_batch(make_folder, tmp_path):
+    with pytest.raises(UsageError, match=r"data\.augment is 'heavy'"):
+        ready(make_folder(tmp_path), augment="heavy").train_dataloader()

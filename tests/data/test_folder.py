@@ -1,0 +1,234 @@
+"""Tests of reading and splitting image folders."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import unicodedata
+from collections import Counter
+
+import pytest
+
+from vitlora.data.folder import read_folder, split_record
+from vitlora.errors import DataError, UsageError
+
+CAFE = "Conservas de café"
+NFC, NFD = (unicodedata.normalize(form, CAFE) for form in ("NFC", "NFD"))
+
+
+def empty_files(root, counts):
+    """Fills `root` with files that are never opened: {folder: number of pictures}."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            (root / folder / f"{index:03d}.jpg").touch()
+    return root
+
+
+def names(folder, split):
+    """Returns the relative paths of a split's pictures, in order."""
+    return [sample.path.relative_to(folder.root).as_posix() for sample in folder.splits[split]]
+
+
+def test_split_folders_are_found_as_they_are(tmp_path):
+    counts = {"train/a": 3, "train/b": 2, "val/a": 1, "val/b": 2, "test/a": 1, "test/b": 1}
+    folder = read_folder(empty_files(tmp_path, counts))
+    assert folder.classes == ("a", "b")
+    assert list(folder.splits) == ["train", "val", "test"]
+    assert {part: folder.counts(part) for part in folder.splits} == {
+        "train": [3, 2],
+        "val": [1, 2],
+        "test": [1, 1],
+    }
+    for part in folder.splits:
+        for sample in folder.splits[part]:
+            assert sample.path.is_file()
+            assert sample.path.parent == tmp_path / part / folder.classes[sample.label]
+
+
+def test_class_folders_alone_are_not_yet_split(tmp_path):
+    folder = read_folder(empty_files(tmp_path, {"b": 2, "a": 3}))
+    assert folder.classes == ("a", "b")
+    assert list(folder.splits) == ["all"] and folder.counts("all") == [3, 2]
+
+
+def test_nested_pictures_count_and_other_files_do_not(tmp_path):
+    empty_files(tmp_path, {"a": 1, "a/deeper": 2, "a/.ipynb_checkpoints": 1, "b": 1, ".cache": 1})
+    empty_files(tmp_path, {"__MACOSX": 1})
+    for stray in ("a/notes.txt", "a/.hidden.jpg", "readme.jpg"):
+        (tmp_path / stray).touch()
+    folder = read_folder(tmp_path)
+    assert folder.classes == ("a", "b")
+    assert folder.counts("all") == [3, 1]
+    assert names(folder, "all")[:3] == ["a/000.jpg", "a/deeper/000.jpg", "a/deeper/001.jpg"]
+
+
+def test_hidden_folder_above_the_root_does_not_hide_the_pictures(tmp_path):
+    folder = read_folder(empty_files(tmp_path / ".cache" / "set", {"a": 1, "b": 1}))
+    assert folder.counts("all") == [1, 1]
+
+
+def test_root_may_start_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    empty_files(tmp_path / "set", {"a": 1, "b": 1})
+    assert read_folder("~/set").root == tmp_path / "set"
+
+
+def test_split_divides_each_class_and_loses_no_picture(tmp_path):
+    whole = read_folder(empty_files(tmp_path, {"a": 50, "b": 10, "c": 5}))
+    folder = whole.split(val=0.2, test=0.1, seed=0)
+    assert folder.counts("val") == [10, 2, 1]
+    assert folder.counts("test") == [5, 1, 1]  # never none
+    assert folder.counts("train") == [35, 7, 3]
+    parts = [set(names(folder, part)) for part in ("train", "val", "test")]
+    assert set.union(*parts) == set(names(whole, "all"))
+    assert sum(map(len, parts)) == 65
+    for part in folder.splits:
+        for sample in folder.splits[part]:
+            assert sample.path.parent.name == folder.classes[sample.label]
+
+
+def test_no_test_share_gives_no_test_split(tmp_path):
+    folder = read_folder(empty_files(tmp_path, {"a": 5, "b": 5})).split(0.2, 0.0, 0)
+    assert list(folder.splits) == ["train", "val"]
+
+
+def test_split_follows_the_seed_and_nothing_else(tmp_path):
+    first = read_folder(empty_files(tmp_path / "here", {"a": 30, "b": 30}))
+    shutil.copytree(first.root, tmp_path / "else" / "where")
+    second = read_folder(tmp_path / "else" / "where")
+    one, same, moved, other = (
+        first.split(0.2, 0.2, 7),
+        first.split(0.2, 0.2, 7),
+        second.split(0.2, 0.2, 7),
+        first.split(0.2, 0.2, 8),
+    )
+    for part in ("train", "val", "test"):
+        assert names(one, part) == names(same, part) == names(moved, part)
+        assert one.digest(part) == moved.digest(part)
+        assert Counter(names(one, part)) != Counter(names(other, part))
+        assert one.digest(part) != other.digest(part)
+
+
+def test_split_does_not_depend_on_the_classes_beside(tmp_path):
+    empty_files(tmp_path, {"a": 20, "b": 20, "c": 20})
+    without = read_folder(tmp_path, ["c", "a"]).split(0.2, 0.0, 0)
+    whole = read_folder(tmp_path).split(0.2, 0.0, 0)
+    assert set(names(without, "val")) == {n for n in names(whole, "val") if n[0] != "b"}
+
+
+def test_split_is_drawn_at_random_not_from_one_end(tmp_path):
+    folder = read_folder(empty_files(tmp_path, {"a": 100, "b": 100})).split(0.5, 0.0, 0)
+    chosen = [int(name[2:5]) for name in names(folder, "val") if name[0] == "a"]
+    assert 15 < sum(index < 50 for index in chosen) < 35
+
+
+def test_class_too_small_to_split_is_named(tmp_path):
+    folder = read_folder(empty_files(tmp_path, {"many": 10, "few": 2}))
+    with pytest.raises(DataError, match=r"'few' has 2 pictures; expected at least 3"):
+        folder.split(0.2, 0.2, 0)
+
+
+@pytest.mark.parametrize("form", [NFC, NFD])
+def test_accents_are_one_name_however_the_disk_writes_them(tmp_path, form):
+    empty_files(tmp_path, {form: 20, "plain": 20})
+    (tmp_path / form / f"{form}.jpg").touch()
+    folder = read_folder(tmp_path)
+    assert folder.classes == (NFC, "plain")
+    for asked in (NFC, NFD):
+        assert read_folder(tmp_path, ["plain", asked]).classes == ("plain", NFC)
+    assert folder.counts("all") == [21, 20]
+
+
+def test_split_and_digest_are_the_same_however_the_disk_writes_accents(tmp_path):
+    splits = []
+    for form in ("NFC", "NFD"):
+        write = lambda name, form=form: unicodedata.normalize(form, name)  # noqa: E731
+        root = empty_files(tmp_path / form, {write(CAFE): 10, "plain": 10})
+        for letter in "eéèzu":  # in NFD, é sorts before z; in NFC after it
+            (root / write(CAFE) / write(f"{letter}.jpg")).touch()
+        splits.append(read_folder(root).split(0.3, 0.0, 0))
+    composed, decomposed = splits
+    for part in ("train", "val"):
+        assert composed.digest(part) == decomposed.digest(part)
+        assert names(composed, part) == [
+            unicodedata.normalize("NFC", name) for name in names(decomposed, part)
+        ]
+
+
+def test_two_folders_with_one_name_are_refused_not_merged(tmp_path):
+    empty_files(tmp_path, {NFC: 2, "plain": 2})
+    if NFD in {child.name for child in tmp_path.iterdir()} or (tmp_path / NFD).exists():
+        pytest.skip("this file system holds one of the two only")
+    empty_files(tmp_path, {NFD: 3})
+    with pytest.raises(DataError, match=f"two folders named '{NFC}'"):
+        read_folder(tmp_path)
+
+
+def test_classes_choose_and_order_the_labels(tmp_path):
+    empty_files(tmp_path, {"train/a": 1, "train/b": 2, "train/c": 3, "val/c": 1, "val/a": 1})
+    folder = read_folder(tmp_path, ["c", "a"])
+    assert folder.classes == ("c", "a") and folder.counts("train") == [3, 1]
+    assert names(folder, "val") == ["val/c/000.jpg", "val/a/000.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        (["cat", "dgo"], UsageError, r"'dgo'.*did you mean 'dog'.*found: cat, dog"),
+        (["cat", "cat"], UsageError, r"names a class twice: cat, cat"),
+        (["cat"], DataError, r"has 1 class folders \(cat\); expected at least 2"),
+    ],
+)
+def test_wrong_classes_are_explained(tmp_path, classes, error, message):
+    empty_files(tmp_path, {"cat": 2, "dog": 2})
+    with pytest.raises(error, match=message):
+        read_folder(tmp_path, classes)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"train/a": 1, "train/b": 1, "val/a": 1}, r"val has no class folder 'b'"),
+        ({"train/a": 1, "val/a": 1, "val/b": 1}, r"train has no class folder 'b'"),
+        ({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 0}, r"val/b has no pictures"),
+        ({"a": 1, "b": 0}, r"b has no pictures.*leave 'b' out with data\.classes"),
+        ({"a": 1}, r"has 1 class folders \(a\); expected at least 2"),
+        ({"train": 3}, r"has 0 class folders \(none\)"),
+        ({}, r"has 0 class folders \(none\)"),
+    ],
+)
+def test_unusable_folder_is_explained(tmp_path, counts, message):
+    with pytest.raises(DataError, match=message):
+        read_folder(empty_files(tmp_path, counts))
+
+
+def test_missing_root_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"data\.root '.*nowhere': no such folder"):
+        read_folder(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_root(tmp_path):
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(DataError, match=r"photos\.zip': no such folder"):
+        read_folder(tmp_path / "photos.zip")
+
+
+def test_digest_is_the_hash_of_the_names_and_changes_with_them(tmp_path):
+    empty_files(tmp_path, {"train/b": 1, "train/a": 1, "val/a": 1, "val/b": 1})
+    before = read_folder(tmp_path)
+    assert before.digest("train") == hashlib.sha256(b"train/a/000.jpg\ntrain/b/000.jpg").hexdigest()
+    (tmp_path / "train" / "a" / "new.jpg").touch()
+    after = read_folder(tmp_path)
+    assert after.digest("train") != before.digest("train")
+    assert after.digest("val") == before.digest("val")
+
+
+def test_record_tells_how_a_drawn_split_can_be_drawn_again(tmp_path):
+    drawn = read_folder(empty_files(tmp_path, {"a": 10, "b": 5})).split(0.2, 0.2, 3)
+    record = split_record(drawn, 0.2, 0.2, 3, drawn=True)
+    assert record["counts"] == {"train": [6, 3], "val": [2, 1], "test": [2, 1]}
+    assert record["root"] == str(tmp_path.resolve())
+    again = read_folder(record["root"]).split(**record["drawn"])
+    assert {part: again.digest(part) for part in again.splits} == record["digests"]
+    assert "drawn" not in split_record(drawn, 0.2, 0.2, 3, drawn=False)

@@ -1,0 +1,285 @@
+"""Tests of opening pictures of every kind."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitlora.data.images import is_image_file, open_image, unreadable
+from vitlora.errors import DataError
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+# EXIF 2.32, tag 0x0112: what the stored picture needs to stand upright, as array operations
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, k=-1),
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: np.rot90(a, k=1),
+}
+
+
+def opened(path) -> np.ndarray:
+    """Returns the opened picture's pixels, having checked the promise made for every picture."""
+    image = open_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(NOISE).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(opened(tmp_path / "a.png"), UPRIGHT[orientation](NOISE))
+
+
+def test_orientation_holds_where_a_jpeg_is_decoded_small(tmp_path):
+    pixels = np.zeros((320, 640, 3), np.uint8)
+    pixels[:, :320, 0] = 255  # left half red: the upper half once turned clockwise
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    small = open_image(tmp_path / "a.jpg", at_least=80)
+    assert small.size == (80, 160)
+    values = np.asarray(small).astype(int)
+    assert values[:70, :, 0].min() > 200 and values[90:, :, 0].max() < 50
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    Image.fromarray(NOISE[..., 0]).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(opened(tmp_path / "a.png"), NOISE[..., :1].repeat(3, axis=2))
+
+
+def test_one_bit_picture_is_black_and_white(tmp_path):
+    bits = NOISE[..., 0] > 127
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(opened(tmp_path / "a.png")[..., 1], bits * 255)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(tmp_path, mode):
+    bands = len(mode)
+    pixels = RNG.integers(0, 256, (16, 16, bands), dtype=np.uint8)
+    pixels[:4, :, -1], pixels[4:8, :, -1] = 0, 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").mode == mode
+    colour = np.broadcast_to(pixels[..., :-1].astype(float), (16, 16, 3))
+    share = pixels[..., -1:] / 255
+    got = opened(tmp_path / "a.png")
+    assert np.abs(got - (colour * share + 255 * (1 - share))).max() <= 1  # rounding
+    assert (got[:4] == 255).all()
+    np.testing.assert_array_equal(got[4:8], colour[4:8])
+
+
+def test_transparent_palette_entry_is_white(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", transparency=0)
+    assert opened(tmp_path / "a.png").tolist() == [[[255, 255, 255], [200, 100, 50]]]
+
+
+def test_transparent_rgb_colour_is_white(tmp_path):
+    image = Image.fromarray(np.array([[[10, 20, 30], [200, 100, 50]]], np.uint8))
+    image.save(tmp_path / "a.png", transparency=(10, 20, 30))
+    assert opened(tmp_path / "a.png").tolist() == [[[255, 255, 255], [200, 100, 50]]]
+
+
+def test_cmyk_jpeg_keeps_its_colours(tmp_path):
+    # cyan, magenta, yellow, black ink, as (C, M, Y, K)
+    inks = [(255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255)]
+    want = [(0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0)]
+    image = Image.new("CMYK", (64, 16))
+    for index, ink in enumerate(inks):
+        image.paste(ink, (16 * index, 0, 16 * index + 16, 16))
+    image.save(tmp_path / "a.jpg", quality=95)
+    got = opened(tmp_path / "a.jpg")[8, 8::16].astype(int)
+    assert np.abs(got - want).max() < 10
+
+
+def test_16_bit_grey_png_is_scaled_not_clipped(tmp_path):
+    deep = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(opened(tmp_path / "a.png")[..., 0], np.rint(deep / 257))
+
+
+def test_dark_16_bit_picture_stays_dark(tmp_path):
+    dark = np.linspace(0, 4095, 48 * 64).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(dark).save(tmp_path / "a.png")
+    got = opened(tmp_path / "a.png")
+    np.testing.assert_array_equal(got[..., 2], np.rint(dark / 257))
+    assert got.max() == 16
+
+
+def test_even_a_16_bit_picture_with_only_tiny_values_is_black(tmp_path):
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "a.png")
+    assert opened(tmp_path / "a.png").max() == 1
+
+
+def test_32_bit_grey_tiff_with_16_bit_values_is_scaled(tmp_path):
+    deep = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.int32)
+    Image.fromarray(deep).save(tmp_path / "a.tif")
+    assert Image.open(tmp_path / "a.tif").mode == "I"
+    np.testing.assert_array_equal(opened(tmp_path / "a.tif")[..., 0], np.rint(deep / 257))
+
+
+def test_32_bit_grey_tiff_with_8_bit_values_is_kept(tmp_path):
+    grey = NOISE[..., 0].astype(np.int32)
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(opened(tmp_path / "a.tif")[..., 0], grey)
+
+
+@pytest.mark.parametrize("white", [1.0, 5000.0])
+def test_float_tiff_runs_from_black_at_0_to_white(tmp_path, white):
+    share = np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64)
+    Image.fromarray(share * np.float32(white)).save(tmp_path / "a.tif")
+    assert np.abs(opened(tmp_path / "a.tif")[..., 0] - share * 255.0).max() <= 0.501
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
+def test_float_tiff_is_black_only_where_it_has_no_value(tmp_path, hole):
+    values = np.full((4, 4), 0.5, np.float32)
+    values[0, 0] = hole
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    got = opened(tmp_path / "a.tif")[..., 0]
+    assert got[0, 0] == 0 and np.abs(got.ravel()[1:] - 127.5).max() <= 0.5
+
+
+def test_16_bit_colour_png_is_scaled_not_clipped(tmp_path):
+    deep = RNG.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
+    assert np.abs(opened(tmp_path / "a.png") - deep / 257).max() <= 1  # Pillow takes the high byte
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_animation_gives_its_first_frame(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    file = tmp_path / f"a{suffix}"
+    frames[0].save(file, save_all=True, append_images=frames[1:])
+    assert getattr(Image.open(file), "n_frames", 1) == 2
+    assert np.abs(opened(file).astype(int) - (255, 0, 0)).max() < 10
+
+
+def test_at_least_decodes_a_large_jpeg_smaller_but_never_too_small(tmp_path):
+    wide = cv2.resize(NOISE, (640, 480), interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(wide).save(tmp_path / "a.jpg")
+    sizes = {n: open_image(tmp_path / "a.jpg", at_least=n).size for n in (60, 61, 120, 240, 241)}
+    assert sizes == {
+        60: (80, 60),
+        61: (160, 120),
+        120: (160, 120),
+        240: (320, 240),
+        241: (640, 480),
+    }
+    assert open_image(tmp_path / "a.jpg").size == (640, 480)
+    reference = cv2.resize(wide, (320, 240), interpolation=cv2.INTER_AREA).astype(int)
+    half = np.asarray(open_image(tmp_path / "a.jpg", at_least=240)).astype(int)
+    assert np.abs(half - reference).mean() < 6  # the same picture
+
+
+def test_at_least_leaves_other_formats_whole(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png", at_least=1)), NOISE)
+
+
+def _good(folder):
+    file = folder / "good.jpg"
+    Image.fromarray(NOISE).save(file)
+    return file
+
+
+def _empty(folder):
+    file = folder / "empty.jpg"
+    file.touch()
+    return file
+
+
+def _torn(folder, suffix=".jpg"):
+    whole, file = folder / f"whole{suffix}", folder / f"torn{suffix}"
+    Image.fromarray(NOISE).save(whole)
+    data = whole.read_bytes()
+    file.write_bytes(data[: len(data) * 3 // 4])
+    return file
+
+
+def _torn_png(folder):
+    return _torn(folder, ".png")
+
+
+def _text(folder):
+    file = folder / "text.jpg"
+    file.write_text("I am not a picture.")
+    return file
+
+
+def _folder(folder):
+    file = folder / "x.jpg"
+    file.mkdir()
+    return file
+
+
+def _heic(folder):
+    file = folder / "IMG_0001.HEIC"
+    file.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    return file
+
+
+def _missing(folder):
+    return folder / "gone.jpg"
+
+
+BAD = {
+    _empty: "the file is empty",
+    _torn: "damaged picture",
+    _torn_png: "damaged picture",
+    _text: "not a picture, whatever its name says",
+    _folder: "is a folder",
+    _heic: "export them as JPEG",
+    _missing: "no such file",
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), BAD.items())
+def test_bad_file_is_named_with_the_reason_in_one_line(tmp_path, make, reason):
+    file = make(tmp_path)
+    with pytest.raises(DataError) as raised:
+        open_image(file)
+    line = str(raised.value)
+    assert line.startswith(f"{file}: ") and reason in line and "\n" not in line
+
+
+def test_a_picture_too_large_to_be_honest_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match="too large to open safely"):
+        open_image(_good(tmp_path))
+
+
+def test_unreadable_finds_exactly_the_bad_files(tmp_path):
+    bad = {make(tmp_path): reason for make, reason in BAD.items()}
+    good = [_good(tmp_path), tmp_path / "whole.jpg", tmp_path / "whole.png"]
+    found = unreadable([*good, *bad])
+    assert found.keys() == bad.keys()
+    assert all(bad[path] in line and path.name in line for path, line in found.items())
+
+
+def test_a_jpeg_that_lacks_only_its_last_rows_is_unreadable(tmp_path):
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(NOISE.repeat(16, axis=0).repeat(16, axis=1)).save(whole)
+    data = whole.read_bytes()
+    (tmp_path / "torn.jpg").write_bytes(data[:-1500])
+    assert list(unreadable([whole, tmp_path / "torn.jpg"])) == [tmp_path / "torn.jpg"]
+
+
+def test_picture_names_are_known_by_their_ending(tmp_path):
+    names = {"a.jpg": True, "b.JPEG": True, "c.heic": True, "d.txt": False, "jpg": False}
+    names |= {".hidden.jpg": False, "._a.jpg": False, "Thumbs.db": False}
+    assert {name: is_image_file(tmp_path / name) for name in names} == names

@@ -1,0 +1,106 @@
+"""Tests of evaluation preprocessing against those who trained the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+from timm.models import get_pretrained_cfg
+from torchvision.models import get_model, get_model_weights
+
+from vitlora.backbones.backbone import find_source
+from vitlora.data.preprocessing import Preprocessing
+
+# every resizing rule among timm's plain ViTs: crop 0.9 and 1.0, squash, bilinear, two means
+TIMM = [
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    "deit_tiny_patch16_224.fb_in1k",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_base_patch16_clip_384.openai_ft_in12k_in1k",
+    "vit_base_patch16_224.mae",
+    "vit_base_patch16_clip_224.openai",
+    "vit_base_patch16_224_miil.in21k_ft_in1k",
+]
+TORCHVISION = [
+    (name, tag)
+    for name in ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
+    for tag in get_model_weights(name).__members__
+]
+SIZES = [(640, 480), (333, 517), (61, 200), (224, 224), (30, 31)]
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """Returns a picture with smooth shades, hard edges and noise."""
+    rng = np.random.default_rng(width * 10007 + height)
+    y, x = np.mgrid[:height, :width]
+    shades = np.stack([x / width, y / height, (x + y) / (width + height)], axis=-1) * 160
+    edges = 60 * (((x // 17) + (y // 11)) % 2)[..., None]
+    pixels = shades + edges + rng.normal(0, 12, (height, width, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_transform_is_timms_own_to_the_last_bit(name):
+    config = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(name).to_dict())
+    theirs = create_transform(**config, is_training=False)
+    ours = find_source(f"timm/{name}").preprocessing.transform()
+    for size in SIZES:
+        picture = photo(*size)
+        assert torch.equal(ours(picture), theirs(picture)), size
+
+
+def test_timm_configurations_differ_enough_to_tell_them_apart():
+    found = [find_source(f"timm/{name}").preprocessing for name in TIMM]
+    for field in ("image_size", "crop_pct", "mean", "interpolation", "crop_mode"):
+        assert len({getattr(preprocessing, field) for preprocessing in found}) > 1, field
+
+
+@pytest.mark.parametrize(("name", "tag"), TORCHVISION)
+def test_transform_is_torchvisions_preset(name, tag):
+    theirs = get_model_weights(name)[tag].transforms()
+    source = find_source(f"torchvision/{name}.{tag}")
+    ours = source.preprocessing.transform()
+    for size in SIZES:
+        picture = photo(*size)
+        got, want = ours(picture), theirs(picture)
+        assert got.shape == want.shape == (3, *[theirs.crop_size[0]] * 2)
+        # the same arithmetic on the same 8-bit pixels: only the last bits of fp32 may differ,
+        # while one step of a pixel's 256 is 0.017
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "tag"), TORCHVISION)
+def test_image_size_is_the_one_the_torchvision_weights_were_trained_at(name, tag):
+    size = get_model_weights(name)[tag].meta["min_size"][0]
+    assert find_source(f"torchvision/{name}.{tag}").preprocessing.image_size == size
+    with torch.device("meta"):
+        assert get_model(name, image_size=size).image_size == size
+
+
+def test_another_image_size_keeps_the_rest():
+    preprocessing = find_source("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k").preprocessing
+    config = resolve_data_config(
+        {"img_size": 96},
+        pretrained_cfg=get_pretrained_cfg("vit_tiny_patch16_224.augreg_in21k_ft_in1k").to_dict(),
+    )
+    theirs = create_transform(**config, is_training=False)
+    picture = photo(333, 517)
+    assert torch.equal(preprocessing.at(96).transform()(picture), theirs(picture))
+
+
+def test_json_brings_everything_back():
+    preprocessing = Preprocessing(
+        image_size=96,
+        crop_pct=224 / 242,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+        interpolation="bilinear",
+        crop_mode="squash",
+    )
+    assert Preprocessing.from_json(json.loads(json.dumps(asdict(preprocessing)))) == preprocessing
