@@ -18,7 +18,7 @@ def train(
     precision: Any = "32-true",
     **model: Any,
 ) -> Classifier:
-    """Trains one short epoch at a high rate, so that nothing stays near its start; writes a bundle."""
+    """Trains an epoch at a high rate, so that nothing stays near its start; writes a bundle."""
     torch.manual_seed(0)
     data = FolderData(str(root), batch_size=4, num_workers=0)
     options: dict[str, Any] = {

@@ -214,6 +214,18 @@ def test_a_split_drawn_by_seed_is_drawn_again_and_guarded(
     assert "not the one held out in training" in capsys.readouterr().err
 
 
+def test_every_picture_of_new_class_folders_can_be_tested(
+    photos: Path, tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    new = make_folder(tmp_path / "new", splits=(), count=3)
+    assert main(["test", "--data.root", str(new)]) == 1
+    assert "data.test_fraction" in capsys.readouterr().err
+    words = ["--data.root", str(new), "--data.test_fraction", "1", "--json", "t.json"]
+    assert main(["test", *words]) == 0
+    assert json.loads(Path("t.json").read_text())["images"] == 6
+
+
 def test_other_classes_and_other_weights_are_refused(
     photos: Path, tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
 ) -> None:

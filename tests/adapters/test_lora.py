@@ -38,7 +38,7 @@ def randomised(adapter: Lora, head: Any = "full") -> tuple[Backbone, nn.Module]:
 @pytest.mark.parametrize("role", [*BLOCK_ROLES, "head"])
 def test_an_adapted_layer_computes_w_plus_scaled_b_a_in_float64(role: str) -> None:
     adapter = Lora(rank=3, alpha=5, targets=[] if role == "head" else [role])
-    made, network = randomised(adapter, "lora" if role == "head" else "full")
+    _, network = randomised(adapter, "lora" if role == "head" else "full")
     plain = backbone()
     for path in plain.layers(role):
         layer: Any = network.get_submodule(f"base_model.model.{path}")
@@ -80,7 +80,7 @@ def test_exactly_the_named_layers_are_trained(
 
 
 def test_trainable_count_is_rank_times_in_plus_out() -> None:
-    made, network = randomised(Lora(rank=5), "lora")
+    _, network = randomised(Lora(rank=5), "lora")
     plain = backbone()
     layers = [
         m

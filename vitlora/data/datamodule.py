@@ -14,6 +14,8 @@ from vitlora.data.images import unreadable
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
 
+_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
 
 class FolderData(LightningDataModule):
     """A folder of pictures sorted into class folders.
@@ -25,7 +27,8 @@ class FolderData(LightningDataModule):
         batch_size: Pictures per step.
         augment: Training augmentation: none, light, medium or strong.
         val_fraction: Share of each class held out for validation when the folder has no splits.
-        test_fraction: Share of each class held out for testing when the folder has no splits.
+        test_fraction: Share of each class held out for testing when the folder has no splits; 1
+            makes every picture a test picture.
         split_seed: Seed of that split; the bundle carries it.
         num_workers: Processes that load pictures; null picks by the machine, 0 loads in the main
             process.
@@ -49,10 +52,11 @@ class FolderData(LightningDataModule):
             raise UsageError(f"data.batch_size is {batch_size}; expected at least 1")
         if num_workers is not None and num_workers < 0:
             raise UsageError(f"data.num_workers is {num_workers}; expected 0 or more, or null")
-        if not (0 < val_fraction < 1 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        shares_fit = 0 < val_fraction < 1 and 0 <= test_fraction < 1 - val_fraction
+        if not (shares_fit or test_fraction == 1):
             raise UsageError(
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction}: "
-                "expected 0 < val, 0 <= test and val + test < 1"
+                "expected 0 < val, 0 <= test and val + test < 1; or test 1, to test on everything"
             )
         found = read_folder(root, classes)
         self.drawn = "all" in found.splits
@@ -83,7 +87,7 @@ class FolderData(LightningDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         if model is not None:
             self.preprocessing = model.backbone.preprocessing
-        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,)):
+        for split in _SPLITS[stage]:
             self._check(split)
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -49,12 +49,14 @@ class Folder:
     def split(self, val: float, test: float, seed: int) -> "Folder":
         """Returns class folders divided into train, val and (where ``test`` > 0) test.
 
-        Every class is divided by the same shares. Which side a picture falls on depends on the
-        seed and the picture's relative path alone: the same on every machine.
+        Every class is divided by the same shares; with ``test`` 1 all of it is for testing. Which
+        side a picture falls on depends on the seed and the paths alone: the same on every machine.
 
         Raises:
             DataError: A class has too few pictures to have one in each split.
         """
+        if test == 1:
+            return Folder(self.root, self.classes, {"test": self.splits["all"]})
         shares = {"val": val, "test": test}
         splits: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
         for label, name in enumerate(self.classes):

@@ -11,7 +11,7 @@ _WIDTH = 20  # characters of the bar
 
 
 class Progress(ProgressBar):
-    """Shows epoch, bar, loss, accuracy, images per second and the time left of the whole run.
+    """Shows epoch, bar, mean loss and accuracy, images per second and the time the run still takes.
 
     On a terminal the line is redrawn in place; elsewhere one line is printed for each epoch.
     """
@@ -19,7 +19,8 @@ class Progress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._on = True
-        self._images = 0
+        self._images = self._epoch_images = 0
+        self._loss = self._hits = 0.0
         self._started = self._drawn = 0.0
 
     def disable(self) -> None:
@@ -39,7 +40,13 @@ class Progress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Redraws the line, at most ten times a second."""
-        self._images += len(batch[1])
+        count, metrics = len(batch[1]), trainer.callback_metrics
+        if batch_idx == 0:
+            self._epoch_images, self._loss, self._hits = 0, 0.0, 0.0
+        self._images += count
+        self._epoch_images += count
+        self._loss += count * float(metrics["train/loss_step"])
+        self._hits += count * float(metrics["train/acc_step"])
         now = time.monotonic()
         if self._on and sys.stdout.isatty() and now - self._drawn > 0.1:
             self._drawn = now
@@ -58,8 +65,7 @@ class Progress(ProgressBar):
         print(("\r" if sys.stdout.isatty() else "") + line, flush=True)
 
     def _line(self, trainer: Trainer, share: float) -> str:
-        metrics = trainer.callback_metrics
-        epochs = trainer.max_epochs or 1
+        epochs, seen = trainer.max_epochs or 1, max(self._epoch_images, 1)
         elapsed = time.monotonic() - self._started
         done = (trainer.current_epoch + share) / epochs
         left = elapsed / done - elapsed if done else 0.0
@@ -67,16 +73,9 @@ class Progress(ProgressBar):
         return (
             f"epoch {trainer.current_epoch + 1:>{len(str(epochs))}}/{epochs} "
             f"[{'#' * filled}{'.' * (_WIDTH - filled)}] "
-            f"loss {_number(metrics, 'train/loss')} acc {_number(metrics, 'train/acc')} "
+            f"loss {self._loss / seen:.3f} acc {self._hits / seen:.3f} "
             f"{self._images / max(elapsed, 1e-9):.0f} img/s, {_clock(left)} left"
         )
-
-
-def _number(metrics: dict[str, Any], name: str) -> str:
-    for key in (f"{name}_step", name):
-        if key in metrics:
-            return f"{float(metrics[key]):.3f}"
-    return "-"
 
 
 def _clock(seconds: float) -> str:
