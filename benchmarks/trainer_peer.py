@@ -90,7 +90,10 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
     model.load_state_dict(state, strict=False)
     preprocessing = Preprocessing.from_timm(timm.data.resolve_model_data_config(model))
     lora = LoraConfig(
-        r=8, lora_alpha=16, target_modules=r"blocks\.\d+\.(attn|mlp)\.\w+", modules_to_save=["head"]
+        r=8,
+        lora_alpha=16,
+        target_modules=r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])",
+        modules_to_save=["head"],
     )
 
     class Wrapped(nn.Module):
@@ -138,7 +141,7 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
             learning_rate=2e-3,
             weight_decay=0.0,
             lr_scheduler_type="cosine",
-            warmup_ratio=0.1,
+            warmup_steps=0.1,
             bf16=True,
             use_cpu=True,
             eval_strategy="epoch",

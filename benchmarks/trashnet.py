@@ -39,6 +39,7 @@ def main() -> None:
                 "weights": options.weights.name,
                 "extra": options.extra,
                 "seed": seed,
+                "epochs": options.epochs,
             }
             if not any(key.items() <= row.items() for row in _rows(output)):
                 row = key | _run(options, METHODS[method], seed)

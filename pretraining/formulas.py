@@ -124,7 +124,7 @@ def superformula(category: Generator, instance: Generator) -> np.ndarray:
 
 def polygon(category: Generator, instance: Generator) -> np.ndarray:
     """Returns a straight-edged shape: a box, a shard, a star."""
-    corners = category.integers(3, 10)
+    corners = int(category.integers(3, 10))
     angle = (np.arange(corners) + category.uniform(-0.4, 0.4, corners)) * 2 * np.pi / corners
     radius = category.uniform(1 - category.uniform(0, 0.7), 1, corners)
     angle, radius = angle + instance.normal(0, 0.05, corners), radius * _jitter(instance, corners)
@@ -215,7 +215,7 @@ def _rotation(angle: np.ndarray) -> np.ndarray:
 
 def _pixels(points: np.ndarray, extent: float = 0.95) -> np.ndarray:
     centred = points - (points.max(0) + points.min(0)) / 2
-    return np.int32((centred / abs(centred).max() * extent + 1) * TILE / 2)
+    return ((centred / abs(centred).max() * extent + 1) * TILE / 2).astype(np.int32)
 
 
 def _fill(points: np.ndarray) -> np.ndarray:
@@ -230,7 +230,8 @@ def _polar(radius: np.ndarray) -> np.ndarray:
 
 def _density(points: np.ndarray) -> np.ndarray:
     low, high = np.quantile(points, (0.005, 0.995), axis=0)
-    cell = np.int32(np.clip((points - low) / np.maximum(high - low, 1e-6), 0, 1) * (TILE - 1))
+    cell = np.clip((points - low) / np.maximum(high - low, 1e-6), 0, 1) * (TILE - 1)
+    cell = cell.astype(np.int32)
     count = np.bincount(cell[:, 1] * TILE + cell[:, 0], minlength=TILE * TILE)
     hit = np.minimum(count, 1).reshape(TILE, TILE).astype(np.float32)
     return cv2.GaussianBlur(cv2.morphologyEx(hit, cv2.MORPH_CLOSE, np.ones((3, 3))), (3, 3), 0)

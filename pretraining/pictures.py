@@ -61,8 +61,8 @@ class Studio:
         image, outline, surface, traits, maps = self._put(rng, image, light, (0.5, 1.5), 0.2)
         image, blur = _photograph(rng, image)
         attributes = np.r_[traits[:6], ground, light[:2] * 0.5 + 0.5, traits[6:], blur] * 2 - 1
-        pixels = np.uint8(np.clip(image, 0, 1) * 255 + 0.5)
-        return Picture(pixels, outline, surface, attributes.astype(np.float32), maps)
+        pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return Picture(pixels, int(outline), int(surface), attributes.astype(np.float32), maps)
 
     def _ground(self, rng: Generator, light: np.ndarray) -> np.ndarray:
         """Returns a background: plain or textured, lit from one side. (SIDE, SIDE, 3)."""
@@ -136,11 +136,11 @@ def _place(
 
 def _normals(mask: np.ndarray, field: np.ndarray, relief: float, roundness: float) -> np.ndarray:
     """Returns unit normals of a body bulging from its rim and embossed by its texture."""
-    inside = cv2.distanceTransform(np.uint8(mask > 0.5), cv2.DIST_L2, 3)
+    inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     inside = np.minimum(inside, SIDE / 2)  # without a rim in sight the distance has no bound
     reach = max(inside.max(), 1) * (0.2 + 0.8 * roundness)
     bulge = np.sqrt(1 - (1 - np.minimum(inside / reach, 1)) ** 2) * reach * roundness
-    height = cv2.GaussianBlur(np.float32(bulge + 5 * relief * field), (0, 0), 1.2)
+    height = cv2.GaussianBlur((bulge + 5 * relief * field).astype(np.float32), (0, 0), 1.2)
     slope = cv2.Sobel(height, -1, 1, 0, scale=1 / 8), cv2.Sobel(height, -1, 0, 1, scale=1 / 8)
     normal = np.stack([-slope[0], -slope[1], np.ones_like(height)], -1)
     return normal / np.linalg.norm(normal, axis=-1, keepdims=True)

@@ -190,14 +190,14 @@ def save(model: nn.Module, path: Path, seed: int, seen: int) -> None:
     draft.replace(path)
 
 
-def backward(objective: Objective, bank: Bank, side: int, index: Tensor) -> Tensor:
-    """Adds one share's gradient to the parameters and returns its four losses.
+def backward(objective: Objective, bank: Bank, side: int, total: int, index: Tensor) -> Tensor:
+    """Adds one share's gradient to the parameters and returns its part of the four losses.
 
     Shares run on threads of one core each: a core busy elsewhere then delays a share, not every
     operation of the network, which is what torch's own threads inside an operation would do.
     """
     images, *labels = augment(bank.images[index], bank.attributes[index], bank.maps[index], side)
-    losses = objective(images, bank.categories[index], *labels)
+    losses = objective(images, bank.categories[index], *labels) * (len(index) / total)
     losses.sum().backward()
     return losses.detach()
 
@@ -222,10 +222,8 @@ def train(objective: Objective, bank: Bank, options: argparse.Namespace, start: 
             for group in adamw.param_groups:
                 group["lr"] = learning_rate(progress, options.rate)
             adamw.zero_grad()
-            parts = pool.map(partial(backward, objective, bank, side), index.split(SHARE))
-            losses = torch.stack(list(parts)).sum(0) * SHARE / len(index)
-            for parameter in objective.parameters():
-                parameter.grad *= SHARE / len(index)
+            share = partial(backward, objective, bank, side, len(index))
+            losses = torch.stack(list(pool.map(share, index.split(SHARE)))).sum(0)
             nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
             adamw.step()
             seen += len(index)
@@ -260,7 +258,7 @@ def contact_sheet(bank: Bank, path: Path, rows: int = 10, columns: int = 14) -> 
 
 def parse() -> argparse.Namespace:
     """Returns the command line's options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Trains the micro-ViT on drawn pictures.")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--minutes", type=float, default=45.0, help="wall clock, drawing included")
     parser.add_argument("--seed", type=int, default=0, help="decides categories, pictures, weights")

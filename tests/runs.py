@@ -29,13 +29,12 @@ def train(
         "warmup": 0.0,
     }
     classifier = Classifier(data.num_classes, **{**options, **model})
-    weights = model.get("weights", "none")
     trainer = Trainer(
         max_epochs=1,
         precision=precision,
         accelerator="cpu",
         enable_progress_bar=False,
-        callbacks=[Summary(), RunFolder(output, "model: {}\n", weights, logs=False)],
+        callbacks=[Summary(), RunFolder(output, "model: {}\n", logs=False)],
     )
     trainer.fit(classifier, datamodule=data)
     classifier.cpu().eval()

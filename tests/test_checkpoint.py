@@ -125,14 +125,17 @@ def test_a_save_that_dies_half_way_leaves_the_old_bundle(
     assert load_bundle(bundle).record == first.record
 
 
-def test_a_save_torn_between_two_renames_is_noticed(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "torn_at", ["vitlora.json", "adapter_model.safetensors", "adapter_config.json", "config.yaml"]
+)
+def test_a_save_torn_between_two_renames_loads_as_old_or_new(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, torn_at: str
 ) -> None:
     first = load_bundle(bundle)
     real = Path.replace
 
     def failing(path: Path, target: Path) -> Path:
-        if target.name == "vitlora.json":
+        if target.name == torn_at:
             raise OSError("power cut")
         return real(path, target)
 
@@ -141,7 +144,23 @@ def test_a_save_torn_between_two_renames_is_noticed(
     with pytest.raises(OSError, match="power cut"):
         save_bundle(bundle, first.record, other, first.peft, "")
     monkeypatch.undo()
-    with pytest.raises(BundleError, match="truncated or changed"):
+    expected = first.tensors if torn_at == "vitlora.json" else other
+    loaded = load_bundle(bundle).tensors
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    save_bundle(bundle, first.record, first.tensors, first.peft, "again")
+    again = load_bundle(bundle).tensors
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.tensors.items())
+
+
+def test_a_record_cannot_name_files_elsewhere(bundle: Path) -> None:
+    from vitlora.checkpoint import _fields_digest
+
+    fields = json.loads((bundle / "vitlora.json").read_text("utf-8"))
+    fields.pop("digest")
+    fields["files"]["../secret"] = "0" * 64
+    fields["digest"] = _fields_digest(fields)
+    (bundle / "vitlora.json").write_text(json.dumps(fields))
+    with pytest.raises(BundleError, match="was changed"):
         load_bundle(bundle)
 
 

@@ -250,6 +250,11 @@ def test_other_classes_and_other_weights_are_refused(
         (["--model.adapter.rnk", "4"], 2, "did you mean 'rank'"),
         (["--model.bckbone", "x"], 2, "did you mean 'backbone'"),
         (["--trainer.max_epoch", "3"], 2, "did you mean 'max_epochs'"),
+        (["--modle.lr", "1"], 2, "did you mean 'model'"),
+        (["--outpt", "x"], 2, "did you mean 'output'"),
+        (["--model.adapter", "Lorra"], 2, "did you mean 'Lora'"),
+        (["--trainer.max_epochs", "0"], 2, "trainer.max_epochs is 0"),
+        (["--trainer.devices", "2"], 2, "trainer.devices is 2"),
         (["--model.lr", "fast"], 2, "model.lr"),
         (["--model.lr", "-1"], 2, "model.lr is -1.0; expected more than 0"),
         (["--model.quantization", "nf5"], 2, "Expected one of 'none', 'nf4'"),
@@ -281,6 +286,72 @@ def test_a_mistake_is_one_clear_line(
     assert message in lines[0]
     assert "Traceback" not in error
     assert not Path("out").exists()
+
+
+def test_a_bundle_runs_no_code_of_its_own(photos: Path, capsys: Any) -> None:
+    from vitlora.checkpoint import save_bundle
+
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    bundle = load_bundle("checkpoints/x")
+    Path("evil.py").write_text("open('ran', 'w').close()\nclass Evil: pass\n")
+    text = Path("checkpoints/x/config.yaml").read_text()
+    text = text.replace("class_path: vitlora.adapters.Lora", "class_path: evil.Evil")
+    text = text.replace("trainer:\n", "trainer:\n  callbacks: [{class_path: evil.Evil}]\n")
+    assert "evil" in text
+    save_bundle(Path("checkpoints/x"), bundle.record, bundle.tensors, bundle.peft, text)
+    for command in ("validate", "test"):
+        assert main([command]) == 0
+    assert not Path("ran").exists()
+
+
+def test_limits_of_the_training_run_do_not_limit_scoring(photos: Path) -> None:
+    assert (
+        fit(
+            photos,
+            "--output",
+            "checkpoints/x",
+            "--trainer.limit_val_batches",
+            "1",
+            "--data.batch_size",
+            "2",
+        )
+        == 0
+    )
+    assert main(["validate", "--json", "v.json"]) == 0
+    assert json.loads(Path("v.json").read_text())["images"] == 8
+
+
+def test_a_run_without_validation_still_leaves_a_bundle(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "out", "--trainer.limit_val_batches", "0") == 0
+    assert "no epoch was validated; the last weights are kept in out" in capsys.readouterr().out
+    assert load_bundle("out").record.metrics == {}
+
+
+def test_scoring_after_skipping_unreadable_pictures(
+    tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    flat = make_folder(tmp_path / "flat", splits=(), count=10)
+    for picture in flat.glob("*/*.jpg"):
+        if int(picture.stem) % 3 == 0:
+            picture.write_bytes(picture.read_bytes()[:300])
+    words = ["--data.skip_unreadable", "true", "--data.val_fraction", "0.5"]
+    assert fit(flat, "--output", "checkpoints/x", *words) == 0
+    assert main(["validate"]) == 0
+
+
+def test_output_of_a_config_is_kept_unless_another_is_given(photos: Path) -> None:
+    Path("mine.yaml").write_text("output: here\n")
+    assert fit(photos, "--config", "mine.yaml") == 0
+    load_bundle("here")
+    assert fit(photos, "--config", "mine.yaml", "--output", "there") == 0
+    load_bundle("there")
+
+
+def test_every_picture_of_same_named_files_is_shown(photos: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    assert main(["predict", str(photos / "val"), "--show"]) == 0
+    assert len(list(Path("predictions").glob("*.png"))) == 8
 
 
 def test_a_mistake_costs_no_earlier_bundle(photos: Path, capsys: Any) -> None:
@@ -396,6 +467,16 @@ def test_ctrl_c_leaves_a_usable_bundle_and_says_so(photos: Path) -> None:
     assert re.search(r"stopped; the best epoch so far \(\d+\) is kept in out", rest), rest
     assert "Traceback" not in rest
     assert main(["predict", str(photos / "test/a/0.jpg"), "--checkpoint", "out"]) == 0
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json"])
+def test_a_file_that_cannot_be_written_is_said_before_the_work(
+    option: str, photos: Path, capsys: Any
+) -> None:
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    command = ["predict", str(photos / "val")] if option == "--csv" else ["validate"]
+    assert main([*command, option, "no/where.x"]) == 2
+    assert f"{option} 'no/where.x': its folder does not exist" in capsys.readouterr().err
 
 
 def test_a_traceback_is_there_for_those_who_ask(photos: Path, monkeypatch: Any) -> None:

@@ -15,7 +15,7 @@ from vitlora.backbones import load_backbone
 from vitlora.checkpoint import bundle_bytes, load_bundle, save_bundle
 from vitlora.errors import BundleError, DataError
 from vitlora.predictor import Predictor
-from vitlora.quantization import dequantize
+from vitlora.quantization import dequantize, freeze
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": Lora(rank=4, alpha=8)},
@@ -92,16 +92,46 @@ def test_plain_peft_opens_the_bundle_on_the_plain_model(trained: Any, images: to
         assert relative(peft(images), classifier(images)) <= 1e-4
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_bf16_training_is_predicted_on_the_base_it_saw(
-    tmp_path: Path, make_folder: Any, images: torch.Tensor
+    quantization: Any, tmp_path: Path, make_folder: Any, images: torch.Tensor
 ) -> None:
-    root = make_folder(tmp_path / "data")
-    classifier = train(root, tmp_path / "bundle", precision="bf16-mixed", adapter=Lora(rank=4))
-    assert load_bundle(tmp_path / "bundle").record.storage.dtype == "bfloat16"
+    options: dict[str, Any] = {"adapter": Lora(rank=4), "quantization": quantization}
+    classifier = train(
+        make_folder(tmp_path / "data"), tmp_path / "bundle", precision="bf16-mixed", **options
+    )
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.record.storage.dtype == "bfloat16"
+    if quantization == "none":
+        network = classifier.float()  # the rounded weights, computed in fp32
+    else:  # what scores the bundle on a machine without bf16
+        backbone = load_backbone("vitlora/vit_micro_patch8_96", 2, "none", 32)
+        freeze(backbone.module, bundle.record.storage, torch.float32)
+        network = Lora(rank=4).inject(backbone, "full").eval()
+        Lora(rank=4).load(network, bundle.tensors)
     with torch.no_grad():
-        expected = classifier.float()(images)  # the rounded weights, computed in fp32
-        got = Predictor(tmp_path / "bundle", device="cpu").network(images)
+        expected = network(images)
+        got = Predictor(bundle, device="cpu").network(images)
+        trained = classifier.float()
     assert relative(got, expected) <= 1e-4
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert relative(got, trained(images).float()) <= 3e-2
+
+
+def test_a_full_bundle_needs_no_base(
+    tmp_path: Path, make_folder: Any, images: torch.Tensor, monkeypatch: Any
+) -> None:
+    train(
+        make_folder(tmp_path / "data"),
+        tmp_path / "bundle",
+        adapter=FullFineTuning(),
+        weights=None,
+        image_size=None,
+    )
+    bundle = load_bundle(tmp_path / "bundle")
+    assert Path(bundle.record.weights).is_absolute()
+    monkeypatch.setattr("vitlora.backbones.backbone._weights_file", None)
+    Predictor(bundle, device="cpu")
 
 
 def test_another_base_is_refused(tmp_path: Path, make_folder: Any) -> None:
@@ -125,6 +155,13 @@ def test_a_tensor_without_a_place_or_of_another_shape_is_refused(
         "no place": {**bundle.tensors, "base_model.model.blocks.99.x": torch.ones(1)},
         "cannot be merged": {**bundle.tensors, "base_model.model.x.lora_C.weight": torch.ones(1)},
         "backbone has": {**bundle.tensors, key: torch.ones(4, 7)},
+        "lora_A that fits": {**bundle.tensors, key: torch.ones(3, 160)},
+        "lacks 1 tensors, first for blocks.0.attn.qkv": {
+            name: tensor for name, tensor in bundle.tensors.items() if "0.attn.qkv" not in name
+        },
+        "lacks 2 tensors, first for head": {
+            name: tensor for name, tensor in bundle.tensors.items() if ".head." not in name
+        },
         "not the plain LoRA": {**bundle.tensors, key: torch.ones(5, 160)},
     }
     for message, tensors in cases.items():

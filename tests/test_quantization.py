@@ -106,7 +106,7 @@ def test_an_nf4_layer_computes_the_product_with_the_weights_it_keeps(
 ) -> None:
     linear = nn.Linear(width, 96)
     expected_weight = nf4_by_hand(linear.weight.data)
-    layer = Nf4Linear.from_linear(linear, dtype, dtype)
+    layer = Nf4Linear.from_linear(linear, dtype)
     x = torch.randn(7, width, requires_grad=True)
     expected = F.linear(x.double(), expected_weight, linear.bias.double())
     bound = 1e-5 if dtype == torch.float32 else 1e-2

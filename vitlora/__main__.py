@@ -1,12 +1,13 @@
 """``python -m vitlora``: finds config files, runs the command, says a mistake in one line."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vitlora import __version__
-from vitlora.errors import UsageError, VitloraError, nearest
+from vitlora.errors import BundleError, UsageError, VitloraError, nearest
 
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
@@ -75,15 +76,41 @@ def _find_files(command: str, options: list[str]) -> list[str]:
     if "--help" in options or "-h" in options:
         return options
     if command == "fit":
-        if "--output" not in options and configs:
-            options += ["--output", str(Path("checkpoints") / configs[-1].stem)]
-        return options
-    from vitlora.checkpoint import RUN_CONFIG, load_bundle, newest_bundle
+        name = configs[-1].stem if configs else "run"
+        return ["--output", str(Path("checkpoints") / name), *options]
+    from vitlora.checkpoint import newest_bundle
 
     if "--checkpoint" not in options:
         options += ["--checkpoint", str(newest_bundle())]
-    bundle = load_bundle(_value(options, "--checkpoint"))
-    return ["--config", str(bundle.folder / RUN_CONFIG), "--trainer.logger", "false", *options]
+    return [*_as_trained(_value(options, "--checkpoint")), *options]
+
+
+def _as_trained(checkpoint: str) -> list[str]:
+    """Returns a bundle's data and model as options; the rest of its run is not repeated.
+
+    A bundle may come from anywhere, and Lightning's CLI imports any class a configuration names:
+    only plain values and vitlora's own adapters pass.
+    """
+    import yaml
+
+    from vitlora.checkpoint import RUN_CONFIG, load_bundle
+
+    bundle = load_bundle(checkpoint)
+    run = yaml.safe_load((bundle.folder / RUN_CONFIG).read_text("utf-8"))
+    model, data = dict(run["model"]), dict(run["data"])
+    adapter = {"class_path": f"vitlora.adapters.{bundle.record.method}"}
+    if bundle.record.method == "Lora":
+        adapter["init_args"] = model.get("adapter", {}).get("init_args", {})
+    elif bundle.record.method not in ("LinearProbe", "FullFineTuning"):
+        raise BundleError(f"{checkpoint} was made by an unknown method, {bundle.record.method}")
+    model["adapter"] = adapter
+    fields = {f"--data.{key}": value for key, value in data.items()}
+    fields |= {f"--model.{key}": value for key, value in model.items()}
+    return [word for key, value in fields.items() for word in (key, _plain(value))]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _split_equals(option: str) -> list[str]:
@@ -116,8 +143,14 @@ def _as_user_error(error: Exception) -> VitloraError | None:
     """Returns the error if a user can mend it, with the command line's own put into our words."""
     if isinstance(error, VitloraError):
         return error
-    if type(error).__module__.startswith(("argparse", "jsonargparse")):
-        return UsageError(str(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return VitloraError(f"{error.filename}: {error.strerror}")
+    if type(error).__name__ == "OutOfMemoryError":
+        return VitloraError(
+            "the device ran out of memory; halve data.batch_size, or set model.checkpointing true"
+        )
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's
+        return UsageError(" ".join(str(error).split()))
     return None
 
 

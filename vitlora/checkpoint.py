@@ -39,8 +39,7 @@ class Record:
     Attributes:
         backbone: ``source/model.tag``.
         base_digest: SHA-256 of the base's weights, the head left out.
-        weights: Where training read them; None for the source's own file, ``none`` for a random
-            start.
+        weights: The file training read them from; ``none`` for a random start.
         storage: How the frozen base was kept.
         method: Name of the adapter class.
         head: ``full`` or ``lora``.
@@ -54,7 +53,7 @@ class Record:
 
     backbone: str
     base_digest: str
-    weights: str | None
+    weights: str
     storage: Storage
     method: str
     head: str
@@ -103,10 +102,10 @@ def save_bundle(
     peft: Mapping[str, Any] | None,
     run_config: str,
 ) -> None:
-    """Writes a bundle. A bundle already in the folder is replaced only when all is on the disk.
+    """Writes a bundle; whatever interrupts that, the folder still loads as the old one or the new.
 
-    The files are written under other names first and then renamed, ``vitlora.json`` last; its
-    checksums expose a bundle torn between two of the renames.
+    All files are written under other names first. Renaming ``vitlora.json`` is what makes the new
+    bundle count: a file that was not renamed after that is read under its other name.
     """
     files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
     if peft is not None:
@@ -120,7 +119,7 @@ def save_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write_through(folder / f".{name}.new", content)
-    for name in files:
+    for name in (RECORD, *sums):
         (folder / f".{name}.new").replace(folder / name)
 
 
@@ -194,21 +193,24 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{folder} is a bundle of format {fields.get('format')}; this vitlora reads format "
             f"{FORMAT}. Install a newer vitlora"
         )
-    if digest != _fields_digest(fields) or not isinstance(fields.get("files"), dict):
+    known = {TENSORS, PEFT_CONFIG, RUN_CONFIG}
+    files = fields.get("files")
+    if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - known:
         raise BundleError(f"{folder / RECORD} was changed after it was written; train again")
     return fields
 
 
 def _read_checked(path: Path, digest: str) -> bytes:
-    if not path.is_file():
+    candidates = [p for p in (path, path.with_name(f".{path.name}.new")) if p.is_file()]
+    if not candidates:
         raise BundleError(f"{path.parent} is torn: {path.name} is missing; train again")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise BundleError(
-            f"{path} was truncated or changed after it was written ({len(content)} bytes); "
-            "train again or restore it"
-        )
-    return content
+    for candidate in candidates:
+        content = candidate.read_bytes()
+        if hashlib.sha256(content).hexdigest() == digest:
+            return content
+    raise BundleError(
+        f"{path} was truncated or changed after it was written; train again or restore it"
+    )
 
 
 def _fields_digest(fields: Mapping[str, Any]) -> str:

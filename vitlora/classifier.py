@@ -86,6 +86,12 @@ class Classifier(LightningModule):
         if self.network is not None:
             return
         module: Any = self.backbone.module
+        device = self.trainer.strategy.root_device.type
+        if self.quantization == "nf4" and device == "mps":
+            raise UsageError(
+                "model.quantization is nf4, which runs on cuda and cpu, not on mps; "
+                "add --trainer.accelerator cpu"
+            )
         if self.adapter.freezes_base:
             compute = storage_dtype(str(self.trainer.precision))
             dtype = str(compute).removeprefix("torch.")
@@ -93,7 +99,7 @@ class Classifier(LightningModule):
             freeze(module, self.storage, compute)
         else:
             self.storage = Storage()
-        if self.trainer.strategy.root_device.type == "cpu":
+        if device == "cpu" and self.trainer.state.fn == "fit":
             # the backward pass of torch's fused attention is slow on CPUs (benchmarks/cpu_step.py)
             for block in module.blocks:
                 block.attn.fused_attn = False
@@ -202,7 +208,11 @@ def _warmup_cosine(step: int, rising: int, steps: int) -> float:
 
 
 def _check_ranges(
-    num_classes: int, lr: float, weight_decay: float, warmup: float, label_smoothing: float
+    num_classes: int,
+    lr: float,
+    weight_decay: float,
+    warmup: float,
+    label_smoothing: float,
 ) -> None:
     checks = {
         "num_classes": (num_classes, num_classes >= 2, "at least 2"),

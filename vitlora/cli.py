@@ -78,7 +78,6 @@ class VitloraCLI(LightningCLI):
         self.run_folder = RunFolder(
             Path(config.output or "checkpoints/run"),
             run_config=self._run_config(),
-            weights=config.model.weights,
             logs=config.trainer.logger in (None, True),
         )
         trainer: Any = self.trainer
@@ -102,13 +101,15 @@ class VitloraCLI(LightningCLI):
         self._score("test", model, datamodule)
 
     def _score(self, split: str, model: Classifier, data: FolderData) -> None:
+        target = self._get(self.config, "json")
+        if target not in (None, "-") and not Path(target).parent.is_dir():
+            raise UsageError(f"--json '{target}': its folder does not exist")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data, split)
         model.start_from(bundle.record.storage, bundle.tensors)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
-        target = self._get(self.config, "json")
         if target != "-":
             print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
         if target:
@@ -128,6 +129,7 @@ def main(args: list[str]) -> None:
         VitloraError: A mistake a user can mend.
     """
     _quieten()
+    no_bar = "enable_progress_bar" in " ".join(args)
     parsers: dict[str, Any] = {
         name: {"description": text, "exit_on_error": False} for name, text in _DESCRIPTIONS.items()
     }
@@ -139,7 +141,7 @@ def main(args: list[str]) -> None:
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [Progress()]},
+            trainer_defaults={} if no_bar else {"callbacks": [Progress()]},
             parser_kwargs={
                 "prog": "vitlora",
                 "exit_on_error": False,
@@ -157,29 +159,38 @@ def _explained(error: ArgumentError) -> UsageError:
     text = " ".join(str(error).split())
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
     text = re.sub(r"a typing.Literal\[(.+?)\]", r"one of \1", text)
+    lost = re.search(r"import path string: (\w+)", text)
+    if lost is not None:
+        names = ("Lora", "LinearProbe", "FullFineTuning")
+        return UsageError(
+            f"model.adapter '{lost[1]}' is unknown; expected one of {', '.join(names)}"
+            f"{nearest(lost[1], names)}"
+        )
     match = re.search(
         r"(?:unrecognized arguments: --|does not accept option '|Option ')([\w.]+)", text
     )
     if match is None:
         return UsageError(text)
-    unknown = match[1].rpartition(".")[2]
-    group = match[1].split(".")[0]
-    owners = {
+    key = match[1]
+    hint = next(filter(None, (_nearest_part(key, part) for part in key.split("."))), "")
+    return UsageError(f"unknown key '{key}'{hint}: {text}")
+
+
+def _nearest_part(key: str, part: str) -> str:
+    """Returns a hint for one part of a dotted key, or nothing if that part is known."""
+    groups: dict[str, tuple[type, ...]] = {
         "data": (FolderData,),
         "model": (Classifier, Lora),
         "trainer": (Trainer, LightningTrainer),
     }
-    known = [
-        name
-        for owner in owners.get(group, sum(owners.values(), ()))
-        for name in inspect.signature(owner.__init__).parameters
-    ]
-    # 'model.adpter.rank' is unknown for its middle, 'model.adapter.rnk' for its end
-    for part in match[1].split("."):
-        if part not in (*owners, *known):
-            unknown = part
-            break
-    return UsageError(f"unknown key '{match[1]}'{nearest(unknown, known)}: {text}")
+    first = key.split(".")[0]
+    tops = [*groups, "output", "seed_everything", "checkpoint", "json", "config"]
+    owners = groups.get(first, (FolderData, Classifier, Lora, Trainer))
+    below = [name for owner in owners for name in inspect.signature(owner.__init__).parameters]
+    if part in tops or part in below:
+        return ""
+    alone = part == first  # a lone word is a whole key, or the end of one whose start is unsaid
+    return nearest(part, tops) or nearest(part, below) if alone else nearest(part, below)
 
 
 def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
@@ -192,7 +203,7 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
         )
     known_root = str(folder.root.resolve()) == record.split["root"]
     drawn_here = data.drawn and known_root and split in folder.splits
-    if drawn_here and folder.digest(split) != record.split["digests"].get(split):
+    if drawn_here and data.digest(split) != record.split["digests"].get(split):
         raise BundleError(
             f"the {split} split drawn from {folder.root} is not the one held out in training, so "
             "training pictures could be in it: the folder or the split's options changed. Score on "

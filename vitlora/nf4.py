@@ -21,13 +21,12 @@ class Nf4Linear(Linear4bit):
     """
 
     @classmethod
-    def from_linear(cls, layer: nn.Linear, storage: torch.dtype, compute: torch.dtype) -> Self:
+    def from_linear(cls, layer: nn.Linear, compute: torch.dtype) -> Self:
         """Returns the layer with its weight in NF4.
 
         Args:
             layer: fp32, on the CPU.
-            storage: What the bias was rounded to in training.
-            compute: What the product runs in now.
+            compute: What the product runs in, and the bias is kept in.
         """
         made = cls(
             layer.in_features,
@@ -45,11 +44,10 @@ class Nf4Linear(Linear4bit):
             quant_type="nf4",
             module=made,
         ).to(layer.weight.device)
-        if storage == compute:
-            weight.quant_state.dtype = compute  # dequantise straight to it, no fp32 copy
+        weight.quant_state.dtype = compute  # dequantise straight to it, no fp32 copy
         made.weight = weight
         if layer.bias is not None:
-            made.bias = nn.Parameter(layer.bias.data.to(storage).to(compute), requires_grad=False)
+            made.bias = nn.Parameter(layer.bias.data.to(compute), requires_grad=False)
         return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

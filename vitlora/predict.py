@@ -29,6 +29,8 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     if options.top_k < 1 or options.batch_size < 1:
         raise UsageError("--top-k and --batch-size must be at least 1")
+    if options.csv and not Path(options.csv).parent.is_dir():
+        raise UsageError(f"--csv '{options.csv}': its folder does not exist")
     paths, bad = find_images(options.images)
     for error in bad:
         print(f"predict: {error}", file=sys.stderr)
@@ -49,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         rows.append(_row(result.path, result.top))
         print(_json(rows[-1]) if options.json else _text(result.path, result.top, len(paths)))
         if options.show:
-            _show(result.path, result.top)
+            _show(result.path, result.top, alone=len(paths) == 1)
     if options.csv:
         _write_csv(Path(options.csv), rows)
     return 1 if failed else 0
@@ -57,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def find_images(words: Iterable[str]) -> tuple[list[Path], list[str]]:
     """Returns the picture files that files, folders and globs name, and what named nothing."""
-    paths: list[Path] = []
+    paths: dict[Path, None] = {}
     bad: list[str] = []
     for word in words:
         path = Path(word).expanduser()
@@ -71,8 +73,8 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[str]]:
             bad.append(
                 f"{word}: {'no pictures in this folder' if path.is_dir() else 'no such file'}"
             )
-        paths += [p for p in found if p not in paths]
-    return paths, bad
+        paths |= dict.fromkeys(found)
+    return list(paths), bad
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,15 +132,17 @@ def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
     new.replace(path)
 
 
-def _show(path: Path, top: Sequence[tuple[str, float]]) -> None:
+def _show(path: Path, top: Sequence[tuple[str, float]], alone: bool) -> None:
     from vitlora.picture import captioned
 
     picture = captioned(path, top)
-    if sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY"):
+    display = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY")
+    if alone and display:
         picture.show(title=path.name)
         return
     folder = Path("predictions")
     folder.mkdir(exist_ok=True)
-    target = folder / f"{path.stem}.png"
+    stem = "_".join(path.resolve().parts[-3:]).removesuffix(path.suffix)
+    target = folder / f"{stem}.png"
     picture.save(target)
-    print(f"no display: saved {target}", file=sys.stderr)
+    print(f"saved {target}", file=sys.stderr)

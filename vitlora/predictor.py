@@ -1,5 +1,6 @@
 """Picture -> class and confidence, from a bundle. Imports neither PEFT nor Lightning."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +69,13 @@ class Predictor:
         self._transform = bundle.record.preprocessing.transform()
         self.network = merged_network(bundle, weights).to(self.device).eval()
 
-    @torch.inference_mode()
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU."""
-        batch = torch.stack([self._transform(image) for image in images])
-        return self.network(batch.to(self.device)).float().cpu()
+        return self._forward([self._transform(image) for image in images])
+
+    @torch.inference_mode()
+    def _forward(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self.network(torch.stack(list(tensors)).to(self.device)).float().cpu()
 
     def predict(
         self, paths: Iterable[str | Path], top_k: int = 3, batch_size: int = 32
@@ -84,27 +87,25 @@ class Predictor:
             top_k: How many classes to keep, at least 1.
             batch_size: Pictures in one forward pass.
         """
-        group: list[tuple[Path, Image.Image | DataError]] = []
-        waiting = 0
+        group: list[tuple[Path, torch.Tensor | DataError]] = []
         for path in map(Path, paths):
             try:
-                group.append((path, open_image(path)))
-                waiting += 1
+                group.append((path, self._transform(open_image(path))))
             except DataError as error:
                 group.append((path, error))
-            if waiting == batch_size:
+            if len(group) == batch_size:
                 yield from self._predict_group(group, top_k)
-                group, waiting = [], 0
+                group = []
         yield from self._predict_group(group, top_k)
 
     def _predict_group(
-        self, group: Sequence[tuple[Path, Image.Image | DataError]], top_k: int
+        self, group: Sequence[tuple[Path, torch.Tensor | DataError]], top_k: int
     ) -> Iterator[Prediction | DataError]:
-        images = [image for _, image in group if isinstance(image, Image.Image)]
-        rows = iter(self.logits(images).softmax(1) if images else ())
-        for path, image in group:
-            if isinstance(image, DataError):
-                yield image
+        tensors = [tensor for _, tensor in group if isinstance(tensor, torch.Tensor)]
+        rows = iter(self._forward(tensors).softmax(1) if tensors else ())
+        for path, opened in group:
+            if isinstance(opened, DataError):
+                yield opened
                 continue
             values, indices = next(rows).topk(min(max(top_k, 1), len(self.classes)))
             names = [self.classes[index] for index in indices.tolist()]
@@ -119,11 +120,14 @@ def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Modu
         BackboneError: The base's weights cannot be had.
     """
     record = bundle.record
-    found = weights if weights is not None else _where_training_found_them(record.weights)
+    # a bundle of full fine-tuning holds every weight: any start will do
+    whole = record.method == "FullFineTuning"
+    found = "none" if whole else weights or _where_training_found_them(record.weights)
     backbone = load_backbone(
         record.backbone, len(record.classes), found, record.preprocessing.image_size
     )
-    bundle.check_base(backbone.digest)
+    if not whole:
+        bundle.check_base(backbone.digest)
     dequantize(backbone.module, record.storage)
     with torch.no_grad():
         _merge(backbone.module, bundle)
@@ -132,34 +136,46 @@ def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Modu
 
 def _where_training_found_them(weights: str | None) -> str | None:
     """Returns the file or keyword the bundle names; None if that file is gone."""
-    if weights is None or weights == "none" or Path(weights).is_file():
+    if weights is None or weights == "none":
         return weights
-    return None
+    shared = weights.startswith(("\\\\", "//"))  # a foreign bundle must not make Windows log in
+    return weights if not shared and Path(weights).is_file() else None
 
 
 def _merge(module: nn.Module, bundle: Bundle) -> None:
     """Adds ``scaling * B @ A`` to each adapted weight and copies the tensors trained in full."""
     targets = dict(module.named_parameters())
-    used: set[str] = set()
+    touched: set[str] = set()
     for name, tensor in bundle.tensors.items():
         plain = name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".")
         if ".lora_" not in plain:
             _target(bundle, name, tensor.shape, targets.get(plain)).copy_(tensor)
-            used.add(name)
-    for name, a in bundle.tensors.items():
-        if not name.endswith(".lora_A.weight"):
+            touched.add(plain)
+        elif not plain.endswith((".lora_A.weight", ".lora_B.weight")):
+            raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {name}")
+    for name, b in bundle.tensors.items():
+        if not name.endswith(".lora_B.weight"):
             continue
-        layer = name.removesuffix(".lora_A.weight")
-        b = bundle.tensors.get(f"{layer}.lora_B.weight")
-        weight = targets.get(layer.removeprefix(_PEFT_PREFIX) + ".weight")
-        if b is None:
-            raise BundleError(f"{bundle.folder} has {name} without its lora_B")
-        delta = b.float() @ a.float()
-        scaling = _scaling(bundle, len(a))
-        _target(bundle, name, delta.shape, weight).add_(delta, alpha=scaling)
-        used |= {name, f"{layer}.lora_B.weight"}
-    if unknown := sorted(bundle.tensors.keys() - used):
-        raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {unknown[0]}")
+        layer = name.removesuffix(".lora_B.weight")
+        plain = layer.removeprefix(_PEFT_PREFIX) + ".weight"
+        a = bundle.tensors.get(f"{layer}.lora_A.weight")
+        if a is None or a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
+            raise BundleError(f"{bundle.folder} has {name} without a lora_A that fits it")
+        delta, scaling = b.float() @ a.float(), _scaling(bundle, len(a))
+        _target(bundle, name, delta.shape, targets.get(plain)).add_(delta, alpha=scaling)
+        touched.add(plain)
+    if missing := sorted(_expected(module, bundle) - touched):
+        raise BundleError(f"{bundle.folder} lacks {len(missing)} tensors, first for {missing[0]}")
+
+
+def _expected(module: nn.Module, bundle: Bundle) -> set[str]:
+    """Returns the parameters the bundle must have something for."""
+    if bundle.record.method == "FullFineTuning":
+        return {name for name, _ in module.named_parameters()}
+    pattern = str((bundle.peft or {}).get("target_modules", ""))
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    adapted = {f"{name}.weight" for name in linear if re.fullmatch(pattern, name)}
+    return adapted | {"head.weight", "head.bias"}
 
 
 def _scaling(bundle: Bundle, rank: int) -> float:

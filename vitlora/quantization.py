@@ -54,11 +54,14 @@ def freeze(module: nn.Module, storage: Storage, compute: torch.dtype) -> None:
         compute: What matrix products run in now: the dtype of the autocast, or float32.
     """
     module.requires_grad_(False)
-    if storage.quantization == "nf4":
+    if storage.quantization == "nf4" and storage.torch_dtype != compute:
+        # trained elsewhere, in another precision: what the kernels rounded there is rounded here
+        dequantize(module, storage)
+    elif storage.quantization == "nf4":
         from vitlora.nf4 import Nf4Linear
 
         for parent, name, layer in _block_linears(module):
-            quantized = Nf4Linear.from_linear(layer, storage.torch_dtype, compute)
+            quantized = Nf4Linear.from_linear(layer, compute)
             setattr(parent, name, quantized)
     for layer in _weights_to_round(module):
         for parameter in layer.parameters(recurse=False):

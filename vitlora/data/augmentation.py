@@ -5,7 +5,7 @@ albumentations 2.0.8 is the last release under the MIT licence.
 
 import os
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ class Augmentation:
 
     Args:
         recipe: ``light`` crops and flips; ``medium`` also turns and shifts colours; ``strong``
-            also blurs, compresses and hides parts. ``none`` only resizes.
+            also blurs, compresses and hides parts.
         preprocessing: Size, mean and standard deviation of the weights.
     """
 
@@ -31,25 +31,20 @@ class Augmentation:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the internet on import otherwise
         import albumentations as A
 
-        if recipe not in get_args(Recipe):
-            raise UsageError(
-                f"data.augment is '{recipe}'; expected one of {', '.join(get_args(Recipe))}"
-            )
         size = preprocessing.image_size
         crop = {"light": (0.5, 1.0), "medium": (0.35, 1.0), "strong": (0.2, 1.0)}
+        if recipe not in crop:
+            raise UsageError(f"data.augment is '{recipe}'; expected none, {', '.join(crop)}")
         steps: list[A.BasicTransform | A.BaseCompose] = []
-        if recipe == "none":
-            steps.append(A.Resize(size, size, cv2.INTER_CUBIC, area_for_downscale="image"))
-        else:
-            steps += [
-                A.RandomResizedCrop(
-                    (size, size),
-                    scale=crop[recipe],
-                    interpolation=cv2.INTER_CUBIC,
-                    area_for_downscale="image",
-                ),
-                A.HorizontalFlip(p=0.5),
-            ]
+        steps += [
+            A.RandomResizedCrop(
+                (size, size),
+                scale=crop[recipe],
+                interpolation=cv2.INTER_CUBIC,
+                area_for_downscale="image",
+            ),
+            A.HorizontalFlip(p=0.5),
+        ]
         if recipe in ("medium", "strong"):
             steps += [
                 A.Rotate(limit=20, border_mode=cv2.BORDER_REFLECT_101, p=0.5),

@@ -14,6 +14,7 @@ from vitlora.data.images import unreadable
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
 
+_MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
@@ -62,9 +63,12 @@ class FolderData(LightningDataModule):
         self.drawn = "all" in found.splits
         self.split_args = {"val": val_fraction, "test": test_fraction, "seed": split_seed}
         self.folder: Folder = found.split(**self.split_args) if self.drawn else found
+        self._digests = {split: self.folder.digest(split) for split in self.folder.splits}
         self.batch_size = batch_size
         self.augment: Recipe = augment
-        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.num_workers = (
+            min(os.cpu_count() or 1, _MOST_WORKERS) if num_workers is None else num_workers
+        )
         self.skip_unreadable = skip_unreadable
         self.preprocessing: Preprocessing | None = None
         self._checked: set[str] = set()
@@ -76,7 +80,11 @@ class FolderData(LightningDataModule):
 
     def record(self) -> dict[str, Any]:
         """Returns what a bundle says of its data."""
-        return split_record(self.folder, **self.split_args, drawn=self.drawn)
+        return split_record(self.folder, self._digests, self.split_args if self.drawn else None)
+
+    def digest(self, split: str) -> str | None:
+        """Returns the digest of a split as it lies in the folder, unreadable pictures included."""
+        return self._digests.get(split)
 
     def setup(self, stage: str) -> None:
         """Checks that the pictures of a stage can be read, and takes the model's preprocessing.
@@ -93,11 +101,12 @@ class FolderData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
         preprocessing = self._needed_preprocessing()
+        samples = self.folder.splits["train"]
+        if self.augment == "none":
+            return self._loader(ImageDataset(samples, preprocessing.transform()), shuffle=True)
         augmentation = Augmentation(self.augment, preprocessing)
         augmentation.seed(torch.initial_seed() % 2**32)
-        dataset = ImageDataset(
-            self.folder.splits["train"], augmentation, at_least=2 * preprocessing.image_size
-        )
+        dataset = ImageDataset(samples, augmentation, at_least=2 * preprocessing.image_size)
         return self._loader(dataset, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:

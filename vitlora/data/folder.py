@@ -177,21 +177,19 @@ def _pictures(folder: Path) -> list[Path]:
     )
 
 
-def split_record(folder: Folder, val: float, test: float, seed: int, drawn: bool) -> dict[str, Any]:
+def split_record(
+    folder: Folder, digests: dict[str, str], drawn: dict[str, Any] | None
+) -> dict[str, Any]:
     """Returns what a bundle says of its data: enough to draw the same split and to notice change.
 
     Args:
         folder: Already split.
-        val: Share asked for validation.
-        test: Share asked for testing.
-        seed: Of the draw.
-        drawn: Whether the split was drawn, rather than found as folders.
+        digests: Of the splits before unreadable pictures were left out.
+        drawn: Shares and seed of the draw; None where the splits were found as folders.
     """
     record: dict[str, Any] = {
         "root": str(folder.root.resolve()),
         "counts": {part: folder.counts(part) for part in folder.splits},
-        "digests": {part: folder.digest(part) for part in folder.splits},
+        "digests": digests,
     }
-    if drawn:
-        record["drawn"] = {"seed": seed, "val": val, "test": test}
-    return record
+    return record if drawn is None else {**record, "drawn": drawn}

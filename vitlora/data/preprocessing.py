@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data.transforms_factory import create_transform
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ class Preprocessing:
 
     def transform(self) -> Callable[[Image.Image], torch.Tensor]:
         """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised."""
+        # here, because spawned loader workers import this module and timm takes seconds
+        from timm.data.transforms_factory import create_transform
+
         return create_transform(  # pyright: ignore[reportReturnType]
             input_size=(3, self.image_size, self.image_size),
             is_training=False,

@@ -6,7 +6,15 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from vitlora.checkpoint import Record, is_bundle, save_bundle
+from vitlora.checkpoint import (
+    PEFT_CONFIG,
+    RECORD,
+    RUN_CONFIG,
+    TENSORS,
+    Record,
+    is_bundle,
+    save_bundle,
+)
 from vitlora.errors import UsageError
 from vitlora.scores import Scores
 
@@ -18,29 +26,31 @@ class RunFolder(Callback):
         folder: Where the bundle goes, and the logs below it. A bundle that lies there is moved
             aside, never overwritten.
         run_config: The resolved configuration as YAML text.
-        weights: Where the base's weights were read, as the configuration says.
         logs: Whether to write logs/metrics.csv and TensorBoard's events.
     """
 
-    def __init__(self, folder: Path, run_config: str, weights: str | None, logs: bool) -> None:
+    def __init__(self, folder: Path, run_config: str, logs: bool) -> None:
         self.folder = folder
         self.run_config = run_config
-        self.weights = weights
         self.logs = logs
         self.best: Scores | None = None
         self.best_epoch = 0
         self._written = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Takes the folder, once the data has been found readable."""
-        if stage != "fit":
-            return
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the folder, once nothing but training is left to go wrong."""
         aside = clear_the_way(self.folder)
         if aside is not None:
             print(f"the earlier bundle in {self.folder} is now {aside}")
         if self.logs:
             where: dict[str, Any] = {"save_dir": self.folder, "name": "logs", "version": ""}
             trainer.loggers = [CSVLogger(**where), TensorBoardLogger(**where)]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the last weights of a run that was never validated."""
+        if not self._written:
+            self._write(trainer, pl_module, {})
+            print(f"no epoch was validated; the last weights are kept in {self.folder}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the bundle if this epoch is the best so far."""
@@ -73,10 +83,11 @@ class RunFolder(Callback):
 
     def _write(self, trainer: Trainer, module: Any, metrics: dict[str, float]) -> None:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        weights = module.backbone.weights
         record = Record(
             backbone=module.backbone.id,
             base_digest=module.backbone.digest,
-            weights=self.weights,
+            weights=str(weights.resolve()) if weights is not None else "none",
             storage=module.storage,
             method=type(module.adapter).__name__,
             head=module.head_mode,
@@ -111,7 +122,9 @@ def clear_the_way(folder: Path) -> Path | None:
                 f"({error.strerror}); close what uses it, or choose another --output"
             ) from None
         return aside
-    if not folder.is_dir() or any(child.name != "logs" for child in folder.iterdir()):
+    names = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG)
+    leftovers = {"logs", *(f".{name}.new" for name in names)}
+    if not folder.is_dir() or any(child.name not in leftovers for child in folder.iterdir()):
         raise UsageError(
             f"output '{folder}' exists and holds something that is not a bundle; choose another "
             "--output"

@@ -19,6 +19,7 @@ class Trainer(LightningTrainer):
         precision: auto (bf16 where the chip has it, else fp16 on older CUDA, else fp32), 32-true,
             bf16-mixed or 16-mixed.
         accelerator: auto, cpu, cuda or mps.
+        devices: One; training on several at once is not offered.
         early_stopping: Stop after this many epochs without a better validation macro-F1; null to
             run them all.
         accumulate_grad_batches: Batches whose gradients are summed before each step.
@@ -37,6 +38,7 @@ class Trainer(LightningTrainer):
         max_epochs: int | None = 6,
         precision: Precision = "auto",
         accelerator: str = "auto",
+        devices: int = 1,
         early_stopping: int | None = None,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = 1.0,
@@ -55,6 +57,10 @@ class Trainer(LightningTrainer):
             raise UsageError(
                 f"trainer.accumulate_grad_batches is {accumulate_grad_batches}; expected at least 1"
             )
+        if max_epochs is not None and max_epochs < 1:
+            raise UsageError(f"trainer.max_epochs is {max_epochs}; expected at least 1")
+        if devices != 1:
+            raise UsageError(f"trainer.devices is {devices}; vitlora trains on 1 device")
         device = pick_device({"gpu": "cuda"}.get(accelerator, accelerator))
         callbacks = list(kwargs.pop("callbacks", None) or [])
         if early_stopping is not None:
@@ -63,6 +69,7 @@ class Trainer(LightningTrainer):
             max_epochs=max_epochs,
             precision=pick_precision(device, precision),  # pyright: ignore[reportArgumentType]
             accelerator=device.type,
+            devices=devices if device.index is None else [device.index],
             callbacks=callbacks,
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,
