@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check format clean
 
-# The virtual environment is made anew when the dependencies change.
+# Runs again when the dependencies change.
 .venv/installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'vitlora needs Python 3.11 or newer')"
 	$(PYTHON) -m venv .venv

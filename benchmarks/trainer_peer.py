@@ -71,7 +71,9 @@ def _timed(words: list[str]) -> float:
 
 
 def _peer(root: Path, weights: Path, epochs: int) -> None:
-    import timm
+    from timm.data.config import resolve_model_data_config
+    from timm.models import create_model
+    import numpy as np
     import torch
     import torch.nn.functional as F
     from peft import LoraConfig, get_peft_model
@@ -85,10 +87,10 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
     from vitlora.data.preprocessing import Preprocessing
 
     folder = read_folder(root)
-    model = timm.create_model(VIT_TINY, pretrained=False, num_classes=len(folder.classes))
+    model = create_model(VIT_TINY, pretrained=False, num_classes=len(folder.classes))
     state = {k: v.float() for k, v in load_file(weights).items() if not k.startswith("head.")}
     model.load_state_dict(state, strict=False)
-    preprocessing = Preprocessing.from_timm(timm.data.resolve_model_data_config(model))
+    preprocessing = Preprocessing.from_timm(resolve_model_data_config(model))
     lora = LoraConfig(
         r=8,
         lora_alpha=16,
@@ -159,7 +161,7 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
             eval_dataset=val,
             data_collator=collate,
             compute_metrics=lambda p: {
-                "accuracy": float((p.predictions.argmax(1) == p.label_ids).mean())
+                "accuracy": float((np.asarray(p.predictions).argmax(1) == p.label_ids).mean())
             },
         )
         trainer.train()

@@ -22,7 +22,7 @@ MICRO = "vitlora/vit_micro_patch8_96"
 METHODS: dict[str, list[str]] = {
     "lora": [],
     "qlora": ["--model.quantization", "nf4"],
-    "linear": ["--model.adapter", "LinearProbe"],
+    "linear": ["--model.adapter", "LinearProbe", "--model.lr", "5e-3"],
     "full": ["--model.adapter", "FullFineTuning", "--model.lr", "2e-4"],
 }
 

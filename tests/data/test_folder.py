@@ -226,9 +226,10 @@ def test_digest_is_the_hash_of_the_names_and_changes_with_them(tmp_path):
 
 def test_record_tells_how_a_drawn_split_can_be_drawn_again(tmp_path):
     drawn = read_folder(empty_files(tmp_path, {"a": 10, "b": 5})).split(0.2, 0.2, 3)
-    record = split_record(drawn, 0.2, 0.2, 3, drawn=True)
+    digests = {part: drawn.digest(part) for part in drawn.splits}
+    record = split_record(drawn, digests, {"val": 0.2, "test": 0.2, "seed": 3})
     assert record["counts"] == {"train": [6, 3], "val": [2, 1], "test": [2, 1]}
     assert record["root"] == str(tmp_path.resolve())
     again = read_folder(record["root"]).split(**record["drawn"])
     assert {part: again.digest(part) for part in again.splits} == record["digests"]
-    assert "drawn" not in split_record(drawn, 0.2, 0.2, 3, drawn=False)
+    assert "drawn" not in split_record(drawn, digests, None)
