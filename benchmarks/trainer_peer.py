@@ -71,13 +71,13 @@ def _timed(words: list[str]) -> float:
 
 
 def _peer(root: Path, weights: Path, epochs: int) -> None:
-    from timm.data.config import resolve_model_data_config
-    from timm.models import create_model
     import numpy as np
     import torch
     import torch.nn.functional as F
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file
+    from timm.data.config import resolve_model_data_config
+    from timm.models import create_model
     from torch import nn
     from transformers import Trainer, TrainingArguments
 
