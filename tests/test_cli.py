@@ -289,6 +289,20 @@ def test_a_bundle_runs_no_code_of_its_own(photos: Path, capsys: Any) -> None:
     assert not Path("ran").exists()
 
 
+def test_weights_are_found_again_from_another_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "vitlora/backbones/vit_micro_patch8_96.safetensors", "w.safetensors")
+    assert fit(photos, "--output", "checkpoints/x", "--model.weights", "w.safetensors") == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    bundle = load_bundle("../checkpoints/x")
+    assert bundle.weights == str((tmp_path / "w.safetensors").resolve())
+    assert main(["validate", "--checkpoint", "../checkpoints/x"]) == 0
+    (tmp_path / "w.safetensors").unlink()
+    assert load_bundle("../checkpoints/x").weights is None
+
+
 def test_limits_of_the_training_run_do_not_limit_scoring(photos: Path) -> None:
     assert (
         fit(

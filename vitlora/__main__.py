@@ -103,7 +103,7 @@ def _as_trained(checkpoint: str) -> list[str]:
         adapter["init_args"] = model.get("adapter", {}).get("init_args", {})
     elif bundle.record.method not in ("LinearProbe", "FullFineTuning"):
         raise BundleError(f"{checkpoint} was made by an unknown method, {bundle.record.method}")
-    model["adapter"] = adapter
+    model |= {"adapter": adapter, "weights": bundle.weights}
     fields = {f"--data.{key}": value for key, value in data.items()}
     fields |= {f"--model.{key}": value for key, value in model.items()}
     return [word for key, value in fields.items() for word in (key, _plain(value))]

@@ -81,6 +81,13 @@ class Bundle:
     tensors: dict[str, torch.Tensor]
     peft: dict[str, Any] | None
 
+    @property
+    def weights(self) -> str | None:
+        """Where training found the base's weights; None if they are there no more."""
+        known = self.record.weights
+        shared = known.startswith(("\\\\", "//"))  # must not make Windows log in to a stranger
+        return known if known == "none" or (not shared and Path(known).is_file()) else None
+
     def check_base(self, digest: str) -> None:
         """Refuses base weights that are not those of training.
 

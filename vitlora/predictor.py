@@ -122,7 +122,7 @@ def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Modu
     record = bundle.record
     # a bundle of full fine-tuning holds every weight: any start will do
     whole = record.method == "FullFineTuning"
-    found = "none" if whole else weights or _where_training_found_them(record.weights)
+    found = "none" if whole else weights or bundle.weights
     backbone = load_backbone(
         record.backbone, len(record.classes), found, record.preprocessing.image_size
     )
@@ -132,14 +132,6 @@ def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Modu
     with torch.no_grad():
         _merge(backbone.module, bundle)
     return backbone.module
-
-
-def _where_training_found_them(weights: str | None) -> str | None:
-    """Returns the file or keyword the bundle names; None if that file is gone."""
-    if weights is None or weights == "none":
-        return weights
-    shared = weights.startswith(("\\\\", "//"))  # a foreign bundle must not make Windows log in
-    return weights if not shared and Path(weights).is_file() else None
 
 
 def _merge(module: nn.Module, bundle: Bundle) -> None:
