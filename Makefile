@@ -9,6 +9,7 @@ BIN := .venv/bin
 .venv/installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'vitlora needs Python 3.11 or newer')"
 	$(PYTHON) -m venv .venv
+	@echo "installing into .venv: several GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@

@@ -478,6 +478,77 @@ def test_a_file_that_cannot_be_written_is_said_before_the_work(
     assert f"{option} 'no/where.x': its folder does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"data: {root: caf\xe9}\n", "c.yaml is not UTF-8; save it as UTF-8"),
+        (b"", "c.yaml holds no keys"),
+        (b"- a\n- b\n", "c.yaml holds no keys"),
+        (b"data: [\n", "c.yaml is not YAML"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_named(content: bytes, message: str, capsys: Any) -> None:
+    Path("c.yaml").write_bytes(content)
+    assert main(["fit", "--config", "c.yaml"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_fit_without_anything_says_what_it_needs(capsys: Any) -> None:
+    assert main(["fit"]) == 2
+    assert "fit needs --config FILE or --data.root FOLDER" in capsys.readouterr().err
+    assert main(["fit", "demo.yaml"]) == 2
+    assert "write --config demo.yaml" in capsys.readouterr().err
+
+
+def test_csv_holds_the_runners_up(photos: Path) -> None:
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    assert main(["predict", str(photos / "val"), "--csv", "a.csv", "--top-k", "2"]) == 0
+    assert len(list(photos.glob("val/*/*.jpg"))) == 8
+    header, *rows = Path("a.csv").read_text("utf-8-sig").splitlines()
+    assert header == "path,class,confidence,class_2,confidence_2"
+    assert len(rows) == 8
+    for row in rows:
+        _, first, p, second, q = row.split(",")
+        assert {first, second} == {"a", "b"}
+        assert float(p) + float(q) == pytest.approx(1, abs=1e-5)
+
+
+def test_scoring_another_folder_warns_of_copies(
+    tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    flat = make_folder(tmp_path / "flat", splits=(), count=10)
+    assert fit(flat, "--output", "checkpoints/x") == 0
+    shutil.copytree(flat, tmp_path / "copy")
+    capsys.readouterr()
+    assert main(["validate"]) == 0
+    assert "note:" not in capsys.readouterr().err
+    assert main(["validate", "--data.root", str(tmp_path / "copy")]) == 0
+    assert "is not the folder of training" in capsys.readouterr().err
+
+
+def test_stopping_before_the_first_validation_puts_the_earlier_bundle_back(
+    photos: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    from vitlora.classifier import Classifier
+
+    assert fit(photos, "--output", "out") == 0
+    first = Path("out/vitlora.json").read_bytes()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "training_step", stop)
+    with pytest.raises(SystemExit):
+        fit(photos, "--output", "out")
+    assert "the earlier bundle is out" in capsys.readouterr().out
+    assert Path("out/vitlora.json").read_bytes() == first
+    assert not Path("out-1").exists()
+    with pytest.raises(SystemExit):  # with nothing to put back, the weights as they are are kept
+        fit(photos, "--output", "new")
+    assert main(["predict", str(photos / "val/a/0.jpg"), "--checkpoint", "new"]) == 0
+    assert "was stopped before any validation" in capsys.readouterr().err
+
+
 def test_a_traceback_is_there_for_those_who_ask(photos: Path, monkeypatch: Any) -> None:
     from vitlora.errors import DataError
 

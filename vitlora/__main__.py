@@ -1,6 +1,7 @@
 """``python -m vitlora``: finds config files, runs the command, says a mistake in one line."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ def main(args: Sequence[str] | None = None) -> int:
     _survive_any_console()
     try:
         return _run(words)
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
@@ -48,6 +52,8 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
+    # it warns of an optional kernel package that CPUs do without
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     command, *options = words
     if command not in _COMMANDS:
         raise UsageError(
@@ -73,9 +79,13 @@ def _find_files(command: str, options: list[str]) -> list[str]:
         if word in ("--config", "-c") and index + 1 < len(options):
             configs.append(_config_file(options[index + 1]))
             options[index + 1] = str(configs[-1])
+    if options and options[0].endswith((".yaml", ".yml")):
+        raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
     if "--help" in options or "-h" in options:
         return options
     if command == "fit":
+        if not configs and "--data.root" not in [word.partition("=")[0] for word in options]:
+            raise UsageError("fit needs --config FILE or --data.root FOLDER; see configs/")
         name = configs[-1].stem if configs else "run"
         return ["--output", str(Path("checkpoints") / name), *options]
     from vitlora.checkpoint import newest_bundle
@@ -131,12 +141,27 @@ def _config_file(name: str) -> Path:
     """Returns a config by path, else by its name in ``configs/``."""
     for path in (Path(name), Path("configs") / name):
         if path.is_file():
+            _check_readable(path)
             return path
     known = sorted(path.name for path in Path("configs").glob("*.yaml"))
     raise UsageError(
         f"--config '{name}': no such file here or in configs/{nearest(name, known)}; "
         f"found: {', '.join(known) or 'none'}"
     )
+
+
+def _check_readable(path: Path) -> None:
+    """Refuses a config that is no YAML mapping, by name."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no keys; expected data:, model: or trainer:")
 
 
 def _as_user_error(error: Exception) -> VitloraError | None:

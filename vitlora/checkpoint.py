@@ -167,7 +167,7 @@ def newest_bundle(root: str | Path = "checkpoints") -> Path:
     found = sorted(Path(root).rglob(RECORD), key=lambda path: path.stat().st_mtime_ns)
     if not found:
         raise BundleError(
-            f"no trained adapter under {root}/; train one with "
+            f"no trained adapter under {Path(root).resolve()}; train one with "
             "'python -m vitlora fit --config demo.yaml', or name one with --checkpoint DIR"
         )
     return found[-1].parent

@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ class VitloraCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Prints how good the kept epoch is, where it lies, and what to type next."""
+        if not self.run_folder.written:
+            raise UsageError("nothing was trained: trainer.limit_train_batches leaves no batch")
         if self.run_folder.best is None:
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
@@ -200,6 +203,12 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
         raise BundleError(
             f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
             f"{', '.join(folder.classes)}"
+        )
+    if data.drawn and str(folder.root.resolve()) != record.split["root"]:
+        print(
+            f"note: {folder.root} is not the folder of training; if it is a copy of it, training "
+            "pictures may be among those scored",
+            file=sys.stderr,
         )
     known_root = str(folder.root.resolve()) == record.split["root"]
     drawn_here = data.drawn and known_root and split in folder.splits

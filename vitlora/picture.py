@@ -1,6 +1,8 @@
 """A picture with its prediction drawn under it."""
 
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -9,6 +11,8 @@ from vitlora.data.images import open_image
 
 _SIDE = 480  # pixels of the picture's longer side
 _ROW = 34  # pixels of one class
+# found by name where Windows, macOS and Linux keep their fonts
+_FONTS = ("arial.ttf", "Arial.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf")
 
 
 def captioned(path: Path, top: Sequence[tuple[str, float]]) -> Image.Image:
@@ -25,18 +29,26 @@ def captioned(path: Path, top: Sequence[tuple[str, float]]) -> Image.Image:
     canvas = Image.new("RGB", (width, image.height + _ROW * len(top) + 16), "white")
     canvas.paste(image, ((width - image.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(18)
+    font, every_letter = _font(18)
     for index, (name, confidence) in enumerate(top):
         y = image.height + 8 + index * _ROW
         colour = "#1f7a4d" if index == 0 else "#b9c4bf"
         draw.rectangle((12, y + 24, 12 + (width - 24) * confidence, y + 30), fill=colour)
-        draw.text((12, y), _in_font(name, font), fill="black", font=font)
+        draw.text((12, y), name if every_letter else _ascii(name), fill="black", font=font)
         draw.text((width - 12, y), f"{confidence:.2%}", fill="black", font=font, anchor="ra")
     return canvas
 
 
-def _in_font(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Returns the name as the font can draw it; Pillow's small fallback font knows Latin-1."""
-    if isinstance(font, ImageFont.FreeTypeFont):
-        return name
-    return name.encode("latin-1", "replace").decode("latin-1")
+def _font(size: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, bool]:
+    """Returns a font, and whether it has letters beyond ASCII; Pillow's own has none."""
+    for name in _FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size), True
+    return ImageFont.load_default(size), False
+
+
+def _ascii(name: str) -> str:
+    """Returns the name without its accents; '?' for letters that are more than an accent away."""
+    decomposed = unicodedata.normalize("NFKD", name)
+    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return plain.encode("ascii", "replace").decode("ascii")

@@ -40,16 +40,25 @@ def main(args: Sequence[str] | None = None) -> int:
     from vitlora.checkpoint import newest_bundle
     from vitlora.predictor import Predictor
 
-    predictor = Predictor(options.checkpoint or newest_bundle(), options.weights, options.device)
-    rows: list[dict[str, object]] = []
+    folder = options.checkpoint or newest_bundle()
+    predictor = Predictor(folder, options.weights, options.device)
+    if options.checkpoint is None:
+        print(f"using {folder}", file=sys.stderr)
+    if not predictor.validated:
+        print(f"note: training of {folder} was stopped before any validation", file=sys.stderr)
+    rows: list[tuple[Path, Sequence[tuple[str, float]]]] = []
     failed = len(bad)
     for result in predictor.predict(paths, options.top_k, options.batch_size):
         if isinstance(result, DataError):
             failed += 1
             print(f"predict: {result}", file=sys.stderr)
             continue
-        rows.append(_row(result.path, result.top))
-        print(_json(rows[-1]) if options.json else _text(result.path, result.top, len(paths)))
+        rows.append((result.path, result.top))
+        print(
+            _json(result.path, result.top)
+            if options.json
+            else _text(result.path, result.top, len(paths))
+        )
         if options.show:
             _show(result.path, result.top, alone=len(paths) == 1)
     if options.csv:
@@ -108,28 +117,27 @@ def _text(path: Path, top: Sequence[tuple[str, float]], pictures: int) -> str:
     return f"{path}: {best}{runners_up}" if pictures > 1 else f"{best}{runners_up}"
 
 
-def _row(path: Path, top: Sequence[tuple[str, float]]) -> dict[str, object]:
-    return {
-        "path": str(path),
-        "class": top[0][0],
-        "confidence": round(top[0][1], 6),
-        "top_k": [{"class": name, "confidence": round(value, 6)} for name, value in top],
-    }
-
-
-def _json(row: dict[str, object]) -> str:
+def _json(path: Path, top: Sequence[tuple[str, float]]) -> str:
     """Returns one line; in ASCII, so that it survives every console and pipe."""
-    return json.dumps(row, ensure_ascii=True)
+    ranked = [{"class": name, "confidence": round(value, 6)} for name, value in top]
+    return json.dumps({"path": str(path), **ranked[0], "top_k": ranked})
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Writes path, class and confidence; with a byte-order mark, so that Excel reads accents."""
-    new = path.with_name(f".{path.name}.new")
+def _write_csv(target: Path, rows: Sequence[tuple[Path, Sequence[tuple[str, float]]]]) -> None:
+    """Writes path, class, confidence and runners-up, with the byte-order mark Excel wants."""
+    most = max((len(top) for _, top in rows), default=1)
+    numbers = ["", *(f"_{n}" for n in range(2, most + 1))]
+    new = target.with_name(f".{target.name}.new")
     with new.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, ["path", "class", "confidence"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    new.replace(path)
+        writer = csv.writer(file)
+        writer.writerow(
+            ["path", *(f"{name}{n}" for n in numbers for name in ("class", "confidence"))]
+        )
+        for picture, top in rows:
+            writer.writerow(
+                [picture, *(cell for name, value in top for cell in (name, f"{value:.6f}"))]
+            )
+    new.replace(target)
 
 
 def _show(path: Path, top: Sequence[tuple[str, float]], alone: bool) -> None:
@@ -142,7 +150,6 @@ def _show(path: Path, top: Sequence[tuple[str, float]], alone: bool) -> None:
         return
     folder = Path("predictions")
     folder.mkdir(exist_ok=True)
-    stem = "_".join(path.resolve().parts[-3:]).removesuffix(path.suffix)
-    target = folder / f"{stem}.png"
+    target = folder / f"{'_'.join(path.resolve().parts[-3:]).strip('/')}.png"
     picture.save(target)
     print(f"saved {target}", file=sys.stderr)

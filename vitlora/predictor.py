@@ -65,6 +65,7 @@ class Predictor:
     ) -> None:
         bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
         self.classes = bundle.record.classes
+        self.validated = bool(bundle.record.metrics)
         self.device = pick_device(device)
         self._transform = bundle.record.preprocessing.transform()
         self.network = merged_network(bundle, weights).to(self.device).eval()

@@ -215,10 +215,14 @@ def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path
 @pytest.mark.parametrize(
     ("splits", "stage", "message"),
     [
-        (("train", "val"), "test", r"no test split; .* folders with data\.test_fraction above 0$"),
-        ((), "test", r"no test split; .* folders with data\.test_fraction above 0$"),
-        (("train", "test"), "fit", r"no val split; .* folders with data\.val_fraction above 0$"),
-        (("val", "test"), "fit", r"no train split; expected a train/ folder, or class folders$"),
+        (("train", "val"), "test", r"no test split \(it has train/, val/\); (set|add)"),
+        ((), "test", r"no test split \(it has train/, val/\); (set|add)"),
+        (("train", "test"), "fit", r"no val split \(it has train/, test/\); add a val/ folder"),
+        (
+            ("val", "test"),
+            "fit",
+            r"no train split .*; add a train/ folder with pictures of each class$",
+        ),
     ],
 )
 def test_missing_split_is_explained(make_folder, tmp_path, splits, stage, message):

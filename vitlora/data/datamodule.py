@@ -140,11 +140,10 @@ class FolderData(LightningDataModule):
 
     def _check(self, split: str) -> None:
         if split not in self.folder.splits:
-            drawn = f" with data.{split}_fraction above 0" if split != "train" else ""
-            raise DataError(
-                f"{self.folder.root} has no {split} split; expected a {split}/ folder, or class "
-                f"folders{drawn}"
-            )
+            found = ", ".join(f"{part}/" for part in self.folder.splits)
+            folder = f"add a {split}/ folder with pictures of each class"
+            mend = f"set data.{split}_fraction above 0" if self.drawn else folder
+            raise DataError(f"{self.folder.root} has no {split} split (it has {found}); {mend}")
         if split in self._checked:
             return
         samples = self.folder.splits[split]

@@ -1,5 +1,7 @@
 """The folder a run leaves: the best epoch as a bundle, whatever ends the training, and the logs."""
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +37,21 @@ class RunFolder(Callback):
         self.logs = logs
         self.best: Scores | None = None
         self.best_epoch = 0
-        self._written = False
+        self.written = False
+        self._aside: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the folder, once nothing but training is left to go wrong."""
-        aside = clear_the_way(self.folder)
-        if aside is not None:
-            print(f"the earlier bundle in {self.folder} is now {aside}")
+        self._aside = clear_the_way(self.folder)
+        if self._aside is not None:
+            print(f"the earlier bundle in {self.folder} is now {self._aside}")
         if self.logs:
             where: dict[str, Any] = {"save_dir": self.folder, "name": "logs", "version": ""}
             trainer.loggers = [CSVLogger(**where), TensorBoardLogger(**where)]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the last weights of a run that was never validated."""
-        if not self._written:
+        if not self.written and trainer.global_step:
             self._write(trainer, pl_module, {})
             print(f"no epoch was validated; the last weights are kept in {self.folder}")
 
@@ -72,14 +75,26 @@ class RunFolder(Callback):
         module: Any = pl_module
         if not isinstance(exception, KeyboardInterrupt) or module.network is None:
             return
-        if self._written:
+        if self.written:
             print(f"\nstopped; the best epoch so far ({self.best_epoch}) is kept in {self.folder}")
+            return
+        if self._aside is not None:
+            where = self._put_back(self._aside)
+            print(f"\nstopped before the first validation; the earlier bundle is {where}")
             return
         self._write(trainer, module, {})
         print(
             f"\nstopped before the first validation; the weights as they are now are kept in "
             f"{self.folder}"
         )
+
+    def _put_back(self, aside: Path) -> Path:
+        """Puts the earlier bundle back in its place if it can; returns where it is."""
+        with suppress(OSError):
+            shutil.rmtree(self.folder, ignore_errors=True)  # the logs of a run that came to nothing
+            aside.rename(self.folder)
+            return self.folder
+        return aside
 
     def _write(self, trainer: Trainer, module: Any, metrics: dict[str, float]) -> None:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -99,7 +114,7 @@ class RunFolder(Callback):
         tensors = module.adapter.tensors(module.network)
         peft = module.adapter.config(module.network)
         save_bundle(self.folder, record, tensors, peft, self.run_config)
-        self._written = True
+        self.written = True
 
 
 def clear_the_way(folder: Path) -> Path | None:
