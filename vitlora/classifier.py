@@ -99,8 +99,9 @@ class Classifier(LightningModule):
             freeze(module, self.storage, compute)
         else:
             self.storage = Storage()
-        if device == "cpu" and self.trainer.state.fn == "fit":
-            # the backward pass of torch's fused attention is slow on CPUs (benchmarks/cpu_step.py)
+        bf16 = storage_dtype(str(self.trainer.precision)) == torch.bfloat16
+        if device == "cpu" and bf16 and self.trainer.state.fn == "fit":
+            # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py
             for block in module.blocks:
                 block.attn.fused_attn = False
         module.set_grad_checkpointing(self.checkpointing)
