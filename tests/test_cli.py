@@ -455,6 +455,8 @@ def test_ctrl_c_leaves_a_usable_bundle_and_says_so(photos: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # a shell's background jobs, and so their children, start with Ctrl-C ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:
