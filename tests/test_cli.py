@@ -114,6 +114,14 @@ def test_fit_tells_what_it_trains_and_what_to_type_next(photos: Path, capsys: An
     assert list(logs.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize(("switch", "shown"), [("true", True), ("false", False)])
+def test_the_progress_line_can_be_turned_off(
+    switch: str, shown: bool, photos: Path, capsys: Any
+) -> None:
+    assert fit(photos, "--output", "x", "--trainer.enable_progress_bar", switch) == 0
+    assert ("img/s" in capsys.readouterr().out) == shown
+
+
 def test_a_second_fit_moves_the_first_bundle_aside(photos: Path, capsys: Any) -> None:
     assert fit(photos, "--output", "out") == 0
     first = Path("out/vitlora.json").read_bytes()

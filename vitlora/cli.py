@@ -19,7 +19,7 @@ from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import BundleError, UsageError, nearest
 from vitlora.scores import Scores
-from vitlora.training import Progress, RunFolder, Summary, Trainer
+from vitlora.training import RunFolder, Summary, Trainer
 
 _DESCRIPTIONS = {
     "fit": "Trains an adapter on a folder of pictures and writes a bundle.",
@@ -132,7 +132,6 @@ def main(args: list[str]) -> None:
         VitloraError: A mistake a user can mend.
     """
     _quieten()
-    no_bar = "enable_progress_bar" in " ".join(args)
     parsers: dict[str, Any] = {
         name: {"description": text, "exit_on_error": False} for name, text in _DESCRIPTIONS.items()
     }
@@ -144,7 +143,6 @@ def main(args: list[str]) -> None:
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
-            trainer_defaults={} if no_bar else {"callbacks": [Progress()]},
             parser_kwargs={
                 "prog": "vitlora",
                 "exit_on_error": False,

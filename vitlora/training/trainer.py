@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from vitlora.errors import UsageError
 from vitlora.hardware import Precision, pick_device, pick_precision
+from vitlora.training.progress import Progress
 
 
 class Trainer(LightningTrainer):
@@ -63,6 +64,8 @@ class Trainer(LightningTrainer):
             raise UsageError(f"trainer.devices is {devices}; vitlora trains on 1 device")
         device = pick_device({"gpu": "cuda"}.get(accelerator, accelerator))
         callbacks = list(kwargs.pop("callbacks", None) or [])
+        if kwargs.get("enable_progress_bar") is not False:
+            callbacks.append(Progress())
         if early_stopping is not None:
             callbacks.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
         super().__init__(
