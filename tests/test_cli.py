@@ -240,17 +240,25 @@ def test_other_classes_and_other_weights_are_refused(
     [
         (["--model.adapter.rank", "0"], 2, "rank is 0; expected at least 1"),
         (["--model.adapter.targets", "[attention.qvk]"], 2, "did you mean 'attention.qkv'"),
-        (["--model.adapter.rnk", "4"], 2, "did you mean 'rank'"),
-        (["--model.bckbone", "x"], 2, "did you mean 'backbone'"),
-        (["--trainer.max_epoch", "3"], 2, "did you mean 'max_epochs'"),
-        (["--modle.lr", "1"], 2, "did you mean 'model'"),
+        (["--model.adapter.rnk", "4"], 2, "did you mean 'model.adapter.rank'"),
+        (["--model.bckbone", "x"], 2, "did you mean 'model.backbone'"),
+        (["--trainer.max_epoch", "3"], 2, "did you mean 'trainer.max_epochs'"),
+        (["--modle.lr", "1"], 2, "did you mean 'model.lr'"),
         (["--outpt", "x"], 2, "did you mean 'output'"),
         (["--model.adapter", "Lorra"], 2, "did you mean 'Lora'"),
         (["--trainer.max_epochs", "0"], 2, "trainer.max_epochs is 0"),
         (["--trainer.devices", "2"], 2, "trainer.devices is 2"),
-        (["--model.lr", "fast"], 2, "model.lr"),
+        (["--epochs", "3"], 2, "did you mean 'trainer.max_epochs'"),
+        (["--rank", "3"], 2, "did you mean 'model.adapter.rank'"),
+        (["--trainer.max_stps", "3"], 2, "did you mean 'trainer.max_steps'"),
+        (["--trainer.max_epochs", "three"], 2, "is 'three'; expected int or null"),
+        (["--trainer.callbacks", "foo"], 2, "trainer.callbacks has 'foo'"),
+        (["--model.adapter.rank", "x"], 2, "model.adapter.rank is 'x'; expected int"),
+        (["--data.classes", "a"], 2, "data.classes is 'a'; expected list[str] or null"),
+        (["--output="], 2, "output is empty"),
+        (["--model.lr", "fast"], 2, "model.lr is 'fast'; expected float"),
         (["--model.lr", "-1"], 2, "model.lr is -1.0; expected more than 0"),
-        (["--model.quantization", "nf5"], 2, "Expected one of 'none', 'nf4'"),
+        (["--model.quantization", "nf5"], 2, "is 'nf5'; expected one of 'none', 'nf4'"),
         (
             ["--model.adapter", "FullFineTuning", "--model.quantization", "nf4"],
             2,
@@ -279,6 +287,15 @@ def test_a_mistake_is_one_clear_line(
     assert message in lines[0]
     assert "Traceback" not in error
     assert not Path("out").exists()
+
+
+def test_adapter_options_in_the_wrong_place_are_told_where_to_go(
+    photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    config = tmp_path / "flat.yaml"
+    config.write_text("model: {adapter: {class_path: Lora, rank: 4}}")
+    assert fit(photos, "--config", str(config)) == 2
+    assert "model.adapter takes class_path and init_args" in capsys.readouterr().err
 
 
 def test_a_bundle_runs_no_code_of_its_own(photos: Path, capsys: Any) -> None:
@@ -406,6 +423,11 @@ def test_help_reads_well() -> None:
     ]
     assert order == sorted(order)
     assert "Trains an adapter on a folder of pictures" in done.stdout
+    assert "--trainer.max_epochs" in done.stdout
+    assert "--trainer.overfit_batches" not in done.stdout  # Lightning's, known to its users
+    adapter = run("fit", "--model.adapter.help", "Lora")
+    assert adapter.returncode == 0
+    assert "--model.adapter.rank" in adapter.stdout
     top = run("--help")
     assert top.returncode == 0
     assert "vitlora fit --config waste5.yaml" in top.stdout

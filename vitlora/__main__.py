@@ -81,7 +81,7 @@ def _find_files(command: str, options: list[str]) -> list[str]:
             options[index + 1] = str(configs[-1])
     if options and options[0].endswith((".yaml", ".yml")):
         raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
-    if "--help" in options or "-h" in options:
+    if any(word in ("--help", "-h") or word.endswith(".help") for word in options):
         return options
     if command == "fit":
         if not configs and "--data.root" not in [word.partition("=")[0] for word in options]:

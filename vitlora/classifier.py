@@ -29,7 +29,9 @@ class Classifier(LightningModule):
         weights: File with the base's weights (.safetensors or .pth); none for a random start;
             null for the published ones.
         image_size: Side of the input in pixels; null for the weights' own.
-        adapter: What is trained: Lora, LinearProbe or FullFineTuning.
+        adapter: What is trained: Lora, LinearProbe or FullFineTuning. Lora takes
+            --model.adapter.rank, alpha, dropout, targets and last_blocks: see
+            --model.adapter.help Lora.
         head: Train the head in full, or as lora.
         quantization: Keep the frozen blocks as they are (none) or in 4 bits (nf4, QLoRA).
         lr: Peak learning rate of AdamW.

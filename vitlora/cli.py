@@ -1,5 +1,6 @@
 """The command line: ``fit``, ``validate`` and ``test`` on Lightning's CLI."""
 
+import argparse
 import inspect
 import json
 import logging
@@ -17,7 +18,7 @@ from vitlora.adapters import Lora
 from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
-from vitlora.errors import BundleError, UsageError, nearest
+from vitlora.errors import BundleError, UsageError, nearest, nearest_of
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
 
@@ -46,6 +47,7 @@ class VitloraCLI(LightningCLI):
         parser.add_lightning_class_args(FolderData, "data")
         parser.add_lightning_class_args(Classifier, "model")
         parser.add_lightning_class_args(Trainer, "trainer")
+        _show_only_ours(parser)
         parser.usage = "vitlora COMMAND --config FILE [any option below]"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -74,6 +76,8 @@ class VitloraCLI(LightningCLI):
     def before_fit(self) -> None:
         """Attaches the callbacks that tell of the run and keep it."""
         config = self.config.fit
+        if config.output == "":
+            raise UsageError("output is empty; expected a folder")
         if config.checkpoint or config.json:
             raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
         self.run_folder = RunFolder(
@@ -155,11 +159,19 @@ def main(args: list[str]) -> None:
         raise _explained(error) from None
 
 
+def _show_only_ours(parser: LightningArgumentParser) -> None:
+    """Leaves the options Lightning's own Trainer adds out of the help; they work all the same."""
+    ours = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
+    for action in parser._actions:
+        name = action.dest.removesuffix(".help")
+        if name.startswith("trainer.") and name not in ours:
+            action.help = argparse.SUPPRESS
+
+
 def _explained(error: ArgumentError) -> UsageError:
-    """Returns jsonargparse's complaint on one line, with the nearest key for an unknown one."""
+    """Returns jsonargparse's complaint on one line: key, value, what was expected, nearest key."""
     text = " ".join(str(error).split())
-    text = re.sub(r"<class '(\w+)'>", r"\1", text)
-    text = re.sub(r"a typing.Literal\[(.+?)\]", r"one of \1", text)
+    within = "model.adapter." if "Problem with given class_path" in text else ""
     lost = re.search(r"import path string: (\w+)", text)
     if lost is not None:
         names = ("Lora", "LinearProbe", "FullFineTuning")
@@ -167,31 +179,54 @@ def _explained(error: ArgumentError) -> UsageError:
             f"model.adapter '{lost[1]}' is unknown; expected one of {', '.join(names)}"
             f"{nearest(lost[1], names)}"
         )
-    match = re.search(
+    if "Option 'class_path' is not accepted" in text:
+        return UsageError(
+            "model.adapter takes class_path and init_args; put its options in the latter"
+        )
+    unknown = re.search(
         r"(?:unrecognized arguments: --|does not accept option '|Option ')([\w.]+)", text
     )
-    if match is None:
+    if unknown is not None:
+        key = within + unknown[1]
+        return UsageError(f"unknown key '{key}'{_nearest_key(key)}; 'vitlora fit --help' lists all")
+    expected = (
+        r"Subtypes: \[(?P<union>.+?)\] Errors: .*Given value: (?P<given>.*)"
+        r"|Expected (?:an? )?(?P<type>.+?)\. Got value: (?P<value>.*)"
+    )
+    wrong = re.search(rf'Parser key "(?P<key>[\w.]+)": (?:[^"]*? )?(?:{expected})$', text)
+    if wrong is None:
         return UsageError(text)
-    key = match[1]
-    hint = next(filter(None, (_nearest_part(key, part) for part in key.split("."))), "")
-    return UsageError(f"unknown key '{key}'{hint}: {text}")
+    wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wrong["union"] or wrong["type"])
+    wanted = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", wanted)
+    wanted = re.sub(r"Literal\[(.+?)\]", r"one of \1", wanted).replace(", NoneType", " or null")
+    value = wrong["given"] or wrong["value"]
+    return UsageError(f"{within}{wrong['key']} is {value!r}; expected {wanted}")
 
 
-def _nearest_part(key: str, part: str) -> str:
-    """Returns a hint for one part of a dotted key, or nothing if that part is known."""
-    groups: dict[str, tuple[type, ...]] = {
-        "data": (FolderData,),
-        "model": (Classifier, Lora),
-        "trainer": (Trainer, LightningTrainer),
+def _nearest_key(key: str) -> str:
+    """Returns a hint for an unknown dotted key, or for a lone word that may be the end of one."""
+    owners: dict[str, type] = {
+        "data": FolderData,
+        "model": Classifier,
+        "model.adapter": Lora,
+        "trainer": Trainer,
     }
-    first = key.split(".")[0]
-    tops = [*groups, "output", "seed_everything", "checkpoint", "json", "config"]
-    owners = groups.get(first, (FolderData, Classifier, Lora, Trainer))
-    below = [name for owner in owners for name in inspect.signature(owner.__init__).parameters]
-    if part in tops or part in below:
-        return ""
-    alone = part == first  # a lone word is a whole key, or the end of one whose start is unsaid
-    return nearest(part, tops) or nearest(part, below) if alone else nearest(part, below)
+    ends = {
+        name: f"{group}.{name}"
+        for group, owner in owners.items()
+        for name in inspect.signature(owner.__init__).parameters
+        if name not in ("self", "kwargs", "num_classes")
+    }
+    lightning = [f"trainer.{name}" for name in inspect.signature(LightningTrainer).parameters]
+    tops = ["output", "seed_everything", "checkpoint", "json", "config"]
+    group, dot, _ = key.partition(".")
+    if group in owners:
+        inside = [name for name in (*ends.values(), *lightning) if name.startswith(f"{group}.")]
+        return nearest(key, inside)
+    if dot:
+        return nearest(key, ends.values())
+    end = nearest_of(key, (*ends, *tops))
+    return f" (did you mean '{ends.get(end, end)}'?)" if end else ""
 
 
 def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:

@@ -34,5 +34,10 @@ class BundleError(VitloraError):
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest choice, or an empty string."""
-    matches = get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
+    match = nearest_of(name, choices)
+    return f" (did you mean '{match}'?)" if match else ""
+
+
+def nearest_of(name: str, choices: Iterable[str]) -> str:
+    """Returns the closest choice, or an empty string if none comes near."""
+    return next(iter(get_close_matches(name, list(choices), n=1, cutoff=0.5)), "")

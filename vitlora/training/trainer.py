@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
 from vitlora.errors import UsageError
@@ -13,7 +13,7 @@ from vitlora.training.progress import Progress
 
 
 class Trainer(LightningTrainer):
-    """Runs the epochs.
+    """Runs the epochs; every other option of Lightning's Trainer works too.
 
     Args:
         max_epochs: Passes over the training pictures.
@@ -63,7 +63,13 @@ class Trainer(LightningTrainer):
         if devices != 1:
             raise UsageError(f"trainer.devices is {devices}; vitlora trains on 1 device")
         device = pick_device({"gpu": "cuda"}.get(accelerator, accelerator))
-        callbacks = list(kwargs.pop("callbacks", None) or [])
+        callbacks = kwargs.pop("callbacks", None) or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise UsageError(
+                    f"trainer.callbacks has {callback!r}; expected Lightning callbacks"
+                )
         if kwargs.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
         if early_stopping is not None:
