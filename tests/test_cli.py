@@ -192,6 +192,21 @@ def test_test_agrees_with_predicting_each_picture(
     assert numbers["per_class"][0]["images"] == 4
 
 
+def test_crop_mode_is_kept_by_the_bundle_and_seen_by_prediction(photos: Path) -> None:
+    from PIL import Image
+
+    from vitlora.predictor import Predictor
+
+    assert fit(photos, "--output", "checkpoints/x", "--model.crop_mode", "squash") == 0
+    kept = load_bundle("checkpoints/x").record.preprocessing
+    assert (kept.crop_mode, kept.crop_pct) == ("squash", 1.0)
+    wide = Image.new("RGB", (200, 40), "grey")
+    edge = wide.copy()
+    edge.paste((255, 0, 0), (0, 0, 30, 40))  # a centre crop would not reach it
+    plain, marked = Predictor("checkpoints/x", device="cpu").logits([wide, edge])
+    assert not torch.equal(plain, marked)
+
+
 def test_a_split_drawn_by_seed_is_drawn_again_and_guarded(
     tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
 ) -> None:
@@ -258,6 +273,7 @@ def test_other_classes_and_other_weights_are_refused(
         (["--output="], 2, "output is empty"),
         (["--model.lr", "fast"], 2, "model.lr is 'fast'; expected float"),
         (["--model.lr", "-1"], 2, "model.lr is -1.0; expected more than 0"),
+        (["--model.crop_mode", "zoom"], 2, "model.crop_mode is 'zoom'; expected one of"),
         (["--model.quantization", "nf5"], 2, "is 'nf5'; expected one of 'none', 'nf4'"),
         (
             ["--model.adapter", "FullFineTuning", "--model.quantization", "nf4"],

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from vitlora.adapters import Adapter, Lora, gradient_self_test
 from vitlora.adapters.adapter import HeadMode
 from vitlora.backbones import load_backbone
+from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError
 from vitlora.hardware import storage_dtype
 from vitlora.quantization import Quantization, Storage, freeze
@@ -29,6 +30,8 @@ class Classifier(LightningModule):
         weights: File with the base's weights (.safetensors or .pth); none for a random start;
             null for the published ones.
         image_size: Side of the input in pixels; null for the weights' own.
+        crop_mode: What evaluation and prediction see of a picture: center crops a square, squash
+            squeezes the whole picture into one; null for the weights' own, mostly center.
         adapter: What is trained: Lora, LinearProbe or FullFineTuning. Lora takes
             --model.adapter.rank, alpha, dropout, targets and last_blocks: see
             --model.adapter.help Lora.
@@ -48,6 +51,7 @@ class Classifier(LightningModule):
         backbone: str = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
         weights: str | None = None,
         image_size: int | None = None,
+        crop_mode: CropMode | None = None,
         adapter: Adapter = Lora(),  # noqa: B008 - it has no state
         head: HeadMode = "full",
         quantization: Quantization = "none",
@@ -75,6 +79,8 @@ class Classifier(LightningModule):
         self.class_weights = class_weights
         self.checkpointing = checkpointing
         self.backbone = load_backbone(backbone, num_classes, weights, image_size)
+        if crop_mode is not None:
+            self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
         self.adapter.check(self.backbone, head)
         self.storage: Storage | None = None  # a bundle's, else chosen by the precision
         self._start: Mapping[str, torch.Tensor] | None = None

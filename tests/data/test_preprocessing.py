@@ -94,6 +94,26 @@ def test_another_image_size_keeps_the_rest():
     assert torch.equal(preprocessing.at(96).transform()(picture), theirs(picture))
 
 
+def test_squash_sees_the_whole_picture_as_timm_does():
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    weights = get_pretrained_cfg(name).to_dict()
+    config = resolve_data_config(
+        {"crop_mode": "squash", "crop_pct": 1.0}, pretrained_cfg=weights, use_test_size=True
+    )
+    theirs = create_transform(**config, is_training=False)
+    own = find_source(f"timm/{name}").preprocessing
+    ours = own.seeing("squash").transform()
+    for size in SIZES:
+        picture = photo(*size)
+        assert torch.equal(ours(picture), theirs(picture)), size
+    bright_edge = photo(640, 480)
+    bright_edge.paste((255, 255, 255), (0, 0, 40, 480))
+    assert not torch.equal(ours(bright_edge), ours(photo(640, 480)))
+    center = own.transform()
+    assert torch.equal(center(bright_edge), center(photo(640, 480)))  # it lies outside the crop
+    assert own.seeing("center") == own
+
+
 def test_json_brings_everything_back():
     preprocessing = Preprocessing(
         image_size=96,

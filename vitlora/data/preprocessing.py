@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
+
+CropMode = Literal["center", "squash"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,16 @@ class Preprocessing:
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same preprocessing for another input size in pixels."""
         return replace(self, image_size=image_size)
+
+    def seeing(self, crop_mode: CropMode) -> "Preprocessing":
+        """Returns the same preprocessing for another part of the picture.
+
+        Args:
+            crop_mode: ``center`` keeps ``crop_pct`` of the short side, and as much of the long one;
+                ``squash`` squeezes the whole picture into the square.
+        """
+        share = 1.0 if crop_mode == "squash" else self.crop_pct
+        return replace(self, crop_mode=crop_mode, crop_pct=share)
 
     def transform(self) -> Callable[[Image.Image], torch.Tensor]:
         """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised."""
