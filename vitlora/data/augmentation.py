@@ -35,10 +35,16 @@ class Augmentation:
         crop = {"light": (0.5, 1.0), "medium": (0.35, 1.0), "strong": (0.2, 1.0)}
         if recipe not in crop:
             raise UsageError(f"data.augment is '{recipe}'; expected none, {', '.join(crop)}")
-        self._crop = A.RandomResizedCrop((size, size), scale=crop[recipe])
-        self._size = (size, size)
-        self._filter = Image.Resampling[preprocessing.interpolation.upper()]
-        steps: list[A.BasicTransform | A.BaseCompose] = [A.HorizontalFlip(p=0.5)]
+        steps: list[A.BasicTransform | A.BaseCompose] = []
+        steps += [
+            A.RandomResizedCrop(
+                (size, size),
+                scale=crop[recipe],
+                interpolation=cv2.INTER_CUBIC,
+                area_for_downscale="image",
+            ),
+            A.HorizontalFlip(p=0.5),
+        ]
         if recipe in ("medium", "strong"):
             steps += [
                 A.Rotate(limit=20, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
@@ -75,17 +81,11 @@ class Augmentation:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Returns ``(3, H, W)``."""
-        # albumentations draws the crop, Pillow resizes it as evaluation does: OpenCV has no cubic
-        # filter that shrinks without aliasing, and its area mode blurs what the weights know sharp
-        shape = (image.height, image.width, 3)
-        box = self._crop.get_params_dependent_on_data({"shape": shape}, {})["crop_coords"]
-        cropped = image.resize(self._size, self._filter, box=box)
-        pixels = self._compose(image=np.asarray(cropped))["image"]
+        pixels = self._compose(image=np.asarray(image))["image"]
         return torch.from_numpy((pixels - self._mean) * self._scale).permute(2, 0, 1).contiguous()
 
     def seed(self, seed: int) -> None:
         """Starts the random draws anew; every loader worker needs its own seed."""
-        self._crop.set_random_seed(seed)
         self._compose.set_random_seed(seed)
 
 
