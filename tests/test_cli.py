@@ -207,6 +207,14 @@ def test_crop_mode_is_kept_by_the_bundle_and_seen_by_prediction(photos: Path) ->
     assert not torch.equal(plain, marked)
 
 
+def test_a_bundle_is_scored_as_it_predicts(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "checkpoints/x") == 0
+    for words in (["--model.crop_mode", "squash"], ["--model.image_size", "40"]):
+        capsys.readouterr()
+        assert main(["test", *words]) == 1
+        assert "sees pictures as 32 px, center" in capsys.readouterr().err
+
+
 def test_a_split_drawn_by_seed_is_drawn_again_and_guarded(
     tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
 ) -> None:

@@ -18,6 +18,7 @@ from vitlora.adapters import Lora
 from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
+from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, UsageError, nearest, nearest_of
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
@@ -232,6 +233,12 @@ def _nearest_key(key: str) -> str:
 def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
     record, folder = bundle.record, data.folder
     bundle.check_base(model.backbone.digest)
+    if model.backbone.preprocessing != record.preprocessing:
+        raise BundleError(
+            f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "
+            f"validation did; the options ask for {_view(model.backbone.preprocessing)}. Leave out "
+            "model.image_size and model.crop_mode"
+        )
     if folder.classes != record.classes:
         raise BundleError(
             f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
@@ -251,6 +258,10 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
             "training pictures could be in it: the folder or the split's options changed. Score on "
             "a folder of new pictures with --data.root"
         )
+
+
+def _view(preprocessing: Preprocessing) -> str:
+    return f"{preprocessing.image_size} px, {preprocessing.crop_mode}"
 
 
 def _write_json(scores: Scores, target: str, checkpoint: Path, split: str) -> None:
