@@ -84,6 +84,9 @@ def test_a_record_that_is_no_bundles_is_refused(bundle: Path, record: str) -> No
 
 
 def test_foreign_folders_are_refused_by_what_they_are(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="is a file; expected the bundle's folder"):
+        load_bundle(tmp_path / "file")
     with pytest.raises(BundleError, match="no such folder"):
         load_bundle(tmp_path / "nowhere")
     with pytest.raises(BundleError, match="holds no vitlora bundle"):

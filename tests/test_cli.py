@@ -134,6 +134,7 @@ def test_a_second_fit_moves_the_first_bundle_aside(photos: Path, capsys: Any) ->
 def test_a_folder_of_other_things_is_never_written_into(photos: Path, capsys: Any) -> None:
     Path("out").mkdir()
     Path("out/config.yaml").write_text("mine")
+    (photos / "train" / "a" / "torn.jpg").write_bytes(b"")  # found later: the folder comes first
     assert fit(photos, "--output", "out") == 2
     assert "holds something that is not a bundle" in capsys.readouterr().err
     assert [p.name for p in Path("out").iterdir()] == ["config.yaml"]

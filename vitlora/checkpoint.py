@@ -186,7 +186,8 @@ def bundle_bytes(folder: Path) -> int:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise BundleError(f"checkpoint '{folder}': no such folder")
+        kind = "is a file; expected the bundle's folder" if folder.exists() else "no such folder"
+        raise BundleError(f"checkpoint '{folder}': {kind}")
     if not is_bundle(folder):
         kind = "a PEFT adapter" if (folder / PEFT_CONFIG).exists() else "no vitlora bundle"
         raise BundleError(f"{folder} holds {kind}: it has no {RECORD}")

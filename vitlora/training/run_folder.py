@@ -32,6 +32,7 @@ class RunFolder(Callback):
     """
 
     def __init__(self, folder: Path, run_config: str, logs: bool) -> None:
+        check_free(folder)  # before the pictures are read
         self.folder = folder
         self.run_config = run_config
         self.logs = logs
@@ -117,31 +118,40 @@ class RunFolder(Callback):
         self.written = True
 
 
+def check_free(folder: Path) -> None:
+    """Refuses an output folder that holds anything but an earlier bundle.
+
+    Raises:
+        UsageError: It does, or it is a file.
+    """
+    names = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG)
+    leftovers = {"logs", *(f".{name}.new" for name in names)}
+    if not folder.exists() or (folder.is_dir() and is_bundle(folder)):
+        return
+    if not folder.is_dir() or any(child.name not in leftovers for child in folder.iterdir()):
+        raise UsageError(
+            f"output '{folder}' exists and holds something that is not a bundle; choose another "
+            "--output"
+        )
+
+
 def clear_the_way(folder: Path) -> Path | None:
     """Moves a bundle that lies in ``folder`` aside and returns where it went.
 
     Raises:
         UsageError: The folder holds other things, or cannot be moved.
     """
-    if not folder.exists():
+    check_free(folder)
+    if not is_bundle(folder):
         return None
-    if folder.is_dir() and is_bundle(folder):
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
-            number += 1
-        try:
-            folder.rename(aside)
-        except OSError as error:
-            raise UsageError(
-                f"output '{folder}' holds an earlier bundle that cannot be moved aside "
-                f"({error.strerror}); close what uses it, or choose another --output"
-            ) from None
-        return aside
-    names = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG)
-    leftovers = {"logs", *(f".{name}.new" for name in names)}
-    if not folder.is_dir() or any(child.name not in leftovers for child in folder.iterdir()):
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    try:
+        folder.rename(aside)
+    except OSError as error:
         raise UsageError(
-            f"output '{folder}' exists and holds something that is not a bundle; choose another "
-            "--output"
-        )
-    return None
+            f"output '{folder}' holds an earlier bundle that cannot be moved aside "
+            f"({error.strerror}); close what uses it, or choose another --output"
+        ) from None
+    return aside
