@@ -370,6 +370,13 @@ def test_limits_of_the_training_run_do_not_limit_scoring(photos: Path) -> None:
     assert json.loads(Path("v.json").read_text())["images"] == 8
 
 
+def test_a_run_that_blows_up_stops_and_keeps_no_such_epoch(photos: Path, capsys: Any) -> None:
+    words = ("--model.lr", "1e20", "--model.warmup", "0", "--trainer.max_epochs", "3")
+    assert fit(photos, "--output", "out", *words) == 1
+    assert "training ran away in epoch" in capsys.readouterr().err
+    assert not Path("out/vitlora.json").exists() or load_bundle("out").record.metrics["loss"] < 1e9
+
+
 def test_a_run_without_validation_still_leaves_a_bundle(photos: Path, capsys: Any) -> None:
     assert fit(photos, "--output", "out", "--trainer.limit_val_batches", "0") == 0
     assert "no epoch was validated; the last weights are kept in out" in capsys.readouterr().out

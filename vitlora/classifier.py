@@ -14,7 +14,7 @@ from vitlora.adapters import Adapter, Lora, gradient_self_test
 from vitlora.adapters.adapter import HeadMode
 from vitlora.backbones import load_backbone
 from vitlora.data.preprocessing import CropMode
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import storage_dtype
 from vitlora.quantization import Quantization, Storage, freeze
 from vitlora.scores import Scores
@@ -174,6 +174,12 @@ class Classifier(LightningModule):
         """Logs accuracy, macro-F1 and loss of the whole split."""
         stage = "test" if self.trainer.testing else "val"
         scores = self.scores(tuple(map(str, range(self.confusion.num_classes))))
+        if self.trainer.state.fn == "fit" and not math.isfinite(scores.loss):
+            raise VitloraError(
+                f"the validation loss is {scores.loss}: training ran away in epoch "
+                f"{self.current_epoch + 1}; lower model.lr, which is {self.lr}. The best epoch "
+                "before, if there was one, is kept"
+            )
         self.log_dict(
             {
                 f"{stage}/acc": scores.accuracy,
