@@ -9,7 +9,6 @@ from lightning.pytorch.loggers import Logger
 
 from vitlora.errors import UsageError
 from vitlora.hardware import Precision, pick_device, pick_precision
-from vitlora.training.averaging import WeightAverage
 from vitlora.training.progress import Progress
 
 
@@ -24,8 +23,6 @@ class Trainer(LightningTrainer):
         devices: One; training on several at once is not offered.
         early_stopping: Stop after this many epochs without a better validation macro-F1; null to
             run them all.
-        weight_average: Validate and keep a running mean of the trained weights; this is the share
-            of it kept at each step. Null keeps the weights of single steps.
         accumulate_grad_batches: Batches whose gradients are summed before each step.
         gradient_clip_val: Largest norm of the gradient; null not to clip.
         log_every_n_steps: Steps between two lines of the logs.
@@ -44,7 +41,6 @@ class Trainer(LightningTrainer):
         accelerator: str = "auto",
         devices: int = 1,
         early_stopping: int | None = None,
-        weight_average: float | None = 0.98,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = 1.0,
         log_every_n_steps: int | None = 10,
@@ -57,10 +53,6 @@ class Trainer(LightningTrainer):
         if early_stopping is not None and early_stopping < 1:
             raise UsageError(
                 f"trainer.early_stopping is {early_stopping}; expected at least 1 epoch, or null"
-            )
-        if weight_average is not None and not 0 < weight_average < 1:
-            raise UsageError(
-                f"trainer.weight_average is {weight_average}; expected 0 < average < 1, or null"
             )
         if accumulate_grad_batches < 1:
             raise UsageError(
@@ -80,8 +72,6 @@ class Trainer(LightningTrainer):
                 )
         if kwargs.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
-        if weight_average is not None:
-            callbacks.insert(0, WeightAverage(weight_average))  # others save what it puts in place
         if early_stopping is not None:
             callbacks.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
         super().__init__(
