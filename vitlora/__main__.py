@@ -81,10 +81,11 @@ def _find_files(command: str, options: list[str]) -> list[str]:
             options[index + 1] = str(configs[-1])
     if options and options[0].endswith((".yaml", ".yml")):
         raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
-    if any(word in ("--help", "-h") or word.endswith(".help") for word in options):
+    names = [word.partition("=")[0] for word in options if word.startswith("-")]
+    if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         return options
     if command == "fit":
-        if not configs and "--data.root" not in [word.partition("=")[0] for word in options]:
+        if not configs and "--data.root" not in names:
             raise UsageError("fit needs --config FILE or --data.root FOLDER; see configs/")
         name = configs[-1].stem if configs else "run"
         return ["--output", str(Path("checkpoints") / name), *options]

@@ -244,13 +244,13 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
             f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
             f"{', '.join(folder.classes)}"
         )
-    if data.drawn and str(folder.root.resolve()) != record.split["root"]:
+    known_root = str(folder.root.resolve()) == record.split["root"]
+    if data.drawn and not known_root:
         print(
             f"note: {folder.root} is not the folder of training; if it is a copy of it, training "
             "pictures may be among those scored",
             file=sys.stderr,
         )
-    known_root = str(folder.root.resolve()) == record.split["root"]
     drawn_here = data.drawn and known_root and split in folder.splits
     if drawn_here and data.digest(split) != record.split["digests"].get(split):
         raise BundleError(

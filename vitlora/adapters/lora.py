@@ -23,8 +23,9 @@ class Lora(Adapter):
         rank: Inner dimension of the update, at least 1. Higher: more capacity, larger file.
         alpha: The update is scaled by ``alpha / rank``.
         dropout: Share of an adapted layer's inputs dropped in training, ``0 <= p < 1``.
-        targets: Roles that get an update: attention.qkv, attention.proj, mlp.fc1, mlp.fc2. An
-            empty list adapts no block; ``model.head: lora`` then adapts the head alone.
+        targets: Roles that get an update: attention.qkv, attention.proj, mlp.fc1, mlp.fc2; null
+            for all four. An empty list adapts no block; ``model.head: lora`` then adapts the head
+            alone.
         last_blocks: Adapt only this many blocks, counted from the head; null for all.
     """
 

@@ -64,7 +64,7 @@ class Trainer(LightningTrainer):
             raise UsageError(f"trainer.devices is {devices}; vitlora trains on 1 device")
         device = pick_device({"gpu": "cuda"}.get(accelerator, accelerator))
         callbacks = kwargs.pop("callbacks", None) or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise UsageError(
