@@ -126,25 +126,6 @@ def test_unknown_name_is_refused_with_the_nearest(name, message):
         load_backbone(f"timm/{name}", 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("swin_tiny_patch4_window7_224", "SwinTransformer"),
-        ("eva02_tiny_patch14_224", "Eva"),
-        ("beit_base_patch16_224", "Beit"),
-        ("resnet18", "ResNet"),
-        ("deit_tiny_distilled_patch16_224", "VisionTransformerDistilled"),
-        ("vit_relpos_small_patch16_224", "VisionTransformerRelPos"),
-        ("vit_tiny_r_s16_p8_224", "HybridEmbed"),
-        ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
-        ("vit_pwee_patch16_reg1_gap_256", "ParallelScalingBlock"),
-    ],
-)
-def test_other_architectures_are_refused_before_any_download(name, kind):
-    with pytest.raises(BackboneError, match=rf"'timm/{name}.*not a plain .*{kind}\)"):
-        load_backbone(f"timm/{name}", 2)
-
-
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_384", "vit_small_patch16_36x1_224"])
 def test_an_id_leads_back_to_the_same_source(name):
     source = find_source(f"timm/{name}")  # the second has no published weights

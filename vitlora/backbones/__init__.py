@@ -1,5 +1,5 @@
 """Where a Vision Transformer comes from: timm, torchvision, or vitlora itself."""
 
-from vitlora.backbones.backbone import ROLES, Backbone, load_backbone
+from vitlora.backbones.backbone import BLOCK_ROLES, ROLES, Backbone, load_backbone
 
-__all__ = ["ROLES", "Backbone", "load_backbone"]
+__all__ = ["BLOCK_ROLES", "ROLES", "Backbone", "load_backbone"]

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -15,14 +16,20 @@ from vitlora.backbones.source import Source, StateDict
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
-# What a linear layer does -> where it sits. `\d+` stands for the block.
+# What a linear layer does -> where it sits. `\d+` stands for the block. Where q, k and v share one
+# layer, that layer plays the role of each.
 ROLES = {
-    "attention.qkv": r"blocks.\d+.attn.qkv",
+    "attention.qkv": r"blocks.\d+.attn.(qkv|[qkv]_proj)",
+    "attention.q": r"blocks.\d+.attn.(qkv|q_proj)",
+    "attention.k": r"blocks.\d+.attn.(qkv|k_proj)",
+    "attention.v": r"blocks.\d+.attn.(qkv|v_proj)",
     "attention.proj": r"blocks.\d+.attn.proj",
-    "mlp.fc1": r"blocks.\d+.mlp.fc1",
+    "mlp.fc1": r"blocks.\d+.mlp.fc1(_[gx])?",  # gate and value, where SwiGLU keeps them apart
     "mlp.fc2": r"blocks.\d+.mlp.fc2",
     "head": "head",
 }
+# Together every linear layer of a block, each once.
+BLOCK_ROLES = ("attention.qkv", "attention.proj", "mlp.fc1", "mlp.fc2")
 
 _SOURCES = {"timm": timm.find, "torchvision": torchvision.find, "vitlora": micro.find}
 
@@ -33,7 +40,7 @@ class Backbone:
 
     Attributes:
         id: ``source/model.tag``.
-        module: timm's ``VisionTransformer`` with a fresh head, all zeros.
+        module: timm's ``VisionTransformer``, ``Eva`` or ``Beit`` with a fresh head, all zeros.
         preprocessing: What the weights want of a picture.
         digest: SHA-256 of the weights as they came, the head left out.
         weights: The file the weights were read from; None for a random start.
@@ -106,6 +113,7 @@ def load_backbone(
         file = _weights_file(source, weights)
         state = source.convert(_read_tensors(file), module)
     _fill(module, state, f"{file} does not hold the weights of {source.id}")
+    _fill_buffers(source, module)
     digest = weights_digest(module)
     size = image_size or source.preprocessing.image_size
     _set_image_size(source, module, size)
@@ -180,6 +188,22 @@ def _fill(module: nn.Module, state: Mapping[str, torch.Tensor], complaint: str) 
     module.load_state_dict(filled, assign=True)
 
 
+def _fill_buffers(source: Source, module: nn.Module) -> None:
+    """Computes the buffers that no file holds, such as rotary angles; timm's parts know how."""
+    for part in module.modules():
+        if hasattr(part, "init_non_persistent_buffers"):
+            for name, buffer in part.named_buffers(recurse=False):
+                if buffer.is_meta:
+                    setattr(part, name, torch.zeros_like(buffer, device="cpu"))
+            part.init_non_persistent_buffers()  # pyright: ignore[reportCallIssue]
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if tensor.is_meta:
+            raise BackboneError(
+                f"{source.id} keeps '{name}' out of its weights and does not tell how to compute "
+                "it; take another model.backbone"
+            )
+
+
 def _read_tensors(file: Path) -> StateDict:
     try:
         if file.suffix == ".safetensors":
@@ -210,5 +234,5 @@ def _set_image_size(source: Source, module: nn.Module, size: int) -> None:
         raise BackboneError(
             f"model.image_size is {size}; {source.id} takes multiples of its {patch}-pixel patch"
         )
-    if size != source.preprocessing.image_size:
+    if module.patch_embed.img_size != (size, size):  # pyright: ignore
         module.set_input_size(img_size=(size, size))  # pyright: ignore[reportCallIssue]

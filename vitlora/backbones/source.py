@@ -18,8 +18,8 @@ class Source:
 
     Attributes:
         id: Canonical name, ``source/model.tag``.
-        build: Number of classes -> timm's ``VisionTransformer`` at the weights' own image size,
-            untrained. Runs under ``torch.device("meta")`` too.
+        build: Number of classes -> timm's model at the weights' own image size, untrained. Runs
+            under ``torch.device("meta")`` too.
         preprocessing: What these weights were evaluated with.
         fetch: Returns the weights' file on this disk: from the cache, else downloaded.
         url: Where a person can get that file by hand.

@@ -1,9 +1,15 @@
-"""timm's plain Vision Transformers: ``timm/<architecture>[.<tag>]``."""
+"""timm's Vision Transformers of plain blocks: ``timm/<architecture>[.<tag>]``.
+
+Three of timm's classes cover them: ``VisionTransformer`` (AugReg, DeiT, MAE, CLIP, SigLIP, DINOv2),
+``Eva`` (EVA, EVA-02, DINOv3, Perception Encoder) and ``Beit``.
+"""
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
@@ -13,24 +19,42 @@ from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.data.config import resolve_data_config
 from timm.layers import PatchEmbed
-from timm.models import create_model, get_pretrained_cfg, is_model, list_models
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import (
+    beit,
+    create_model,
+    eva,
+    get_pretrained_cfg,
+    is_model,
+    list_models,
+    vision_transformer,
+)
 from torch import nn
 
 from vitlora.backbones.source import Source, StateDict
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
+# timm's class -> what renames the tensors of a file, also of an original one, as that class does
+_FAMILIES: dict[type[nn.Module], Callable[..., StateDict]] = {
+    vision_transformer.VisionTransformer: partial(
+        vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True
+    ),
+    eva.Eva: eva.checkpoint_filter_fn,
+    beit.Beit: beit.checkpoint_filter_fn,
+}
+_PATCHES = ("patch_embed.proj.weight", "visual.conv1.weight")  # the second in OpenAI's CLIP
+_NAMES = ["*vit*", "deit*", "beit*", "eva*"]
+
 
 def find(name: str) -> Source:
     """Returns the source of a timm model, ``<architecture>[.<tag>]``.
 
     Raises:
-        BackboneError: timm does not know the name, or it is no plain ViT.
+        BackboneError: timm does not know the name, or it is no ViT of a supported family.
     """
     architecture, _, tag = name.partition(".")
     if not is_model(architecture):
-        hint = nearest(architecture, list_models("*vit*"))
+        hint = nearest(architecture, list_models(_NAMES))
         raise BackboneError(f"model.backbone 'timm/{name}': timm has no '{architecture}'{hint}")
     cfg = None
     with suppress(RuntimeError):  # an unknown tag
@@ -46,7 +70,7 @@ def find(name: str) -> Source:
     full = f"{architecture}.{cfg.tag}" if cfg is not None and cfg.tag else architecture
     build = partial(_build, full)
     with torch.device("meta"):
-        module = build(0)
+        module = build(1)
     repo = (cfg.hf_hub_id if cfg is not None else None) or f"timm/{full}"
     file = (cfg.hf_hub_filename if cfg is not None else None) or "model.safetensors"
     return Source(
@@ -67,25 +91,34 @@ def _fetch(repo: str, file: str) -> Path:
     return Path(hf_hub_download(repo, file))
 
 
-def _build(name: str, num_classes: int) -> nn.Module:
-    module = create_model(name, pretrained=False, num_classes=num_classes)
+def _build(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """Returns timm's untrained model; ``options`` are arguments of its class."""
+    module: Any = create_model(name, pretrained=False, num_classes=num_classes, **options)
     if odd := _odd_part(module):
         raise BackboneError(
-            f"model.backbone 'timm/{name}' is not a plain Vision Transformer (it has timm's "
-            f"{odd}); take one of timm's vit_* or deit_* models"
+            f"model.backbone 'timm/{name}' is not supported (it has timm's {odd}); take a Vision "
+            "Transformer whose blocks are attention, then MLP, and whose head is one layer: vit_* "
+            "(among them AugReg, MAE, CLIP, SigLIP, DINOv2 and DINOv3), deit_*, deit3_*, beit_*, "
+            "beitv2_*, eva_* or eva02_*"
         )
+    for part in module.modules():
+        # Eva and Beit would else read the weight of qkv past the layer, and past its adapter
+        if hasattr(part, "qkv_bias_separate"):
+            part.qkv_bias_separate = True
     return module
 
 
-def _odd_part(module: nn.Module) -> str | None:
-    """Returns the class that keeps a model from being a plain ViT; None for a plain one."""
-    if type(module) is not VisionTransformer:
+def _odd_part(module: Any) -> str | None:
+    """Returns the class that keeps a model from being supported; None for a supported one."""
+    if type(module) not in _FAMILIES:
         return type(module).__name__
     if not isinstance(module.patch_embed, PatchEmbed):  # a convolutional network comes first
         return type(module.patch_embed).__name__
-    block = module.blocks[0]  # pyright: ignore[reportIndexIssue]
-    if not (hasattr(block, "attn") and hasattr(block, "mlp")):  # side by side or fused
-        return type(block).__name__
+    for block in module.blocks:
+        if not (hasattr(block, "attn") and hasattr(block, "mlp")):  # side by side or fused
+            return type(block).__name__
+    if not isinstance(module.head, nn.Linear | nn.Identity):  # the latter for no classes
+        return type(module.head).__name__
     return None
 
 
@@ -94,13 +127,16 @@ def _convert(name: str, state: StateDict, module: nn.Module) -> StateDict:
     expected: tuple[int, int] = module.patch_embed.patch_size  # pyright: ignore
     for key, value in state.items():
         patch = tuple(value.shape[2:])
-        if key.endswith("patch_embed.proj.weight") and value.ndim == 4 and patch != expected:
+        if key.endswith(_PATCHES) and value.ndim == 4 and patch != expected:
             raise BackboneError(
                 f"model.weights was trained on patches of {patch[0]} pixels; timm/{name} has "
                 f"patches of {expected[0]}"
             )
     try:
-        return checkpoint_filter_fn(state, module)  # pyright: ignore[reportArgumentType]
+        renamed = _FAMILIES[type(module)](state, module)
     except Exception as error:  # whatever timm's renaming meets first in tensors not made for it
         reason = str(error).partition("\n")[0]
         raise BackboneError(f"model.weights does not fit timm/{name}: {reason}") from None
+    if getattr(module, "attn_pool", None) is None:  # SigLIP's, which timm's *_gap models do without
+        renamed = {k: v for k, v in renamed.items() if not k.startswith("attn_pool.")}
+    return renamed
