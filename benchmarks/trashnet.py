@@ -24,6 +24,16 @@ METHODS: dict[str, list[str]] = {
     "qlora": ["--model.quantization", "nf4"],
     "linear": ["--model.adapter", "LinearProbe", "--model.lr", "5e-3"],
     "full": ["--model.adapter", "FullFineTuning", "--model.lr", "2e-4"],
+    "rslora": ["--model.adapter.variant", "rslora"],
+    "dora": ["--model.adapter.variant", "dora"],
+    "pissa": ["--model.adapter.variant", "pissa"],
+    "olora": ["--model.adapter.variant", "olora"],
+    "eva": ["--model.adapter.variant", "eva"],
+    "attention": ["--model.adapter.targets", "[attention.qkv,attention.proj]"],
+    "qv": ["--model.adapter.targets", "[attention.q,attention.v]"],
+    "lora+": ["--model.adapter.lr_ratio", "4", "--model.lr", "1e-3"],
+    "norms": ["--model.adapter.norms", "true"],
+    "loftq": ["--model.adapter.variant", "loftq", "--model.quantization", "nf4"],
 }
 
 

@@ -5,11 +5,24 @@ from typing import Any
 
 import torch
 
+from vitlora.backbones import Backbone, load_backbone
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.training import RunFolder, Summary, Trainer
 
 BACKBONE = "vitlora/vit_micro_patch8_96"
+
+
+def micro(num_classes: int = 3) -> Backbone:
+    """Returns a random micro-ViT for 32 px whose biases and head are not zero."""
+    made = load_backbone(BACKBONE, num_classes, "none", 32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        made.module.head.weight.normal_()  # pyright: ignore
+        for name, parameter in made.module.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    return made
 
 
 def train(

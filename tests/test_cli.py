@@ -291,7 +291,7 @@ def test_other_classes_and_other_weights_are_refused(
         ),
         (["--model.adapter", "LinearProbe", "--model.head", "lora"], 2, "model.head is lora"),
         (["--model.adapter.targets", "[]"], 2, "nothing to adapt"),
-        (["--model.backbone", "timm/resnet18"], 1, "not a plain Vision Transformer"),
+        (["--model.backbone", "timm/resnet18"], 1, "is not supported (it has timm's ResNet)"),
         (["--model.backbone", "vit_b_16"], 1, "expected source/model.tag"),
         (["--model.image_size", "33"], 1, "multiples of its 8-pixel patch"),
         (["--data.batch_size", "0"], 2, "data.batch_size is 0"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import set_peft_model_state_dict
 from PIL import Image
 from runs import train
 from torch import nn
@@ -75,6 +76,7 @@ def test_bundle_holds_no_pickle_and_nothing_unnamed(trained: Any) -> None:
         "adapter_model.safetensors",
         "vitlora.json",
         "config.yaml",
+        "README.md",
     }
 
 
@@ -108,7 +110,7 @@ def test_bf16_training_is_predicted_on_the_base_it_saw(
         backbone = load_backbone("vitlora/vit_micro_patch8_96", 2, "none", 32)
         freeze(backbone.module, bundle.record.storage, torch.float32)
         network = Lora(rank=4).inject(backbone, "full").eval()
-        Lora(rank=4).load(network, bundle.tensors)
+        set_peft_model_state_dict(network, dict(bundle.tensors))
     with torch.no_grad():
         expected = network(images)
         got = Predictor(bundle, device="cpu").network(images)
@@ -155,6 +157,11 @@ def test_a_tensor_without_a_place_or_of_another_shape_is_refused(
         "no place": {**bundle.tensors, "base_model.model.blocks.99.x": torch.ones(1)},
         "cannot be merged": {**bundle.tensors, "base_model.model.x.lora_C.weight": torch.ones(1)},
         "backbone has": {**bundle.tensors, key: torch.ones(4, 7)},
+        "not finite": {**bundle.tensors, key: torch.full((4, 160), torch.nan)},
+        "without a magnitude|with a magnitude": {
+            **bundle.tensors,
+            key.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(480),
+        },
         "lora_A that fits": {**bundle.tensors, key: torch.ones(3, 160)},
         "lacks 1 tensors, first for blocks.0.attn.qkv": {
             name: tensor for name, tensor in bundle.tensors.items() if "0.attn.qkv" not in name
@@ -162,10 +169,10 @@ def test_a_tensor_without_a_place_or_of_another_shape_is_refused(
         "lacks 2 tensors, first for head": {
             name: tensor for name, tensor in bundle.tensors.items() if ".head." not in name
         },
-        "not the plain LoRA": {**bundle.tensors, key: torch.ones(5, 160)},
+        "rank 5, but adapter_config.json says rank 4": {**bundle.tensors, key: torch.ones(5, 160)},
     }
     for message, tensors in cases.items():
-        if message == "not the plain LoRA":
+        if message.startswith("rank 5"):
             tensors[key.replace("_A", "_B")] = torch.ones(480, 5)
         save_bundle(tmp_path / "bad", bundle.record, tensors, bundle.peft, "")
         with pytest.raises(BundleError, match=message):

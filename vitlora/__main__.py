@@ -5,10 +5,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from vitlora import __version__
-from vitlora.errors import BundleError, UsageError, VitloraError, nearest
+from vitlora.errors import UsageError, VitloraError, nearest
 
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
@@ -16,11 +17,15 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora validate [--checkpoint DIR]    score a bundle on its validation split
   vitlora test [--checkpoint DIR]        score a bundle on a test split
   vitlora predict IMAGE...               class and confidence, as predict.py
+  vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
+  vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
+  vitlora push CHECKPOINT OWNER/NAME     upload a bundle to the Hugging Face hub
 
 'vitlora fit --help' lists every option; 'vitlora fit --config X --print_config' shows a run."""
 
 _TRAINING = ("fit", "validate", "test")
-_COMMANDS = (*_TRAINING, "predict")
+_OTHERS = ("predict", "merge", "adopt", "push")  # each a module of its own
+_COMMANDS = (*_TRAINING, *_OTHERS)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -60,10 +65,8 @@ def _run(words: list[str]) -> int:
             f"'{command}' is no command; expected one of {', '.join(_COMMANDS)}"
             f"{nearest(command, _COMMANDS)}"
         )
-    if command == "predict":
-        from vitlora.predict import main as predict
-
-        return predict(options)
+    if command in _OTHERS:
+        return import_module(f"vitlora.{command}").main(options)
     from vitlora.cli import main as train
 
     train([command, *_find_files(command, options)])
@@ -97,26 +100,26 @@ def _find_files(command: str, options: list[str]) -> list[str]:
 
 
 def _as_trained(checkpoint: str) -> list[str]:
-    """Returns a bundle's data and model as options; the rest of its run is not repeated.
+    """Returns a bundle's data and base as options; how its adapter was trained is over.
 
     A bundle may come from anywhere, and Lightning's CLI imports any class a configuration names:
-    only plain values and vitlora's own adapters pass.
+    only plain values pass.
     """
     import yaml
 
     from vitlora.checkpoint import RUN_CONFIG, load_bundle
 
     bundle = load_bundle(checkpoint)
+    record = bundle.record
     run = yaml.safe_load((bundle.folder / RUN_CONFIG).read_text("utf-8"))
-    model, data = dict(run["model"]), dict(run["data"])
-    adapter = {"class_path": f"vitlora.adapters.{bundle.record.method}"}
-    if bundle.record.method == "Lora":
-        adapter["init_args"] = model.get("adapter", {}).get("init_args", {})
-    elif bundle.record.method not in ("LinearProbe", "FullFineTuning"):
-        raise BundleError(f"{checkpoint} was made by an unknown method, {bundle.record.method}")
-    model |= {"adapter": adapter, "weights": bundle.weights}
-    fields = {f"--data.{key}": value for key, value in data.items()}
-    fields |= {f"--model.{key}": value for key, value in model.items()}
+    whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
+    fields: dict[str, object] = {f"--data.{key}": value for key, value in run["data"].items()}
+    fields |= {
+        "--model.backbone": record.backbone,
+        "--model.weights": "none" if whole else bundle.weights,
+        "--model.image_size": record.preprocessing.image_size,
+        "--model.crop_mode": run["model"].get("crop_mode"),
+    }
     return [word for key, value in fields.items() for word in (key, _plain(value))]
 
 

@@ -1,4 +1,4 @@
-"""The adapter bundle: a folder of four small files, written atomically, verified on load.
+"""The adapter bundle: a folder of five small files, written atomically, verified on load.
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are PEFT's own formats; ``vitlora.json``
 says which base they belong to and what the outputs mean; ``config.yaml`` repeats the run. No file
@@ -30,6 +30,8 @@ RECORD = "vitlora.json"
 TENSORS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 RUN_CONFIG = "config.yaml"
+CARD = "README.md"
+FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, CARD)
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,21 @@ def save_bundle(
     tensors: Mapping[str, torch.Tensor],
     peft: Mapping[str, Any] | None,
     run_config: str,
+    card: str | None = None,
 ) -> None:
     """Writes a bundle; whatever interrupts that, the folder still loads as the old one or the new.
 
     All files are written under other names first. Renaming ``vitlora.json`` is what makes the new
-    bundle count: a file that was not renamed after that is read under its other name.
+    bundle count: a file that was not renamed after that is read under its other name. The card is
+    for people: it may be edited, so no sum is kept of it.
+
+    Args:
+        folder: Where it goes.
+        record: What ``vitlora.json`` says.
+        tensors: Adapter and head.
+        peft: What ``adapter_config.json`` says, if anything.
+        run_config: The resolved run as YAML.
+        card: The model card, Markdown, if there is to be one.
     """
     files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
     if peft is not None:
@@ -123,10 +135,12 @@ def save_bundle(
     fields["digest"] = _fields_digest(fields)
     lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items()]
     files[RECORD] = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    if card is not None:
+        files[CARD] = card.encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write_through(folder / f".{name}.new", content)
-    for name in (RECORD, *sums):
+    for name in sorted(files, key=lambda name: name != RECORD):
         (folder / f".{name}.new").replace(folder / name)
 
 
@@ -179,9 +193,9 @@ def is_bundle(folder: Path) -> bool:
 
 
 def bundle_bytes(folder: Path) -> int:
-    """Returns the size of a bundle's files in bytes."""
-    names = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG)
-    return sum((folder / name).stat().st_size for name in names if (folder / name).exists())
+    """Returns the size of a bundle's files in bytes; the card, for people, does not count."""
+    paths = [folder / name for name in FILES if name != CARD]
+    return sum(path.stat().st_size for path in paths if path.exists())
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The LightningModule: a backbone, an adapter, a head, and the loss."""
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from vitlora.backbones import load_backbone
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import storage_dtype
+from vitlora.optimizers import OptimizerName, make_optimizer
 from vitlora.quantization import Quantization, Storage, freeze
 from vitlora.scores import Scores
 
@@ -33,16 +34,19 @@ class Classifier(LightningModule):
         crop_mode: What evaluation and prediction see of a picture: center crops a square, squash
             squeezes the whole picture into one; null for the weights' own, mostly center.
         adapter: What is trained: Lora, LinearProbe or FullFineTuning. Lora takes
-            --model.adapter.rank, alpha, dropout, targets and last_blocks: see
-            --model.adapter.help Lora.
+            --model.adapter.rank, alpha, targets, variant and more: see --model.adapter.help Lora.
         head: Train the head in full, or as lora.
-        quantization: Keep the frozen blocks as they are (none) or in 4 bits (nf4, QLoRA).
-        lr: Peak learning rate of AdamW.
+        quantization: Keep the frozen blocks as they are (none) or in 4 bits (nf4, QLoRA; or fp4).
+        block_size: Weights that share a scale in 4 bits: fewer are more exact and take more room.
+        optimizer: adamw, adamw8bit (its state in 8 bits), paged_adamw8bit (and moved to the host
+            when the GPU is full), sgd (with momentum 0.9) or lion.
+        lr: Peak learning rate.
         weight_decay: Decay of matrices trained in full; LoRA's, biases and norms never decay.
         warmup: Share of all steps over which the rate rises; then it falls along a cosine.
         label_smoothing: Share of each label spread over all classes.
         class_weights: Weigh classes by the inverse of their frequency in the training set.
         checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+        compile: Compile the blocks with torch.compile; needs a C++ compiler.
     """
 
     def __init__(
@@ -55,12 +59,15 @@ class Classifier(LightningModule):
         adapter: Adapter = Lora(),  # noqa: B008 - it has no state
         head: HeadMode = "full",
         quantization: Quantization = "none",
+        block_size: int = 64,
+        optimizer: OptimizerName = "adamw",
         lr: float = 2e-3,
         weight_decay: float = 0.05,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
         class_weights: bool = False,
         checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         _check_ranges(num_classes, lr, weight_decay, warmup, label_smoothing)
@@ -71,19 +78,19 @@ class Classifier(LightningModule):
                 "the base; use Lora or LinearProbe"
             )
         self.head_mode: HeadMode = head
-        self.quantization: Quantization = quantization
+        self.optimizer: OptimizerName = optimizer
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.checkpointing = checkpointing
+        self.compile_blocks = compile
         self.backbone = load_backbone(backbone, num_classes, weights, image_size)
         if crop_mode is not None:
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
-        self.adapter.check(self.backbone, head)
-        self.storage: Storage | None = None  # a bundle's, else chosen by the precision
-        self._start: Mapping[str, torch.Tensor] | None = None
+        self.storage = Storage(quantization, block_size=block_size)  # the dtype is yet to come
+        self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
         self.confusion = MulticlassConfusionMatrix(num_classes)
         self._loss_sum = 0.0
@@ -91,35 +98,34 @@ class Classifier(LightningModule):
 
     def configure_model(self) -> None:
         """Freezes, quantises and adapts the backbone once the precision is known."""
-        if self.network is not None:
+        if self.network is not None:  # a bundle's, to be scored
             return
         module: Any = self.backbone.module
         device = self.trainer.strategy.root_device.type
-        if self.quantization == "nf4" and device == "mps":
+        if self.storage.quantization != "none" and device == "mps":
             raise UsageError(
-                "model.quantization is nf4, which runs on cuda and cpu, not on mps; "
-                "add --trainer.accelerator cpu"
+                f"model.quantization is {self.storage.quantization}, which runs on cuda and cpu, "
+                "not on mps; add --trainer.accelerator cpu"
             )
+        base = None
         if self.adapter.freezes_base:
             compute = storage_dtype(str(self.trainer.precision))
-            dtype = str(compute).removeprefix("torch.")
-            self.storage = self.storage or Storage(self.quantization, dtype)
+            if self.adapter.moves_base:
+                compute = torch.float32
+            self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
+            if self.adapter.needs_base:
+                base = {name: p.detach().clone() for name, p in module.named_parameters()}
             freeze(module, self.storage, compute)
-        else:
-            self.storage = Storage()
         bf16 = storage_dtype(str(self.trainer.precision)) == torch.bfloat16
-        if device == "cpu" and bf16 and self.trainer.state.fn == "fit":
+        if device == "cpu" and bf16:
             # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py
             for block in module.blocks:
                 block.attn.fused_attn = False
         module.set_grad_checkpointing(self.checkpointing)
-        self.network = self.adapter.inject(self.backbone, self.head_mode)
-        if self._start is not None:
-            self.adapter.load(self.network, self._start)
-
-    def start_from(self, storage: Storage, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Makes the network begin as a bundle left it, on the base that bundle was trained on."""
-        self.storage, self._start = storage, tensors
+        self.network = self.adapter.inject(self.backbone, self.head_mode, base)
+        if self.compile_blocks:
+            for block in module.blocks:
+                block.compile()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised."""
@@ -131,15 +137,17 @@ class Classifier(LightningModule):
         return self.network(images)
 
     def on_fit_start(self) -> None:
-        """Proves that every trainable tensor gets a gradient, then weighs the classes."""
+        """Lets the adapter choose its start, proves that every trainable tensor is reached."""
+        network: Any = self.network
         size = self.backbone.preprocessing.image_size
         images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         with self.trainer.precision_plugin.forward_context():
+            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            self.adapter.look_at(network, data.train_dataloader)
             reached = gradient_self_test(self, images.to(self.device))
         print(f"gradient self-test: all {reached} trainable tensors are reached")
         if self.class_weights:
-            folder = self.trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
-            counts = torch.tensor(folder.counts("train"), dtype=torch.float32)
+            counts = torch.tensor(data.folder.counts("train"), dtype=torch.float32)
             self.loss_weight = (counts.sum() / (len(counts) * counts)).to(self.device)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
@@ -198,15 +206,18 @@ class Classifier(LightningModule):
         return Scores(classes, confusion, self._loss_sum / max(int(confusion.sum()), 1))
 
     def configure_optimizers(self) -> Any:
-        """Returns AdamW with warm-up and cosine decay, stepped every batch."""
-        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        decays = [p for name, p in trainable if p.ndim > 1 and "lora_" not in name]
-        others = [p for name, p in trainable if p.ndim <= 1 or "lora_" in name]
-        groups = [
-            {"params": decays, "weight_decay": self.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+        """Returns the optimiser with warm-up and cosine decay, stepped every batch."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                decays = parameter.ndim > 1 and "lora_" not in name
+                decay, rate = self.weight_decay if decays else 0.0, self.adapter.rate(name)
+                groups.setdefault((decay, rate * self.lr), []).append(parameter)
+        options = [
+            {"params": parameters, "weight_decay": decay, "lr": rate}
+            for (decay, rate), parameters in groups.items()
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        optimizer = make_optimizer(self.optimizer, options, self.device)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         rising = round(self.warmup * steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(

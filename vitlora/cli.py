@@ -22,6 +22,7 @@ from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, UsageError, nearest, nearest_of
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
+from vitlora.updates import merge_into
 
 _DESCRIPTIONS = {
     "fit": "Trains an adapter on a folder of pictures and writes a bundle.",
@@ -114,7 +115,7 @@ class VitloraCLI(LightningCLI):
             raise UsageError(f"--json '{target}': its folder does not exist")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data, split)
-        model.start_from(bundle.record.storage, bundle.tensors)
+        model.network = merge_into(model.backbone, bundle)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
@@ -232,7 +233,6 @@ def _nearest_key(key: str) -> str:
 
 def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
     record, folder = bundle.record, data.folder
-    bundle.check_base(model.backbone.digest)
     if model.backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "

@@ -5,23 +5,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from runs import micro as backbone
 from torch import nn
 
 from vitlora.adapters import Lora
 from vitlora.adapters.lora import BLOCK_ROLES, _pattern
-from vitlora.backbones import Backbone, load_backbone
+from vitlora.backbones import Backbone
 from vitlora.errors import AdapterError, UsageError
-
-
-def backbone() -> Backbone:
-    made = load_backbone("vitlora/vit_micro_patch8_96", 3, "none", 32)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        made.module.head.weight.normal_()
-        for name, parameter in made.module.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(std=0.1)
-    return made
+from vitlora.quantization import Storage
 
 
 def randomised(adapter: Lora, head: Any = "full") -> tuple[Backbone, nn.Module]:
@@ -146,9 +137,9 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any], message: str) 
 
 def test_more_blocks_than_there_are_is_refused() -> None:
     with pytest.raises(AdapterError, match="last_blocks is 99"):
-        Lora(last_blocks=99).check(backbone(), "full")
+        Lora(last_blocks=99).check(backbone(), "full", Storage())
 
 
 def test_nothing_to_adapt_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing to adapt"):
-        Lora(targets=[]).check(backbone(), "full")
+        Lora(targets=[]).check(backbone(), "full", Storage())

@@ -1,14 +1,14 @@
 """What every way of training a backbone has in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from vitlora.backbones import Backbone
-from vitlora.errors import BundleError
+from vitlora.quantization import Storage
 
 HeadMode = Literal["full", "lora"]
 Tensors = dict[str, torch.Tensor]
@@ -20,22 +20,47 @@ class Adapter(ABC):
     #: Whether the backbone's own weights stay as they are, and so may be kept in fewer bits.
     freezes_base = True
 
+    #: Whether a part of the frozen weights moves into the adapter, so that they must be exact.
+    moves_base = False
+    #: Whether ``inject`` wants the base's weights as they were before they were rounded.
+    needs_base = False
+
     @abstractmethod
-    def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
+    def check(self, backbone: Backbone, head: HeadMode, storage: Storage) -> None:
+        """Refuses, before anything is changed, what ``inject`` could not do.
+
+        Raises:
+            VitloraError: The adapter does not fit the backbone, the head or the storage.
+        """
+
+    @abstractmethod
+    def inject(
+        self,
+        backbone: Backbone,
+        head: HeadMode,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> nn.Module:
         """Returns the network to train, built on the backbone's module, which it changes.
 
         Args:
             backbone: Frozen (and perhaps quantised) with a fresh head.
             head: Whether the head is trained in full or as LoRA.
+            base: The backbone's parameters before they were rounded, if ``needs_base``.
         """
 
-    @abstractmethod
-    def check(self, backbone: Backbone, head: HeadMode) -> None:
-        """Refuses, before anything is changed, what ``inject`` could not do.
+    def look_at(  # noqa: B027 - most have nothing to choose
+        self, network: nn.Module, loader: Callable[[], Iterable[Any]]
+    ) -> None:
+        """Chooses the start by what the training pictures look like, if the method does that.
 
-        Raises:
-            VitloraError: The adapter does not fit the backbone or the head.
+        Args:
+            network: What ``inject`` returned, on its device.
+            loader: Makes a loader of training batches ``(images, labels)``.
         """
+
+    def rate(self, name: str) -> float:
+        """Returns what the learning rate of a trainable tensor is multiplied with."""
+        return 1.0
 
     def config(self, network: nn.Module) -> dict[str, Any] | None:
         """Returns the contents of ``adapter_config.json``; None where PEFT has no part in it."""
@@ -45,32 +70,9 @@ class Adapter(ABC):
         """Returns the tensors of the bundle by the names they have in its file."""
         return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
 
-    def load(self, network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copies a bundle's tensors into a network that ``inject`` made.
 
-        Raises:
-            BundleError: A tensor is missing, unknown, or of another shape.
-        """
-        expected = self.tensors(network)
-        check_tensors(tensors, expected)
-        with torch.no_grad():
-            for name, target in expected.items():
-                target.copy_(tensors[name])
-
-
-def check_tensors(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Compares names and shapes of a bundle's tensors with those the network has.
-
-    Raises:
-        BundleError: They differ; the first difference is named.
-    """
-    if missing := sorted(expected.keys() - got.keys()):
-        raise BundleError(f"the bundle lacks {len(missing)} tensors, first {missing[0]}")
-    if extra := sorted(got.keys() - expected.keys()):
-        raise BundleError(f"the bundle has {len(extra)} tensors too many, first {extra[0]}")
-    for name, tensor in got.items():
-        if tensor.shape != expected[name].shape:
-            raise BundleError(
-                f"{name} is {tuple(tensor.shape)} in the bundle, "
-                f"expected {tuple(expected[name].shape)}"
-            )
+def count_trainable(network: nn.Module) -> int:
+    """Returns how many numbers are trained; entries that stay zero by design do not count."""
+    return sum(
+        p.numel() - getattr(p, "always_zero", 0) for p in network.parameters() if p.requires_grad
+    )

@@ -1,14 +1,18 @@
 """The two baselines LoRA stands between: the head alone, and everything."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import nn
 
 from vitlora.adapters.adapter import Adapter, HeadMode
 from vitlora.backbones import Backbone
 from vitlora.errors import UsageError
+from vitlora.quantization import Storage
 
 
 class _WithoutLora(Adapter):
-    def check(self, backbone: Backbone, head: HeadMode) -> None:
+    def check(self, backbone: Backbone, head: HeadMode, storage: Storage) -> None:
         """Refuses a head trained as LoRA."""
         if head != "full":
             raise UsageError(
@@ -20,7 +24,12 @@ class _WithoutLora(Adapter):
 class LinearProbe(_WithoutLora):
     """Linear probe: the backbone stays frozen, only the head is trained."""
 
-    def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
+    def inject(
+        self,
+        backbone: Backbone,
+        head: HeadMode,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> nn.Module:
         """Returns the backbone with nothing but its head trainable."""
         backbone.module.requires_grad_(False)
         backbone.module.head.requires_grad_(True)  # pyright: ignore[reportArgumentType]
@@ -32,6 +41,11 @@ class FullFineTuning(_WithoutLora):
 
     freezes_base = False
 
-    def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
+    def inject(
+        self,
+        backbone: Backbone,
+        head: HeadMode,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> nn.Module:
         """Returns the backbone with everything trainable."""
         return backbone.module.requires_grad_(True)

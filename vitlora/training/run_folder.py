@@ -8,15 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from vitlora.checkpoint import (
-    PEFT_CONFIG,
-    RECORD,
-    RUN_CONFIG,
-    TENSORS,
-    Record,
-    is_bundle,
-    save_bundle,
-)
+from vitlora.card import model_card
+from vitlora.checkpoint import FILES, Record, is_bundle, save_bundle
 from vitlora.errors import UsageError
 from vitlora.scores import Scores
 
@@ -114,7 +107,8 @@ class RunFolder(Callback):
         )
         tensors = module.adapter.tensors(module.network)
         peft = module.adapter.config(module.network)
-        save_bundle(self.folder, record, tensors, peft, self.run_config)
+        card = model_card(record, tensors, peft)
+        save_bundle(self.folder, record, tensors, peft, self.run_config, card)
         self.written = True
 
 
@@ -124,8 +118,7 @@ def check_free(folder: Path) -> None:
     Raises:
         UsageError: It does, or it is a file.
     """
-    names = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG)
-    leftovers = {"logs", *(f".{name}.new" for name in names)}
+    leftovers = {"logs", *(f".{name}.new" for name in FILES)}
     if not folder.exists() or (folder.is_dir() and is_bundle(folder)):
         return
     if not folder.is_dir() or any(child.name not in leftovers for child in folder.iterdir()):

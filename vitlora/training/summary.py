@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from vitlora.adapters import count_trainable
 from vitlora.data.folder import Folder
 from vitlora.quantization import frozen_bytes
 
@@ -33,7 +34,7 @@ def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
         base: Parameters of the backbone with its head, before quantisation and adapters.
         precision: Lightning's name of it.
     """
-    trainable = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
+    trainable = count_trainable(module.network)
     added = sum(
         p.numel()
         for name, p in module.network.named_parameters()

@@ -1,0 +1,165 @@
+"""The ``push`` command: a bundle -> a model repository on the Hugging Face hub."""
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from vitlora.errors import BundleError, UsageError, VitloraError
+
+_EPILOG = """needs a token that may write: 'hf auth login' keeps one, or set HF_TOKEN
+
+example:
+  vitlora push checkpoints/waste5 jane/waste5 --private"""
+
+_MEND = {
+    401: "the token is not valid: log in again with 'hf auth login --force', or set HF_TOKEN",
+    403: "the token may not write there: check the owner's name, or make a token that may write",
+    404: "check the owner's name, and that the token sees the repository",
+    409: "somebody else is changing it; try again",
+    412: "somebody else changed it meanwhile; try again",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Uploads a verified bundle and its model card in one commit; prints where it went.
+
+    Raises:
+        UsageError: A repository's name that is none.
+        BundleError: The bundle is damaged or there is none.
+        VitloraError: No token, no network, or the hub refuses.
+    """
+    options = _parser().parse_args(args)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repo, re.ASCII):
+        raise UsageError(f"REPO is '{options.repo}'; expected owner/name, as in jane/waste5")
+    # torch and timm take seconds to import: only now, when the words typed make sense
+    from vitlora.card import model_card
+    from vitlora.checkpoint import CARD, load_bundle
+
+    bundle = load_bundle(options.checkpoint)
+    files = _contents(bundle.folder)
+    card = bundle.folder / CARD
+    files[CARD] = (
+        card.read_bytes()
+        if card.is_file()
+        else model_card(bundle.record, bundle.tensors, bundle.peft).encode()
+    )
+    message = options.message or f"{bundle.record.method} on {bundle.record.backbone}, by vitlora"
+    print(_upload(options.repo, files, message, options.private))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitlora push",
+        description="Uploads a bundle and its model card to the Hugging Face hub, in one commit.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
+    parser.add_argument(
+        "repo", metavar="REPO", help="owner/name on the hub; made if it is not there"
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="only you (or your organisation) may see it"
+    )
+    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    return parser
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Returns the files of a verified bundle: those its record sums up, and nothing beside them."""
+    from vitlora.checkpoint import RECORD
+
+    files = {RECORD: (folder / RECORD).read_bytes()}
+    for name, digest in json.loads(files[RECORD])["files"].items():
+        # a save that was torn leaves a file under its other name
+        paths = [path for path in (folder / name, folder / f".{name}.new") if path.is_file()]
+        for content in (path.read_bytes() for path in paths):
+            if hashlib.sha256(content).hexdigest() == digest:
+                files[name] = content
+        if name not in files:
+            raise BundleError(f"{folder / name} was changed while it was read; push again")
+    return files
+
+
+def _upload(repo: str, files: Mapping[str, bytes], message: str, private: bool) -> str:
+    """Returns the URL of a repository, made if it is not there, to which files were committed.
+
+    Raises:
+        VitloraError: No token, no network, or the hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+    api = HfApi()
+    try:
+        api.token = get_token()
+        if not api.token:
+            raise VitloraError(
+                "no token for the Hugging Face hub on this machine; type 'hf auth login', or set "
+                "HF_TOKEN to a token that may write"
+            )
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        is_private = api.repo_info(repo).private
+        if private and not is_private:  # the hub leaves a repository that exists as it is
+            raise VitloraError(
+                f"{api.endpoint}/{repo} exists and is public; make it private in its settings, or "
+                "push without --private"
+            )
+        _announce(f"{'private' if is_private else 'public'} {api.endpoint}/{repo}", files)
+        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.create_commit(repo, additions, commit_message=message)
+    except VitloraError:
+        raise
+    # huggingface_hub, its HTTP client and hf_xet raise many kinds of error, others in each version
+    except Exception as error:
+        raise VitloraError(_in_words(error, f"{api.endpoint}/{repo}")) from error
+    return f"{api.endpoint}/{repo}"
+
+
+def _announce(target: str, files: Mapping[str, bytes]) -> None:
+    """Prints what is about to be uploaded, and which local paths that tells to its readers."""
+    print(f"to the {target}:")
+    for name, content in files.items():
+        print(f"  {name:<27} {len(content):>13,} bytes")
+    if paths := sorted(set(_local_paths(files))):
+        print(f"note: these files name places on this machine: {', '.join(paths)}")
+
+
+def _local_paths(files: Mapping[str, bytes]) -> Iterator[str]:
+    import yaml
+
+    for name, content in files.items():
+        if name.endswith(".json"):
+            yield from _absolute(json.loads(content))
+        elif name.endswith(".yaml"):
+            yield from _absolute(yaml.safe_load(content))
+
+
+def _absolute(value: Any) -> Iterator[str]:
+    """Yields every absolute path in parsed JSON or YAML."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _absolute(item)
+    elif isinstance(value, str) and any(
+        kind(value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)
+    ):
+        yield value
+
+
+def _in_words(error: Exception, target: str) -> str:
+    """Returns in one line what stood in the way of an upload, and what to do about it."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # huggingface_hub's "Error while uploading"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = "" if isinstance(error, ValueError) else "; is there a network?"
+        return f"the push to {target} failed ({reason}){hint}"
+    said = " ".join((getattr(error, "server_message", None) or "").split())
+    later = "try again later" if status == 429 or status >= 500 else ""
+    parts = [f"the push to {target} was refused ({status}{f': {said}' if said else ''})"]
+    return "; ".join(filter(None, [*parts, _MEND.get(status, later)]))

@@ -1,0 +1,221 @@
+"""What a bundle changes of its frozen base, and merging it in. Imports no PEFT."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitlora.backbones import Backbone, load_backbone
+from vitlora.checkpoint import Bundle
+from vitlora.errors import BundleError
+from vitlora.quantization import dequantize
+
+_PREFIX = "base_model.model."
+_PARTS = {
+    ".lora_A.weight": "a",
+    ".lora_B.weight": "b",
+    ".lora_magnitude_vector": "magnitude",
+}
+
+
+@dataclass(frozen=True)
+class Update:
+    """The low-rank update of one linear layer, in fp32.
+
+    Attributes:
+        a: ``(rank, in)``.
+        b: ``(out, rank)``.
+        scaling: What their product is multiplied with.
+        magnitude: DoRA's lengths of the new weight's rows, ``(out,)``; None for LoRA.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
+    magnitude: torch.Tensor | None = None
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """Returns the new weight ``(out, in)`` for the frozen one."""
+        new = weight + self.scaling * (self.b @ self.a)
+        return new if self.magnitude is None else new * self.gain(weight)[:, None]
+
+    def gain(self, weight: torch.Tensor) -> torch.Tensor:
+        """Returns what each output is multiplied with, ``(out,)``: ones for LoRA.
+
+        DoRA (Liu et al. 2024, equation 5): the magnitude over the length of ``W + scaling * B A``.
+        """
+        if self.magnitude is None:
+            return torch.ones(len(weight), device=weight.device)
+        return self.magnitude / (weight + self.scaling * (self.b @ self.a)).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All that a bundle changes of a plain ViT.
+
+    Attributes:
+        updates: Module path of a linear layer -> its low-rank update.
+        tensors: Parameter name -> its new value: the head, and what else was trained in full.
+    """
+
+    updates: dict[str, Update]
+    tensors: dict[str, torch.Tensor]
+
+
+def read_changes(bundle: Bundle, module: nn.Module) -> Changes:
+    """Returns a bundle's changes once each of them is known to fit.
+
+    Args:
+        bundle: A bundle.
+        module: timm's plain ViT with a head for the bundle's classes.
+
+    Raises:
+        BundleError: A tensor is missing, has no place, is not finite or of another shape.
+    """
+    targets = {name: p.shape for name, p in module.named_parameters()}
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in bundle.tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BundleError(f"{bundle.folder}: {name} holds numbers that are not finite")
+        plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        end = next((end for end in _PARTS if plain.endswith(end)), None)
+        if end is not None:
+            factors.setdefault(plain.removesuffix(end), {})[_PARTS[end]] = tensor.float()
+            continue
+        if ".lora_" in plain:
+            raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {name}")
+        _check_place(bundle, name, tensor.shape, targets.get(plain))
+        tensors[plain] = tensor.float()
+    config = bundle.peft or {}
+    if factors:
+        _check_kind(bundle.folder, config)
+    updates = {path: _update(bundle, path, parts, config) for path, parts in factors.items()}
+    for path, update in updates.items():
+        shape = torch.Size((len(update.b), update.a.shape[1]))
+        _check_place(bundle, f"{path}.lora_B @ lora_A", shape, targets.get(f"{path}.weight"))
+    got = tensors.keys() | {f"{path}.weight" for path in updates}
+    if missing := sorted(_expected(module, bundle) - got):
+        raise BundleError(f"{bundle.folder} lacks {len(missing)} tensors, first for {missing[0]}")
+    return Changes(updates, tensors)
+
+
+@torch.no_grad()
+def merge_into(backbone: Backbone, bundle: Bundle) -> nn.Module:
+    """Turns a plain fp32 backbone into the trained network and returns its module.
+
+    The base is rounded as in training first.
+
+    Raises:
+        BundleError: The backbone's weights are not those of training, or a tensor does not fit.
+    """
+    module = backbone.module
+    whole = bundle.record.method == "FullFineTuning"
+    if not whole:
+        bundle.check_base(backbone.digest)
+    changes = read_changes(bundle, module)
+    dequantize(module, bundle.record.storage)
+    parameters = dict(module.named_parameters())
+    for name, tensor in changes.tensors.items():
+        parameters[name].copy_(tensor)
+    for path, update in changes.updates.items():
+        weight = parameters[f"{path}.weight"]
+        weight.copy_(update.merged(weight))
+    return module
+
+
+def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Module:
+    """Returns timm's plain ViT in fp32 with the bundle merged into the base it was trained on.
+
+    Raises:
+        BundleError: The base's weights are not those of training, or a tensor does not fit.
+        BackboneError: The base's weights cannot be had.
+    """
+    return merge_into(bundle_backbone(bundle, weights), bundle)
+
+
+def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
+    """Returns the plain backbone a bundle belongs to, with a head of zeros.
+
+    Args:
+        bundle: A bundle.
+        weights: File of the base's weights; None looks where training found them, then in the
+            hub's cache, then on the hub. A bundle of full fine-tuning holds every weight itself.
+
+    Raises:
+        BackboneError: The base's weights cannot be had.
+    """
+    record = bundle.record
+    found = "none" if record.method == "FullFineTuning" else weights or bundle.weights
+    return load_backbone(
+        record.backbone, len(record.classes), found, record.preprocessing.image_size
+    )
+
+
+def _update(
+    bundle: Bundle, path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+) -> Update:
+    a, b = parts.get("a"), parts.get("b")
+    if a is None or b is None or a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
+        raise BundleError(f"{bundle.folder} has {path}.lora_B without a lora_A that fits it")
+    rank = _of_pattern(config.get("rank_pattern"), path, config.get("r"))
+    alpha = _of_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha"))
+    if rank != len(a) or not isinstance(alpha, int | float):
+        raise BundleError(
+            f"{bundle.folder}: {path} has rank {len(a)}, but adapter_config.json says rank {rank}, "
+            f"alpha {alpha}"
+        )
+    magnitude = parts.get("magnitude")
+    if bool(config.get("use_dora")) != (magnitude is not None):
+        raise BundleError(
+            f"{bundle.folder}: use_dora is {config.get('use_dora')} in adapter_config.json, but "
+            f"{path} comes {'with' if magnitude is not None else 'without'} a magnitude"
+        )
+    if magnitude is not None and magnitude.shape != (len(b),):
+        raise BundleError(
+            f"{bundle.folder}: the magnitude of {path} is {tuple(magnitude.shape)}, expected "
+            f"{(len(b),)}"
+        )
+    return Update(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), magnitude)
+
+
+def _of_pattern(patterns: Any, path: str, default: Any) -> Any:
+    """Returns a layer's rank or alpha as PEFT finds it: by the first pattern its name ends in."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return value
+    return default
+
+
+def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    odd = [key for key in ("lora_bias", "fan_in_fan_out", "layer_replication") if config.get(key)]
+    if kind != "LORA" or odd:
+        raise BundleError(
+            f"{folder}/adapter_config.json is of {kind}{' with ' if odd else ''}{', '.join(odd)}; "
+            "expected LoRA, rsLoRA or DoRA: this vitlora cannot merge it"
+        )
+
+
+def _expected(module: nn.Module, bundle: Bundle) -> set[str]:
+    """Returns the parameters the bundle must have something for."""
+    if bundle.record.method == "FullFineTuning":
+        return {name for name, _ in module.named_parameters()}
+    pattern = str((bundle.peft or {}).get("target_modules", ""))
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    adapted = {f"{name}.weight" for name in linear if re.fullmatch(pattern, name)}
+    return adapted | {"head.weight", "head.bias"}
+
+
+def _check_place(bundle: Bundle, name: str, got: torch.Size, expected: torch.Size | None) -> None:
+    if expected is None:
+        raise BundleError(f"{bundle.folder} has a tensor the backbone has no place for: {name}")
+    if got != expected:
+        raise BundleError(
+            f"{bundle.folder}: {name} makes {tuple(got)}, the backbone has {tuple(expected)}"
+        )
