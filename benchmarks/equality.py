@@ -12,10 +12,11 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from equality import ARGUMENTS, METHODS, differences
+from agreement import ARGUMENTS, METHODS, differences  # pyright: ignore[reportMissingImports]
 
 from vitlora.errors import VitloraError
 from vitlora.quantization import Storage
@@ -48,8 +49,8 @@ def main() -> None:
             print(f"| {' | '.join(map(str, cells))} |")
 
 
-def _measure(family: str, method: str, quantization: str) -> dict[str, object]:
-    row: dict[str, object] = {"family": family, "method": method, "base": quantization}
+def _measure(family: str, method: str, quantization: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"family": family, "method": method, "base": quantization}
     with tempfile.TemporaryDirectory() as folder:
         try:
             storage = Storage(quantization)  # pyright: ignore[reportArgumentType]

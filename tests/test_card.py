@@ -84,7 +84,7 @@ def test_no_metrics_no_claims(bundle: Bundle) -> None:
     assert data.eval_results is None
     assert "model-index" not in text
     assert "accuracy" not in text
-    assert "stopped before any validation" in text
+    assert "never validated" in text
 
 
 @pytest.mark.parametrize(

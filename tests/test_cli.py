@@ -610,7 +610,7 @@ def test_stopping_before_the_first_validation_puts_the_earlier_bundle_back(
     with pytest.raises(SystemExit):  # with nothing to put back, the weights as they are are kept
         fit(photos, "--output", "new")
     assert main(["predict", str(photos / "val/a/0.jpg"), "--checkpoint", "new"]) == 0
-    assert "was stopped before any validation" in capsys.readouterr().err
+    assert "was never validated" in capsys.readouterr().err
 
 
 def test_a_traceback_is_there_for_those_who_ask(photos: Path, monkeypatch: Any) -> None:

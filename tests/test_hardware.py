@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from vitlora.errors import UsageError
-from vitlora.hardware import pick_device, pick_precision, storage_dtype
+from vitlora.hardware import check_compiles, pick_device, pick_precision, storage_dtype
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
@@ -128,3 +130,13 @@ def test_frozen_weights_are_kept_in_the_precision_of_the_products():
     assert storage_dtype("bf16-mixed") == torch.bfloat16
     assert storage_dtype("16-mixed") == torch.float16
     assert storage_dtype("32-true") == torch.float32
+
+
+def test_compiling_needs_a_compiler(monkeypatch: Any) -> None:
+    monkeypatch.setattr("vitlora.hardware.shutil.which", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler on cpu"):
+        check_compiles(torch.device("cpu"))
+    monkeypatch.setattr("vitlora.hardware.shutil.which", lambda name: f"/usr/bin/{name}")
+    check_compiles(torch.device("cpu"))
+    with pytest.raises(UsageError, match="needs the triton package on mps"):
+        check_compiles(torch.device("mps"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from equality import images, plain
+from agreement import images, plain
 from torch import nn
 
 from vitlora.adapters import Lora

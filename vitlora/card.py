@@ -96,7 +96,9 @@ def _facts(
         + ("" if record.method == "FullFineTuning" else f", kept in {kept}"),
         "trained": f"{method}{_ranks(peft)}; {trained:,} numbers",
         "pictures": f"{counts}, of the folder {_escaped(_data_name(record))}"
-        + (f", drawn by seed {drawn['seed']}" if drawn else ""),
+        + (f", drawn by seed {drawn['seed']}" if drawn else "")
+        if counts
+        else "not known",
         "input": f"RGB, {seen.image_size} x {seen.image_size}: {seen.crop_mode}, crop_pct "
         f"{seen.crop_pct:.4g}, {seen.interpolation}, mean {_rounded(seen.mean)}, "
         f"std {_rounded(seen.std)}",
@@ -109,7 +111,7 @@ def _facts(
 def _scores(record: Record) -> str:
     metrics = record.metrics
     if not metrics:
-        return "Training was stopped before any validation: how good it is, is not known."
+        return "It was never validated: how good it is, is not known."
     names = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss", "images": "pictures"}
     shown = {name: metrics[key] for key, name in names.items() if key in metrics}
     cells = [str(v) if name == "pictures" else f"{v:.4f}" for name, v in shown.items()]

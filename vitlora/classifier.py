@@ -15,7 +15,7 @@ from vitlora.adapters.adapter import HeadMode
 from vitlora.backbones import load_backbone
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
-from vitlora.hardware import storage_dtype
+from vitlora.hardware import check_compiles, storage_dtype
 from vitlora.optimizers import OptimizerName, make_optimizer
 from vitlora.quantization import Quantization, Storage, freeze
 from vitlora.scores import Scores
@@ -124,6 +124,7 @@ class Classifier(LightningModule):
         module.set_grad_checkpointing(self.checkpointing)
         self.network = self.adapter.inject(self.backbone, self.head_mode, base)
         if self.compile_blocks:
+            check_compiles(self.trainer.strategy.root_device)
             for block in module.blocks:
                 block.compile()
 

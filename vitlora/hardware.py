@@ -1,5 +1,8 @@
 """The one place that looks at the machine: which device, which precision."""
 
+import os
+import shutil
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -66,6 +69,24 @@ def storage_dtype(precision: str) -> torch.dtype:
     alive until the backward pass: about 170 MB for a ViT-B.
     """
     return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
+
+
+def check_compiles(device: torch.device) -> None:
+    """Refuses torch.compile where what it needs is missing.
+
+    Raises:
+        UsageError: There is no C++ compiler for the CPU, or no triton for the GPU.
+    """
+    if device.type == "cpu":
+        names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "cl"))
+        needed, there = "a C++ compiler", any(map(shutil.which, names))
+    else:
+        needed = "the triton package"
+        there = device.type == "cuda" and find_spec("triton") is not None
+    if not there:
+        raise UsageError(
+            f"model.compile needs {needed} on {device.type}, and there is none; set it to false"
+        )
 
 
 def _cpu_has_bf16() -> bool:

@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if options.checkpoint is None:
         print(f"using {folder}", file=sys.stderr)
     if not predictor.validated:
-        print(f"note: training of {folder} was stopped before any validation", file=sys.stderr)
+        print(f"note: {folder} was never validated: how good it is, is not known", file=sys.stderr)
     rows: list[tuple[Path, Sequence[tuple[str, float]]]] = []
     failed = len(bad)
     for result in predictor.predict(paths, options.top_k, options.batch_size):

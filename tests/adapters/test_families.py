@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from equality import ARGUMENTS, METHODS, differences
+from agreement import ARGUMENTS, METHODS, differences
 
 from vitlora.errors import VitloraError
 from vitlora.quantization import Storage

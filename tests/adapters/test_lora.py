@@ -9,7 +9,7 @@ from runs import micro as backbone
 from torch import nn
 
 from vitlora.adapters import Lora
-from vitlora.adapters.lora import BLOCK_ROLES, _pattern
+from vitlora.adapters.lora import BLOCK_ROLES, anchored_pattern
 from vitlora.backbones import Backbone
 from vitlora.errors import AdapterError, UsageError
 from vitlora.quantization import Storage
@@ -92,7 +92,7 @@ def test_a_fresh_adapter_changes_nothing() -> None:
 
 
 def test_the_pattern_matches_whole_paths_only() -> None:
-    pattern = _pattern(["blocks.1.attn.proj", "blocks.11.attn.proj", "head"])
+    pattern = anchored_pattern(["blocks.1.attn.proj", "blocks.11.attn.proj", "head"])
     assert re.fullmatch(pattern, "blocks.11.attn.proj")
     assert re.fullmatch(pattern, "head")
     for other in (

@@ -185,7 +185,7 @@ class Lora(Adapter):
         config = LoraConfig(
             **self._peft_options(plan),
             lora_dropout=self.dropout,
-            target_modules=_pattern(plan),
+            target_modules=anchored_pattern(plan),
             modules_to_save=self._whole_modules(module, head) or None,
             bias="all" if self.biases else "none",
             use_rslora=self.variant == "rslora",
@@ -330,7 +330,7 @@ class Lora(Adapter):
         for path, values in plan.items():
             if values != (rank, alpha):
                 others.setdefault(values, []).append(path)
-        patterns = {_pattern(paths): values for values, paths in others.items()}
+        patterns = {anchored_pattern(paths): values for values, paths in others.items()}
         return {
             "r": rank,
             "lora_alpha": alpha,
@@ -387,7 +387,7 @@ def _some_tokens(inputs: Any, batch: Any, name: str, most: int = 2048) -> torch.
     return x[:: max(len(x) // most, 1)].float().contiguous()  # PEFT takes a view of it
 
 
-def _pattern(layers: Iterable[str]) -> str:
+def anchored_pattern(layers: Iterable[str]) -> str:
     """Returns a short regular expression that fully matches the given module paths, no others.
 
     PEFT takes a list for suffixes, so that ``proj`` would hit ``patch_embed.proj`` too.

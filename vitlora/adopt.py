@@ -1,0 +1,341 @@
+"""The ``adopt`` command: an adapter that plain PEFT saved for a timm model -> a bundle."""
+
+import argparse
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from vitlora.adapters.adapter import Tensors
+from vitlora.adapters.lora import anchored_pattern
+from vitlora.backbones import Backbone, load_backbone
+from vitlora.card import model_card
+from vitlora.checkpoint import (
+    PEFT_CONFIG,
+    RECORD,
+    TENSORS,
+    Bundle,
+    Record,
+    bundle_bytes,
+    save_bundle,
+)
+from vitlora.errors import BundleError, UsageError
+from vitlora.quantization import Quantization, Storage
+from vitlora.updates import read_changes
+
+_EPILOG = """example:
+  vitlora adopt my-adapter --classes can,glass,tyre \\
+    --backbone timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"""
+
+_PREFIX = "base_model.model."
+# How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the
+# frozen weights as well, which PEFT does not save.
+_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
+# Options of PEFT with which the network is more than W + scaling * B A.
+_FOREIGN = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Verifies a PEFT adapter against its backbone and writes it as a bundle.
+
+    Raises:
+        UsageError: The output exists, or an option does not fit the adapter.
+        BundleError: The adapter is damaged, of a kind vitlora cannot run, or does not fit.
+        BackboneError: The base's weights cannot be had.
+    """
+    options = _parser().parse_args(args)
+    folder = Path(options.adapter)
+    output = Path(options.output or Path("checkpoints") / folder.resolve().name)
+    classes = _classes(options.classes)
+    if output.exists():
+        raise UsageError(f"output '{output}' exists, and adopt overwrites nothing; choose another")
+    config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    _check_head(folder, tensors, classes)
+    backbone = load_backbone(options.backbone, len(classes), options.weights, options.image_size)
+    _check_named(folder, config.get("base_model_name_or_path"), backbone.id)
+    layers = _targeted(folder, config, backbone.module)
+    _check_layers(folder, tensors, layers, backbone)
+    _check_whole(folder, tensors, config, layers, backbone.module)
+    peft = config | {
+        "target_modules": anchored_pattern(layers),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "base_model_name_or_path": backbone.id,
+        "init_lora_weights": True,
+        "eva_config": None,
+        "inference_mode": True,
+    }
+    record = _record(backbone, classes, Storage(options.quantization))
+    read_changes(Bundle(folder, record, tensors, peft), backbone.module)
+    card = model_card(record, tensors, peft)
+    save_bundle(output, record, tensors, peft, _run_config(folder, record), card)
+    word = f'"{output}"' if " " in str(output) else output
+    print(f"bundle   {output}  ({bundle_bytes(output):,} bytes), {len(layers)} layers adapted")
+    print(f"predict  python predict.py --checkpoint {word} IMAGE.jpg")
+    print(f"test     python -m vitlora test --checkpoint {word} --data.root FOLDER")
+    print(
+        "note: PEFT does not save which base weights, order of classes, image size and rounding "
+        "the adapter was trained with; test it on pictures whose classes you know"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitlora adopt",
+        description="Makes a bundle of a LoRA adapter that PEFT's save_pretrained wrote for a timm "
+        "model. The adapter must hold the head: modules_to_save=['head'].",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "adapter", metavar="ADAPTER_DIR", help=f"folder with {PEFT_CONFIG} and {TENSORS}"
+    )
+    parser.add_argument(
+        "--classes", required=True, metavar="A,B,C", help="names in the order of the head's outputs"
+    )
+    parser.add_argument(
+        "--backbone", required=True, metavar="timm/NAME.TAG", help="the base it was trained on"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="the base's weights")
+    parser.add_argument(
+        "--output", metavar="DIR", help="of the bundle (default: checkpoints/ADAPTER_DIR's name)"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side in pixels (default: the weights' own)"
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=get_args(Quantization),
+        default="none",
+        help="how the base's blocks were kept in training (default: none)",
+    )
+    return parser
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    names = tuple(unicodedata.normalize("NFC", name.strip()) for name in text.split(","))
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise UsageError(
+            f"--classes is '{text}'; expected at least 2 names, each once, as in can,glass,tyre"
+        )
+    return names
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Returns ``adapter_config.json`` if it is of an adapter that a bundle can hold."""
+    if (folder / RECORD).exists():
+        raise UsageError(f"{folder} is a bundle already; use it as it is")
+    path = folder / PEFT_CONFIG
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} holds no PEFT adapter: it has no {PEFT_CONFIG}; expected the folder that "
+            "PEFT's save_pretrained wrote"
+        )
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is no JSON ({error}); save the adapter again") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise BundleError(f"{path} is of {kind}; expected LORA (LoRA, rsLoRA or DoRA)")
+    if (start := config.get("init_lora_weights")) not in _STARTS:
+        raise BundleError(
+            f"{path}: the adapter started as {start}, which changed the base's weights too, and "
+            "those are not here; save it again with PEFT's save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...), which makes it plain LoRA"
+        )
+    if foreign := [name for name in _FOREIGN if config.get(name)]:
+        raise BundleError(f"{path} has {foreign[0]}, which vitlora does not know")
+    return config
+
+
+def _read_tensors(folder: Path) -> Tensors:
+    path = folder / TENSORS
+    if not path.is_file():
+        pickled = (folder / "adapter_model.bin").exists()
+        found = ", only adapter_model.bin, a pickle, which may run any code" if pickled else ""
+        raise BundleError(
+            f"{folder} has no {TENSORS}{found}; save the adapter with PEFT's "
+            "save_pretrained(..., safe_serialization=True)"
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise BundleError(f"{path} is torn or no safetensors file ({error})") from None
+    # with bias="all" PEFT lists those of modules trained in full twice, and their twins'
+    twice = (".modules_to_save.", ".original_module.")
+    return {name: t for name, t in tensors.items() if not any(part in name for part in twice)}
+
+
+def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
+    head = tensors.get(f"{_PREFIX}head.weight")
+    if head is None:
+        raise BundleError(
+            f"{folder / TENSORS} holds no head ({_PREFIX}head.weight), so it cannot say which "
+            "class is which; train it with LoraConfig(..., modules_to_save=['head'])"
+        )
+    if len(head) != len(classes):
+        raise UsageError(
+            f"--classes names {len(classes)} classes ({', '.join(classes)}), but the adapter's "
+            f"head has {len(head)} outputs"
+        )
+
+
+def _check_named(folder: Path, named: Any, backbone: str) -> None:
+    """Refuses a backbone that is not the timm model the adapter names, if it names one."""
+    from timm.models import is_model
+
+    model = str(named or "").removeprefix("hf-hub:").removeprefix("timm/")
+    architecture, _, tag = model.partition(".")
+    ours, _, our_tag = backbone.partition("/")[2].partition(".")
+    if is_model(architecture) and (architecture != ours or tag not in ("", our_tag)):
+        raise UsageError(
+            f"--backbone is {backbone}, but {folder / PEFT_CONFIG} says the adapter was made for "
+            f"{named}"
+        )
+
+
+def _targeted(folder: Path, config: Mapping[str, Any], module: nn.Module) -> list[str]:
+    """Returns the paths of the modules that PEFT adapts by a configuration.
+
+    As peft 0.21.2 does it in ``check_target_module_exists``.
+    """
+    targets, numbers = config.get("target_modules"), config.get("layers_to_transform")
+    whole = config.get("modules_to_save") or []
+    patterns = config.get("layers_pattern") or []
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    numbers = [numbers] if isinstance(numbers, int) else numbers
+
+    def adapted(path: str, layer: nn.Module) -> bool:
+        if any(re.match(rf"(.*\.)?{name}($|\.)", path) for name in whole):
+            return False
+        if _matches(config.get("exclude_modules"), path):
+            return False
+        if targets == "all-linear":
+            return isinstance(layer, nn.Linear)
+        if not numbers or isinstance(targets, str) or path in (targets or []):
+            return _matches(targets, path)
+        found = [re.match(rf"(.*?\.)?{pattern}\.(\d+)\.", path) for pattern in patterns]
+        number = next((int(match[2]) for match in found if match), None)
+        return number in numbers and _matches(targets, path)
+
+    try:
+        layers = [path for path, layer in module.named_modules() if path and adapted(path, layer)]
+    except (re.error, TypeError) as error:
+        raise BundleError(f"{folder / PEFT_CONFIG} names no modules PEFT knows: {error}") from None
+    if not layers:
+        raise BundleError(
+            f"{folder / PEFT_CONFIG}: target_modules {targets!r} names no layer of the backbone; "
+            "is it the model the adapter was made for?"
+        )
+    return layers
+
+
+def _matches(targets: Any, path: str) -> bool:
+    """Returns whether a regular expression, or the end of a name in a list, fits a path."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in targets or [])
+
+
+def _check_layers(
+    folder: Path, tensors: Tensors, layers: Sequence[str], backbone: Backbone
+) -> None:
+    """Refuses an adapter whose tensors are not of exactly the layers its configuration names."""
+    for path in layers:
+        layer = backbone.module.get_submodule(path)
+        if not isinstance(layer, nn.Linear):
+            raise BundleError(
+                f"{folder} adapts {path}, a {type(layer).__name__}; a bundle adapts linear layers "
+                "only. Train without it: PEFT takes 'proj' for every name that ends so; "
+                "exclude_modules=['patch_embed.proj'] leaves that one out"
+            )
+    there = {
+        name.removeprefix(_PREFIX).partition(".lora_")[0] for name in tensors if ".lora_" in name
+    }
+    if missing := [path for path in layers if path not in there]:
+        raise BundleError(
+            f"{folder / TENSORS} has no tensors for {len(missing)} of the {len(layers)} layers "
+            f"that {PEFT_CONFIG} names, first {missing[0]}"
+        )
+    if extra := sorted(there - set(layers)):
+        raise BundleError(
+            f"{folder / TENSORS} has tensors for {len(extra)} layers that {PEFT_CONFIG} does not "
+            f"name, or that {backbone.id} does not have, first {extra[0]}"
+        )
+
+
+def _check_whole(
+    folder: Path,
+    tensors: Tensors,
+    config: Mapping[str, Any],
+    layers: Sequence[str],
+    module: nn.Module,
+) -> None:
+    """Refuses an adapter that lacks a tensor which its configuration says was trained in full."""
+    whole, bias = config.get("modules_to_save") or [], config.get("bias")
+    biases = {"all": [n for n, _ in module.named_parameters()], "lora_only": layers}.get(
+        str(bias), []
+    )
+    expected = {
+        name
+        for name, _ in module.named_parameters()
+        if any(re.match(rf"(.*\.)?{part}\.", name) for part in whole)
+        or (name.endswith(".bias") and (name in biases or name.removesuffix(".bias") in biases))
+    }
+    there = {name.removeprefix(_PREFIX).replace(".base_layer.", ".") for name in tensors}
+    if missing := sorted(expected - there):
+        raise BundleError(
+            f"{folder / TENSORS} lacks {len(missing)} tensors that {PEFT_CONFIG} says were trained "
+            f"in full, first {missing[0]}"
+        )
+
+
+def _record(backbone: Backbone, classes: tuple[str, ...], storage: Storage) -> Record:
+    return Record(
+        backbone=backbone.id,
+        base_digest=backbone.digest,
+        weights=str(backbone.weights.resolve()) if backbone.weights is not None else "none",
+        storage=storage,
+        method="Lora",
+        head="full",
+        classes=classes,
+        preprocessing=backbone.preprocessing,
+        split={"root": "", "counts": {}, "digests": {}},  # not known
+        metrics={},
+    )
+
+
+def _run_config(folder: Path, record: Record) -> str:
+    """Returns what ``validate`` and ``test`` want of a run, as YAML."""
+    fields = {
+        "data": {"classes": list(record.classes)},
+        "model": {
+            "backbone": record.backbone,
+            "image_size": record.preprocessing.image_size,
+            "quantization": record.storage.quantization,
+        },
+    }
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    return f"# Trained by PEFT elsewhere, adopted from {folder.resolve().name}.\n{text}"
