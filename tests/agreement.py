@@ -77,7 +77,8 @@ def trained(family: str, method: str, storage: Storage) -> tuple[Lora, Backbone,
 
 
 def differences(family: str, method: str, storage: Storage, folder: Path) -> dict[str, float]:
-    """Returns relative differences of logits; all but ``learnt`` should be tiny.
+    """Returns relative differences of logits; all should be tiny but ``learnt``, from the base
+    with the trained head alone.
 
     Args:
         family: A key of ``ARGUMENTS``.
@@ -96,7 +97,7 @@ def differences(family: str, method: str, storage: Storage, folder: Path) -> dic
         head=METHODS[method][1],
         classes=CLASSES,
         preprocessing=backbone.preprocessing,
-        split={},
+        split={"root": "", "counts": {}, "digests": {}},
         metrics={},
     )
     save_bundle(folder, record, adapter.tensors(network), adapter.config(network), "{}\n")
@@ -107,36 +108,40 @@ def differences(family: str, method: str, storage: Storage, folder: Path) -> dic
         logits = network(x)
         oracle = _by_formula(network, copy.deepcopy(rounded.module)).eval()(x.double())
         merged = merge_into(plain(family), load_bundle(folder)).eval()(x)
-        untrained = rounded.module.eval()(x)
+        head_alone = _by_formula(network, copy.deepcopy(rounded.module), only="head").eval()
+        without = head_alone(x.double())
         nn.init.normal_(rounded.module.head.weight)  # pyright: ignore
         opened = PeftModel.from_pretrained(rounded.module, str(folder)).eval()(x)
     return {
         "oracle": _relative(logits, oracle),
         "merge": _relative(merged, logits),
         "peft": _relative(opened, logits),
-        "learnt": _relative(logits, untrained + 1e-9),
+        "learnt": _relative(logits, without),
     }
 
 
-def _by_formula(network: nn.Module, module: nn.Module) -> nn.Module:
-    """Returns ``module`` in float64 with each weight as the papers write it."""
+def _by_formula(network: nn.Module, module: nn.Module, only: str = "") -> nn.Module:
+    """Returns ``module`` in float64, each weight that starts with ``only`` as papers write it."""
     module = module.double()
     weights = dict(module.named_parameters())
     for name, tensor in network.state_dict().items():
         name = name.removeprefix("base_model.model.")
+        if not name.startswith(only):
+            continue
         if ".modules_to_save.default." in name:
             weights[name.replace(".modules_to_save.default", "")].copy_(tensor)
         elif name.endswith("bias") and "original_module" not in name:
             weights[name.replace(".base_layer", "")].copy_(tensor)
     for name, layer in network.named_modules():
-        if not hasattr(layer, "lora_A"):
+        path = name.removeprefix("base_model.model.")
+        if not hasattr(layer, "lora_A") or not path.startswith(only):
             continue
         adapted: Any = layer
         a, b = adapted.lora_A.default.weight.double(), adapted.lora_B.default.weight.double()
         options: Any = network.peft_config["default"]  # pyright: ignore
         alpha = adapted.lora_alpha["default"]
         scaling = alpha / (math.sqrt(len(a)) if options.use_rslora else len(a))
-        weight = weights[f"{name.removeprefix('base_model.model.')}.weight"]
+        weight = weights[f"{path}.weight"]
         if hasattr(layer, "start"):  # what the base gave to the adapter
             a0, b0 = (factor.double() for factor in adapted.start)
             weight.sub_(scaling * b0 @ a0)

@@ -241,12 +241,15 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         "qkv.lora_A.weight holds numbers that are not finite",
     ),
     "no head": (_without(".head.weight"), r"holds no head .*modules_to_save=\['head'\]"),
-    "no head bias": (_without(".head.bias"), "lacks 1 tensors .* in full, first head.bias"),
+    "no head bias": (_without(".head.bias"), "lacks 1 tensors, first for head.bias"),
     "no norm": (
         lambda f: edit(f, modules_to_save=["head", "norm"]),
-        "lacks 2 tensors .* in full, first norm.bias",
+        "lacks 2 tensors, first for norm.bias",
     ),
-    "no biases": (lambda f: edit(f, bias="lora_only"), "lacks 6 tensors .* blocks.0.attn.qkv.bias"),
+    "no biases": (
+        lambda f: edit(f, bias="lora_only"),
+        "lacks 6 tensors, first for blocks.0.attn.qkv.bias",
+    ),
     "no magnitudes": (lambda f: edit(f, use_dora=True), "without a magnitude"),
     "other base": (
         lambda f: edit(f, base_model_name_or_path="timm/vit_tiny_patch16_224.augreg_in21k"),

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,23 @@ def test_record_is_readable_json_with_the_classes_spelt_out(bundle: Path) -> Non
     assert fields["format"] == 1
     assert fields["backbone"] == "vitlora/vit_micro_patch8_96"
     assert set(fields["metrics"]) == {"accuracy", "macro_f1", "loss", "images"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": "abc"}, "expected a list, got 'abc'"),
+        ({"classes": ["a", 1]}, "classes holds no names"),
+        ({"split": {}}, "split is incomplete"),
+        ({"peft": [1]}, "adapter_config.json holds no fields"),
+    ],
+)
+def test_fields_that_make_no_sense_are_refused_though_their_sums_are_right(
+    bundle: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    read = load_bundle(bundle)
+    peft: Any = change.pop("peft", read.peft)
+    record = dataclasses.replace(read.record, **change)
+    save_bundle(tmp_path / "odd", record, read.tensors, peft, "")
+    with pytest.raises(BundleError, match=re.escape(message)):
+        load_bundle(tmp_path / "odd")

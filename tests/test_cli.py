@@ -619,3 +619,31 @@ def test_a_traceback_is_there_for_those_who_ask(photos: Path, monkeypatch: Any) 
     monkeypatch.setenv("VITLORA_DEBUG", "1")
     with pytest.raises(DataError):
         fit(photos, "--data.root", "nowhere")
+
+
+def test_what_is_typed_counts_more_than_a_config_wherever_it_stands(
+    photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "run.yaml").write_text(f"data:\n  root: {photos.as_posix()}\nmodel:\n  lr: 0.5\n")
+    for words in (["--model.lr", "0.25", "--config", "run.yaml"], ["--config=run.yaml"]):
+        assert main(["fit", *words, "--print_config"]) == 0
+    first, second = capsys.readouterr().out.split("seed_everything")[1:]
+    assert "lr: 0.25" in first
+    assert "lr: 0.5" in second
+
+
+@pytest.mark.parametrize("words", [["--model.quantization", "nf4"], ["--model.lr=1"]])
+def test_training_options_are_refused_in_scoring(words: list[str], capsys: Any) -> None:
+    assert main(["validate", "--checkpoint", "x", *words]) == 2
+    assert "scored as it was trained; leave it out" in capsys.readouterr().err
+
+
+def test_an_option_of_lora_is_explained_to_a_probe(photos: Path, capsys: Any) -> None:
+    words = ["--model.adapter", "LinearProbe", "--model.adapter.variant", "dora"]
+    assert fit(photos, "--output", "out", *words) == 2
+    assert "model.adapter.variant belongs to the Lora adapter" in capsys.readouterr().err
+
+
+def test_a_run_that_ran_away_says_so(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "out", "--model.lr", "1000", "--model.optimizer", "sgd") == 0
+    assert "far above that of guessing" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def make_bundle(
         head=head,
         classes=tuple(f"{folder.name} {number}" for number in range(classes)),
         preprocessing=made.preprocessing,
-        split={},
+        split={"root": "", "counts": {}, "digests": {}},
         metrics={},
     )
     record = replace(record, **changes)

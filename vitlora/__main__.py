@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from vitlora import __version__
-from vitlora.errors import UsageError, VitloraError, nearest
+from vitlora.errors import BundleError, UsageError, VitloraError, nearest
 
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
@@ -21,9 +21,11 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
   vitlora push CHECKPOINT OWNER/NAME     upload a bundle to the Hugging Face hub
 
-'vitlora fit --help' lists every option; 'vitlora fit --config X --print_config' shows a run."""
+'vitlora fit --help' lists every option, 'vitlora fit --model.adapter.help Lora' the adapter's;
+'vitlora fit --config X --print_config' shows a run."""
 
 _TRAINING = ("fit", "validate", "test")
+_VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
 _OTHERS = ("predict", "merge", "adopt", "push")  # each a module of its own
 _COMMANDS = (*_TRAINING, *_OTHERS)
 
@@ -78,13 +80,15 @@ def _find_files(command: str, options: list[str]) -> list[str]:
     options = [word for option in options for word in _split_equals(option)]
     options = ["--model.weights" if word == "--weights" else word for word in options]
     configs = []
-    for index, word in enumerate(options):
-        if word in ("--config", "-c") and index + 1 < len(options):
-            configs.append(_config_file(options[index + 1]))
-            options[index + 1] = str(configs[-1])
+    while any(word in ("--config", "-c") for word in options[:-1]):
+        index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
+        configs.append(_config_file(options[index + 1]))
+        del options[index : index + 2]
     if options and options[0].endswith((".yaml", ".yml")):
         raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
+    # configs first: what is typed counts more, wherever it stands
+    options = [word for path in configs for word in ("--config", str(path))] + options
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         return options
     if command == "fit":
@@ -94,9 +98,21 @@ def _find_files(command: str, options: list[str]) -> list[str]:
         return ["--output", str(Path("checkpoints") / name), *options]
     from vitlora.checkpoint import newest_bundle
 
+    for name in names:
+        if name.startswith("--model.") and name not in ("--model.weights", *_VIEW):
+            raise UsageError(
+                f"{name} is of no use to {command}: a bundle is scored as it was trained; leave it "
+                "out"
+            )
     if "--checkpoint" not in options:
         options += ["--checkpoint", str(newest_bundle())]
-    return [*_as_trained(_value(options, "--checkpoint")), *options]
+    trained = _as_trained(_value(options, "--checkpoint"))
+    if "--data.root" not in {*trained, *names}:
+        raise UsageError(
+            f"the pictures {_value(options, '--checkpoint')} was trained on are not known; pass "
+            "--data.root FOLDER"
+        )
+    return [*trained, *options]
 
 
 def _as_trained(checkpoint: str) -> list[str]:
@@ -112,6 +128,10 @@ def _as_trained(checkpoint: str) -> list[str]:
     bundle = load_bundle(checkpoint)
     record = bundle.record
     run = yaml.safe_load((bundle.folder / RUN_CONFIG).read_text("utf-8"))
+    if not isinstance(run, dict) or not all(
+        isinstance(run.get(k), dict) for k in ("data", "model")
+    ):
+        raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: data and model are missing")
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
     fields: dict[str, object] = {f"--data.{key}": value for key, value in run["data"].items()}
     fields |= {

@@ -74,7 +74,6 @@ def main(args: Sequence[str] | None = None) -> int:
     _check_named(folder, config.get("base_model_name_or_path"), backbone.id)
     layers = _targeted(folder, config, backbone.module)
     _check_layers(folder, tensors, layers, backbone)
-    _check_whole(folder, tensors, config, layers, backbone.module)
     peft = config | {
         "target_modules": anchored_pattern(layers),
         "exclude_modules": None,
@@ -283,32 +282,6 @@ def _check_layers(
         raise BundleError(
             f"{folder / TENSORS} has tensors for {len(extra)} layers that {PEFT_CONFIG} does not "
             f"name, or that {backbone.id} does not have, first {extra[0]}"
-        )
-
-
-def _check_whole(
-    folder: Path,
-    tensors: Tensors,
-    config: Mapping[str, Any],
-    layers: Sequence[str],
-    module: nn.Module,
-) -> None:
-    """Refuses an adapter that lacks a tensor which its configuration says was trained in full."""
-    whole, bias = config.get("modules_to_save") or [], config.get("bias")
-    biases = {"all": [n for n, _ in module.named_parameters()], "lora_only": layers}.get(
-        str(bias), []
-    )
-    expected = {
-        name
-        for name, _ in module.named_parameters()
-        if any(re.match(rf"(.*\.)?{part}\.", name) for part in whole)
-        or (name.endswith(".bias") and (name in biases or name.removesuffix(".bias") in biases))
-    }
-    there = {name.removeprefix(_PREFIX).replace(".base_layer.", ".") for name in tensors}
-    if missing := sorted(expected - there):
-        raise BundleError(
-            f"{folder / TENSORS} lacks {len(missing)} tensors that {PEFT_CONFIG} says were trained "
-            f"in full, first {missing[0]}"
         )
 
 

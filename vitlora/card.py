@@ -90,11 +90,11 @@ def _facts(
     drawn = record.split.get("drawn")
     kept = storage.dtype if storage.quantization == "none" else storage.quantization.upper()
     start = "random start" if record.weights == "none" else f"SHA-256 `{record.base_digest[:12]}…`"
-    trained = sum(t.numel() for t in tensors.values() if t.is_floating_point())
+    stored = sum(t.numel() for t in tensors.values() if t.is_floating_point())
     rows = {
         "base": f"`{record.backbone}`, {start}"
         + ("" if record.method == "FullFineTuning" else f", kept in {kept}"),
-        "trained": f"{method}{_ranks(peft)}; {trained:,} numbers",
+        "stored": f"{method}{_ranks(peft)}; {stored:,} numbers",
         "pictures": f"{counts}, of the folder {_escaped(_data_name(record))}"
         + (f", drawn by seed {drawn['seed']}" if drawn else "")
         if counts
@@ -165,8 +165,12 @@ def _ranks(peft: Mapping[str, Any] | None) -> str:
     if peft is None:
         return ""
     ranks = [peft["r"], *(peft.get("rank_pattern") or {}).values()]
-    ends = dict.fromkeys((min(ranks), max(ranks)))
-    return f" of rank {' to '.join(map(str, ends))}, alpha {peft['lora_alpha']:g}"
+    alphas = [peft["lora_alpha"], *(peft.get("alpha_pattern") or {}).values()]
+    return f" of rank {_range(ranks)}, alpha {_range(alphas)}"
+
+
+def _range(values: list[float]) -> str:
+    return " to ".join(f"{value:g}" for value in dict.fromkeys((min(values), max(values))))
 
 
 def _hub_id(record: Record) -> str | None:

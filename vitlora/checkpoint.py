@@ -163,13 +163,36 @@ def load_bundle(folder: str | Path) -> Bundle:
             **{
                 **{name: fields[name] for name in names},
                 "storage": Storage(**fields["storage"]),
-                "classes": tuple(fields["classes"]),
+                "classes": tuple(_list(fields["classes"])),
                 "preprocessing": Preprocessing.from_json(fields["preprocessing"]),
             }
         )
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise BundleError(f"{folder}: not a vitlora bundle ({error!r})") from None
+        raise BundleError(
+            f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {error}); train "
+            "again"
+        ) from None
+    problem = _malformed(record, peft)
+    if problem:
+        raise BundleError(f"{folder} is no bundle of vitlora's: {problem}; train again")
     return Bundle(folder, record, tensors, peft)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {value!r}")
+    return value
+
+
+def _malformed(record: Record, peft: Any) -> str | None:
+    """Returns what is wrong with fields whose sums are right: a bundle may come from anywhere."""
+    if not all(isinstance(name, str) for name in record.classes) or len(record.classes) < 2:
+        return "classes holds no names"
+    if not {"root", "counts", "digests"} <= record.split.keys():
+        return "split is incomplete"
+    if peft is not None and not isinstance(peft, dict):
+        return f"{PEFT_CONFIG} holds no fields"
+    return None
 
 
 def newest_bundle(root: str | Path = "checkpoints") -> Path:
@@ -204,7 +227,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
         raise BundleError(f"checkpoint '{folder}': {kind}")
     if not is_bundle(folder):
         kind = "a PEFT adapter" if (folder / PEFT_CONFIG).exists() else "no vitlora bundle"
-        raise BundleError(f"{folder} holds {kind}: it has no {RECORD}")
+        todo = "; 'vitlora adopt' makes a bundle of it" if "PEFT" in kind else ""
+        raise BundleError(f"{folder} holds {kind}: it has no {RECORD}{todo}")
     try:
         fields = json.loads((folder / RECORD).read_text("utf-8"))
         digest = fields.pop("digest")
@@ -212,7 +236,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder / RECORD} is torn or not a bundle's; train again") from None
     if fields.get("format") != FORMAT:
         raise BundleError(
-            f"{folder} is a bundle of format {fields.get('format')}; this vitlora reads format "
+            f"{folder} is a bundle of format {fields.get('format')!r}; this vitlora reads format "
             f"{FORMAT}. Install a newer vitlora"
         )
     known = {TENSORS, PEFT_CONFIG, RUN_CONFIG}

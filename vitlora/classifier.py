@@ -125,8 +125,6 @@ class Classifier(LightningModule):
         self.network = self.adapter.inject(self.backbone, self.head_mode, base)
         if self.compile_blocks:
             check_compiles(self.trainer.strategy.root_device)
-            for block in module.blocks:
-                block.compile()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised."""
@@ -147,6 +145,12 @@ class Classifier(LightningModule):
             self.adapter.look_at(network, data.train_dataloader)
             reached = gradient_self_test(self, images.to(self.device))
         print(f"gradient self-test: all {reached} trainable tensors are reached")
+        if self.compile_blocks:
+            # the blocks share one cache: a version for each kind of block, batch size and mode
+            torch._dynamo.config.recompile_limit = 64  # pyright: ignore[reportAttributeAccessIssue]
+            blocks: Any = self.backbone.module.blocks
+            for block in blocks:
+                block.compile()
         if self.class_weights:
             counts = torch.tensor(data.folder.counts("train"), dtype=torch.float32)
             self.loss_weight = (counts.sum() / (len(counts) * counts)).to(self.device)

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import json
 import logging
+import math
 import re
 import sys
 import warnings
@@ -98,6 +99,11 @@ class VitloraCLI(LightningCLI):
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
         print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
+        if scores.loss > 2 * math.log(len(scores.classes)):
+            print(
+                f"note: a loss of {scores.loss:.3g} is far above that of guessing, "
+                f"{math.log(len(scores.classes)):.2f}: training ran away; lower model.lr"
+            )
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
 
@@ -190,6 +196,10 @@ def _explained(error: ArgumentError) -> UsageError:
     )
     if unknown is not None:
         key = within + unknown[1]
+        if key.removeprefix("model.adapter.") in inspect.signature(Lora.__init__).parameters:
+            return UsageError(
+                f"{key} belongs to the Lora adapter; the one chosen has no such option"
+            )
         return UsageError(f"unknown key '{key}'{_nearest_key(key)}; 'vitlora fit --help' lists all")
     expected = (
         r"Subtypes: \[(?P<union>.+?)\] Errors: .*Given value: (?P<given>.*)"

@@ -50,9 +50,10 @@ class AdapterPool:
         weights: str | Path | None = None,
         device: str = "auto",
     ) -> None:
-        if not checkpoints:
+        if not checkpoints or not isinstance(checkpoints, Mapping):
             raise UsageError(
-                "there is no adapter to load; expected at least one name with a bundle"
+                "there is no adapter to load; expected a dict of names and bundles, as in "
+                "{'waste': 'checkpoints/waste5'}"
             )
         self.device = pick_device(device)
         bundles = {name: _opened(checkpoint) for name, checkpoint in checkpoints.items()}

@@ -161,11 +161,13 @@ def _update(
     bundle: Bundle, path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]
 ) -> Update:
     a, b = parts.get("a"), parts.get("b")
-    if a is None or b is None or a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
+    if b is None:
+        raise BundleError(f"{bundle.folder} has {path}.lora_A, but its lora_B is missing")
+    if a is None or a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
         raise BundleError(f"{bundle.folder} has {path}.lora_B without a lora_A that fits it")
     rank = _of_pattern(config.get("rank_pattern"), path, config.get("r"))
     alpha = _of_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha"))
-    if rank != len(a) or not isinstance(alpha, int | float):
+    if rank != len(a) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise BundleError(
             f"{bundle.folder}: {path} has rank {len(a)}, but adapter_config.json says rank {rank}, "
             f"alpha {alpha}"
@@ -206,13 +208,32 @@ def _expected(module: nn.Module, bundle: Bundle) -> set[str]:
     """Returns the parameters the bundle must have something for."""
     if bundle.record.method == "FullFineTuning":
         return {name for name, _ in module.named_parameters()}
-    pattern = str((bundle.peft or {}).get("target_modules", ""))
+    config = bundle.peft or {}
+    pattern = str(config.get("target_modules", ""))
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise BundleError(f"{bundle.folder}: target_modules is no pattern ({error})") from None
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    adapted = {f"{name}.weight" for name in linear if re.fullmatch(pattern, name)}
-    return adapted | {"head.weight", "head.bias"}
+    adapted = {name for name in linear if re.fullmatch(pattern, name)}
+    # as PEFT finds them: modules by the end of their name, biases by their name
+    ends, bias = tuple(config.get("modules_to_save") or ()), config.get("bias")
+    whole = [name for name, _ in module.named_modules() if ends and name.endswith(ends)]
+    beside = {
+        name
+        for name, _ in module.named_parameters()
+        if any(name.startswith(f"{path}.") for path in whole)
+        or (bias == "all" and "bias" in name)
+        or (bias == "lora_only" and name.removesuffix(".bias") in adapted)
+    }
+    return {f"{name}.weight" for name in adapted} | beside | {"head.weight", "head.bias"}
 
 
 def _check_place(bundle: Bundle, name: str, got: torch.Size, expected: torch.Size | None) -> None:
+    if name.endswith("head.weight") and expected is not None and got[0] != expected[0]:
+        raise BundleError(
+            f"{bundle.folder}: the head has {got[0]} outputs, but there are {expected[0]} classes"
+        )
     if expected is None:
         raise BundleError(f"{bundle.folder} has a tensor the backbone has no place for: {name}")
     if got != expected:

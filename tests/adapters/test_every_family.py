@@ -26,7 +26,7 @@ def test_network_oracle_merge_and_peft_agree(
     found = differences(family, method, storage, tmp_path / "bundle")
     assert found.pop("learnt") > 1e-2
     for name, difference in found.items():
-        assert difference <= 1e-5, (name, difference)
+        assert difference <= 3e-5, (name, difference)  # 1e-5 at most where it was measured
     assert len(found) == 3
 
 

@@ -1,5 +1,6 @@
 """Every variant against its paper's formula, the merge, the bundle and plain PEFT."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from vitlora.adapters import Lora, count_trainable, gradient_self_test
 from vitlora.backbones import Backbone
 from vitlora.checkpoint import Bundle, Record, load_bundle, save_bundle
-from vitlora.errors import UsageError, VitloraError
+from vitlora.errors import BundleError, UsageError, VitloraError
 from vitlora.quantization import Storage, dequantize, freeze
 from vitlora.updates import merge_into
 
@@ -50,6 +51,8 @@ CASES: dict[str, tuple[dict[str, Any], Storage, Any]] = {
     "norms and biases": ({"norms": True, "biases": True}, Storage(), "full"),
     "dora norms": ({"variant": "dora", "norms": True}, Storage(), "full"),
     "norms nf4": ({"norms": True}, Storage("nf4"), "full"),
+    "biases, head": ({"biases": True}, Storage(), "lora"),
+    "norms, biases, head": ({"norms": True, "biases": True}, Storage(), "lora"),
     "rslora head": ({"variant": "rslora", "norms": True}, Storage(), "lora"),
     "last block": ({"last_blocks": 1, "variant": "pissa"}, Storage(), "full"),
     "lora on the head alone": ({"targets": []}, Storage("nf4"), "lora"),
@@ -112,7 +115,7 @@ def write(folder: Path, name: str, adapter: Lora, made: Backbone, network: nn.Mo
         head=head,
         classes=("a", "b", "c"),
         preprocessing=made.preprocessing,
-        split={},
+        split={"root": "", "counts": {}, "digests": {}},
         metrics={},
     )
     save_bundle(folder, record, adapter.tensors(network), adapter.config(network), "model: {}\n")
@@ -131,6 +134,8 @@ def test_the_bundle_merged_into_the_plain_base_gives_the_trained_network(
         assert relative(merged(images()), expected) <= 1e-5
         plain = backbone()
         dequantize(plain.module, CASES[name][1])
+        if CASES[name][0].get("targets") != []:  # the head alone does not make the difference
+            plain.module.head = merged.head
         assert relative(plain.module.eval()(images()), expected) > 1e-2
 
 
@@ -316,6 +321,12 @@ def test_lora_plus_gives_b_the_higher_rate() -> None:
         ({"rank": 161}, Storage(), "full", "rank is 161 for blocks.0.attn.qkv, which is 160 wide"),
         ({"rank": 161, "targets": []}, Storage(), "lora", "rank is 161 for head"),
         ({"ranks": {"mlp.fc1": 200}}, Storage(), "full", "rank is 200 for blocks.0.mlp.fc1"),
+        (
+            {"targets": ["attention.q", "attention.v"], "ranks": {"attention.q": 2}},
+            Storage(),
+            "full",
+            "gives parts of blocks.0.attn.qkv different ranks",
+        ),
         ({"ranks": {"mlp.fc3": 2}}, Storage(), "full", "'mlp.fc3', which names no adapted layer"),
         ({"ranks": {"blocks.9": 2}}, Storage(), "full", "'blocks.9', which names no adapted layer"),
     ],
@@ -340,3 +351,50 @@ def test_pairs_that_cannot_be_right_are_refused_before_training(
 def test_bad_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Lora(**options)
+
+
+def test_a_bundle_must_have_what_its_config_says_was_trained(tmp_path: Path) -> None:
+    adapter, made, network = trained("norms and biases")
+    write(tmp_path / "bundle", "norms and biases", adapter, made, network)
+    read = load_bundle(tmp_path / "bundle")
+    for end in ("blocks.1.norm1.weight", "norm.bias", "blocks.0.attn.proj.base_layer.bias"):
+        tensors = {n: t for n, t in read.tensors.items() if not n.endswith(f"model.{end}")}
+        assert len(tensors) == len(read.tensors) - 1
+        with pytest.raises(BundleError, match="lacks 1 tensors, first for"):
+            merge_into(backbone(), replace(read, tensors=tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_modules": "(("}, "target_modules is no pattern"),
+        ({"lora_alpha": float("nan")}, "alpha nan"),
+    ],
+)
+def test_a_config_of_nonsense_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    adapter, made, network = trained("lora")
+    read = write(tmp_path / "bundle", "lora", adapter, made, network)
+    with pytest.raises(BundleError, match=message):
+        merge_into(backbone(), replace(read, peft={**(read.peft or {}), **change}))
+
+
+def test_eva_ends_at_any_rank_and_says_when_there_are_too_few_tokens() -> None:
+    made = backbone()
+    adapter = Lora(rank=160, variant="eva", targets=["attention.qkv"])
+    network = adapter.inject(made, "full")
+    adapter.look_at(network, loader)
+    a: Any = network.get_submodule(PATH).lora_A.default.weight  # pyright: ignore
+    assert relative(a @ a.T, torch.eye(160)) <= 1e-4
+    with pytest.raises(UsageError, match="too few for rank 160"):
+        adapter.look_at(network, lambda: [(images()[:1], None)])
+
+
+def test_dora_starts_at_the_rows_true_lengths_on_a_rounded_base() -> None:
+    made = backbone()
+    freeze(made.module, Storage("none", "bfloat16"), torch.bfloat16)
+    network = Lora(rank=4, variant="dora").inject(made, "full")
+    layer: Any = network.get_submodule(PATH)
+    lengths = layer.base_layer.weight.float().norm(dim=1)
+    assert relative(layer.lora_magnitude_vector.default.weight, lengths) <= 1e-6

@@ -4,8 +4,9 @@ import json
 import math
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,7 @@ from vitlora.quantization import Storage, is_quantized, plain_weight
 Variant = Literal["lora", "rslora", "dora", "pissa", "olora", "eva", "loftq"]
 
 _TARGETS = tuple(role for role in ROLES if role != "head")
+_EVA_BATCHES = 16  # that EVA looks at
 _PARTS = ("attention.q", "attention.k", "attention.v")  # thirds of a fused attention.qkv
 
 
@@ -36,7 +38,7 @@ class Lora(Adapter):
             then adapts the head alone.
         last_blocks: Adapt only this many blocks, counted from the head; null for all.
         ranks: Other ranks for some layers, as role: rank, blocks.N: rank, or blocks.N.role: rank;
-            the longest name that fits counts.
+            where several fit, the last of these three counts.
         variant: What differs from lora. rslora: scaled by alpha / sqrt(rank). dora: direction and
             length of each weight row learn apart. pissa, olora: start at the weight's largest
             singular vectors, or its QR factors. eva: A starts at the principal directions of your
@@ -137,10 +139,12 @@ class Lora(Adapter):
             width = (
                 layer.in_features if path == "head" else min(layer.in_features, layer.out_features)
             )
+            count = len(self._parts(path)) or 1
             if rank > width:
                 raise AdapterError(
-                    f"model.adapter rank is {rank} for {path}, which is {width} wide; take a rank "
-                    f"of {width} or less"
+                    f"model.adapter rank is {rank // count} for {path}, which is {width} wide"
+                    f"{f' and has {count} adapted parts' if count > 1 else ''}; take a rank of "
+                    f"{width // count} or less"
                 )
         four_bit = storage.quantization != "none"
         if head == "lora" and self.variant not in ("lora", "rslora"):
@@ -174,7 +178,7 @@ class Lora(Adapter):
         base: Mapping[str, torch.Tensor] | None = None,
     ) -> nn.Module:
         """Returns the backbone wrapped by PEFT, its adapters (and full head) trainable."""
-        from peft import EvaConfig, LoraConfig, get_peft_model
+        from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
 
         plan = self._plan(backbone, head)
@@ -190,13 +194,9 @@ class Lora(Adapter):
             bias="all" if self.biases else "none",
             use_rslora=self.variant == "rslora",
             use_dora=self.variant == "dora",
-            init_lora_weights=self._start(),
-            # ranks stay as asked for
-            eva_config=EvaConfig(rho=1.0) if self.variant == "eva" else None,
+            init_lora_weights=self.variant if self.moves_base else True,  # pyright: ignore
         )
-        with warnings.catch_warnings():  # on memory, which EVA's start takes little of here
-            warnings.filterwarnings("ignore", message="lora with eva initialization")
-            network = get_peft_model(module, config)
+        network = get_peft_model(module, config)
         adapted: dict[str, Any] = {
             n: m for n, m in module.named_modules() if isinstance(m, LoraLayer)
         }
@@ -210,6 +210,9 @@ class Lora(Adapter):
                 _keep_to_parts(layer, parts)
             if self.moves_base:
                 layer.start = tuple(factor.detach().clone() for factor in _factors(layer))
+            if self.variant == "dora":  # PEFT rounds it with the base; B is zero yet
+                lengths = plain_weight(layer.base_layer).norm(dim=1)
+                layer.lora_magnitude_vector["default"].weight.data.copy_(lengths)
             if self.variant == "loftq" and base is not None and is_quantized(layer.base_layer):
                 _undo_rounding(layer, base[f"{path}.weight"])
         for name, parameter in network.named_parameters():
@@ -220,22 +223,37 @@ class Lora(Adapter):
         return network
 
     def look_at(self, network: nn.Module, loader: Callable[[], Iterable[Any]]) -> None:
-        """EVA (Paischer et al. 2024): A starts at the principal directions of layers' inputs."""
+        """EVA (Paischer et al. 2024): A starts at the principal directions of layers' inputs.
+
+        PEFT's own start goes on over the data until all directions settle, which at high ranks
+        they do not; here a fixed number of batches decides, and ranks stay as asked for.
+        """
         if self.variant != "eva":
             return
-        from peft import initialize_lora_eva_weights
-
-        config: Any = network.peft_config["default"]  # pyright: ignore
-        kept = (config.target_modules, dict(config.rank_pattern), dict(config.alpha_pattern))
-        initialize_lora_eva_weights(
-            network,
-            loader(),
-            forward_fn=lambda model, batch: model(batch[0]),
-            prepare_model_inputs_fn=None,
-            prepare_layer_inputs_fn=_some_tokens,
-            show_progress_bar=False,
-        )
-        config.target_modules, config.rank_pattern, config.alpha_pattern = kept
+        layers: list[Any] = [m for m in network.modules() if hasattr(m, "lora_A")]
+        seen: list[list[torch.Tensor]] = [[] for _ in layers]
+        hooks = [
+            layer.register_forward_pre_hook(partial(_keep_some_tokens, tokens))
+            for layer, tokens in zip(layers, seen, strict=True)
+        ]
+        training, device = network.training, next(network.parameters()).device
+        network.eval()
+        with torch.no_grad():
+            for images, _ in islice(loader(), _EVA_BATCHES):
+                network(images.to(device))
+        for hook in hooks:
+            hook.remove()
+        network.train(training)
+        for layer, tokens in zip(layers, seen, strict=True):
+            a, x = _factors(layer)[0], torch.cat(tokens)
+            if len(x) <= len(a):
+                raise UsageError(
+                    f"model.adapter variant is eva, which saw {len(x)} tokens, too few for rank "
+                    f"{len(a)}; lower the rank, raise data.batch_size, or take variant lora"
+                )
+            wide = min(len(a) + 8, *x.shape)
+            directions = torch.svd_lowrank(x - x.mean(0), wide, niter=8)[2]
+            a.data.copy_(directions[:, : len(a)].T)
 
     def rate(self, name: str) -> float:
         """Returns what the learning rate of a trainable tensor is multiplied with."""
@@ -249,7 +267,7 @@ class Lora(Adapter):
             config.save_pretrained(folder)
             config.inference_mode = training
             fields = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))
-        fields |= {"init_lora_weights": True, "eva_config": None}  # the start is history
+        fields["init_lora_weights"] = True  # the start is history
         if self.moves_base:
             fields["r"] *= 2
             fields["lora_alpha"] *= 2
@@ -271,7 +289,7 @@ class Lora(Adapter):
         twice = (".modules_to_save.", ".original_module.")
         tensors = {n: t for n, t in tensors.items() if not any(part in n for part in twice)}
         for name, parameter in network.named_parameters():
-            if ".head.base_layer." in name:
+            if ".head.base_layer." in name and not parameter.requires_grad:
                 tensors[name] = torch.zeros_like(parameter, dtype=torch.int8)
         for name, layer in network.named_modules():
             if hasattr(layer, "start"):
@@ -294,6 +312,11 @@ class Lora(Adapter):
                 # q, k and v of a fused layer share one wide A, each its own part of it
                 count = len(self._parts(path)) or 1
                 rank = self._rank(path, role, used)
+                if path in plan and plan[path][0] != count * rank:
+                    raise UsageError(
+                        f"model.adapter ranks gives parts of {path} different ranks, but they are "
+                        "one layer in this backbone; give all its parts one rank"
+                    )
                 scale = math.sqrt(count) if self.variant == "rslora" else count
                 plan[path] = (count * rank, self.alpha * scale)
         if head == "lora":
@@ -338,9 +361,6 @@ class Lora(Adapter):
             "alpha_pattern": {pattern: values[1] for pattern, values in patterns.items()},
         }
 
-    def _start(self) -> Any:
-        return {"pissa": "pissa", "olora": "olora", "eva": "eva"}.get(self.variant, True)
-
     def _whole_modules(self, module: nn.Module, head: HeadMode) -> list[str]:
         """Returns the names of modules trained in full, as PEFT finds them: by their end."""
         whole = {"head"} if head == "full" else set[str]()
@@ -380,11 +400,10 @@ def _undo_rounding(layer: Any, weight: torch.Tensor) -> None:
     b.data.copy_(u[:, : len(a)] * root)
 
 
-def _some_tokens(inputs: Any, batch: Any, name: str, most: int = 2048) -> torch.Tensor:
-    """Returns at most about ``most`` of a layer's input tokens, ``(N, width)``."""
-    x = inputs[0] if isinstance(inputs, tuple) else inputs
-    x = x.reshape(-1, x.shape[-1])
-    return x[:: max(len(x) // most, 1)].float().contiguous()  # PEFT takes a view of it
+def _keep_some_tokens(tokens: list[torch.Tensor], layer: nn.Module, inputs: Any) -> None:
+    """Adds about 64 of the tokens a layer is given to ``tokens``, ``(N, width)`` in fp32."""
+    x = inputs[0].reshape(-1, inputs[0].shape[-1])
+    tokens.append(x[:: max(len(x) // 64, 1)].float())
 
 
 def anchored_pattern(layers: Iterable[str]) -> str:

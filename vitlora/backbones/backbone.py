@@ -179,7 +179,7 @@ def _fill(module: nn.Module, state: Mapping[str, torch.Tensor], complaint: str) 
     missing, extra = expected.keys() - filled.keys(), filled.keys() - expected.keys()
     if missing or extra:
         differences = filter(None, (_some("missing", missing), _some("unexpected", extra)))
-        raise BackboneError(f"{complaint}: {'; '.join(differences)}")
+        raise BackboneError(f"{complaint}: {'; '.join(differences)}; name its own file")
     for key, value in filled.items():
         if value.shape != expected[key].shape:
             raise BackboneError(
@@ -211,10 +211,9 @@ def _read_tensors(file: Path) -> StateDict:
         state = torch.load(file, map_location="cpu", weights_only=True)
     # on a damaged file the readers raise almost anything, also KeyError and UnicodeDecodeError
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise BackboneError(
-            f"{file} cannot be read as weights ({reason}); expected .safetensors, or a .pth of "
-            "plain tensors"
+            f"{file} cannot be read as weights ({type(error).__name__}); expected .safetensors, or "
+            "a .pth of plain tensors"
         ) from None
     for key in ("state_dict", "model"):
         state = state[key] if isinstance(state, dict) and key in state else state
