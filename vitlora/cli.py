@@ -196,7 +196,7 @@ def _explained(error: ArgumentError) -> UsageError:
     )
     if unknown is not None:
         key = within + unknown[1]
-        if key.removeprefix("model.adapter.") in inspect.signature(Lora.__init__).parameters:
+        if key in {f"model.adapter.{n}" for n in inspect.signature(Lora.__init__).parameters}:
             return UsageError(
                 f"{key} belongs to the Lora adapter; the one chosen has no such option"
             )

@@ -199,7 +199,7 @@ def test_missing_and_unexpected_tensors_are_counted_and_named(tmp_path, state):
         load_backbone(NAME, 2, tmp_path / "a.safetensors")
     assert str(raised.value) == (
         f"{tmp_path / 'a.safetensors'} does not hold the weights of {NAME}: "
-        "2 missing (cls_token, …); 1 unexpected (extra)"
+        "2 missing (cls_token, …); 1 unexpected (extra); name its own file"
     )
 
 
