@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from agreement import ARGUMENTS, METHODS, differences  # pyright: ignore[reportMissingImports]
 
-from vitlora.errors import VitloraError
+from vitlora.errors import AdapterError, UsageError
 from vitlora.quantization import Storage
 
 KINDS = ("oracle", "merge", "peft")
@@ -55,7 +55,7 @@ def _measure(family: str, method: str, quantization: str) -> dict[str, Any]:
         try:
             storage = Storage(quantization)  # pyright: ignore[reportArgumentType]
             found = differences(family, method, storage, Path(folder) / "bundle")
-        except VitloraError as error:
+        except (AdapterError, UsageError) as error:
             return row | {"refused": str(error)}
     return row | {name: float(f"{value:.3g}") for name, value in found.items()}
 

@@ -216,14 +216,14 @@ def _expected(module: nn.Module, bundle: Bundle) -> set[str]:
         raise BundleError(f"{bundle.folder}: target_modules is no pattern ({error})") from None
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     adapted = {name for name in linear if re.fullmatch(pattern, name)}
-    # as PEFT finds them: modules by the end of their name, biases by their name
+    # as PEFT finds them: both by the end of their names
     ends, bias = tuple(config.get("modules_to_save") or ()), config.get("bias")
     whole = [name for name, _ in module.named_modules() if ends and name.endswith(ends)]
     beside = {
         name
         for name, _ in module.named_parameters()
         if any(name.startswith(f"{path}.") for path in whole)
-        or (bias == "all" and "bias" in name)
+        or (bias == "all" and name.endswith(".bias"))
         or (bias == "lora_only" and name.removesuffix(".bias") in adapted)
     }
     return {f"{name}.weight" for name in adapted} | beside | {"head.weight", "head.bias"}
