@@ -213,7 +213,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: change(f, **{f"{QKV}.lora_A.weight": None, f"{QKV}.lora_B.weight": None}),
         "no tensors for 1 of the 6 layers .* first blocks.0.attn.qkv",
     ),
-    "missing half": (_without("0.attn.qkv.lora_B.weight"), r"blocks\.0\.attn\.qkv.* fit"),
+    "missing half": (
+        _without("0.attn.qkv.lora_B.weight"),
+        "qkv.* lora_B is missing",
+    ),
     "extra layer": (
         lambda f: change(f, **{"base_model.model.vit.qkv.lora_A.weight": torch.ones(4, 160)}),
         "tensors for 1 layers .* first vit.qkv",

@@ -14,6 +14,8 @@ import torch
 
 from vitlora.__main__ import main
 from vitlora.checkpoint import bundle_bytes, load_bundle
+from vitlora.cli import _ran_away
+from vitlora.scores import Scores
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -645,6 +647,9 @@ def test_an_option_of_lora_is_explained_to_a_probe(photos: Path, capsys: Any) ->
     assert "model.adapter.variant belongs to the Lora adapter" in capsys.readouterr().err
 
 
-def test_a_run_that_ran_away_says_so(photos: Path, capsys: Any) -> None:
-    assert fit(photos, "--output", "out", "--model.lr", "1000", "--model.optimizer", "sgd") == 0
-    assert "far above that of guessing" in capsys.readouterr().out
+def test_a_run_that_ran_away_says_so() -> None:
+    wrong = torch.tensor([[0, 5], [5, 0]])
+    assert _ran_away(Scores(("a", "b"), wrong, 1.38)) is None
+    assert "a loss of 632 is far above that of guessing, 0.69" in str(
+        _ran_away(Scores(("a", "b"), wrong, 632.0))
+    )

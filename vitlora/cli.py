@@ -99,11 +99,8 @@ class VitloraCLI(LightningCLI):
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
         print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
-        if scores.loss > 2 * math.log(len(scores.classes)):
-            print(
-                f"note: a loss of {scores.loss:.3g} is far above that of guessing, "
-                f"{math.log(len(scores.classes)):.2f}: training ran away; lower model.lr"
-            )
+        if note := _ran_away(scores):
+            print(note)
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
 
@@ -268,6 +265,17 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
             "training pictures could be in it: the folder or the split's options changed. Score on "
             "a folder of new pictures with --data.root"
         )
+
+
+def _ran_away(scores: Scores) -> str | None:
+    """Returns a note if a network is far surer of wrong answers than one that guesses."""
+    guessing = math.log(len(scores.classes))
+    if scores.loss <= 2 * guessing:
+        return None
+    return (
+        f"note: a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
+        "training ran away; lower model.lr"
+    )
 
 
 def _view(preprocessing: Preprocessing) -> str:
