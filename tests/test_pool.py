@@ -251,13 +251,15 @@ def test_an_adapter_takes_the_memory_of_its_own_tensors_and_the_base_is_there_on
         tensors = load_bundle(tmp_path / name).tensors
         own = [tensor.numel() for key, tensor in tensors.items() if ".head.lora" not in key]
         base = weights.stat().st_size if name == names[0] else 0
-        assert after - before == pytest.approx(4 * sum(own) + normalisation + base, abs=base * 0.2)
+        expected = 4 * sum(own) + normalisation + base
+        # what other tests left behind, a number here and there, may go at any time
+        assert after - before == pytest.approx(expected, abs=base * 0.2 + 256)
     del tensors
     for name in names[1:]:
         pool.remove(name)
-    assert alive() == sizes[1]
+    assert alive() == pytest.approx(sizes[1], abs=256)
     del pool
-    assert alive() == sizes[0]
+    assert alive() == pytest.approx(sizes[0], abs=256)
 
 
 def test_adapters_come_and_go_by_name(two: AdapterPool, tmp_path: Path) -> None:
