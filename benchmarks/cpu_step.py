@@ -59,7 +59,7 @@ def main() -> None:
 
 def _network(dtype: torch.dtype) -> nn.Module:
     backbone = load_backbone("timm/vit_tiny_patch16_224", 6, "none")
-    freeze(backbone.module, Storage("none", str(dtype).removeprefix("torch.")), dtype)  # pyright: ignore
+    freeze(backbone.module, Storage("none", str(dtype).removeprefix("torch.")))  # pyright: ignore
     return Lora().inject(backbone, "full").train()
 
 

@@ -5,8 +5,6 @@ python benchmarks/sizes.py
 
 import json
 
-import torch
-
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
 from vitlora.quantization import Quantization, Storage, freeze, frozen_bytes
@@ -22,7 +20,7 @@ RUNS: dict[str, tuple[str, Lora, bool, Quantization]] = {
 for name, (backbone, adapter, head_lora, quantization) in RUNS.items():
     made = load_backbone(backbone, 5, "none")
     base = sum(p.numel() for p in made.module.parameters())
-    freeze(made.module, Storage(quantization, "bfloat16"), torch.bfloat16)
+    freeze(made.module, Storage(quantization, "bfloat16"))
     network = adapter.inject(made, "lora" if head_lora else "full")
     tensors = adapter.tensors(network).values()
     row = {

@@ -62,9 +62,11 @@ def trained(family: str, method: str, storage: Storage) -> tuple[Lora, Backbone,
     adapter, backbone = Lora(rank=4, **options), plain(family)
     adapter.check(backbone, head, storage)
     base = {name: p.detach().clone() for name, p in backbone.module.named_parameters()}
-    freeze(backbone.module, storage, torch.float32)
+    freeze(backbone.module, storage)
     torch.manual_seed(1)
-    network = adapter.inject(backbone, head, base)
+    network = adapter.inject(backbone, head)
+    if adapter.needs_base:
+        adapter.undo_rounding(network, base)
     batch = images(backbone, 8)
     adapter.look_at(network, lambda: [(batch[i::2], None) for i in (0, 1)])
     for parameter in network.parameters():

@@ -292,6 +292,11 @@ def test_other_classes_and_other_weights_are_refused(
             "trains the base",
         ),
         (["--model.adapter", "LinearProbe", "--model.head", "lora"], 2, "model.head is lora"),
+        (
+            ["--model.block_size", "128"],
+            2,
+            "model.block_size is 128, but model.quantization is none",
+        ),
         (["--model.adapter.targets", "[]"], 2, "nothing to adapt"),
         (["--model.backbone", "timm/resnet18"], 1, "is not supported (it has timm's ResNet)"),
         (["--model.backbone", "vit_b_16"], 1, "expected source/model.tag"),

@@ -31,12 +31,11 @@ LABELS = torch.tensor([0, 2])
 def network(ways: tuple[str, ...], variant: Any) -> nn.Module:
     """Returns a seeded network of two blocks, its adapter moved away from its start."""
     made = plain("augreg")
-    compute = torch.bfloat16 if "autocast" in ways else torch.float32
     if "nf4" in ways:
         dtype = "bfloat16" if "autocast" in ways else "float32"
-        freeze(made.module, Storage("nf4", dtype), compute)  # pyright: ignore
+        freeze(made.module, Storage("nf4", dtype))  # pyright: ignore
     elif "bf16 storage" in ways:
-        freeze(made.module, Storage("none", "bfloat16"), compute)
+        freeze(made.module, Storage("none", "bfloat16"))
     made.module.set_grad_checkpointing("checkpointing" in ways)  # pyright: ignore
     adapted = injected(made, variant)
     if "compile" in ways:

@@ -73,7 +73,9 @@ def make_bundle(
     storage, adapter = storage or Storage(), adapter or Lora(rank=4)
     made = load_backbone(f"timm/{NAME}", classes, weights, size)
     adapter.check(made, head, storage)
-    freeze(made.module, storage, torch.float32)
+    if storage.quantization == "none":
+        dequantize(made.module, storage)  # rounded as in training, computed in fp32
+    freeze(made.module, Storage() if storage.quantization == "none" else storage)
     torch.manual_seed(sum(folder.name.encode()))
     network = adapter.inject(made, head)
     for parameter in network.parameters():

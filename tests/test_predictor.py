@@ -16,7 +16,7 @@ from vitlora.backbones import load_backbone
 from vitlora.checkpoint import bundle_bytes, load_bundle, save_bundle
 from vitlora.errors import BundleError, DataError
 from vitlora.predictor import Predictor
-from vitlora.quantization import dequantize, freeze
+from vitlora.quantization import dequantize
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": Lora(rank=4, alpha=8)},
@@ -108,7 +108,7 @@ def test_bf16_training_is_predicted_on_the_base_it_saw(
         network = classifier.float()  # the rounded weights, computed in fp32
     else:  # what scores the bundle on a machine without bf16
         backbone = load_backbone("vitlora/vit_micro_patch8_96", 2, "none", 32)
-        freeze(backbone.module, bundle.record.storage, torch.float32)
+        dequantize(backbone.module, bundle.record.storage)
         network = Lora(rank=4).inject(backbone, "full").eval()
         set_peft_model_state_dict(network, dict(bundle.tensors))
     with torch.no_grad():

@@ -82,7 +82,7 @@ def around_evaluation(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Returns each gradient, and the logits, before and after an evaluation forward."""
     made, dtype = backbone(), storage.torch_dtype
-    freeze(made.module, storage, dtype)
+    freeze(made.module, storage)
     network = randomise(Lora(rank=4).inject(made, "full")).to(device)
     before = gradients(network, dtype, device)
     network.eval()
@@ -126,7 +126,7 @@ def test_gradients_through_four_bits_equal_those_through_the_dequantised_weights
 ) -> None:
     storage = Storage(quantization, "float32", block_size)  # pyright: ignore
     quantised, plain = backbone(), backbone()
-    freeze(quantised.module, storage, torch.float32)
+    freeze(quantised.module, storage)
     dequantize(plain.module, storage)
     got, expected = (
         gradients(randomise(Lora(rank=4).inject(made, "full"))) for made in (quantised, plain)
@@ -303,7 +303,7 @@ def test_a_layer_keeps_no_plain_weight_for_the_backward_pass() -> None:
 def test_prediction_rounds_the_base_to_the_bits_that_training_saw(dtype: str) -> None:
     storage = Storage("fp4", dtype, 128)
     trained, predicting = backbone(), backbone()
-    freeze(trained.module, storage, storage.torch_dtype)
+    freeze(trained.module, storage)
     dequantize(predicting.module, storage)
     seen = dict(trained.module.named_modules())
     for name, layer in predicting.module.named_modules():
@@ -315,7 +315,7 @@ def test_prediction_rounds_the_base_to_the_bits_that_training_saw(dtype: str) ->
 def test_the_head_the_patch_embedding_and_the_norms_are_not_quantised() -> None:
     made = backbone()
     before = {n: p.detach().clone() for n, p in made.module.named_parameters()}
-    freeze(made.module, Storage("fp4", block_size=32), torch.float32)
+    freeze(made.module, Storage("fp4", block_size=32))
     for name, parameter in made.module.named_parameters():
         packed = hasattr(parameter, "quant_state")
         assert packed == (
@@ -335,11 +335,11 @@ def test_frozen_bytes_are_four_bits_a_weight_a_byte_a_scale_and_small_tables(
         for name, layer in made.module.named_modules()
         if isinstance(layer, nn.Linear) and name != "head"
     ]
-    freeze(made.module, Storage("none"), torch.float32)
+    freeze(made.module, Storage("none"))
     full = frozen_bytes(made.module)
     assert full == sum(p.numel() * 4 for p in made.module.parameters())
     made = backbone()
-    freeze(made.module, Storage(quantization, "float32", block_size), torch.float32)  # pyright: ignore
+    freeze(made.module, Storage(quantization, "float32", block_size))  # pyright: ignore
     expected = 0
     for count in linears:
         blocks = -(-count // block_size)
@@ -351,24 +351,22 @@ def test_frozen_bytes_are_four_bits_a_weight_a_byte_a_scale_and_small_tables(
 def test_bias_rounds_to_bf16_as_the_bundle_says_and_stays_there() -> None:
     made = backbone()
     bias = made.module.get_submodule(LAYER).bias.detach().clone()
-    freeze(made.module, Storage("nf4", "bfloat16"), torch.float32)
+    dequantize(made.module, Storage("nf4", "bfloat16"))
     layer = made.module.get_submodule(LAYER)
     layer(torch.randn(2, 160))
     assert layer.bias.dtype == torch.float32
     assert torch.equal(layer.bias, bias.bfloat16().float())
 
 
-def test_freeze_in_fp32_reproduces_a_base_that_was_kept_in_bf16() -> None:
-    kept, again, plain = backbone(), backbone(), backbone()
+def test_dequantize_in_fp32_reproduces_a_base_that_was_kept_in_bf16() -> None:
+    kept, plain = backbone(), backbone()
     storage = Storage("none", "bfloat16")
-    freeze(kept.module, storage, torch.bfloat16)
-    freeze(again.module, storage, torch.float32)
+    freeze(kept.module, storage)
     dequantize(plain.module, storage)
     a = kept.module.get_submodule(LAYER).weight.float()
-    b = again.module.get_submodule(LAYER).weight
+    b = plain.module.get_submodule(LAYER).weight
     assert b.dtype == torch.float32
     assert torch.equal(a, b)
-    assert torch.equal(b, plain.module.get_submodule(LAYER).weight)
     assert not torch.equal(b, backbone().module.get_submodule(LAYER).weight)
 
 
@@ -401,7 +399,7 @@ def test_the_record_of_an_older_bundle_means_blocks_of_64() -> None:
 
 def test_a_block_size_without_quantization_changes_nothing() -> None:
     a, b = backbone(), backbone()
-    freeze(a.module, Storage("none", block_size=128), torch.float32)
-    freeze(b.module, Storage("none"), torch.float32)
+    freeze(a.module, Storage("none", block_size=128))
+    freeze(b.module, Storage("none"))
     for x, y in zip(a.module.parameters(), b.module.parameters(), strict=True):
         assert torch.equal(x, y)

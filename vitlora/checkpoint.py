@@ -152,9 +152,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     """
     folder = Path(folder)
     fields = _read_record(folder)
-    contents = {
-        name: _read_checked(folder / name, digest) for name, digest in fields["files"].items()
-    }
+    contents = _read_files(folder, fields)
     try:
         tensors = load_tensors(contents[TENSORS])
         peft = json.loads(contents[PEFT_CONFIG]) if PEFT_CONFIG in contents else None
@@ -244,6 +242,20 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - known:
         raise BundleError(f"{folder / RECORD} was changed after it was written; train again")
     return fields
+
+
+def read_contents(folder: Path) -> dict[str, bytes]:
+    """Returns the checked bytes of all that a bundle's record sums up, and of the record.
+
+    Raises:
+        BundleError: As ``load_bundle``.
+    """
+    record = (folder / RECORD).read_bytes() if is_bundle(folder) else b""
+    return {RECORD: record, **_read_files(folder, _read_record(folder))}
+
+
+def _read_files(folder: Path, fields: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: _read_checked(folder / name, digest) for name, digest in fields["files"].items()}
 
 
 def _read_checked(path: Path, digest: str) -> bytes:

@@ -89,6 +89,11 @@ class Classifier(LightningModule):
         self.backbone = load_backbone(backbone, num_classes, weights, image_size)
         if crop_mode is not None:
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
+        if quantization == "none" and block_size != 64:
+            raise UsageError(
+                f"model.block_size is {block_size}, but model.quantization is none; set it to nf4, "
+                "or leave block_size out"
+            )
         self.storage = Storage(quantization, block_size=block_size)  # the dtype is yet to come
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
@@ -107,7 +112,7 @@ class Classifier(LightningModule):
                 f"model.quantization is {self.storage.quantization}, which runs on cuda and cpu, "
                 "not on mps; add --trainer.accelerator cpu"
             )
-        base = None
+        base: dict[str, torch.Tensor] = {}
         if self.adapter.freezes_base:
             compute = storage_dtype(str(self.trainer.precision))
             if self.adapter.moves_base:
@@ -115,14 +120,16 @@ class Classifier(LightningModule):
             self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
             if self.adapter.needs_base:
                 base = {name: p.detach().clone() for name, p in module.named_parameters()}
-            freeze(module, self.storage, compute)
+            freeze(module, self.storage)
         bf16 = storage_dtype(str(self.trainer.precision)) == torch.bfloat16
         if device == "cpu" and bf16:
             # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py
             for block in module.blocks:
                 block.attn.fused_attn = False
         module.set_grad_checkpointing(self.checkpointing)
-        self.network = self.adapter.inject(self.backbone, self.head_mode, base)
+        self.network = self.adapter.inject(self.backbone, self.head_mode)
+        if self.adapter.needs_base:
+            self.adapter.undo_rounding(self.network, base)
         if self.compile_blocks:
             check_compiles(self.trainer.strategy.root_device)
 

@@ -327,7 +327,7 @@ def _change(
         update.a,
         update.b,
         update.scaling,
-        gain=update.gain(part.weight) if dora else None,
+        gain=update.gain(part.weight),
         bias=own.get("bias", part.bias if dora else None),
     )
 

@@ -1,14 +1,13 @@
 """The ``push`` command: a bundle -> a model repository on the Hugging Face hub."""
 
 import argparse
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from vitlora.errors import BundleError, UsageError, VitloraError
+from vitlora.errors import UsageError, VitloraError
 
 _EPILOG = """needs a token that may write: 'hf auth login' keeps one, or set HF_TOKEN
 
@@ -37,10 +36,10 @@ def main(args: Sequence[str] | None = None) -> int:
         raise UsageError(f"REPO is '{options.repo}'; expected owner/name, as in jane/waste5")
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.card import model_card
-    from vitlora.checkpoint import CARD, load_bundle
+    from vitlora.checkpoint import CARD, load_bundle, read_contents
 
     bundle = load_bundle(options.checkpoint)
-    files = _contents(bundle.folder)
+    files = read_contents(bundle.folder)
     card = bundle.folder / CARD
     files[CARD] = (
         card.read_bytes()
@@ -68,22 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
     return parser
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    """Returns the files of a verified bundle: those its record sums up, and nothing beside them."""
-    from vitlora.checkpoint import RECORD
-
-    files = {RECORD: (folder / RECORD).read_bytes()}
-    for name, digest in json.loads(files[RECORD])["files"].items():
-        # a save that was torn leaves a file under its other name
-        paths = [path for path in (folder / name, folder / f".{name}.new") if path.is_file()]
-        for content in (path.read_bytes() for path in paths):
-            if hashlib.sha256(content).hexdigest() == digest:
-                files[name] = content
-        if name not in files:
-            raise BundleError(f"{folder / name} was changed while it was read; push again")
-    return files
 
 
 def _upload(repo: str, files: Mapping[str, bytes], message: str, private: bool) -> str:

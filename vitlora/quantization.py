@@ -58,31 +58,27 @@ class Storage:
         return _DTYPES[self.dtype]
 
 
-def freeze(module: nn.Module, storage: Storage, compute: torch.dtype) -> None:
+def freeze(module: nn.Module, storage: Storage) -> None:
     """Freezes a plain ViT in place and keeps its weights as ``storage`` says.
 
     The head is left as it is: it is trained. Layer norms and embeddings stay fp32.
 
     Args:
         module: timm's ``VisionTransformer``, fp32, on the CPU.
-        storage: How the base is (or was) kept in training.
-        compute: What matrix products run in now: the dtype of the autocast, or float32.
+        storage: How to keep it; its dtype is the one matrix products run in.
     """
     module.requires_grad_(False)
-    if storage.quantization != "none" and storage.torch_dtype != compute:
-        # trained elsewhere, in another precision: what the kernels rounded there is rounded here
-        dequantize(module, storage)
-    elif storage.quantization != "none":
+    if storage.quantization != "none":
         from vitlora.four_bit import FourBitLinear
 
         for parent, name, layer in _block_linears(module):
             quantized = FourBitLinear.from_linear(
-                layer, compute, storage.quantization, storage.block_size
+                layer, storage.torch_dtype, storage.quantization, storage.block_size
             )
             setattr(parent, name, quantized)
     for layer in _weights_to_round(module):
         for parameter in layer.parameters(recurse=False):
-            parameter.data = parameter.data.to(storage.torch_dtype).to(compute)
+            parameter.data = parameter.data.to(storage.torch_dtype)
 
 
 def dequantize(module: nn.Module, storage: Storage) -> None:

@@ -42,15 +42,15 @@ class Update:
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
         """Returns the new weight ``(out, in)`` for the frozen one."""
         new = weight + self.scaling * (self.b @ self.a)
-        return new if self.magnitude is None else new * self.gain(weight)[:, None]
+        return new if self.magnitude is None else new * (self.magnitude / new.norm(dim=1))[:, None]
 
-    def gain(self, weight: torch.Tensor) -> torch.Tensor:
-        """Returns what each output is multiplied with, ``(out,)``: ones for LoRA.
+    def gain(self, weight: torch.Tensor) -> torch.Tensor | None:
+        """Returns what DoRA multiplies each output with, ``(out,)``; None for LoRA.
 
-        DoRA (Liu et al. 2024, equation 5): the magnitude over the length of ``W + scaling * B A``.
+        The magnitude over the length of ``W + scaling * B A`` (Liu et al. 2024, equation 5).
         """
         if self.magnitude is None:
-            return torch.ones(len(weight), device=weight.device)
+            return None
         return self.magnitude / (weight + self.scaling * (self.b @ self.a)).norm(dim=1)
 
 

@@ -76,9 +76,11 @@ def build(name: str) -> tuple[Lora, Backbone, nn.Module]:
         nn.init.zeros_(made.module.head.bias)
     adapter.check(made, head, storage)
     base = {n: p.detach().clone() for n, p in made.module.named_parameters()}
-    freeze(made.module, storage, torch.float32)
+    freeze(made.module, storage)
     torch.manual_seed(1)
-    network = adapter.inject(made, head, base)
+    network = adapter.inject(made, head)
+    if adapter.needs_base:
+        adapter.undo_rounding(network, base)
     adapter.look_at(network, loader)
     return adapter, made, network
 
@@ -393,7 +395,7 @@ def test_eva_ends_at_any_rank_and_says_when_there_are_too_few_tokens() -> None:
 
 def test_dora_starts_at_the_rows_true_lengths_on_a_rounded_base() -> None:
     made = backbone()
-    freeze(made.module, Storage("none", "bfloat16"), torch.bfloat16)
+    freeze(made.module, Storage("none", "bfloat16"))
     network = Lora(rank=4, variant="dora").inject(made, "full")
     layer: Any = network.get_submodule(PATH)
     lengths = layer.base_layer.weight.float().norm(dim=1)

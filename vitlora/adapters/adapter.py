@@ -22,7 +22,7 @@ class Adapter(ABC):
 
     #: Whether a part of the frozen weights moves into the adapter, so that they must be exact.
     moves_base = False
-    #: Whether ``inject`` wants the base's weights as they were before they were rounded.
+    #: Whether the start depends on the weights as they were before rounding: ``undo_rounding``.
     needs_base = False
 
     @abstractmethod
@@ -34,18 +34,22 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def inject(
-        self,
-        backbone: Backbone,
-        head: HeadMode,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> nn.Module:
+    def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
         """Returns the network to train, built on the backbone's module, which it changes.
 
         Args:
             backbone: Frozen (and perhaps quantised) with a fresh head.
             head: Whether the head is trained in full or as LoRA.
-            base: The backbone's parameters before they were rounded, if ``needs_base``.
+        """
+
+    def undo_rounding(  # noqa: B027 - few begin so
+        self, network: nn.Module, base: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Chooses the start by what rounding did to the base; called if ``needs_base``.
+
+        Args:
+            network: What ``inject`` returned.
+            base: The backbone's parameters before they were rounded, by their names.
         """
 
     def look_at(  # noqa: B027 - most have nothing to choose

@@ -1,8 +1,5 @@
 """The two baselines LoRA stands between: the head alone, and everything."""
 
-from collections.abc import Mapping
-
-import torch
 from torch import nn
 
 from vitlora.adapters.adapter import Adapter, HeadMode
@@ -24,12 +21,7 @@ class _WithoutLora(Adapter):
 class LinearProbe(_WithoutLora):
     """Linear probe: the backbone stays frozen, only the head is trained."""
 
-    def inject(
-        self,
-        backbone: Backbone,
-        head: HeadMode,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> nn.Module:
+    def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
         """Returns the backbone with nothing but its head trainable."""
         backbone.module.requires_grad_(False)
         backbone.module.head.requires_grad_(True)  # pyright: ignore[reportArgumentType]
@@ -41,11 +33,6 @@ class FullFineTuning(_WithoutLora):
 
     freezes_base = False
 
-    def inject(
-        self,
-        backbone: Backbone,
-        head: HeadMode,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> nn.Module:
+    def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
         """Returns the backbone with everything trainable."""
         return backbone.module.requires_grad_(True)

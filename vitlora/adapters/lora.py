@@ -1,4 +1,8 @@
-"""LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685) and its variants, all by PEFT."""
+"""LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685) and its variants, by PEFT.
+
+Two starts are vitlora's own: EVA's, for which PEFT may never stop looking, and LoftQ's, which PEFT
+computes for transformers' checkpoints alone.
+"""
 
 import json
 import math
@@ -118,7 +122,7 @@ class Lora(Adapter):
 
     @property
     def needs_base(self) -> bool:
-        """Whether ``inject`` wants the base's weights as they were before rounding."""
+        """Whether the start depends on the weights as they were before rounding."""
         return self.variant == "loftq"
 
     def layers(self, backbone: Backbone, head: HeadMode) -> list[str]:
@@ -171,12 +175,7 @@ class Lora(Adapter):
                 "model.quantization to none, or take variant lora"
             )
 
-    def inject(
-        self,
-        backbone: Backbone,
-        head: HeadMode,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> nn.Module:
+    def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
         """Returns the backbone wrapped by PEFT, its adapters (and full head) trainable."""
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
@@ -213,14 +212,25 @@ class Lora(Adapter):
             if self.variant == "dora":  # PEFT rounds it with the base; B is zero yet
                 lengths = plain_weight(layer.base_layer).norm(dim=1)
                 layer.lora_magnitude_vector["default"].weight.data.copy_(lengths)
-            if self.variant == "loftq" and base is not None and is_quantized(layer.base_layer):
-                _undo_rounding(layer, base[f"{path}.weight"])
         for name, parameter in network.named_parameters():
             if self.biases and name.endswith("bias"):
                 parameter.data = parameter.data.float()
             if "original_module" in name:  # the untrained twin of a module trained in full
                 parameter.requires_grad_(False)
         return network
+
+    def undo_rounding(self, network: nn.Module, base: Mapping[str, torch.Tensor]) -> None:
+        """LoftQ (Li et al. 2023), one round: A and B start as the best fit of what was lost."""
+        for name, module in network.named_modules():
+            if hasattr(module, "lora_A"):
+                layer: Any = module
+                a, b = _factors(layer)
+                weight = base[f"{name.removeprefix('base_model.model.')}.weight"]
+                error = weight.float() - plain_weight(layer.base_layer)
+                u, s, vh = torch.linalg.svd(error / layer.scaling["default"], full_matrices=False)
+                root = s[: len(a)].sqrt()
+                a.data.copy_(root[:, None] * vh[: len(a)])
+                b.data.copy_(u[:, : len(a)] * root)
 
     def look_at(self, network: nn.Module, loader: Callable[[], Iterable[Any]]) -> None:
         """EVA (Paischer et al. 2024): A starts at the principal directions of layers' inputs.
@@ -388,16 +398,6 @@ def _keep_to_parts(layer: Any, parts: list[int]) -> None:
         mask[part * rows : (part + 1) * rows, index * columns : (index + 1) * columns] = 1
     b.register_hook(lambda gradient: gradient * mask.to(gradient.device))
     b.always_zero = int((mask == 0).sum())
-
-
-def _undo_rounding(layer: Any, weight: torch.Tensor) -> None:
-    """LoftQ (Li et al. 2023) of one round: A and B start as the best fit of what rounding lost."""
-    a, b = _factors(layer)
-    error = weight.float() - plain_weight(layer.base_layer)
-    u, s, vh = torch.linalg.svd(error / layer.scaling["default"], full_matrices=False)
-    root = s[: len(a)].sqrt()
-    a.data.copy_(root[:, None] * vh[: len(a)])
-    b.data.copy_(u[:, : len(a)] * root)
 
 
 def _keep_some_tokens(tokens: list[torch.Tensor], layer: nn.Module, inputs: Any) -> None:
