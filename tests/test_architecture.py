@@ -20,11 +20,11 @@ FLOORS: list[set[str]] = [
     {"four_bit"},
     {"quantization"},
     {"adapters"},
-    {"scores", "optimizers"},
+    {"scores", "confidence", "optimizers"},
     {"classifier", "checkpoint"},
     {"updates", "card"},
-    {"training", "predictor", "picture", "pool"},
-    {"cli", "predict", "merge", "adopt", "push"},
+    {"training", "predictor", "picture", "pool", "evaluation"},
+    {"cli", "commands"},
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -35,6 +35,7 @@ ALONE: dict[str, set[str]] = {
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},
     "scores": set(),
+    "confidence": set(),
     "picture": {"data"},
 }
 # Libraries that few modules know, so that they can be replaced there.
@@ -42,7 +43,7 @@ DOORS = {
     "albumentations": {"data/augmentation.py"},
     "bitsandbytes": {"four_bit.py", "optimizers.py"},
     "peft": {"adapters/lora.py"},
-    "huggingface_hub": {"backbones/timm.py", "push.py"},
+    "huggingface_hub": {"backbones/timm.py", "commands/push.py"},
 }
 
 
@@ -96,6 +97,12 @@ def test_room_imports_only_the_floors_below(room):
     assert forbidden(room, rooms()[room]) == set()
 
 
+def test_commands_do_not_import_each_other():
+    for path in (PACKAGE / "commands").glob("*.py"):
+        for name in imports_of(path.read_text("utf-8"), "vitlora.commands"):
+            assert not name.startswith("vitlora.commands"), path.name
+
+
 def test_nobody_imports_the_command_line_but_main():
     for room, imported in rooms().items():
         assert room == "__main__" or not imported & FLOORS[-2], room
@@ -140,6 +147,6 @@ def test_every_way_of_importing_is_seen(line, room):
 def test_siblings_and_upper_floors_are_forbidden():
     assert forbidden("classifier", {"checkpoint", "adapters", "classifier"}) == {"checkpoint"}
     assert forbidden("backbones", {"adapters", "data"}) == {"adapters"}
-    assert forbidden("cli", {"predict", "predictor", "training"}) == {"predict"}
-    assert forbidden("__main__", {"cli", "predict", "errors"}) == set()
+    assert forbidden("cli", {"commands", "predictor", "training"}) == {"commands"}
+    assert forbidden("__main__", {"cli", "commands", "errors"}) == set()
     assert forbidden("errors", {"hardware"}) == {"hardware"}

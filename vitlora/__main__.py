@@ -68,7 +68,7 @@ def _run(words: list[str]) -> int:
             f"{nearest(command, _COMMANDS)}"
         )
     if command in _OTHERS:
-        return import_module(f"vitlora.{command}").main(options)
+        return import_module(f"vitlora.commands.{command}").main(options)
     from vitlora.cli import main as train
 
     train([command, *_find_files(command, options)])

@@ -17,8 +17,8 @@ from runs import train
 
 from vitlora.adapters import LinearProbe, Lora
 from vitlora.checkpoint import load_bundle, save_bundle
+from vitlora.commands.push import main
 from vitlora.errors import BundleError, UsageError, VitloraError
-from vitlora.push import main
 
 REPO = "jane/photos"
 FILES = {"vitlora.json", "adapter_model.safetensors", "adapter_config.json", "config.yaml"}

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vitlora.__main__ import main as vitlora
-from vitlora.adopt import main
 from vitlora.backbones import load_backbone
 from vitlora.checkpoint import load_bundle
+from vitlora.commands.adopt import main
 from vitlora.errors import VitloraError
 from vitlora.predictor import Predictor
 from vitlora.quantization import Storage, dequantize

@@ -23,8 +23,8 @@ from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.backbones.backbone import find_source
 from vitlora.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.commands.merge import main, timm_arguments
 from vitlora.errors import BackboneError, BundleError, DataError, UsageError, VitloraError
-from vitlora.merge import main, timm_arguments
 from vitlora.quantization import dequantize
 from vitlora.updates import Update
 
