@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors"},
+    {"errors", "page"},
     {"hardware"},
     {"data"},
     {"backbones"},
@@ -30,8 +30,9 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What a room does without, although it lies below: these stay light, or independent.
 ALONE: dict[str, set[str]] = {
+    "page": set(),
     "hardware": {"errors"},
-    "data": {"errors"},
+    "data": {"errors", "page"},
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},
     "scores": set(),
@@ -42,6 +43,7 @@ ALONE: dict[str, set[str]] = {
 DOORS = {
     "albumentations": {"data/augmentation.py"},
     "bitsandbytes": {"four_bit.py", "optimizers.py"},
+    "jinja2": {"page.py"},
     "peft": {"adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/push.py"},
 }
