@@ -45,7 +45,7 @@ DOORS = {
     "bitsandbytes": {"four_bit.py", "optimizers.py"},
     "jinja2": {"page.py"},
     "peft": {"adapters/lora.py"},
-    "huggingface_hub": {"backbones/timm.py", "commands/push.py"},
+    "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }
 
 

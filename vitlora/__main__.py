@@ -13,6 +13,7 @@ from vitlora.errors import BundleError, UsageError, VitloraError, nearest
 
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
+  vitlora fetch trashnet                 download a public dataset to train on
   vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
   vitlora validate [--checkpoint DIR]    score a bundle on its validation split
   vitlora test [--checkpoint DIR]        score a bundle on a test split
@@ -26,7 +27,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
 
 _TRAINING = ("fit", "validate", "test")
 _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
-_OTHERS = ("predict", "merge", "adopt", "push")  # each a module of its own
+_OTHERS = ("fetch", "predict", "merge", "adopt", "push")  # each a module of its own
 _COMMANDS = (*_TRAINING, *_OTHERS)
 
 
