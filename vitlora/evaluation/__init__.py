@@ -1,0 +1,1 @@
+"""How good a bundle is, and which of several methods to take."""
