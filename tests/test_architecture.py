@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors", "page"},
+    {"errors", "page", "intervals"},
     {"hardware"},
     {"data"},
     {"backbones"},
@@ -31,11 +31,12 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What a room does without, although it lies below: these stay light, or independent.
 ALONE: dict[str, set[str]] = {
     "page": set(),
+    "intervals": set(),
     "hardware": {"errors"},
-    "data": {"errors", "page"},
+    "data": {"errors", "page", "intervals"},
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},
-    "scores": set(),
+    "scores": {"intervals"},
     "confidence": set(),
     "picture": {"data"},
 }

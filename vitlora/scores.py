@@ -1,12 +1,10 @@
 """How good answers are: torchmetrics' numbers for a set of logits and labels, with intervals."""
 
-import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torchmetrics.functional.classification import (
@@ -16,11 +14,10 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-_RESAMPLES = 1000
+from vitlora.intervals import Interval, macro_f1, wilson
+
 _TOP = 3  # as many as predict shows
 _BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,23 @@ class Scores:
         return float(self.confusion.diag().sum()) / max(self.images, 1)
 
     @property
+    def accuracy_interval(self) -> Interval:
+        """95% interval of the accuracy."""
+        return wilson(self.accuracy, self.images)
+
+    @property
     def macro_f1(self) -> float:
         """Unweighted mean of the classes' F1, in ``[0, 1]``; classes that never occur left out."""
-        cells = self.confusion.numpy()
-        true, predicted = cells.nonzero()
-        return _macro_f1(true, predicted, cells[true, predicted], len(self.classes))
+        return self._macro_f1[0]
+
+    @property
+    def macro_f1_interval(self) -> Interval:
+        """95% interval of the macro-F1, by bootstrap over the images."""
+        return self._macro_f1[1]
+
+    @cached_property
+    def _macro_f1(self) -> tuple[float, Interval]:
+        return macro_f1(self.labels.numpy(), self.logits.argmax(1)[None].numpy())
 
     def per_class(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns precision, recall, F1 in ``[0, 1]`` and the number of images, each ``(C,)``.
@@ -111,36 +120,6 @@ class Scores:
                 self.logits.softmax(1), self.labels, len(self.classes), n_bins=_BINS
             )
         )
-
-    @cached_property
-    def accuracy_interval(self) -> Interval:
-        """95% interval of the accuracy (Wilson 1927).
-
-        Unlike the bootstrap's it is right at the ends, too: 60 right of 60 may be 0.94 in truth.
-        """
-        z, n, p = 1.96, max(self.images, 1), self.accuracy
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(middle - half, 0.0), min(middle + half, 1.0)
-
-    @cached_property
-    def macro_f1_interval(self) -> Interval:
-        """95% interval of the macro-F1: percentile bootstrap over the images.
-
-        Where all images are right, or all wrong, every resample is the same; the accuracy's
-        interval stands in.
-        """
-        if self.accuracy in (0, 1):
-            return self.accuracy_interval
-        # N images drawn with replacement draw the cells of their matrix from a multinomial
-        cells = self.confusion.numpy()
-        true, predicted = cells.nonzero()
-        counts = cells[true, predicted]
-        rng = np.random.default_rng(0)
-        drawn = rng.multinomial(self.images, counts / self.images, size=_RESAMPLES)
-        values = [_macro_f1(true, predicted, counts, len(self.classes)) for counts in drawn]
-        low, high = np.percentile(values, [2.5, 97.5])
-        return float(low), float(high)
 
     def answered(self, threshold: float) -> tuple[float, float]:
         """Returns the share of images answered so surely, and the share of those that is wrong.
@@ -213,21 +192,6 @@ class Scores:
                 f"loss {self.loss:.3f}   {self.images} images",
             ]
         )
-
-
-def _macro_f1(true: np.ndarray, predicted: np.ndarray, counts: np.ndarray, classes: int) -> float:
-    """Returns the macro-F1 of a confusion matrix's cells, as torchmetrics: without absent classes.
-
-    Args:
-        true: Row of each cell, ``(K,)``.
-        predicted: Column of each cell, ``(K,)``.
-        counts: Images in it, ``(K,)``.
-        classes: Number of classes.
-    """
-    hits = np.bincount(true, counts * (true == predicted), classes)
-    seen = np.bincount(true, counts, classes) + np.bincount(predicted, counts, classes)
-    present = seen > 0
-    return float((2 * hits[present] / seen[present]).mean()) if present.any() else 0.0
 
 
 def _shown(interval: Interval) -> str:

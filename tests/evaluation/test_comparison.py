@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from vitlora.evaluation.comparison import Run, advise, compare, macro_f1, p_value, wilson
+from vitlora.evaluation.comparison import Run, advise, compare, p_value
+from vitlora.intervals import macro_f1, wilson
 
 CLASSES = 3
 

@@ -1,6 +1,5 @@
 """Finished runs -> one row for each method, a table, and one sentence of advice. Pure."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-_RESAMPLES = 1000  # of the macro-F1's bootstrap
+from vitlora.intervals import macro_f1, wilson
+
 _FLIPS = 100_000  # of the test of a difference
 _LEVEL = 0.05  # of the whole comparison: shared by the methods compared with the best
 
@@ -137,11 +137,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
 def _row(name: str, runs: tuple[Run, ...]) -> Row:
     labels, answers = np.array(runs[0].labels), np.array([run.answers for run in runs])
     accuracy = float(_right(runs).mean())
-    interval = wilson(accuracy, len(labels))
-    f1, f1_interval = macro_f1(labels, answers)
-    # where every resample is the same, the bootstrap knows no doubt
-    doubt = f1_interval if 0 < accuracy < 1 else interval
-    return Row(name, runs, accuracy, interval, f1, doubt)
+    return Row(name, runs, accuracy, wilson(accuracy, len(labels)), *macro_f1(labels, answers))
 
 
 def _against(best: Row, row: Row, tests: int) -> Row:
@@ -154,52 +150,6 @@ def _against(best: Row, row: Row, tests: int) -> Row:
 def _right(runs: Sequence[Run]) -> np.ndarray:
     """Returns whether each picture was answered rightly, ``(seeds, N)``, 0 or 1."""
     return np.array([np.array(run.answers) == np.array(run.labels) for run in runs], float)
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Returns the 95% interval of a share (Wilson 1927), within ``[0, 1]``.
-
-    Args:
-        share: Of the pictures, in ``[0, 1]``.
-        count: Pictures.
-    """
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    root = math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    half = z / (1 + z * z / count) * root
-    return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def macro_f1(labels: np.ndarray, answers: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Returns the mean macro-F1 over the seeds and its 95% bootstrap interval.
-
-    Drawing N pictures with replacement draws the counts of equal pictures, those of one class with
-    the same answers, from a multinomial.
-
-    Args:
-        labels: ``(N,)``.
-        answers: ``(seeds, N)``.
-    """
-    kinds, counts = np.unique(np.vstack([labels, answers]), axis=1, return_counts=True)
-    draws = np.random.default_rng(0).multinomial(len(labels), counts / len(labels), size=_RESAMPLES)
-    values = _f1(kinds, np.vstack([counts, draws]))
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return float(values[0]), (float(low), float(high))
-
-
-def _f1(kinds: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns macro-F1 ``(R,)``, mean over the seeds; classes that do not occur are left out.
-
-    Args:
-        kinds: Label and answers of each kind of picture, ``(1 + seeds, K)``.
-        counts: Pictures of each kind in each resample, ``(R, K)``.
-    """
-    labels, *seeds = np.eye(kinds.max() + 1)[kinds]  # each (K, classes)
-    values = []
-    for answers in seeds:
-        hits, seen = counts @ (labels * answers), counts @ (labels + answers)
-        values.append((2 * hits / np.maximum(seen, 1)).sum(1) / (seen > 0).sum(1))
-    return np.mean(values, axis=0)
 
 
 def p_value(differences: np.ndarray) -> float:
