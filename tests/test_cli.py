@@ -105,7 +105,8 @@ def test_fit_tells_what_it_trains_and_what_to_type_next(photos: Path, capsys: An
         r"a\s+4\s+4\s+4\n",
         r"gradient self-test: all \d+ trainable tensors are reached",
         r"epoch 1/1 \[#+\] loss \d.\d+ acc \d.\d+ \d+ img/s, 0:00 left \| val acc",
-        r"accuracy \d\.\d+   macro-F1 \d\.\d+",
+        r"accuracy \d\.\d+  95% interval \d\.\d+ to \d\.\d+   macro-F1 \d\.\d+",
+        r"unsure below \d+%: of those pictures",
         r"bundle   checkpoints.mine  \([\d,]+ bytes\)",
         r"predict  python predict.py --checkpoint checkpoints.mine IMAGE.jpg",
     ):
@@ -152,7 +153,7 @@ def test_validate_repeats_the_numbers_of_training(photos: Path, capsys: Any) -> 
     assert numbers["accuracy"] == metrics["accuracy"]
     assert numbers["macro_f1"] == metrics["macro_f1"]
     assert numbers["loss"] == pytest.approx(metrics["loss"], abs=1e-4)
-    assert f"accuracy {metrics['accuracy']:.4f}" in text
+    assert f"accuracy {metrics['accuracy']:.3f}" in text
     assert sum(map(sum, numbers["confusion"]["counts"])) == metrics["images"] == 8
 
 
@@ -576,10 +577,10 @@ def test_csv_holds_the_runners_up(photos: Path) -> None:
     assert main(["predict", str(photos / "val"), "--csv", "a.csv", "--top-k", "2"]) == 0
     assert len(list(photos.glob("val/*/*.jpg"))) == 8
     header, *rows = Path("a.csv").read_text("utf-8-sig").splitlines()
-    assert header == "path,class,confidence,class_2,confidence_2"
+    assert header == "path,class,confidence,unsure,unfamiliar,class_2,confidence_2"
     assert len(rows) == 8
     for row in rows:
-        _, first, p, second, q = row.split(",")
+        _, first, p, _, _, second, q = row.split(",")
         assert {first, second} == {"a", "b"}
         assert float(p) + float(q) == pytest.approx(1, abs=1e-5)
 
@@ -653,8 +654,8 @@ def test_an_option_of_lora_is_explained_to_a_probe(photos: Path, capsys: Any) ->
 
 
 def test_a_run_that_ran_away_says_so() -> None:
-    wrong = torch.tensor([[0, 5], [5, 0]])
-    assert _ran_away(Scores(("a", "b"), wrong, 1.38)) is None
+    labels = torch.tensor([1, 0])
+    assert _ran_away(Scores(("a", "b"), torch.eye(2), labels)) is None  # a loss of 1.31
     assert "a loss of 632 is far above that of guessing, 0.69" in str(
-        _ran_away(Scores(("a", "b"), wrong, 632.0))
+        _ran_away(Scores(("a", "b"), 632 * torch.eye(2), labels))
     )

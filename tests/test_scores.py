@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_confusion_matrix,
@@ -19,9 +21,12 @@ from vitlora.scores import Scores
 NAMES = ("bottle", "can", "box", "tyre")
 
 
-def scores(counts, loss=0.5) -> Scores:
-    """Returns the scores of a matrix, its classes named a, b, c and so on."""
-    return Scores(tuple("abcdefgh"[: len(counts)]), torch.tensor(counts), loss)
+def scores(counts, names="abcdefgh") -> Scores:
+    """Returns the scores of answers with this confusion matrix."""
+    matrix = torch.tensor(counts)
+    cells = matrix.nonzero().repeat_interleave(matrix[matrix > 0], 0)
+    logits = 3.0 * torch.eye(len(matrix))[cells[:, 1]]
+    return Scores(tuple(names[: len(matrix)]), logits, cells[:, 0])
 
 
 def guesses(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +47,8 @@ def guesses(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["plain", "never predicted", "no images", "rare"])
 def test_every_number_is_torchmetrics_own(kind):
     true, predicted = guesses(kind)
-    ours = Scores(NAMES, multiclass_confusion_matrix(predicted, true, 4), 0.0)
+    ours = Scores(NAMES, torch.eye(4)[predicted], true)
+    assert torch.equal(ours.confusion, multiclass_confusion_matrix(predicted, true, 4))
     precision, recall, f1, support = ours.per_class()
     for got, metric in (
         (precision, multiclass_precision),
@@ -84,14 +90,75 @@ def test_guessing_the_large_class_is_accurate_but_has_a_low_macro_f1():
     assert lazy.macro_f1 == pytest.approx((2 * 0.9 / 1.9) / 2)
 
 
-def test_no_images_give_zeros_not_a_crash():
-    nothing = scores([[0, 0], [0, 0]])
-    assert (nothing.images, nothing.accuracy, nothing.macro_f1) == (0, 0.0, 0.0)
+def test_a_class_that_never_occurs_does_not_count():
+    assert scores([[5, 0, 0], [0, 5, 0], [0, 0, 0]]).macro_f1 == 1
+
+
+def test_loss_is_the_mean_cross_entropy():
+    got = Scores(("a", "b"), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2
+    assert got.loss == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("counts", [[[60, 0], [0, 5]], [[0, 3], [4, 0]], [[90, 10], [7, 324]]])
+def test_accuracys_interval_is_wilsons(counts):
+    got = scores(counts)
+    right = int(got.confusion.diag().sum())
+    expected = binomtest(right, got.images).proportion_ci(method="wilson")
+    assert got.accuracy_interval == pytest.approx((expected.low, expected.high), abs=1e-4)
+    assert got.accuracy_interval[0] < got.accuracy_interval[1]
+
+
+def test_macro_f1s_interval_is_that_of_resampled_images():
+    true, predicted = guesses("plain")
+    got = Scores(NAMES, torch.eye(4)[predicted], true).macro_f1_interval
+    generator = torch.Generator().manual_seed(1)
+    values = []
+    for _ in range(1000):
+        drawn = torch.randint(200, (200,), generator=generator)
+        values.append(float(multiclass_f1_score(predicted[drawn], true[drawn], 4, average="macro")))
+    expected = torch.tensor(values).quantile(torch.tensor([0.025, 0.975])).tolist()
+    assert got == pytest.approx(expected, abs=0.01)
+    assert got[1] - got[0] > 0.1
+
+
+def test_no_mistake_in_a_few_images_is_not_certainty():
+    low, high = scores([[6, 0], [0, 4]]).macro_f1_interval
+    assert high == 1 and low < 0.75
+
+
+def test_top_k_auroc_and_calibration_error():
+    logits = torch.log(
+        torch.tensor([[0.6, 0.3, 0.06, 0.04], [0.3, 0.6, 0.06, 0.04], [0.4, 0.3, 0.2, 0.1]])
+    )
+    got = Scores(NAMES, logits, torch.tensor([0, 0, 2]))
+    assert [got.top_k(k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    # class 0: both of its images against the third: 0.6 > 0.4 > 0.3; class 2: 0.2 above both
+    assert got.auroc == pytest.approx((0.5 + 1) / 2)
+    # 0.6 twice, right once: |0.5 - 0.6|; 0.4 once, wrong: 0.4
+    assert got.calibration_error == pytest.approx(2 / 3 * 0.1 + 1 / 3 * 0.4)
+
+
+def test_answered_counts_the_sure_and_the_wrong_among_them():
+    confident = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    logits = torch.stack([confident, torch.zeros(4)], 1)
+    got = Scores(("a", "b"), logits, torch.tensor([0, 1, 0, 1]))
+    third = float(torch.tensor([2.0, 0.0]).softmax(0)[0])
+    assert got.answered(0.0) == (1.0, 0.5)
+    assert got.answered(third - 1e-6) == (0.75, pytest.approx(1 / 3))
+    assert got.answered(1.0) == (0.0, 0.0)
 
 
 def test_summary_is_rounded_and_plain():
-    summary = scores([[2, 1], [0, 0]], loss=1 / 3).summary()
-    assert summary == {"accuracy": 0.666667, "macro_f1": 0.4, "loss": 0.333333, "images": 3}
+    summary = scores([[2, 1], [0, 0]]).summary()
+    loss = round(math.log(1 + math.exp(-3)) + 1, 6)  # two logits of 3 and 0; one of three is wrong
+    assert summary == {"accuracy": 0.666667, "macro_f1": 0.4, "loss": loss, "images": 3}
+
+
+def test_json_holds_the_intervals():
+    record = scores([[2, 1], [0, 0]]).to_json()
+    assert record["accuracy_interval"] == pytest.approx([0.2077, 0.9385], abs=1e-4)
+    assert record["macro_f1_interval"][0] < 0.4 < record["macro_f1_interval"][1]
 
 
 def test_json_holds_every_class_and_the_matrix():
@@ -105,19 +172,21 @@ def test_json_holds_every_class_and_the_matrix():
 
 
 def test_text_shows_each_class_the_matrix_and_the_headline():
-    confusion = torch.tensor([[118, 2, 0], [7, 0, 1], [0, 0, 9]])
-    lines = Scores(("glass", "a rather long name", "tin"), confusion, 0.25).to_text().splitlines()
+    counts = [[118, 2, 0], [7, 0, 1], [0, 0, 9]]
+    lines = scores(counts, ("glass", "a rather long name", "tin")).to_text().splitlines()
     rows = {line[:18].strip(): line[18:].split() for line in lines[1:4]}
-    assert rows["glass"] == ["0.9440", "0.9833", "0.9633", "120"]
-    assert rows["a rather long name"] == ["0.0000", "0.0000", "0.0000", "8"]
-    assert rows["tin"] == ["0.9000", "1.0000", "0.9474", "9"]
+    assert rows["glass"] == ["0.944", "0.983", "0.963", "120"]
+    assert rows["a rather long name"] == ["0.000", "0.000", "0.000", "8"]
+    assert rows["tin"] == ["0.900", "1.000", "0.947", "9"]
     matrix = [line.split()[-3:] for line in lines[7:10]]
     assert matrix == [["118", "2", "0"], ["7", "0", "1"], ["0", "0", "9"]]
-    assert "accuracy 0.9270" in lines[-1] and "137 images" in lines[-1]
-    assert "macro-F1 0.6369" in lines[-1] and "loss 0.2500" in lines[-1]
+    assert "accuracy 0.927  95% interval 0.871 to 0.960" in lines[-2]
+    assert "macro-F1 0.637" in lines[-2]
+    assert "137 images" in lines[-1] and "top-3" not in lines[-1]
+    assert "top-3 1.000" in scores(torch.eye(4).long().tolist()).to_text()
 
 
 def test_columns_of_the_matrix_stand_in_line():
     text = scores([[12345, 1], [22, 333]]).to_text().splitlines()
-    header, *rows = text[-5:-2]
+    header, *rows = text[-6:-3]
     assert len({len(line) for line in (header, *rows)}) == 1

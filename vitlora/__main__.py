@@ -100,7 +100,8 @@ def _find_files(command: str, options: list[str]) -> list[str]:
     from vitlora.checkpoint import newest_bundle
 
     for name in names:
-        if name.startswith("--model.") and name not in ("--model.weights", *_VIEW):
+        trains = name.startswith(("--model.", "--unsure."))
+        if trains and name not in ("--model.weights", *_VIEW):
             raise UsageError(
                 f"{name} is of no use to {command}: a bundle is scored as it was trained; leave it "
                 "out"

@@ -1,4 +1,4 @@
-"""The adapter bundle: a folder of five small files, written atomically, verified on load.
+"""The adapter bundle: a folder of a few small files, written atomically, verified on load.
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are PEFT's own formats; ``vitlora.json``
 says which base they belong to and what the outputs mean; ``config.yaml`` repeats the run. No file
@@ -21,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
 from vitlora import __version__
+from vitlora.confidence import Confidence, Reference
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError
 from vitlora.quantization import Storage
@@ -30,8 +31,9 @@ RECORD = "vitlora.json"
 TENSORS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 RUN_CONFIG = "config.yaml"
+REFERENCE = "reference.safetensors"
 CARD = "README.md"
-FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, CARD)
+FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, CARD)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Record:
         preprocessing: What a picture goes through.
         split: The data's root, counts and split.
         metrics: Validation numbers of the epoch that was kept.
+        confidence: What validation taught about its confidence; None before it did.
         created: UTC, ISO 8601.
         libraries: Versions the bundle was made with.
     """
@@ -63,6 +66,7 @@ class Record:
     preprocessing: Preprocessing
     split: dict[str, Any]
     metrics: dict[str, float]
+    confidence: Confidence | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     libraries: dict[str, str] = field(default_factory=lambda: _library_versions())
 
@@ -76,12 +80,14 @@ class Bundle:
         record: What ``vitlora.json`` says.
         tensors: Adapter and head, on the CPU.
         peft: What ``adapter_config.json`` says; None where the bundle has no LoRA.
+        reference: Where the training pictures lie; None where ``record.confidence`` is.
     """
 
     folder: Path
     record: Record
     tensors: dict[str, torch.Tensor]
     peft: dict[str, Any] | None
+    reference: Reference | None = None
 
     @property
     def weights(self) -> str | None:
@@ -111,6 +117,7 @@ def save_bundle(
     peft: Mapping[str, Any] | None,
     run_config: str,
     card: str | None = None,
+    reference: Reference | None = None,
 ) -> None:
     """Writes a bundle; whatever interrupts that, the folder still loads as the old one or the new.
 
@@ -125,15 +132,21 @@ def save_bundle(
         peft: What ``adapter_config.json`` says, if anything.
         run_config: The resolved run as YAML.
         card: The model card, Markdown, if there is to be one.
+        reference: Where the training pictures lie, if that is known.
     """
     files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
     if peft is not None:
-        files[PEFT_CONFIG] = (json.dumps(peft, indent=2, sort_keys=True) + "\n").encode()
+        files[PEFT_CONFIG] = (json.dumps(peft, indent=0, sort_keys=True) + "\n").encode()
     files[RUN_CONFIG] = run_config.encode()
+    if reference is not None:
+        files[REFERENCE] = dump_tensors(reference.tensors())
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     fields = {"format": FORMAT, **asdict(record), "files": sums}
     fields["digest"] = _fields_digest(fields)
-    lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items()]
+    lines = [
+        f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, separators=(',', ':'))}"
+        for k, v in fields.items()
+    ]
     files[RECORD] = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
     if card is not None:
         files[CARD] = card.encode()
@@ -153,19 +166,24 @@ def load_bundle(folder: str | Path) -> Bundle:
     folder = Path(folder)
     fields = _read_record(folder)
     contents = _read_files(folder, fields)
+    learnt = fields.get("confidence")  # older bundles have none
     try:
         tensors = load_tensors(contents[TENSORS])
         peft = json.loads(contents[PEFT_CONFIG]) if PEFT_CONFIG in contents else None
-        names = Record.__dataclass_fields__.keys()
+        reference = (
+            None if learnt is None else Reference.from_tensors(load_tensors(contents[REFERENCE]))
+        )
+        names = Record.__dataclass_fields__.keys() - {"confidence"}
         record = Record(
             **{
                 **{name: fields[name] for name in names},
+                "confidence": None if learnt is None else Confidence.from_json(learnt),
                 "storage": Storage(**fields["storage"]),
                 "classes": tuple(_list(fields["classes"])),
                 "preprocessing": Preprocessing.from_json(fields["preprocessing"]),
             }
         )
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {error}); train "
             "again"
@@ -173,7 +191,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     problem = _malformed(record, peft)
     if problem:
         raise BundleError(f"{folder} is no bundle of vitlora's: {problem}; train again")
-    return Bundle(folder, record, tensors, peft)
+    return Bundle(folder, record, tensors, peft, reference)
 
 
 def _list(value: Any) -> list[Any]:
@@ -237,7 +255,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{folder} is a bundle of format {fields.get('format')!r}; this vitlora reads format "
             f"{FORMAT}. Install a newer vitlora"
         )
-    known = {TENSORS, PEFT_CONFIG, RUN_CONFIG}
+    known = {TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE}
     files = fields.get("files")
     if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - known:
         raise BundleError(f"{folder / RECORD} was changed after it was written; train again")

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vitlora.adapters import Adapter, Lora, gradient_self_test
 from vitlora.adapters.adapter import HeadMode
@@ -97,8 +96,7 @@ class Classifier(LightningModule):
         self.storage = Storage(quantization, block_size=block_size)  # the dtype is yet to come
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
-        self.confusion = MulticlassConfusionMatrix(num_classes)
-        self._loss_sum = 0.0
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.loss_weight: torch.Tensor | None = None
 
     def configure_model(self) -> None:
@@ -179,21 +177,18 @@ class Classifier(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Empties the confusion matrix."""
-        self.confusion.reset()
-        self._loss_sum = 0.0
+        """Forgets the last evaluation."""
+        self._seen = []
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
-        """Counts a batch of images and labels."""
+        """Keeps the logits and labels of a batch; on the device, so that no step waits for it."""
         images, labels = batch
-        logits = self(images).float()
-        self.confusion.update(logits, labels)
-        self._loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
+        self._seen.append((self(images).float(), labels))
 
     def on_validation_epoch_end(self) -> None:
         """Logs accuracy, macro-F1 and loss of the whole split."""
         stage = "test" if self.trainer.testing else "val"
-        scores = self.scores(tuple(map(str, range(self.confusion.num_classes))))
+        scores = self.scores(tuple(map(str, range(self._seen[0][0].shape[1]))))
         if self.trainer.state.fn == "fit" and not math.isfinite(scores.loss):
             raise VitloraError(
                 f"the validation loss is {scores.loss}: training ran away in epoch "
@@ -214,8 +209,8 @@ class Classifier(LightningModule):
 
     def scores(self, classes: tuple[str, ...]) -> Scores:
         """Returns the numbers of the last evaluation, with the classes' names."""
-        confusion = self.confusion.compute().cpu()
-        return Scores(classes, confusion, self._loss_sum / max(int(confusion.sum()), 1))
+        logits, labels = (torch.cat(parts).cpu() for parts in zip(*self._seen, strict=True))
+        return Scores(classes, logits, labels)
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser with warm-up and cosine decay, stepped every batch."""

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, UsageError, nearest, nearest_of
+from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
-from vitlora.updates import merge_into
+from vitlora.updates import merge_into, merged_network
 
 _DESCRIPTIONS = {
     "fit": "Trains an adapter on a folder of pictures and writes a bundle.",
@@ -50,6 +52,7 @@ class VitloraCLI(LightningCLI):
         parser.add_lightning_class_args(FolderData, "data")
         parser.add_lightning_class_args(Classifier, "model")
         parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_class_arguments(Unsure, "unsure")
         _show_only_ours(parser)
         parser.usage = "vitlora COMMAND --config FILE [any option below]"
 
@@ -101,8 +104,19 @@ class VitloraCLI(LightningCLI):
         print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
         if note := _ran_away(scores):
             print(note)
+        self._calibrate(folder)
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
+
+    def _calibrate(self, folder: Path) -> None:
+        """Looks at the pictures once more, through the network that will predict."""
+        bundle, splits = load_bundle(folder), self.datamodule.folder.splits
+        network = merged_network(bundle, self._get(self.config, "model.weights")).eval()
+        network.to(self.trainer.strategy.root_device)
+        unsure = self._get(self.config_init, "unsure")
+        bundle = calibrate(bundle, network, splits["train"], splits["val"], unsure)
+        if bundle.record.confidence is not None:
+            print(describe(bundle.record.confidence))
 
     def validate(self, model: Classifier, datamodule: FolderData) -> None:
         """Scores a bundle on the validation split."""
@@ -122,6 +136,8 @@ class VitloraCLI(LightningCLI):
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
+        if bundle.record.confidence is not None:
+            scores = replace(scores, logits=scores.logits / bundle.record.confidence.temperature)
         if target != "-":
             print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
         if target:
@@ -219,6 +235,7 @@ def _nearest_key(key: str) -> str:
         "model": Classifier,
         "model.adapter": Lora,
         "trainer": Trainer,
+        "unsure": Unsure,
     }
     ends = {
         name: f"{group}.{name}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from vitlora.backbones import features_and_logits
 from vitlora.checkpoint import Bundle, load_bundle
 from vitlora.data.images import open_image
 from vitlora.errors import DataError
@@ -21,10 +22,14 @@ class Prediction:
     Attributes:
         path: The picture's file.
         top: Classes and confidences in ``[0, 1]``, most confident first.
+        unsure: Whether the confidence is below the one chosen after training.
+        unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
     """
 
     path: Path
     top: tuple[tuple[str, float], ...]
+    unsure: bool = False
+    unfamiliar: bool = False
 
     @property
     def label(self) -> str:
@@ -33,7 +38,7 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """The softmax of the most likely class, in ``[0, 1]``."""
+        """That of the most likely class, in ``[0, 1]``."""
         return self.top[0][1]
 
 
@@ -60,17 +65,22 @@ class Predictor:
         bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
         self.classes = bundle.record.classes
         self.validated = bool(bundle.record.metrics)
+        self.confidence = bundle.record.confidence
+        self._reference = bundle.reference
         self.device = pick_device(device)
         self._transform = bundle.record.preprocessing.transform()
         self.network = merged_network(bundle, weights).to(self.device).eval()
 
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU."""
-        return self._forward([self._transform(image) for image in images])
+        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained."""
+        return self._forward([self._transform(image) for image in images])[1]
 
     @torch.inference_mode()
-    def _forward(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        return self.network(torch.stack(list(tensors)).to(self.device)).float().cpu()
+    def _forward(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns features ``(B, D)`` and logits ``(B, classes)``, on the CPU."""
+        images = torch.stack(list(tensors)).to(self.device)
+        features, logits = features_and_logits(self.network, images)
+        return features.cpu(), logits.cpu()
 
     def predict(
         self, paths: Iterable[str | Path], top_k: int = 3, batch_size: int = 32
@@ -97,11 +107,27 @@ class Predictor:
         self, group: Sequence[tuple[Path, torch.Tensor | DataError]], top_k: int
     ) -> Iterator[Prediction | DataError]:
         tensors = [tensor for _, tensor in group if isinstance(tensor, torch.Tensor)]
-        rows = iter(self._forward(tensors).softmax(1) if tensors else ())
+        answers = iter(self._answers(tensors, min(max(top_k, 1), len(self.classes))))
         for path, opened in group:
             if isinstance(opened, DataError):
                 yield opened
-                continue
-            values, indices = next(rows).topk(min(max(top_k, 1), len(self.classes)))
-            names = [self.classes[index] for index in indices.tolist()]
-            yield Prediction(path, tuple(zip(names, values.tolist(), strict=True)))
+            else:
+                top, unsure, unfamiliar = next(answers)
+                yield Prediction(path, top, unsure, unfamiliar)
+
+    def _answers(
+        self, tensors: Sequence[torch.Tensor], top_k: int
+    ) -> Iterator[tuple[tuple[tuple[str, float], ...], bool, bool]]:
+        """Yields each picture's most likely classes, whether that is unsure, or it unfamiliar."""
+        if not tensors:
+            return
+        features, logits = self._forward(tensors)
+        learnt, reference = self.confidence, self._reference
+        far = [False] * len(tensors)
+        if learnt is not None and reference is not None:
+            logits = logits / learnt.temperature
+            far = (reference.distances(features) > learnt.unfamiliar_above).tolist()
+        values, indices = logits.softmax(1).topk(top_k)
+        for row, names, unfamiliar in zip(values.tolist(), indices.tolist(), far, strict=True):
+            top = tuple((self.classes[i], value) for i, value in zip(names, row, strict=True))
+            yield top, learnt is not None and row[0] < learnt.unsure_below, unfamiliar

@@ -1,29 +1,56 @@
-"""Accuracy, macro-F1, precision and recall, all from one confusion matrix."""
+"""How good answers are: torchmetrics' numbers for a set of logits and labels, with intervals."""
 
+import math
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_auroc,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
+
+_RESAMPLES = 1000
+_TOP = 3  # as many as predict shows
+_BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says.
+    """What a network's answers to pictures with known classes are worth.
 
     Attributes:
-        classes: Names, in the order of the matrix.
-        confusion: ``(C, C)`` counts, row = true class, column = predicted class.
-        loss: Mean cross-entropy over the images, nats.
+        classes: Names, in the order of the logits.
+        logits: ``(N, C)``, on the CPU.
+        labels: ``(N,)`` true classes.
     """
 
     classes: tuple[str, ...]
-    confusion: torch.Tensor
-    loss: float
+    logits: torch.Tensor
+    labels: torch.Tensor
 
     @property
     def images(self) -> int:
-        """Number of images counted."""
-        return int(self.confusion.sum())
+        """Number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def confusion(self) -> torch.Tensor:
+        """``(C, C)`` counts, row = true class, column = predicted class."""
+        return multiclass_confusion_matrix(self.logits.argmax(1), self.labels, len(self.classes))
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return float(F.cross_entropy(self.logits, self.labels)) if self.images else 0.0
 
     @property
     def accuracy(self) -> float:
@@ -32,8 +59,10 @@ class Scores:
 
     @property
     def macro_f1(self) -> float:
-        """Unweighted mean of the classes' F1, in ``[0, 1]``."""
-        return float(self.per_class()[2].mean())
+        """Unweighted mean of the classes' F1, in ``[0, 1]``; classes that never occur left out."""
+        cells = self.confusion.numpy()
+        true, predicted = cells.nonzero()
+        return _macro_f1(true, predicted, cells[true, predicted], len(self.classes))
 
     def per_class(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns precision, recall, F1 in ``[0, 1]`` and the number of images, each ``(C,)``.
@@ -48,6 +77,82 @@ class Scores:
         f1 = 2 * hits / (predicted + support).clamp(min=1)
         return precision, recall, f1, support.long()
 
+    def top_k(self, k: int) -> float:
+        """Returns the share of images whose class is among the ``k`` most likely, in ``[0, 1]``."""
+        return float(
+            multiclass_accuracy(
+                self.logits, self.labels, len(self.classes), average="micro", top_k=k
+            )
+        )
+
+    @property
+    def auroc(self) -> float:
+        """Mean over classes of the area under the ROC curve, one class against the rest.
+
+        In ``[0, 1]``, 0.5 for guessing; classes without images or without others are left out.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of those, and counts them as 0
+            areas = multiclass_auroc(
+                self.logits.softmax(1), self.labels, len(self.classes), average="none"
+            )
+        support = self.confusion.sum(1)
+        counted = areas[(support > 0) & (support < self.images)]
+        return float(counted.mean()) if len(counted) else 0.5
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error in ``[0, 1]``, 15 bins: how far confidence is from the truth.
+
+        Naeini et al. 2015; weighted mean over bins of ``|accuracy - confidence|``.
+        """
+        return float(
+            multiclass_calibration_error(
+                self.logits.softmax(1), self.labels, len(self.classes), n_bins=_BINS
+            )
+        )
+
+    @cached_property
+    def accuracy_interval(self) -> Interval:
+        """95% interval of the accuracy (Wilson 1927).
+
+        Unlike the bootstrap's it is right at the ends, too: 60 right of 60 may be 0.94 in truth.
+        """
+        z, n, p = 1.96, max(self.images, 1), self.accuracy
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(middle - half, 0.0), min(middle + half, 1.0)
+
+    @cached_property
+    def macro_f1_interval(self) -> Interval:
+        """95% interval of the macro-F1: percentile bootstrap over the images.
+
+        Where all images are right, or all wrong, every resample is the same; the accuracy's
+        interval stands in.
+        """
+        if self.accuracy in (0, 1):
+            return self.accuracy_interval
+        # N images drawn with replacement draw the cells of their matrix from a multinomial
+        cells = self.confusion.numpy()
+        true, predicted = cells.nonzero()
+        counts = cells[true, predicted]
+        rng = np.random.default_rng(0)
+        drawn = rng.multinomial(self.images, counts / self.images, size=_RESAMPLES)
+        values = [_macro_f1(true, predicted, counts, len(self.classes)) for counts in drawn]
+        low, high = np.percentile(values, [2.5, 97.5])
+        return float(low), float(high)
+
+    def answered(self, threshold: float) -> tuple[float, float]:
+        """Returns the share of images answered so surely, and the share of those that is wrong.
+
+        Args:
+            threshold: A confidence in ``[0, 1]``.
+        """
+        confidence, predicted = self.logits.softmax(1).max(1)
+        sure = confidence >= threshold
+        wrong = (predicted != self.labels) & sure
+        return float(sure.float().mean()), int(wrong.sum()) / max(int(sure.sum()), 1)
+
     def summary(self) -> dict[str, float]:
         """Returns the numbers a bundle carries."""
         return {
@@ -60,8 +165,14 @@ class Scores:
     def to_json(self) -> dict[str, Any]:
         """Returns everything as plain lists and numbers."""
         columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
+        more = {"auroc": self.auroc, "calibration_error": self.calibration_error}
+        if len(self.classes) > _TOP:
+            more[f"top_{_TOP}"] = self.top_k(_TOP)
         return {
             **self.summary(),
+            "accuracy_interval": [round(x, 6) for x in self.accuracy_interval],
+            "macro_f1_interval": [round(x, 6) for x in self.macro_f1_interval],
+            **{name: round(value, 6) for name, value in more.items()},
             "per_class": [
                 {"class": name, "precision": p, "recall": r, "f1": f, "images": n}
                 for name, p, r, f, n in columns
@@ -74,13 +185,13 @@ class Scores:
         }
 
     def to_text(self) -> str:
-        """Returns the per-class table, the confusion matrix and the two headline numbers."""
+        """Returns the per-class table, the confusion matrix and the headline numbers."""
         width = max(len(name) for name in (*self.classes, "class"))
-        lines = [f"{'class':<{width}}  precision  recall      f1  images"]
+        lines = [f"{'class':<{width}}  precision  recall     f1  images"]
         columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
         for name, precision, recall, f1, support in columns:
             lines.append(
-                f"{name:<{width}}     {precision:6.4f}  {recall:6.4f}  {f1:6.4f}  {support:6d}"
+                f"{name:<{width}}      {precision:5.3f}   {recall:5.3f}  {f1:5.3f}  {support:6d}"
             )
         cell = max(len(str(int(self.confusion.max()))), len(str(len(self.classes))), 2)
         header = " ".join(f"{index:>{cell}}" for index in range(1, len(self.classes) + 1))
@@ -91,9 +202,33 @@ class Scores:
         ):
             cells = " ".join(f"{count:>{cell}}" for count in row)
             lines.append(f"{name:<{width}}  {index + 1:>2}  {cells}")
-        lines += [
-            "",
-            f"accuracy {self.accuracy:.4f}   macro-F1 {self.macro_f1:.4f}   "
-            f"loss {self.loss:.4f}   {self.images} images",
-        ]
-        return "\n".join(lines)
+        top = f"top-{_TOP} {self.top_k(_TOP):.3f}   " if len(self.classes) > _TOP else ""
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"accuracy {self.accuracy:.3f}  95% interval {_shown(self.accuracy_interval)}"
+                f"   macro-F1 {self.macro_f1:.3f}  {_shown(self.macro_f1_interval)}",
+                f"{top}AUROC {self.auroc:.3f}   calibration error {self.calibration_error:.3f}   "
+                f"loss {self.loss:.3f}   {self.images} images",
+            ]
+        )
+
+
+def _macro_f1(true: np.ndarray, predicted: np.ndarray, counts: np.ndarray, classes: int) -> float:
+    """Returns the macro-F1 of a confusion matrix's cells, as torchmetrics: without absent classes.
+
+    Args:
+        true: Row of each cell, ``(K,)``.
+        predicted: Column of each cell, ``(K,)``.
+        counts: Images in it, ``(K,)``.
+        classes: Number of classes.
+    """
+    hits = np.bincount(true, counts * (true == predicted), classes)
+    seen = np.bincount(true, counts, classes) + np.bincount(predicted, counts, classes)
+    present = seen > 0
+    return float((2 * hits[present] / seen[present]).mean()) if present.any() else 0.0
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"

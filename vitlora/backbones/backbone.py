@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -118,6 +119,20 @@ def load_backbone(
     size = image_size or source.preprocessing.image_size
     _set_image_size(source, module, size)
     return Backbone(source.id, module, source.preprocessing.at(size), digest, file)
+
+
+def features_and_logits(
+    module: nn.Module, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what the head of a plain ViT is given, ``(B, D)``, and its logits ``(B, C)``, fp32.
+
+    Args:
+        module: timm's, in evaluation mode.
+        images: ``(B, 3, H, W)``, normalised, on the module's device.
+    """
+    vit: Any = module
+    features = vit.forward_head(vit.forward_features(images), pre_logits=True)
+    return features.float(), vit.head(features).float()
 
 
 def find_source(name: str) -> Source:

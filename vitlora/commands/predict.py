@@ -1,5 +1,7 @@
 """The ``predict`` command, which is also ``predict.py``."""
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json
@@ -8,9 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitlora.data.images import is_image_file
 from vitlora.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from vitlora.predictor import Prediction
 
 _EPILOG = """examples:
   python predict.py photo.jpg
@@ -46,19 +52,17 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"using {folder}", file=sys.stderr)
     if not predictor.validated:
         print(f"note: {folder} was never validated: how good it is, is not known", file=sys.stderr)
-    rows: list[tuple[Path, Sequence[tuple[str, float]]]] = []
+    elif predictor.confidence is None:
+        print(f"note: {folder} was never calibrated: its confidence may mislead", file=sys.stderr)
+    rows: list[Prediction] = []
     failed = len(bad)
     for result in predictor.predict(paths, options.top_k, options.batch_size):
         if isinstance(result, DataError):
             failed += 1
             print(f"predict: {result}", file=sys.stderr)
             continue
-        rows.append((result.path, result.top))
-        print(
-            _json(result.path, result.top)
-            if options.json
-            else _text(result.path, result.top, len(paths))
-        )
+        rows.append(result)
+        print(_json(result) if options.json else _text(result, alone=len(paths) == 1))
         if options.show:
             _show(result.path, result.top, alone=len(paths) == 1)
     if options.csv:
@@ -111,32 +115,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _text(path: Path, top: Sequence[tuple[str, float]], pictures: int) -> str:
-    best, *others = [f"{name} {confidence:.2%}" for name, confidence in top]
-    runners_up = f"   ({', '.join(others)})" if others else ""
-    return f"{path}: {best}{runners_up}" if pictures > 1 else f"{best}{runners_up}"
+def _text(result: Prediction, alone: bool) -> str:
+    best, *others = [f"{name} {confidence:.2%}" for name, confidence in result.top]
+    said = f"{best}   ({', '.join(others)})" if others else best
+    doubts = [
+        *(["unsure"] if result.unsure else []),
+        *(["unlike the training pictures"] if result.unfamiliar else []),
+    ]
+    said += f"   [{', '.join(doubts)}]" if doubts else ""
+    return said if alone else f"{result.path}: {said}"
 
 
-def _json(path: Path, top: Sequence[tuple[str, float]]) -> str:
+def _json(result: Prediction) -> str:
     """Returns one line; in ASCII, so that it survives every console and pipe."""
-    ranked = [{"class": name, "confidence": round(value, 6)} for name, value in top]
-    return json.dumps({"path": str(path), **ranked[0], "top_k": ranked})
+    ranked = [{"class": name, "confidence": round(value, 6)} for name, value in result.top]
+    doubts = {"unsure": result.unsure, "unfamiliar": result.unfamiliar}
+    return json.dumps({"path": str(result.path), **ranked[0], **doubts, "top_k": ranked})
 
 
-def _write_csv(target: Path, rows: Sequence[tuple[Path, Sequence[tuple[str, float]]]]) -> None:
-    """Writes path, class, confidence and runners-up, with the byte-order mark Excel wants."""
-    most = max((len(top) for _, top in rows), default=1)
-    numbers = ["", *(f"_{n}" for n in range(2, most + 1))]
+def _write_csv(target: Path, rows: Sequence[Prediction]) -> None:
+    """Writes a line for each answer, with the byte-order mark Excel wants."""
+    most = max((len(row.top) for row in rows), default=1)
+    names = [f"{name}_{n}" for n in range(2, most + 1) for name in ("class", "confidence")]
     new = target.with_name(f".{target.name}.new")
     with new.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["path", *(f"{name}{n}" for n in numbers for name in ("class", "confidence"))]
-        )
-        for picture, top in rows:
-            writer.writerow(
-                [picture, *(cell for name, value in top for cell in (name, f"{value:.6f}"))]
-            )
+        writer.writerow(["path", "class", "confidence", "unsure", "unfamiliar", *names])
+        for row in rows:
+            first, *others = [(name, f"{value:.6f}") for name, value in row.top]
+            doubts = ["yes" if doubt else "no" for doubt in (row.unsure, row.unfamiliar)]
+            runners_up = [cell for pair in others for cell in pair]
+            writer.writerow([row.path, *first, *doubts, *runners_up])
     new.replace(target)
 
 

@@ -1,0 +1,106 @@
+"""A network's answers to picture files: logits, and the features its head read them from."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitlora.backbones import features_and_logits
+from vitlora.data.folder import Sample
+from vitlora.data.images import open_image
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.errors import DataError
+from vitlora.scores import Scores
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network said of N pictures.
+
+    Attributes:
+        samples: The N pictures that could be read.
+        logits: ``(N, C)`` in fp32, on the CPU.
+        features: ``(N, D)`` what the head was given, in fp32, on the CPU.
+        unreadable: The other pictures, each with one line that says why.
+    """
+
+    samples: tuple[Sample, ...]
+    logits: torch.Tensor
+    features: torch.Tensor
+    unreadable: dict[Path, str]
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The true classes, ``(N,)``."""
+        return torch.tensor([sample.label for sample in self.samples], dtype=torch.long)
+
+    def scores(self, classes: tuple[str, ...], temperature: float = 1.0) -> Scores:
+        """Returns how good they are.
+
+        Args:
+            classes: Names, in the order of the logits.
+            temperature: What the logits are divided by.
+        """
+        return Scores(classes, self.logits / temperature, self.labels)
+
+
+@torch.inference_mode()
+def answer(
+    network: nn.Module,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    batch_size: int = 32,
+) -> Answers:
+    """Returns a plain ViT's answers; pictures that cannot be read are named, not fatal.
+
+    Args:
+        network: A plain ViT in evaluation mode, on the device to run on.
+        samples: Picture files and classes.
+        preprocessing: What a picture goes through.
+        batch_size: Pictures in one forward pass.
+    """
+    device = next(network.parameters()).device
+    features: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
+    readable: list[Sample] = []
+    unreadable: dict[Path, str] = {}
+    for group in _opened(samples, preprocessing, batch_size):
+        unreadable |= {s.path: str(x) for s, x in group if isinstance(x, DataError)}
+        pairs = [(s, x) for s, x in group if isinstance(x, torch.Tensor)]
+        if pairs:
+            given, said = features_and_logits(
+                network, torch.stack([x for _, x in pairs]).to(device)
+            )
+            features.append(given.cpu())
+            logits.append(said.cpu())
+            readable += [s for s, _ in pairs]
+    if not readable:
+        raise DataError(f"none of {len(samples)} pictures can be read")
+    return Answers(tuple(readable), torch.cat(logits), torch.cat(features), unreadable)
+
+
+def _opened(
+    samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int
+) -> Iterator[list[tuple[Sample, torch.Tensor | DataError]]]:
+    """Yields groups of opened pictures; threads open the next while one is looked at."""
+    transform = preprocessing.transform()
+
+    def opened(sample: Sample) -> tuple[Sample, torch.Tensor | DataError]:
+        try:
+            return sample, transform(open_image(sample.path))
+        except DataError as error:
+            return sample, error
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        groups = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
+        ahead: Any = iter(())
+        for group in groups:
+            now, ahead = list(ahead), pool.map(opened, group)
+            if now:
+                yield now
+        yield list(ahead)
