@@ -49,17 +49,19 @@ def by_matrices(network: Any, images: torch.Tensor, classes: list[int]) -> list[
     R = I; R += mean(max(A * dA, 0)) R for each block. Then the tokens' own share times R.
     """
     expected = []
+    kept: list[torch.Tensor] = []
+
+    def keep(*parts: Any) -> None:
+        kept.append(parts[2])
+
+    layers = [*(block.attn.attn_drop for block in network.blocks), network.norm]
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    for block in network.blocks:
+        block.attn.fused_attn = False
     for image, label in zip(images, classes, strict=True):
-        kept: list[torch.Tensor] = []
-        handles = [network.norm.register_forward_hook(lambda *parts: kept.append(parts[2]))]
-        for block in network.blocks:
-            block.attn.fused_attn = False
-            keep = block.attn.attn_drop.register_forward_hook(lambda *parts: kept.append(parts[2]))
-            handles.append(keep)
+        kept.clear()
         logit = network(image[None])[0, label]
         *attentions, tokens = zip(kept, torch.autograd.grad(logit, kept), strict=True)
-        for handle in handles:
-            handle.remove()
         relevance = torch.eye(tokens[0].shape[1], dtype=images.dtype)
         for attention, gradient in attentions:
             weights = torch.relu(attention[0] * gradient[0]).mean(0)
@@ -68,6 +70,8 @@ def by_matrices(network: Any, images: torch.Tensor, classes: list[int]) -> list[
         if network.global_pool == "token":
             own = torch.eye(len(own), dtype=own.dtype)[0]
         expected.append((own @ relevance).detach())
+    for handle in handles:
+        handle.remove()
     return expected
 
 

@@ -163,8 +163,9 @@ def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     if data.digest("val") != record.split["digests"].get("val"):
         if root is None:
             raise DataError(
-                f"the validation pictures in {data.folder.root} are not those of training: some were added, "
-                "removed or renamed; pass --data DIR, a folder with pictures of the same classes"
+                f"the validation pictures in {data.folder.root} are not those of training: some "
+                "were added, removed or renamed; pass --data DIR, a folder with pictures of the "
+                "same classes"
             )
         print(f"note: these are not the validation pictures of training: {root}")
     data.setup("validate")
