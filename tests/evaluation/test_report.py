@@ -83,6 +83,11 @@ def test_axis_holds_its_values_with_round_steps(
     assert axis(values).at(ticks[-1]) == 1
 
 
+def test_axis_of_whole_numbers_has_whole_steps() -> None:
+    assert axis([0, 2], 1).ticks == (0, 1, 2)
+    assert axis([0, 1], 1).ticks == (0, 1)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 3.2, -0.5, 1e-6, 1e6])
 def test_axis_of_one_value_has_a_length(value: float) -> None:
     ticks = axis([value, value]).ticks

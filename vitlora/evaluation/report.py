@@ -118,12 +118,18 @@ class Axis:
         return (value - low) / (high - low)
 
 
-def axis(values: Sequence[float]) -> Axis:
-    """Returns an axis that holds all values and has steps of 1, 2 or 5 times a power of ten."""
+def axis(values: Sequence[float], least: float = 0.0) -> Axis:
+    """Returns an axis that holds all values and has steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        values: At least one.
+        least: No step is smaller; 1 where the values are whole.
+    """
     low, high = min(values), max(values)
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 5))
     step = next(power * n for n in (1, 2, 5, 10) if span / (power * n) <= 5.001)
+    step = max(step, least)
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
     return Axis(tuple(round(step * n, 12) for n in range(first, last + 1)))
