@@ -44,8 +44,9 @@ DOORS = {
     "albumentations": {"data/augmentation.py"},
     "bitsandbytes": {"four_bit.py", "optimizers.py"},
     "jinja2": {"page.py"},
+    "matplotlib": {"evaluation/chart.py"},
     "peft": {"adapters/lora.py"},
-    "huggingface_hub": {"backbones/timm.py", "commands/push.py"},
+    "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }
 
 

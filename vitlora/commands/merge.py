@@ -162,10 +162,13 @@ def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     data, record = folder_of(bundle, root), bundle.record
     if data.digest("val") != record.split["digests"].get("val"):
         if root is None:
+            groups = (
+                ", or data.groups changed" if record.split.get("drawn", {}).get("groups") else ""
+            )
             raise DataError(
                 f"the validation pictures in {data.folder.root} are not those of training: some "
-                "were added, removed or renamed; pass --data DIR, a folder with pictures of the "
-                "same classes"
+                f"were added, removed or renamed{groups}; pass --data DIR, a folder with pictures "
+                "of the same classes"
             )
         print(f"note: these are not the validation pictures of training: {root}")
     data.setup("validate")

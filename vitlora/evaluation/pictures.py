@@ -42,7 +42,9 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
     """
     record = bundle.record
     known = record.split["root"]
-    shared = known.startswith(("\\\\", "//"))  # must not make Windows log in to a stranger
+    found = record.split.get("drawn", {})
+    # must not make Windows log in to a stranger
+    shared = any(path.startswith(("\\\\", "//")) for path in (known, str(found.get("groups", ""))))
     if root is None and (not known or shared or not Path(known).is_dir()):
         where = f"no more at {known}" if known else "not known"
         raise DataError(
@@ -50,7 +52,10 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
             "with pictures of the same classes"
         )
     keys = {"val": "val_fraction", "test": "test_fraction", "seed": "split_seed"}
-    drawn = {keys[key]: value for key, value in record.split.get("drawn", {}).items()}
+    if root is None or (not shared and str(Path(root).expanduser().resolve()) == known):
+        # these were asked for of the folder of training alone
+        keys |= {key: key for key in ("groups", "resplit", "folds", "fold")}
+    drawn = {option: found[key] for key, option in keys.items() if key in found}
     data = FolderData(root or known, list(record.classes), skip_unreadable=True, **drawn)
     data.preprocessing = record.preprocessing
     return data
@@ -87,7 +92,7 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
             "training, so training pictures could be in it: pictures were added, removed or "
             "renamed. Pass --data DIR, a folder of new pictures"
         )
-    notes += _warnings(chosen, same, data.drawn and not ours and "drawn" in bundle.record.split)
+    notes += _warnings(chosen, same, not ours and "drawn" in bundle.record.split)
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes))
 
 

@@ -31,6 +31,7 @@ class Trainer(LightningTrainer):
         enable_checkpointing: Lightning's own full checkpoints; the adapter bundle needs none.
         logger: A Lightning logger; null for CSV and TensorBoard files in logs/ beside the bundle,
             false for none.
+        callbacks: Lightning callbacks, each as a class_path.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Trainer(LightningTrainer):
         enable_model_summary: bool | None = False,
         enable_checkpointing: bool | None = False,
         logger: Logger | Iterable[Logger] | bool | None = None,
+        callbacks: list[Callback] | Callback | str | None = None,  # a str is refused by name
         **kwargs: Any,
     ) -> None:
         if early_stopping is not None and early_stopping < 1:
@@ -63,23 +65,23 @@ class Trainer(LightningTrainer):
         if devices != 1:
             raise UsageError(f"trainer.devices is {devices}; vitlora trains on 1 device")
         device = pick_device({"gpu": "cuda"}.get(accelerator, accelerator))
-        callbacks = kwargs.pop("callbacks", None) or []
-        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
-        for callback in callbacks:
+        given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+        for callback in given:
             if not isinstance(callback, Callback):
                 raise UsageError(
                     f"trainer.callbacks has {callback!r}; expected Lightning callbacks"
                 )
+        every = [callback for callback in given if isinstance(callback, Callback)]
         if kwargs.get("enable_progress_bar") is not False:
-            callbacks.append(Progress())
+            every.append(Progress())
         if early_stopping is not None:
-            callbacks.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
+            every.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
         super().__init__(
             max_epochs=max_epochs,
             precision=pick_precision(device, precision),  # pyright: ignore[reportArgumentType]
             accelerator=device.type,
             devices=devices if device.index is None else [device.index],
-            callbacks=callbacks,
+            callbacks=every,
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,
             log_every_n_steps=log_every_n_steps,

@@ -1,0 +1,262 @@
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from runs import BACKBONE
+
+from vitlora.__main__ import main
+from vitlora.checkpoint import bundle_bytes, load_bundle
+from vitlora.errors import DataError, UsageError
+from vitlora.evaluation import study
+from vitlora.predictor import Predictor
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["--model.backbone", BACKBONE, "--model.weights", "none", "--model.image_size", "32"]
+WORDS += ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--model.lr", "0.05"]
+WORDS += ["--data.num_workers", "0", "--data.batch_size", "4"]
+
+
+class Processes:
+    """Stands in for ``subprocess.run``: the same command in this process, which is faster.
+
+    Attributes:
+        commands: What was run, in order: the first word, then the bundle's folder.
+        before: Called before each; a status other than 0 stands for the command's. May raise.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[tuple[str, str]] = []
+        self.before: Callable[[list[str]], int] = lambda words: 0
+
+    def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", "vitlora"]
+        words = command[3:]
+        where = next((b for a, b in pairwise(words) if a in _NAMED), "")
+        if "--print_config" not in words:
+            self.commands.append((words[0], Path(where).name))
+            if status := self.before(words):
+                return subprocess.CompletedProcess(command, status)
+        log = options.get("stdout")
+        out, err = (Path(f"{name}.captured") for name in ("out", "err"))
+        with (
+            out.open("w") as o,
+            err.open("w") as e,
+            contextlib.redirect_stdout(o),
+            contextlib.redirect_stderr(e),
+        ):
+            try:
+                status = main(words)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        said = out.read_text(), err.read_text()
+        if hasattr(log, "write"):
+            log.write("".join(said).encode())  # pyright: ignore
+            log.flush()  # pyright: ignore
+        return subprocess.CompletedProcess(command, status, *said)
+
+
+_NAMED = ("--output", "--checkpoint")
+
+
+@pytest.fixture(autouse=True)
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
+    made = Processes()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vitlora"])
+    monkeypatch.setattr(subprocess, "run", made)
+    yield made
+
+
+@pytest.fixture
+def photos(tmp_path: Path, make_folder: Callable[..., Path]) -> Path:
+    return make_folder(tmp_path / "photos", splits=("train", "val", "test"))
+
+
+def compare(photos: Path, *words: str) -> int:
+    return main(["compare", "--data.root", str(photos), *WORDS, *words])
+
+
+def test_table_holds_what_the_bundles_say_and_a_second_time_runs_nothing(
+    photos: Path, processes: Processes, capsys: Any
+) -> None:
+    Path("configs").mkdir()
+    Path("configs/mine.yaml").write_text("model: {adapter: {class_path: Lora}}\n")
+    words = ["--config", "mine.yaml", "--methods", "linear,qlora", "--model.adapter.rank", "2"]
+    assert compare(photos, *words) == 0
+    folder = Path("comparisons/mine")
+    assert processes.commands == [
+        ("fit", "linear-0"),
+        ("test", "linear-0"),
+        ("fit", "qlora-0"),
+        ("test", "qlora-0"),
+    ]
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    fields = json.loads((folder / "comparison.json").read_text())
+    assert fields["split"] == "test"
+    for row in fields["rows"]:
+        bundle, run = folder / f"{row['method']}-0", row["runs"][0]
+        predictor = Predictor(bundle, device="cpu")
+        hits = 0
+        for name in ("a", "b"):
+            paths = sorted((photos / "test" / name).iterdir())
+            hits += sum(p.label == name for p in predictor.predict(paths))  # pyright: ignore
+        assert row["accuracy"] == hits / 8
+        assert run["bundle_bytes"] == bundle_bytes(bundle)
+        numbers = load_bundle(bundle).tensors.values()
+        assert run["trainable"] == sum(tensor.numel() for tensor in numbers)
+        assert run["lr"] == 0.05 and run["device_bytes"] is None
+        assert 0 < run["milliseconds"] < 1000 and run["seconds"] > 0
+        assert f"| {row['method']} " in printed and f"{row['accuracy']:.3f} (" in printed
+    assert [row["runs"][0]["base"] for row in fields["rows"]][1] == "nf4"
+    assert load_bundle(folder / "qlora-0").peft["r"] == 2  # pyright: ignore
+    assert fields["advice"] in printed and fields["advice"] in _page(folder)
+    with Image.open(folder / "comparison.png") as picture:
+        assert picture.format == "PNG" and picture.width > 800
+
+    processes.commands.clear()
+    assert compare(photos, *words) == 0
+    assert processes.commands == []
+    assert "from before" in capsys.readouterr().out
+    assert json.loads((folder / "comparison.json").read_text()) == fields
+
+    assert compare(photos, *words, "--trainer.max_epochs", "2") == 2
+    assert "trainer.max_epochs: 1 there, 2 now" in capsys.readouterr().err
+    (photos / "val" / "a" / "0.jpg").unlink()
+    assert compare(photos, *words) == 2
+    assert "the pictures changed" in capsys.readouterr().err
+    assert processes.commands == []
+
+
+def _page(folder: Path) -> str:
+    return (folder / "comparison.md").read_text("utf-8")
+
+
+def test_a_method_that_fails_becomes_a_row_and_the_others_go_on(
+    photos: Path, processes: Processes, capsys: Any
+) -> None:
+    words = ["--methods", "lora,linear", "--output", "out", "--model.adapter.rank", "9999"]
+    assert compare(photos, *words) == 1
+    out = capsys.readouterr().out
+    assert "lora, seed 0: failed: model.adapter rank is 9999" in out
+    assert "| lora   | " in out and " failed " in out
+    assert "Only linear finished" in out
+    assert [name for _, name in processes.commands] == ["lora-0", "linear-0", "linear-0"]
+    processes.commands.clear()
+    assert compare(photos, *words) == 1  # a failed run is tried again, the other is not
+    assert processes.commands == [("fit", "lora-0")]
+    fields = json.loads(Path("out/comparison.json").read_text())
+    assert fields["failures"][0]["method"] == "lora"
+    assert fields["failures"][0]["error"].startswith("model.adapter rank is 9999")
+
+
+def test_interrupted_says_how_to_go_on_and_goes_on(
+    photos: Path, processes: Processes, capsys: Any
+) -> None:
+    def stop(words: list[str]) -> int:
+        if "linear-1" in " ".join(words):
+            raise KeyboardInterrupt
+        return 0
+
+    processes.before = stop
+    words = ["--methods", "linear", "--seeds", "0,1", "--output", "out"]
+    assert compare(photos, *words) == 130
+    assert "stopped: 1 of 2 runs are kept; the same command goes on" in capsys.readouterr().out
+    processes.before = lambda words: 0
+    processes.commands.clear()
+    assert compare(photos, *words) == 0
+    assert processes.commands == [("fit", "linear-1"), ("test", "linear-1")]
+    row = json.loads(Path("out/comparison.json").read_text())["rows"][0]
+    assert len(row["accuracy_by_seed"]) == 2
+    assert "seeds" in capsys.readouterr().out
+    for seed in (0, 1):
+        config = yaml.safe_load(Path(f"out/linear-{seed}/config.yaml").read_text())
+        assert config["seed_everything"] == seed
+
+
+def test_killed_run_says_so(photos: Path, processes: Processes, capsys: Any) -> None:
+    processes.before = lambda words: -9
+    assert compare(photos, "--methods", "linear", "--output", "out") == 1
+    assert "failed: ended by SIGKILL; out of memory?" in capsys.readouterr().out
+
+
+def test_without_a_test_split_validation_is_scored_and_said(
+    tmp_path: Path, make_folder: Callable[..., Path], processes: Processes, capsys: Any
+) -> None:
+    photos = make_folder(tmp_path / "some", splits=())
+    assert compare(photos, "--methods", "linear", "--output", "out") == 0
+    out = capsys.readouterr().out
+    assert "2 val pictures" in out and "There is no test split" in out
+    assert processes.commands[1] == ("validate", "linear-0")
+    answers = json.loads(Path("out/linear-0.json").read_text())
+    assert sorted(answers["labels"]) == [0, 1] and len(answers["answers"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "linar"], "did you mean 'linear'"),
+        (["--methods", ""], "--methods is ''"),
+        (["--methods", "lora,"], "--methods is 'lora,'"),
+        (["--methods", "lora,full,lora"], "--methods has 'lora' twice"),
+        (["--seeds", "0,one"], "--seeds has 'one'"),
+        (["--seeds", "-1"], "--seeds has '-1'"),
+        (["--seeds", "1,1"], "--seeds has '1' twice"),
+        (["--model.quantization", "nf4"], "--model.quantization is what the methods differ in"),
+        (["--model.adapter=Lora"], "--model.adapter is what the methods differ in"),
+        (["--seed_everything", "3"], "pass --seeds"),
+        (["--print_config"], "no option of compare"),
+        (["--model.lrr", "1"], "did you mean 'model.lr'"),
+        (["--trainer.max_epochs", "x"], "trainer.max_epochs is 'x'"),
+        (["--config", "none.yaml"], "no such file"),
+        (["--output", "full"], "holds something that is no comparison"),
+        (["--output", "full/file"], "is a file"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_training(
+    words: list[str], said: str, photos: Path, processes: Processes, capsys: Any
+) -> None:
+    Path("full").mkdir()
+    Path("full/file").touch()
+    assert compare(photos, *words) == 2
+    err = capsys.readouterr().err
+    assert said in err and len(err.strip().splitlines()) == 1
+    assert processes.commands == [] and not Path("comparisons").exists()
+
+
+def test_without_pictures_nothing_starts(capsys: Any) -> None:
+    assert main(["compare", "--methods", "lora"]) == 2
+    assert "compare needs --config FILE or --data.root FOLDER" in capsys.readouterr().err
+    assert main(["compare", "demo.yaml"]) == 2
+    assert "--config FILE" in capsys.readouterr().err
+
+
+def test_nothing_to_choose_the_epoch_by_is_refused(
+    tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    assert compare(make_folder(tmp_path / "some", splits=("train",))) == DataError.exit_status
+    assert "has no val split" in capsys.readouterr().err
+
+
+def test_a_record_of_another_version_is_not_reused(tmp_path: Path) -> None:
+    made = study.Study(tmp_path / "out", {}, "test", False)
+    made.take({"vitlora": "1", "config": {"a": {"b": 1}}})
+    made.take({"vitlora": "1", "config": {"a": {"b": 1}}})
+    with pytest.raises(UsageError, match=r"a\.b: 1 there, 2 now"):
+        made.take({"vitlora": "1", "config": {"a": {"b": 2}}})
+    with pytest.raises(UsageError, match="vitlora: 1 there, 2 now"):
+        made.take({"vitlora": "2", "config": {"a": {"b": 1}}})
+
+
+def test_importing_the_command_leaves_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # a process of its own
+    code = "import vitlora.commands.compare, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,260 @@
+"""The ``fetch`` command: a public dataset -> a folder that ``--data.root`` takes as it is."""
+
+import argparse
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+
+from vitlora.data.images import SUFFIXES
+from vitlora.data.public import DATASETS, Dataset, File
+from vitlora.errors import DataError, UsageError, VitloraError, nearest
+
+_EPILOG = """stopped half-way, the same command goes on where it was
+
+without a network: download the files it names on another machine, put them into one folder, and
+  vitlora fetch trashnet --from FOLDER"""
+
+_BLOCK = 2**18  # bytes; huggingface_hub's own 10 MB would be a quarter of a small dataset
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Downloads, verifies and unpacks a dataset; prints the command that trains on it.
+
+    Raises:
+        UsageError: An unknown dataset, an output that exists, nothing usable in ``--from``.
+        DataError: A file that is not the one expected.
+        VitloraError: No network, the server refuses, or the disk is full.
+    """
+    options = _parser().parse_args(args)
+    name, dataset = options.dataset, DATASETS.get(options.dataset)
+    if dataset is None:
+        raise UsageError(
+            f"'{name}' is no dataset vitlora can fetch{nearest(name, DATASETS)}; "
+            f"expected one of: {', '.join(DATASETS)}. Others: datasets/README.md"
+        )
+    output = Path(options.output or Path("datasets") / name).expanduser()
+    if output.exists() or output.is_symlink():
+        raise UsageError(
+            f"output '{output}' exists, and fetch overwrites nothing; choose another with --output"
+        )
+    kept = output.with_name(f".{output.name}.part")  # of a download cut short
+    by_hand = _by_hand(dataset, options.source) if options.source else {}
+    print("\n".join(_announcement(dataset, by_hand)), flush=True)
+    try:
+        _check_space(dataset, output, by_hand, kept)
+        paths = {file: by_hand.get(file) or _download(file, kept) for file in dataset.files}
+        _unpack(dataset, paths, output)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise VitloraError(_no_room(output, f"kept for the next try: {kept}")) from error
+    shutil.rmtree(kept, ignore_errors=True)
+    print(_next_step(dataset, output))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitlora fetch",
+        description="Downloads a public dataset into a folder to train on.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", metavar="DATASET", help=f"one of: {', '.join(DATASETS)}")
+    parser.add_argument("--output", metavar="DIR", help="new folder (default: datasets/DATASET)")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH",
+        help="folder of files downloaded by hand, or the .zip among them; what is not there is "
+        "downloaded",
+    )
+    return parser
+
+
+def _by_hand(dataset: Dataset, source: str) -> dict[File, Path]:
+    """Returns those of the dataset's files that lie in a folder, or beside an archive."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise UsageError(f"--from '{path}': no such file or folder")
+    folder = path.parent if path.is_file() else path
+    found = {file: folder / file.name for file in dataset.files if (folder / file.name).is_file()}
+    if path.is_file() and path not in found.values():
+        found[dataset.archive] = path  # a browser may have changed its name
+    if not found:
+        names = ", ".join(file.name for file in dataset.files)
+        raise UsageError(f"--from '{path}' has none of {names}")
+    for file, place in found.items():
+        if wrong := _difference(file, place):
+            raise DataError(f"{place} {wrong}; download {file.url} again")
+    return found
+
+
+def _announcement(dataset: Dataset, by_hand: Mapping[File, Path]) -> list[str]:
+    """Returns lines that say what is fetched, from where, who made it and under what terms."""
+    lines = [dataset.about, f"  authors  {dataset.authors}", f"  licence  {dataset.licence}"]
+    lines += [f"  home     {dataset.home}"]
+    for file in dataset.files:
+        where = by_hand.get(file, file.url)
+        lines += [f"  file     {where}  ({file.size:,} bytes)"]
+    return lines
+
+
+def _check_space(dataset: Dataset, output: Path, by_hand: Mapping[File, Path], kept: Path) -> None:
+    """Says how much disk space is needed, and raises if there is less.
+
+    Pictures hardly shrink in an archive: unpacked they take about its size again.
+    """
+    missing = [file for file in dataset.files if file not in by_hand]
+    have = sum((kept / file.name).stat().st_size for file in missing if (kept / file.name).exists())
+    need = dataset.archive.size + max(0, sum(file.size for file in missing) - have)
+    there = next(folder for folder in output.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    print(f"  space    {need / 1e6:,.1f} MB in {output.parent}; {free / 1e6:,.0f} MB are free")
+    if free < need:
+        raise VitloraError(_no_room(output, f"{need / 1e6:,.1f} MB are needed"))
+
+
+def _no_room(output: Path, also: str) -> str:
+    return (
+        f"the disk of {output.absolute().parent} is full ({also}); make room, or choose another "
+        "with --output, and type the command again"
+    )
+
+
+def _download(file: File, folder: Path) -> Path:
+    """Returns where a verified copy lies, downloading whatever of it is not there yet.
+
+    Raises:
+        DataError: What came is not the file; it is deleted.
+        VitloraError: No network, or the server refuses; what came so far is kept.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import http_get
+
+    constants.DOWNLOAD_CHUNK_SIZE = _BLOCK  # as much is lost where a connection breaks
+    # it resumes and tries again by itself, warning each time; if it gives up, the error says why
+    logging.getLogger(http_get.__module__).setLevel(logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / file.name
+    if part.exists() and part.stat().st_size > file.size:
+        part.unlink()
+    try:
+        with part.open("ab") as stream:
+            http_get(
+                file.url,
+                stream,
+                resume_size=stream.tell(),
+                headers={"Accept-Encoding": "identity"},  # a resumed file is counted in its bytes
+                expected_size=file.size,
+                displayed_filename=file.name,
+            )
+    # the HTTP client raises many kinds of error, others in each version
+    except Exception as error:
+        if getattr(error, "errno", None) in _FULL:
+            raise
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        # of no use for going on: nothing, or not as large as the server (or the table) says
+        if status == 416 or type(error) is OSError or not part.stat().st_size:
+            _discard(part)
+        raise VitloraError(_in_words(error, status, file)) from error
+    if wrong := _difference(file, part):
+        _discard(part)
+        raise DataError(f"{file.url} {wrong}; it was deleted. Try again, or see --from")
+    return part
+
+
+def _discard(part: Path) -> None:
+    part.unlink()
+    if not any(part.parent.iterdir()):
+        part.parent.rmdir()
+
+
+def _in_words(error: Exception, status: int | None, file: File) -> str:
+    """Returns in one line why a download failed, and what to do about it."""
+    reason = f"status {status}" if status else f"{type(error).__name__}: {error}"
+    again = "" if status and status < 500 else "the same command goes on where this stopped; "
+    return " ".join(
+        f"{file.url} could not be downloaded ({reason}); {again}or get the files listed above by "
+        "other means, put them into one folder and pass it as --from FOLDER".split()
+    )
+
+
+def _difference(file: File, path: Path) -> str:
+    """Returns how a file on disk differs from the one expected; empty if it does not."""
+    size = path.stat().st_size
+    if size != file.size:
+        return f"has {size:,} bytes; expected {file.size:,}"
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return "" if digest == file.sha256 else f"has the SHA-256 {digest}; expected {file.sha256}"
+
+
+def _unpack(dataset: Dataset, paths: Mapping[File, Path], output: Path) -> None:
+    """Writes the pictures to their places: all of them, or none.
+
+    Raises:
+        DataError: The archive lacks a picture that a list names.
+    """
+    fresh = output.with_name(f".{output.name}.new-{os.getpid()}")
+    try:
+        with zipfile.ZipFile(paths[dataset.archive]) as archive:
+            for member, place in _places(dataset, paths, archive):
+                (fresh / place).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, (fresh / place).open("xb") as target:
+                    shutil.copyfileobj(source, target)
+        lines = [*_announcement(dataset, {}), *(f"  sha256   {f.sha256}" for f in dataset.files)]
+        (fresh / "SOURCE.txt").write_text("\n".join(lines) + "\n", "utf-8")
+        fresh.rename(output)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _places(
+    dataset: Dataset, paths: Mapping[File, Path], archive: zipfile.ZipFile
+) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
+    """Yields each picture to take and its relative path; no path comes out of the archive whole."""
+    split_of = {
+        line.split()[0]: split
+        for split, file in dataset.lists.items()
+        for line in paths[file].read_text("utf-8").splitlines()
+        if line.strip()
+    }
+    absent = set(split_of)
+    for member in archive.infolist():
+        folder, _, name = member.filename.rpartition("/")
+        label = folder.removeprefix(f"{dataset.inside}/")
+        if label not in dataset.classes or not _is_picture_name(name):
+            continue
+        if not split_of:
+            yield member, Path(label, name)
+        elif name in split_of:
+            absent.discard(name)
+            yield member, Path(split_of[name], label, name)
+    if absent:
+        raise DataError(
+            f"{dataset.archive.name} lacks {len(absent)} of the pictures that the authors' lists "
+            f"name, such as {min(absent)}"
+        )
+
+
+def _is_picture_name(name: str) -> bool:
+    plain = PureWindowsPath(name)  # knows every separator, and drives
+    return plain.name == name and not name.startswith(".") and plain.suffix.lower() in SUFFIXES
+
+
+def _next_step(dataset: Dataset, output: Path) -> str:
+    """Returns what lies where now, and the command that trains on it."""
+    pictures = sum(path.suffix.lower() in SUFFIXES for path in output.rglob("*"))
+    root, bundle = (f'"{path}"' for path in (output, Path("checkpoints") / output.name))
+    return (
+        f"{pictures:,} pictures of {', '.join(dataset.classes)} in {output}\n"
+        f"train on them:\n"
+        f"  vitlora fit --config waste5.yaml --data.root {root} --output {bundle}"
+    )

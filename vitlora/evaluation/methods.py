@@ -1,0 +1,82 @@
+"""The methods a comparison knows: each is one change of the same configuration."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method sets; everything else stays as the configuration has it.
+
+    Attributes:
+        says: What it is, for the help.
+        adapter: Class that trains.
+        options: Of ``Lora``, over those of the configuration.
+        four_bit: Whether the frozen base is kept in 4 bits.
+        rate: Learning rate over that of LoRA, > 0. As in benchmarks/trashnet.py.
+    """
+
+    says: str
+    adapter: str = "Lora"
+    options: dict[str, Any] = field(default_factory=dict)
+    four_bit: bool = False
+    rate: float = 1.0
+
+
+METHODS = {
+    "linear": Method("the head alone, on a frozen base", "LinearProbe", rate=2.5),
+    "lora": Method("low-rank updates of a frozen base"),
+    "qlora": Method("LoRA on a base kept in 4 bits", four_bit=True),
+    "full": Method("every weight; the bundle holds the whole network", "FullFineTuning", rate=0.1),
+    "dora": Method("LoRA, direction and length of each row apart", options={"variant": "dora"}),
+    "rslora": Method("LoRA scaled by alpha / sqrt(rank)", options={"variant": "rslora"}),
+    "pissa": Method("starts at the largest singular vectors", options={"variant": "pissa"}),
+    "olora": Method("starts at the QR factors", options={"variant": "olora"}),
+    "eva": Method("starts at your pictures' activations", options={"variant": "eva"}),
+    "loftq": Method(
+        "QLoRA that starts by undoing the rounding", options={"variant": "loftq"}, four_bit=True
+    ),
+    "lora+": Method("B learns 4 times as fast as A", options={"lr_ratio": 4.0}, rate=0.5),
+    "qv": Method("LoRA on q and v alone", options={"targets": ["attention.q", "attention.v"]}),
+}
+
+# What methods differ in, and so what cannot be asked for besides.
+SET_BY_METHOD = (
+    "--model.adapter",
+    "--model.adapter.class_path",
+    "--model.adapter.variant",
+    "--model.adapter.lr_ratio",
+    "--model.quantization",
+)
+
+_RATE_OF = {"LinearProbe": METHODS["linear"].rate, "FullFineTuning": METHODS["full"].rate}
+
+
+def configure(base: dict[str, Any], name: str, same_rate: bool = False) -> dict[str, Any]:
+    """Returns the configuration of a method: the user's, with one thing changed.
+
+    A learning rate belongs to its method. That of the configuration is taken to suit the adapter
+    it names; a method of another kind gets it times the quotient of their usual rates.
+
+    Args:
+        base: The resolved configuration of ``fit``.
+        name: One of ``METHODS``.
+        same_rate: Give all methods the configuration's learning rate as it is.
+    """
+    method, model = METHODS[name], dict(base["model"])
+    adapter = model["adapter"]
+    kind = adapter["class_path"].rpartition(".")[2]
+    if method.adapter == "Lora":
+        own = adapter.get("init_args", {}) if kind == "Lora" else {}
+        options = {**own, "variant": "lora", "lr_ratio": 1.0, **method.options}
+        model["adapter"] = {"class_path": "Lora", "init_args": options}
+    else:
+        model["adapter"] = {"class_path": method.adapter}
+        model["head"] = "full"
+    if not method.four_bit:
+        model |= {"quantization": "none", "block_size": 64}
+    elif model["quantization"] == "none":
+        model["quantization"] = "nf4"
+    if not same_rate:
+        model["lr"] = float(f"{model['lr'] * method.rate / _RATE_OF.get(kind, 1.0):.4g}")
+    return {**base, "model": model}

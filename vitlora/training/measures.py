@@ -1,0 +1,136 @@
+"""What a run costs and what it answers, written by the run itself: nobody else can know."""
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from vitlora.adapters import count_trainable
+from vitlora.checkpoint import bundle_bytes
+from vitlora.training.run_folder import RunFolder
+
+COST = Path("logs") / "cost.json"  # in the folder of a run
+
+_WARM_UP, _REPEATS = 3, 20  # forward passes
+
+
+class Cost(Callback):
+    """Writes ``logs/cost.json`` when a training ends: seconds, peak memory, parameters, bytes."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file."""
+        module: Any = pl_module
+        folder = next(c.folder for c in _callbacks(trainer) if isinstance(c, RunFolder))
+        quantization, dtype = module.storage.quantization, module.storage.dtype
+        kept = dtype if quantization == "none" else quantization
+        device = trainer.strategy.root_device
+        cuda = device.type == "cuda"
+        fields = {
+            "trainable": count_trainable(module.network),
+            "base": kept if module.adapter.freezes_base else "trained",
+            "lr": module.lr,
+            "seconds": time.monotonic() - self._started,
+            "host_bytes": peak_host_bytes(),
+            "device_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
+            "bundle_bytes": bundle_bytes(folder),
+            "device": torch.cuda.get_device_name(device) if cuda else device.type,
+            "precision": str(trainer.precision),
+        }
+        _write(folder / COST, fields)
+
+
+class Answers(Callback):
+    """Writes what ``validate`` or ``test`` answers to each picture, and how long one takes.
+
+    Args:
+        file: JSON file to write.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens to the logits as they are computed."""
+        self.labels: list[int] = []
+        self.answers: list[int] = []
+
+        def listen(module: Any, inputs: Any, logits: torch.Tensor) -> None:
+            self.answers += logits.argmax(1).tolist()
+
+        self._ear = pl_module.register_forward_hook(listen)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the labels of a batch ``(images, labels)``."""
+        self.labels += batch[1].tolist()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file."""
+        self._ear.remove()
+        module: Any = pl_module
+        side = module.backbone.preprocessing.image_size
+        took = milliseconds(module.network, torch.zeros(1, 3, side, side, device=module.device))
+        _write(self.file, {"labels": self.labels, "answers": self.answers, "milliseconds": took})
+
+    on_validation_start = on_test_start
+    on_validation_batch_end = on_test_batch_end
+    on_validation_end = on_test_end
+
+
+@torch.inference_mode()
+def milliseconds(network: torch.nn.Module, picture: torch.Tensor) -> float:
+    """Returns the median time of a forward pass.
+
+    Args:
+        network: In evaluation mode.
+        picture: ``(1, 3, H, W)`` on the network's device.
+    """
+    device: Any = getattr(torch, picture.device.type)
+    times: list[float] = []
+    for _ in range(_WARM_UP + _REPEATS):
+        device.synchronize()
+        start = time.perf_counter()
+        network(picture)
+        device.synchronize()
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[_WARM_UP:])
+
+
+def peak_host_bytes() -> int | None:
+    """Returns the peak resident memory of this process; None on Windows, which does not say.
+
+    On Linux a process inherits the peak of the one that started it, so that one should be small.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _callbacks(trainer: Any) -> list[Callback]:
+    return trainer.callbacks
+
+
+def _write(path: Path, fields: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(fields) + "\n", "utf-8")
+    new.replace(path)
