@@ -18,6 +18,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora validate [--checkpoint DIR]    score a bundle on its validation split
   vitlora test [--checkpoint DIR]        score a bundle on a test split
   vitlora predict IMAGE...               class and confidence, as predict.py
+  vitlora report CHECKPOINT              how good it is, as one offline HTML page
   vitlora compare --config waste5.yaml   methods on your own photos, in one table
   vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
   vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
@@ -28,7 +29,15 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
 
 _TRAINING = ("fit", "validate", "test")
 _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
-_OTHERS = ("fetch", "predict", "compare", "merge", "adopt", "push")  # each a module of its own
+_OTHERS = (
+    "fetch",
+    "predict",
+    "report",
+    "compare",
+    "merge",
+    "adopt",
+    "push",
+)  # each a module of its own
 _COMMANDS = (*_TRAINING, *_OTHERS)
 
 

@@ -20,6 +20,7 @@ from vitlora.backbones.torchvision import ARCHITECTURES
 from vitlora.checkpoint import RECORD, Bundle, load_bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
+from vitlora.evaluation.pictures import folder_of
 from vitlora.hardware import pick_device
 from vitlora.quantization import Storage, dequantize
 from vitlora.updates import Update, bundle_backbone, merge_into, read_changes
@@ -158,30 +159,16 @@ def _check_free(out: Path, proof_file: Path) -> None:
 
 def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     """Returns the validation split of training, or that of another folder."""
-    record = bundle.record
-    known = record.split["root"]
-    groups = str(record.split.get("drawn", {}).get("groups", ""))
-    # must not make Windows log in to a stranger
-    shared = any(path.startswith(("\\\\", "//")) for path in (known, groups))
-    if root is None and (not known or shared or not Path(known).is_dir()):
-        where = f"no more at {known}" if known else "not known"
-        raise DataError(
-            f"the pictures {bundle.folder} was trained on are {where}; pass --data DIR, a folder "
-            "with pictures of the same classes to compare on"
-        )
-    keys = {"val": "val_fraction", "test": "test_fraction", "seed": "split_seed"}
-    if root is None:  # these were asked for of the folder of training alone
-        keys |= {key: key for key in ("groups", "resplit", "folds", "fold")}
-    found = record.split.get("drawn", {})
-    drawn = {option: found[key] for key, option in keys.items() if key in found}
-    data = FolderData(root or known, list(record.classes), skip_unreadable=True, **drawn)
-    data.preprocessing = record.preprocessing
+    data, record = folder_of(bundle, root), bundle.record
     if data.digest("val") != record.split["digests"].get("val"):
         if root is None:
+            groups = (
+                ", or data.groups changed" if record.split.get("drawn", {}).get("groups") else ""
+            )
             raise DataError(
-                f"the validation pictures in {known} are not those of training: some were added, "
-                f"removed or renamed{', or data.groups changed' if groups else ''}; pass --data "
-                "DIR, a folder with pictures of the same classes"
+                f"the validation pictures in {data.folder.root} are not those of training: some "
+                f"were added, removed or renamed{groups}; pass --data DIR, a folder with pictures "
+                "of the same classes"
             )
         print(f"note: these are not the validation pictures of training: {root}")
     data.setup("validate")

@@ -1,0 +1,104 @@
+"""Pictures for a report: thumbnails, and what the network saw with the map of where it looked."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from vitlora.data.images import open_image
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.evaluation.saliency import saliency
+from vitlora.page import data_uri
+
+_THUMBNAIL = 112  # pixels
+_LARGE = 224
+_MOST_MATRIX = 8 * 196**2  # numbers of a head's attention at once: 8 pictures of 224 px
+_HEAT = (255, 70, 0)
+_STRONGEST = 190  # of 255: the picture must shine through
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of a report with its answer.
+
+    Attributes:
+        name: The file, relative to the data's folder.
+        image: The picture as a data URI.
+        map: The map to lay over it, stretched, as a data URI; empty for none.
+        true: Its class.
+        predicted: The class the network gave.
+        confidence: Of that, in ``[0, 1]``.
+    """
+
+    name: str
+    image: str
+    map: str
+    true: str
+    predicted: str
+    confidence: float
+
+
+def thumbnail(path: Path) -> str:
+    """Returns a small data URI of the whole picture.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return data_uri(open_image(path, at_least=_THUMBNAIL), _THUMBNAIL)
+
+
+def looked_at(
+    network: nn.Module,
+    paths: Sequence[Path],
+    classes: Sequence[int],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> list[tuple[str, str]]:
+    """Returns each picture as the network saw it, and the map of what spoke for a class.
+
+    Args:
+        network: A plain timm ViT on the device, in evaluation mode.
+        paths: The pictures.
+        classes: For each the class to ask about.
+        preprocessing: Of the network.
+        device: Where it is.
+
+    Returns:
+        Two data URIs for each picture: one to lay over the other, stretched to its size.
+
+    Raises:
+        DataError: A picture cannot be read.
+    """
+    transform = preprocessing.transform()
+    drawn: list[tuple[str, str]] = []
+    patches: int = network.patch_embed.num_patches  # pyright: ignore
+    batch = max(1, _MOST_MATRIX // patches**2)
+    for start in range(0, len(paths), batch):
+        images = torch.stack([transform(open_image(p)) for p in paths[start : start + batch]])
+        asked = torch.tensor(classes[start : start + batch])
+        maps = saliency(network, images.to(device), asked)
+        seen = [data_uri(as_seen(image, preprocessing), _LARGE) for image in images]
+        drawn += zip(seen, map(_heat_uri, maps), strict=True)
+    return drawn
+
+
+def as_seen(image: torch.Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """Returns the picture a tensor ``(3, H, W)`` was made of, cropped or squashed as it was."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+    pixels = ((image * std + mean) * 255).round().clamp(0, 255).byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _heat_uri(values: torch.Tensor) -> str:
+    """Returns a map ``(h, w)`` in ``[0, 1]`` as a PNG of one colour, the more opaque the higher."""
+    alpha = Image.fromarray((values * _STRONGEST).round().byte().numpy())
+    heat = Image.new("RGB", alpha.size, _HEAT)
+    heat.putalpha(alpha)
+    buffer = io.BytesIO()
+    heat.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,190 @@
+"""The numbers a report draws: bins, curves, and which pictures are shown."""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+Point = tuple[float, float]
+
+_BINS = 10
+_POINTS = 200  # of a curve: more than a screen shows
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The answers of one range of confidence.
+
+    Attributes:
+        low: Lower end of the range.
+        high: Upper end, in ``(low, 1]``.
+        count: Number of answers.
+        confidence: Their mean confidence; 0 where there are none.
+        accuracy: Share of them that is right; 0 where there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a learning curve.
+
+    Attributes:
+        name: As the logs have it: ``train/loss``, ``val/acc`` …
+        points: Epochs done, and the value.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+
+
+def reliability(confidence: torch.Tensor, right: torch.Tensor) -> list[Bin]:
+    """Returns ten bins of equal width, lowest confidence first (Guo et al. 2017, figure 1).
+
+    Args:
+        confidence: ``(N,)`` in ``[0, 1]``.
+        right: ``(N,)`` bool.
+    """
+    edges = torch.linspace(0, 1, _BINS + 1)
+    where = torch.bucketize(confidence, edges[1:-1])  # a bin holds its upper end
+    bins = []
+    for index in range(_BINS):
+        inside = where == index
+        count = int(inside.sum())
+        mean = float(confidence[inside].double().mean()) if count else 0.0
+        share = float(right[inside].double().mean()) if count else 0.0
+        bins.append(Bin(float(edges[index]), float(edges[index + 1]), count, mean, share))
+    return bins
+
+
+def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> list[Point]:
+    """Returns (share answered, share of those that is wrong), the surest answers first.
+
+    The curve of Geifman and El-Yaniv 2017 (arXiv:1705.08500), thinned to what a screen shows.
+
+    Args:
+        confidence: ``(N,)`` in ``[0, 1]``.
+        right: ``(N,)`` bool.
+    """
+    wrong = (~right[confidence.argsort(descending=True, stable=True)]).double().cumsum(0)
+    answered = torch.arange(1, len(wrong) + 1, dtype=torch.float64)
+    points = list(zip((answered / len(wrong)).tolist(), (wrong / answered).tolist(), strict=True))
+    step = max(1, -(-len(points) // _POINTS))
+    return points[::-step][::-1]  # the last, with all answered, always stays
+
+
+def learning_curves(file: Path) -> list[Curve]:
+    """Returns a run's numbers by epoch, from the CSV file Lightning wrote; empty without one.
+
+    A file that is not such a log is passed over: it is no part of the bundle.
+    """
+    if not file.is_file():
+        return []
+    found: dict[str, list[Point]] = defaultdict(list)
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                for name, value in row.items():
+                    if value and name.startswith(("train/", "val/")) and "_step" not in name:
+                        point = (float(row["epoch"]) + 1, float(value))
+                        found[name.removesuffix("_epoch")].append(point)
+    except (ValueError, KeyError, AttributeError, csv.Error):
+        return []
+    return [Curve(name, tuple(points)) for name, points in sorted(found.items())]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a chart.
+
+    Attributes:
+        ticks: Two to seven round numbers, the ends of the axis first and last.
+    """
+
+    ticks: tuple[float, ...]
+
+    def at(self, value: float) -> float:
+        """Returns where on the axis a value lies, 0 at its start and 1 at its end."""
+        low, high = self.ticks[0], self.ticks[-1]
+        return (value - low) / (high - low)
+
+
+def axis(values: Sequence[float], least: float = 0.0) -> Axis:
+    """Returns an axis that holds all values and has steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        values: At least one.
+        least: No step is smaller; 1 where the values are whole.
+    """
+    low, high = min(values), max(values)
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 5))
+    step = next(power * n for n in (1, 2, 5, 10) if span / (power * n) <= 5.001)
+    step = max(step, least)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return Axis(tuple(round(step * n, 12) for n in range(first, last + 1)))
+
+
+def confusions(confusion: torch.Tensor, most: int) -> list[tuple[int, int, int]]:
+    """Returns the most frequent mistakes as (true class, predicted class, count).
+
+    Args:
+        confusion: ``(C, C)`` counts, row = true class.
+        most: How many at most.
+    """
+    wrong = confusion - torch.diag(confusion.diag())
+    order = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
+    pairs = [divmod(index, len(confusion)) for index in order]
+    return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
+
+
+def shown_in_cells(
+    labels: Sequence[int], predicted: Sequence[int], confidence: Sequence[float], most: int
+) -> dict[tuple[int, int], list[int]]:
+    """Returns which pictures stand behind each cell of the confusion matrix.
+
+    Cells take turns, those of mistakes first, the surest answers first, until ``most`` pictures are
+    given out: every mistake counts more than one more picture that is right.
+
+    Args:
+        labels: True class of each picture.
+        predicted: Its predicted class.
+        confidence: Of that prediction.
+        most: Pictures in all cells together.
+
+    Returns:
+        (true class, predicted class) -> indices of pictures.
+    """
+    cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index in sorted(range(len(labels)), key=lambda i: -confidence[i]):
+        cells[labels[index], predicted[index]].append(index)
+    turns = sorted(
+        (true == guess, place, true, guess)
+        for (true, guess), indices in cells.items()
+        for place in range(len(indices))
+    )
+    kept: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for _, place, true, guess in turns[:most]:
+        kept[true, guess].append(cells[true, guess][place])
+    return dict(kept)
+
+
+def worst(confidence: torch.Tensor, right: torch.Tensor, most: int) -> list[int]:
+    """Returns the wrong answers, the most confident first."""
+    order = confidence.argsort(descending=True, stable=True).tolist()
+    return [index for index in order if not right[index]][:most]
+
+
+def least_sure(confidence: torch.Tensor, most: int) -> list[int]:
+    """Returns the least confident answers, right or wrong, the least confident first."""
+    return confidence.argsort(stable=True).tolist()[:most]
