@@ -20,6 +20,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora predict IMAGE...               class and confidence, as predict.py
   vitlora report CHECKPOINT              how good it is, as one offline HTML page
   vitlora compare --config waste5.yaml   methods on your own photos, in one table
+  vitlora calibrate CHECKPOINT           what its confidence is worth, once more
   vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
   vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
   vitlora push CHECKPOINT OWNER/NAME     upload a bundle to the Hugging Face hub
@@ -29,15 +30,11 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
 
 _TRAINING = ("fit", "validate", "test")
 _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
-_OTHERS = (
-    "fetch",
-    "predict",
-    "report",
-    "compare",
-    "merge",
-    "adopt",
-    "push",
-)  # each a module of its own
+# fmt: off
+_OTHERS = (  # each a module of its own
+    "fetch", "predict", "report", "compare", "calibrate", "merge", "adopt", "push",
+)
+# fmt: on
 _COMMANDS = (*_TRAINING, *_OTHERS)
 
 

@@ -87,9 +87,9 @@ def test_a_coverage_can_be_asked_for_instead(calibrated: tuple[Path, Bundle]) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_error": 1.0}, "unsure.max_error is 1.0"),
-        ({"max_error": -0.1}, "unsure.max_error is -0.1"),
-        ({"coverage": 0.0}, "unsure.coverage is 0.0"),
+        ({"max_error": 1.0}, "max_error is 1.0"),
+        ({"max_error": -0.1}, "max_error is -0.1"),
+        ({"coverage": 0.0}, "coverage is 0.0"),
     ],
 )
 def test_shares_out_of_range_are_refused(options: dict[str, float], message: str) -> None:

@@ -33,9 +33,9 @@ class Unsure:
 
     def __init__(self, max_error: float = 0.05, coverage: float | None = None) -> None:
         if not 0 <= max_error < 1:
-            raise UsageError(f"unsure.max_error is {max_error}; expected 0 <= max_error < 1")
+            raise UsageError(f"max_error is {max_error}; expected 0 <= max_error < 1")
         if coverage is not None and not 0 < coverage <= 1:
-            raise UsageError(f"unsure.coverage is {coverage}; expected 0 < coverage <= 1, or null")
+            raise UsageError(f"coverage is {coverage}; expected 0 < coverage <= 1, or null")
         self.max_error = max_error
         self.coverage = coverage
 
