@@ -1,0 +1,197 @@
+"""Which pictures of a folder are copies of one another: bytes first, then a perceptual hash.
+
+The hash is the field's pHash: the signs of the lowest frequencies of a small grey picture, here
+16 x 16 of 64 x 64 (bit for bit ``imagehash.phash(picture, 16)``). Written out because the DCT of a
+mirrored or turned picture is the same numbers with other signs: one transform serves all eight
+ways a picture can lie, where hashing each anew would take eight times as long.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitlora.data.images import open_image
+from vitlora.errors import DataError
+
+# On TrashNet every pair within 46 bits shows one scene twice, and the first that does not is 48
+# apart; unrelated pictures are 128 apart. A new size or quality of the same file: about 10.
+DISTANCE = 40
+
+_SIDE, _KEPT = 64, 16  # pixels transformed, frequencies kept, along each axis
+_CORRELATION = 0.8  # of the small grey pictures: 0.85 and more where TrashNet shows a scene twice
+_COLOUR = 30.0  # of 255, in the worst of 16 patches: 11 and less there
+_FLAT = 2.0  # standard deviation of grey, of 255: with less there is nothing to compare but bytes
+_ROWS = 64  # compared with all others at once; the working set then fits a processor's cache
+_WAYS = tuple(product((False, True), repeat=3))  # transposed, mirrored, upside down
+_ODD = np.where(np.arange(_KEPT) % 2, -1, 1).astype(np.float32)  # mirroring turns odd waves over
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What of a picture is compared.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        frequencies: ``(16, 16)``, the lowest of the orthonormal 64 x 64 DCT of grey in [0, 255].
+        colour: ``(4, 4, 2)``, red and blue less luminance of 16 patches, in [-255, 255].
+    """
+
+    digest: bytes
+    frequencies: NDArray[np.float32]
+    colour: NDArray[np.float32]
+
+    @property
+    def detail(self) -> float:
+        """Standard deviation of the grey that is compared, 0 to 128."""
+        return float(np.linalg.norm(self.frequencies.ravel()[1:])) / _SIDE
+
+
+def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int]:
+    """Returns for each file the number of the group of copies it belongs to.
+
+    Groups count 0, 1, 2 … by first appearance; a picture without a copy has one of its own. Copies
+    are files of the same bytes, and pictures of the same look whatever their size, quality,
+    lighting or format, mirrored or turned by quarters too. A file that cannot be read is a copy of
+    its own bytes only. Who is grouped with whom does not depend on the order of the files.
+
+    Args:
+        paths: The files.
+        distance: Bits of 256 in which the hashes of copies may differ.
+
+    Raises:
+        DataError: A file is missing or may not be read.
+    """
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return group(list(pool.map(fingerprint_or_bytes, paths)), distance)
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Returns what of a picture file is compared with others; decodes the file to its end.
+
+    Raises:
+        DataError: The picture cannot be read.
+    """
+    image = open_image(path, at_least=_SIDE)
+    grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    patches = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.float32)
+    luminance = patches @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return Fingerprint(
+        _digest(path),
+        np.array(cv2.dct(np.asarray(grey, np.float32))[:_KEPT, :_KEPT], np.float32),
+        np.array(patches[..., ::2] - luminance[..., None], np.float32),
+    )
+
+
+def fingerprint_or_bytes(path: Path) -> Fingerprint:
+    """Returns a picture's fingerprint; of a file that is no readable picture, that of a flat one.
+
+    Raises:
+        DataError: The file is missing or may not be read.
+    """
+    try:
+        return fingerprint(path)
+    except DataError:
+        nothing = np.zeros((_KEPT, _KEPT), np.float32)
+        return Fingerprint(_digest(path), nothing, np.zeros((4, 4, 2), np.float32))
+
+
+def group(prints: Sequence[Fingerprint], distance: int = DISTANCE) -> list[int]:
+    """Returns the number of each fingerprint's group of copies, as :func:`near_duplicates`.
+
+    A copy of a copy is in the same group, unless the groups' first pictures are themselves more
+    than twice the distance apart: a film of a thing turning does not swallow the folder.
+    """
+    unique = {p.digest: p for p in sorted(prints, key=lambda p: (p.detail < _FLAT, p.digest))}
+    place = {digest: index for index, digest in enumerate(unique)}
+    different = list(unique.values())
+    hashes = _hashes([p for p in different if p.detail >= _FLAT])  # those that come first
+    first = np.arange(len(different))  # of each picture's group
+    for way, i, j in _close(hashes, distance):
+        for a, b in np.stack([i, j], axis=1)[first[i] != first[j]].tolist():
+            low, high = sorted((first[a], first[b]))
+            if low == high or not _same_look(different[a], different[b], way):
+                continue
+            if _bits(hashes[0, :, low, None], hashes[:, :, high].T).min() <= 2 * distance:
+                first[first == high] = low
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(int(first[place[p.digest]]), len(numbers)) for p in prints]
+
+
+_Pairs = tuple[int, NDArray[np.intp], NDArray[np.intp]]
+
+
+def _close(hashes: NDArray[np.uint64], distance: int) -> Iterator[_Pairs]:
+    """Yields a way to lie and the places of the pairs whose hashes are close if one lies so."""
+
+    def close(start: int) -> list[_Pairs]:
+        rows, found = hashes[0, :, start : start + _ROWS], []
+        for way, others in enumerate(hashes[:, :, start:]):
+            # half of the bits first: few pairs are left that need the others
+            half = np.bitwise_count(rows[0, :, None] ^ others[0])
+            half += np.bitwise_count(rows[1, :, None] ^ others[1])
+            i, j = np.nonzero(half <= distance)
+            near = (i < j) & (_bits(rows[:, i], others[:, j]) <= distance)
+            found.append((way, start + i[near], start + j[near]))
+        return found
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        # a few at a time: were all pictures alike, the pairs of all would not fit the memory
+        for start in range(0, hashes.shape[-1], workers * _ROWS):
+            starts = range(start, min(start + workers * _ROWS, hashes.shape[-1]), _ROWS)
+            for found in pool.map(close, starts):
+                yield from found
+
+
+def _same_look(one: Fingerprint, other: Fingerprint, way: int) -> bool:
+    """Returns whether contrast and colour, which the hash leaves out, agree too."""
+    a, b = one.frequencies.copy(), _lain(other.frequencies, way)
+    a[0, 0] = b[0, 0] = 0  # the mean: light is no difference
+    transposed, mirrored, flipped = _WAYS[way]
+    colour = other.colour.swapaxes(0, 1) if transposed else other.colour
+    colour = colour[:: -1 if flipped else 1, :: -1 if mirrored else 1]
+    return bool(
+        (a * b).sum() >= _CORRELATION * np.linalg.norm(a) * np.linalg.norm(b)
+        and np.abs(one.colour - colour).max() <= _COLOUR
+    )
+
+
+def _lain(frequencies: NDArray[np.float32], way: int) -> NDArray[np.float32]:
+    """Returns the frequencies ``(..., 16, 16)`` of pictures transposed, mirrored, upside down."""
+    transposed, mirrored, flipped = _WAYS[way]
+    turned = frequencies.swapaxes(-1, -2) if transposed else frequencies
+    turned = turned * _ODD if mirrored else turned.copy()
+    return turned * _ODD[:, None] if flipped else turned
+
+
+def _hashes(prints: Sequence[Fingerprint]) -> NDArray[np.uint64]:
+    """Returns ``(8, 4, N)``: the 4 x 64 bits of each picture's hash, for each way it can lie."""
+    frequencies = np.array([print_.frequencies for print_ in prints], np.float32)
+    hashes = np.empty((len(_WAYS), 4, len(prints)), np.uint64)
+    for way in range(len(_WAYS)):
+        lain = _lain(frequencies.reshape(-1, _KEPT, _KEPT), way).reshape(len(prints), _KEPT**2)
+        bits = lain > np.median(lain, axis=1, keepdims=True)
+        hashes[way] = np.packbits(bits, axis=1).view(np.uint64).T
+    return hashes
+
+
+def _bits(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """Returns in how many bits hashes ``(4, ...)`` differ."""
+    return np.bitwise_count(a ^ b).sum(axis=0, dtype=np.uint16)
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
