@@ -62,7 +62,7 @@ def test_same_bytes_are_one_group_whatever_they_are(tmp_path):
 
 
 def test_missing_file_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="gone.jpg: No such file"):
+    with pytest.raises(DataError, match=r"gone\.jpg: No such file"):
         near_duplicates([tmp_path / "gone.jpg"])
 
 
