@@ -17,6 +17,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora validate [--checkpoint DIR]    score a bundle on its validation split
   vitlora test [--checkpoint DIR]        score a bundle on a test split
   vitlora predict IMAGE...               class and confidence, as predict.py
+  vitlora doctor --data DIR              what is wrong with an image folder
   vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
   vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
   vitlora push CHECKPOINT OWNER/NAME     upload a bundle to the Hugging Face hub
@@ -26,7 +27,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
 
 _TRAINING = ("fit", "validate", "test")
 _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
-_OTHERS = ("predict", "merge", "adopt", "push")  # each a module of its own
+_OTHERS = ("predict", "doctor", "merge", "adopt", "push")  # each a module of its own
 _COMMANDS = (*_TRAINING, *_OTHERS)
 
 

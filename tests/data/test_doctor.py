@@ -164,8 +164,7 @@ def folders(root):
 
 def beside(root):
     scene(100).save(root / "train/new.jpg")
-    (root / "readme.txt").touch()
-    return ["readme.txt", "train/new.jpg"]
+    return ["train/new.jpg"]
 
 
 def hidden(root):
@@ -177,7 +176,8 @@ def hidden(root):
 def other(root):
     (root / "train/a/more").mkdir()
     (root / "train/a/more/labels.xml").touch()
-    return ["train/a/more/labels.xml"]
+    (root / "readme.txt").touch()
+    return ["readme.txt", "train/a/more/labels.xml"]
 
 
 def linked(root):

@@ -210,8 +210,8 @@ def unused(survey: Survey) -> Iterator[Finding]:
         (
             "beside",
             "warning",
-            "files beside class folders, which are not used",
-            "move pictures into the folder of their class",
+            "pictures beside class folders, which are not used",
+            "move them into the folder of their class",
         ),
         (
             "linked",

@@ -94,16 +94,22 @@ def giveaways(survey: Survey) -> Iterator[Finding]:
 
 
 def _foretold(keys: Sequence[Hashable], labels: Sequence[str]) -> float:
-    """Returns how many labels the others of the same key foretell, 0 to 1, each left out once."""
+    """Returns the share of labels that keys foretell, each half of a class by the other half's.
+
+    Not each picture by all others: where two classes are even, it would always tip the balance.
+    """
     everywhere = Counter(labels)
-    of_key: dict[Hashable, Counter[str]] = defaultdict(Counter)
+    seen: Counter[str] = Counter()
+    halves: list[dict[Hashable, Counter[str]]] = [defaultdict(Counter), defaultdict(Counter)]
+    sides: list[int] = []
     for key, label in zip(keys, labels, strict=True):
-        of_key[key][label] += 1
+        sides.append(seen[label] % 2)
+        halves[sides[-1]][key][label] += 1
+        seen[label] += 1
     right = 0
-    for key, label in zip(keys, labels, strict=True):
-        counts = of_key[key] if of_key[key].total() > 1 else everywhere
-        counts = counts - Counter([label])
-        right += bool(counts) and counts.most_common(1)[0][0] == label
+    for key, label, side in zip(keys, labels, sides, strict=True):
+        counts = halves[1 - side][key] or everywhere
+        right += label == max(counts, key=lambda name: (counts[name], everywhere[name], name))
     return right / len(labels)
 
 

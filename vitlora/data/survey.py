@@ -16,6 +16,8 @@ from vitlora.data.folder import SPLITS
 from vitlora.data.images import is_image_file, open_image
 from vitlora.errors import DataError
 
+RECORD = "fixed.json"  # beside the splits of a cleaned copy; says what was left out and why
+
 _SIDE = 256  # pixels of the short side at which light and sharpness are measured
 _TURNED = range(2, 9)  # values of the EXIF orientation that change the picture
 
@@ -66,7 +68,7 @@ class Survey:
         present: Split and class of every class folder there is.
         pictures: In the order of their names.
         unused: Names of files and folders that training passes over, by kind: ``hidden``,
-            ``beside`` (files beside class folders), ``folders`` (beside the splits), ``other``
+            ``beside`` (pictures beside class folders), ``folders`` (beside the splits), ``other``
             (files that are no pictures), ``linked`` (links to folders), ``closed`` (folders that
             may not be read).
     """
@@ -164,8 +166,8 @@ def _folders(found: Survey, parent: Path) -> list[Path]:
             found.note("hidden", child)
         elif child.is_dir():
             folders.append(child)
-        else:
-            found.note("beside", child)
+        elif child.name != RECORD:
+            found.note("beside" if is_image_file(child) else "other", child)
     return folders
 
 
