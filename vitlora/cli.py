@@ -253,17 +253,20 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
         )
     known_root = str(folder.root.resolve()) == record.split["root"]
     if data.drawn and not known_root:
+        anew = "; its splits were pooled and drawn anew (data.resplit)" if data.resplit else ""
         print(
             f"note: {folder.root} is not the folder of training; if it is a copy of it, training "
-            "pictures may be among those scored",
+            f"pictures may be among those scored{anew}",
             file=sys.stderr,
         )
     drawn_here = data.drawn and known_root and split in folder.splits
     if drawn_here and data.digest(split) != record.split["digests"].get(split):
+        regrouped = "train" in folder.splits and data.grouping != record.split.get("grouping")
+        changed = "the groups of data.groups" if regrouped else "the folder or the split's options"
         raise BundleError(
             f"the {split} split drawn from {folder.root} is not the one held out in training, so "
-            "training pictures could be in it: the folder or the split's options changed. Score on "
-            "a folder of new pictures with --data.root"
+            f"training pictures could be in it: {changed} changed. Score on a folder of new "
+            "pictures with --data.root"
         )
 
 

@@ -274,3 +274,105 @@ def test_impossible_option_is_refused(make_folder, tmp_path, option, message):
 def test_unknown_recipe_is_refused_before_the_first_batch(make_folder, tmp_path):
     with pytest.raises(UsageError, match=r"data\.augment is 'heavy'"):
         ready(make_folder(tmp_path), augment="heavy").train_dataloader()
+
+
+def grouped_csv(root, file, size=2):
+    """Lists the pictures below a folder in groups of `size` neighbours."""
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.jpg"))
+    rows = [f"{name},g{index // size}" for index, name in enumerate(names)]
+    file.write_text("\n".join(["file,group", *rows]), "utf-8")
+    return str(file)
+
+
+def test_groups_are_kept_together_and_recorded(make_folder, tmp_path):
+    root = make_folder(tmp_path / "photos", splits=(), count=10)
+    file = grouped_csv(root, tmp_path / "g.csv")
+    data = FolderData(str(root), test_fraction=0.2, groups=file)
+    for samples in data.folder.splits.values():
+        numbers = [int(s.path.stem) // 2 for s in samples]
+        assert all(numbers.count(n) % 2 == 0 for n in numbers)
+    record = data.record()
+    assert record["drawn"] == {"val": 0.2, "test": 0.2, "seed": 0, "groups": file}
+    assert record["grouping"] == data.grouping
+    plain = FolderData(str(root), test_fraction=0.2).record()
+    assert set(plain) == {"root", "counts", "digests", "drawn"}
+    assert set(plain["drawn"]) == {"val", "test", "seed"}
+
+
+def test_groups_far_from_the_shares_asked_say_so(make_folder, tmp_path, capsys):
+    root = make_folder(tmp_path / "photos", splits=(), count=10)
+    FolderData(str(root), groups=grouped_csv(root, tmp_path / "g.csv"))
+    assert "note" not in capsys.readouterr().err
+    FolderData(str(root), groups=grouped_csv(root, tmp_path / "g.csv", size=5))
+    assert "val holds 50% of the pictures where 20% was asked" in capsys.readouterr().err
+
+
+def test_found_splits_are_pooled_only_when_asked(make_folder, tmp_path):
+    root = make_folder(tmp_path / "photos", splits=("train", "val", "test"), count=10)
+    file = grouped_csv(root, tmp_path / "g.csv")
+    for option in ({"groups": file}, {"groups": "duplicates"}, {"folds": 3}):
+        with pytest.raises(UsageError, match=r"is split into train/, val/, test/ already; s"):
+            FolderData(str(root), **option)
+    data = FolderData(str(root), resplit=True, groups=file, test_fraction=0.1)
+    for label in (0, 1):
+        counts = [data.folder.counts(part)[label] for part in ("train", "val", "test")]
+        assert sum(counts) == 30 and counts[1:] in ([6, 2], [6, 4])  # of 6 and 3, in pairs
+    assert data.record()["drawn"]["resplit"] is True
+    assert len({s.path for part in data.folder.splits.values() for s in part}) == 60
+
+
+def test_a_fold_is_validated_on_and_recorded(make_folder, tmp_path):
+    root = make_folder(tmp_path, splits=(), count=10)
+    runs = [FolderData(str(root), folds=5, fold=fold, val_fraction=0.9) for fold in range(5)]
+    held = [s.path for data in runs for s in data.folder.splits["val"]]
+    assert sorted(held) == sorted(root.rglob("*.jpg"))
+    assert runs[3].record()["drawn"] == {"val": 0.9, "test": 0.0, "seed": 0, "folds": 5, "fold": 3}
+    assert "test" not in runs[0].folder.splits
+
+
+def test_everything_can_be_tested_whatever_was_drawn_in_training(make_folder, tmp_path):
+    root = make_folder(tmp_path, splits=(), count=3)
+    data = FolderData(str(root), groups="gone.csv", folds=5, fold=4, test_fraction=1)
+    assert data.folder.counts("test") == [3, 3]
+    assert "groups" not in data.record()["drawn"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"folds": 1}, r"data\.folds is 1; expected 2 or more, or null"),
+        ({"folds": 5, "fold": 5}, r"data\.fold is 5; expected 0 to 4, as data\.folds is 5"),
+        ({"folds": 5, "fold": -1}, r"data\.fold is -1; expected 0 to 4"),
+        ({"fold": 2}, r"data\.fold is 2, but data\.folds is null"),
+        ({"folds": 5, "test_fraction": 1.5}, r"data\.test_fraction is 1\.5"),
+    ],
+)
+def test_impossible_fold_is_refused(make_folder, tmp_path, option, message):
+    with pytest.raises(UsageError, match=message):
+        FolderData(str(make_folder(tmp_path, splits=())), **option)
+
+
+def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path, capsys):
+    data = ready(one_picture_many_times(tmp_path))
+    data.setup("fit")
+    data.setup("fit")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 3
+    assert "warning: 1 scene stands in two splits or more, such as train/a/0.png and val/a/" in err
+    assert "warning: 1 scene stands in two classes or more, such as train/a/0.png and" in err
+    assert "data.groups duplicates" in err and f"vitlora doctor --data {tmp_path}" in err
+
+
+def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(
+    make_folder, tmp_path, capsys
+):
+    make_folder(tmp_path, splits=("train", "val", "test"))
+    ready(tmp_path).setup("fit")
+    assert capsys.readouterr().err == ""
+    (tmp_path / "test/a/torn.jpg").touch()
+    pixels = np.random.default_rng(5).integers(80, 180, (8, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "train/a/x.png")
+    picture.resize((70, 70)).save(tmp_path / "test/a/x.png")
+    ready(tmp_path).setup("fit")
+    assert "train/a/x.png and test/a/x.png" in capsys.readouterr().err

@@ -160,7 +160,9 @@ def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     """Returns the validation split of training, or that of another folder."""
     record = bundle.record
     known = record.split["root"]
-    shared = known.startswith(("\\\\", "//"))  # must not make Windows log in to a stranger
+    groups = str(record.split.get("drawn", {}).get("groups", ""))
+    # must not make Windows log in to a stranger
+    shared = any(path.startswith(("\\\\", "//")) for path in (known, groups))
     if root is None and (not known or shared or not Path(known).is_dir()):
         where = f"no more at {known}" if known else "not known"
         raise DataError(
@@ -168,14 +170,18 @@ def _pictures(bundle: Bundle, root: str | None) -> FolderData:
             "with pictures of the same classes to compare on"
         )
     keys = {"val": "val_fraction", "test": "test_fraction", "seed": "split_seed"}
-    drawn = {keys[key]: value for key, value in record.split.get("drawn", {}).items()}
+    if root is None:  # these were asked for of the folder of training alone
+        keys |= {key: key for key in ("groups", "resplit", "folds", "fold")}
+    found = record.split.get("drawn", {})
+    drawn = {option: found[key] for key, option in keys.items() if key in found}
     data = FolderData(root or known, list(record.classes), skip_unreadable=True, **drawn)
     data.preprocessing = record.preprocessing
     if data.digest("val") != record.split["digests"].get("val"):
         if root is None:
             raise DataError(
                 f"the validation pictures in {known} are not those of training: some were added, "
-                "removed or renamed; pass --data DIR, a folder with pictures of the same classes"
+                f"removed or renamed{', or data.groups changed' if groups else ''}; pass --data "
+                "DIR, a folder with pictures of the same classes"
             )
         print(f"note: these are not the validation pictures of training: {root}")
     data.setup("validate")

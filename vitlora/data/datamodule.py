@@ -13,11 +13,13 @@ from vitlora.data.augmentation import Augmentation, Recipe
 from vitlora.data.dataset import ImageDataset, seed_worker
 from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import Folder, read_folder, split_record
+from vitlora.data.groups import DUPLICATES, groups_of
 from vitlora.data.leaks import leak_notes
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
+_FAR = 0.05  # of all pictures, a split's share may be off by without a word
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
@@ -34,6 +36,14 @@ class FolderData(LightningDataModule):
         test_fraction: Share of each class held out for testing when the folder has no splits; 1
             makes every picture a test picture.
         split_seed: Seed of that split; the bundle carries it.
+        groups: Pictures never to be parted by that split: duplicates for those that look the same,
+            or a CSV file with the columns file (relative to root) and group that lists every
+            picture; null for none.
+        resplit: Pool train/, val/ and test/ and split the pictures anew, as if they were class
+            folders; no file is moved.
+        folds: Split into so many folds of equal size, 2 or more, to train once for each;
+            val_fraction is then of no account, and the test share is the same for all.
+        fold: The fold to validate on, from 0 to folds - 1.
         num_workers: Processes that load pictures; null picks by the machine, 0 loads in the main
             process.
         skip_unreadable: Train without the pictures that cannot be read, instead of stopping.
@@ -48,6 +58,10 @@ class FolderData(LightningDataModule):
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         split_seed: int = 0,
+        groups: str | None = None,
+        resplit: bool = False,
+        folds: int | None = None,
+        fold: int = 0,
         num_workers: int | None = None,
         skip_unreadable: bool = False,
     ) -> None:
@@ -56,16 +70,25 @@ class FolderData(LightningDataModule):
             raise UsageError(f"data.batch_size is {batch_size}; expected at least 1")
         if num_workers is not None and num_workers < 0:
             raise UsageError(f"data.num_workers is {num_workers}; expected 0 or more, or null")
-        shares_fit = 0 < val_fraction < 1 and 0 <= test_fraction < 1 - val_fraction
-        if not (shares_fit or test_fraction == 1):
-            raise UsageError(
-                f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction}: "
-                "expected 0 < val, 0 <= test and val + test < 1; or test 1, to test on everything"
-            )
+        _check_shares(val_fraction, test_fraction, folds, fold)
         found = read_folder(root, classes)
-        self.drawn = "all" in found.splits
-        self.split_args = {"val": val_fraction, "test": test_fraction, "seed": split_seed}
-        self.folder: Folder = found.split(**self.split_args) if self.drawn else found
+        self.drawn = resplit or "all" in found.splits
+        self.resplit = resplit
+        self.grouping: str | None = None
+        self._draw: dict[str, Any] = {
+            "val": val_fraction,
+            "test": test_fraction,
+            "seed": split_seed,
+            **({} if folds is None else {"folds": folds, "fold": fold}),
+        }
+        if not self.drawn and (groups or folds):
+            option = f"data.groups {groups}" if groups else f"data.folds {folds}"
+            parts = ", ".join(f"{part}/" for part in found.splits)
+            raise UsageError(
+                f"{option}: {found.root} is split into {parts} already; set data.resplit true to "
+                f"pool them and split anew, or {option.split()[0]} null to take them as they are"
+            )
+        self.folder = self._split(found.pooled(), groups) if self.drawn else found
         self._digests = {split: self.folder.digest(split) for split in self.folder.splits}
         self.batch_size = batch_size
         self.augment: Recipe = augment
@@ -85,7 +108,10 @@ class FolderData(LightningDataModule):
 
     def record(self) -> dict[str, Any]:
         """Returns what a bundle says of its data."""
-        return split_record(self.folder, self._digests, self.split_args if self.drawn else None)
+        drawn = {**self._draw, **({"resplit": True} if self.resplit else {})}
+        return split_record(
+            self.folder, self._digests, drawn if self.drawn else None, self.grouping
+        )
 
     def digest(self, split: str) -> str | None:
         """Returns the digest of a split as it lies in the folder, unreadable pictures included."""
@@ -125,6 +151,17 @@ class FolderData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Returns the test batches, preprocessed as the weights ask."""
         return self._evaluation("test")
+
+    def _split(self, pool: Folder, source: str | None) -> Folder:
+        """Returns the pictures split as asked; what the draw needs besides is recorded."""
+        if source is None or self._draw["test"] == 1:
+            return pool.split(**self._draw)
+        groups = groups_of(pool, source)
+        folder = pool.split(**self._draw, groups=groups)
+        _note_shares(folder, self._draw)
+        self.grouping = pool.grouping_digest(groups)
+        self._draw["groups"] = source if source == DUPLICATES else str(Path(source).resolve())
+        return folder
 
     def _evaluation(self, split: str) -> DataLoader[Any]:
         transform = self._needed_preprocessing().transform()
@@ -179,9 +216,42 @@ class FolderData(LightningDataModule):
         for note in notes:
             print(f"warning: {note}", file=sys.stderr)
         if notes:
-            keep = "data.groups duplicates keeps them together; " if self.drawn else ""
+            anew = "" if self.drawn else "data.resplit true with "
             print(
-                f"  scores will look too good; {keep}see vitlora doctor --data {self.folder.root}",
+                f"  scores will mislead; {anew}data.groups duplicates keeps copies in one split, "
+                f"vitlora doctor --data {self.folder.root} shows them",
                 file=sys.stderr,
             )
         self._compared = True
+
+
+def _check_shares(val: float, test: float, folds: int | None, fold: int) -> None:
+    if folds is None and not (0 < val < 1 and 0 <= test < 1 - val) and test != 1:
+        raise UsageError(
+            f"data.val_fraction {val} and data.test_fraction {test}: "
+            "expected 0 < val, 0 <= test and val + test < 1; or test 1, to test on everything"
+        )
+    if folds is None and fold:
+        raise UsageError(f"data.fold is {fold}, but data.folds is null; set data.folds too")
+    if folds is not None and folds < 2:
+        raise UsageError(f"data.folds is {folds}; expected 2 or more, or null")
+    if folds is not None and not 0 <= fold < folds:
+        raise UsageError(
+            f"data.fold is {fold}; expected 0 to {folds - 1}, as data.folds is {folds}"
+        )
+    if folds is not None and not 0 <= test <= 1:
+        raise UsageError(f"data.test_fraction is {test}; expected 0 <= test < 1, or 1")
+
+
+def _note_shares(folder: Folder, draw: dict[str, Any]) -> None:
+    """Says so where whole groups leave a split far from what was asked."""
+    total = sum(map(len, folder.splits.values()))
+    val = (1 - draw["test"]) / draw["folds"] if "folds" in draw else draw["val"]
+    for part, asked in (("val", val), ("test", draw["test"])):
+        share = len(folder.splits.get(part, ())) / total
+        if abs(share - asked) > _FAR:
+            print(
+                f"note: {part} holds {share:.0%} of the pictures where {asked:.0%} was asked: "
+                "groups stay whole, and a class has a picture in each split",
+                file=sys.stderr,
+            )

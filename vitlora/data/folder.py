@@ -1,13 +1,16 @@
 """A folder of class folders -> named classes and reproducible splits."""
 
 import hashlib
+import json
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitlora.data.images import is_image_file
+from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
 from vitlora.errors import DataError, UsageError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -43,43 +46,117 @@ class Folder:
 
     def digest(self, split: str) -> str:
         """Returns a SHA-256 over the relative paths (NFC) of a split's pictures."""
-        names = sorted(self._name(sample) for sample in self.splits[split])
+        names = sorted(self.name(sample) for sample in self.splits[split])
         return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
-    def split(self, val: float, test: float, seed: int) -> "Folder":
+    def pooled(self) -> "Folder":
+        """Returns the folder with the pictures of all its splits together, not yet split."""
+        samples = [sample for part in self.splits.values() for sample in part]
+        return Folder(self.root, self.classes, {"all": samples})
+
+    def split(
+        self,
+        val: float,
+        test: float,
+        seed: int,
+        groups: Sequence[int] | None = None,
+        folds: int | None = None,
+        fold: int = 0,
+    ) -> "Folder":
         """Returns class folders divided into train, val and (where ``test`` > 0) test.
 
         Every class is divided by the same shares; with ``test`` 1 all of it is for testing. Which
-        side a picture falls on depends on the seed and the paths alone: the same on every machine.
+        side a picture falls on depends on the seed, the paths and the groups alone: the same on
+        every machine.
+
+        Args:
+            val: Share of each class for validation; of no account with ``folds``.
+            test: Share of each class for testing.
+            seed: Of the draw.
+            groups: The group of each picture of ``all``, in that order: a group is never divided.
+                None where every picture stands for itself.
+            folds: Divide what is not for testing into so many parts of equal size.
+            fold: The part to validate on, ``0 <= fold < folds``; the others are for training.
 
         Raises:
-            DataError: A class has too few pictures to have one in each split.
+            DataError: A class has too few pictures, or groups, to have one in each split.
         """
+        samples, counts = self.splits["all"], self.counts("all")
         if test == 1:
-            return Folder(self.root, self.classes, {"test": self.splits["all"]})
-        shares = {"val": val, "test": test}
-        splits: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
-        for label, name in enumerate(self.classes):
-            samples = [sample for sample in self.splits["all"] if sample.label == label]
-            samples.sort(key=lambda sample: self._draw(sample, seed))
-            taken = 0
-            for part, share in shares.items():
-                count = max(1, round(share * len(samples))) if share else 0
-                splits[part] += samples[taken : taken + count]
-                taken += count
-            if taken >= len(samples):
-                raise DataError(
-                    f"class '{name}' has {len(samples)} pictures; expected at least {taken + 1} to "
-                    "split into train, val and test. Add pictures or leave it out of data.classes"
-                )
-            splits["train"] += samples[taken:]
-        splits = {part: sorted(s, key=self._name) for part, s in splits.items() if s}
+            return Folder(self.root, self.classes, {"test": samples})
+        if folds is None:
+            parts, wanted = wanted_shares(counts, val, test)
+        else:
+            parts, wanted = wanted_folds(counts, folds, fold, test)
+        whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
+        sizes = [Counter(sample.label for sample in group) for group in whole]
+        into = "train, val and test"
+        if folds is not None:
+            into = f"{folds} folds" + (" and test" if test else "")
+        self._check_enough(wanted, sizes, into)
+        dealt: list[list[Sample]] = [[] for _ in parts]
+        for group, side in zip(whole, deal(sizes, wanted), strict=True):
+            dealt[side] += group
+        self._check_everywhere(dealt, into)
+        splits: dict[str, list[Sample]] = {part: [] for part in SPLITS}
+        for part, some in zip(parts, dealt, strict=True):
+            splits[part] += some
+        splits = {part: sorted(s, key=self.name) for part, s in splits.items() if s}
         return Folder(self.root, self.classes, splits)
 
-    def _draw(self, sample: Sample, seed: int) -> bytes:
-        return hashlib.sha256(f"{seed}/{self._name(sample)}".encode()).digest()
+    def _whole_groups(self, groups: Sequence[int], seed: int) -> list[list[Sample]]:
+        """Returns the pictures of each group, the groups in the order of the draw.
 
-    def _name(self, sample: Sample) -> str:
+        The picture whose name sorts first draws for its group, so that large groups are not early.
+        """
+        found: dict[int, list[Sample]] = {}
+        for sample, group in zip(self.splits["all"], groups, strict=True):
+            found.setdefault(group, []).append(sample)
+        whole = [sorted(group, key=self.name) for group in found.values()]
+        return sorted(whole, key=lambda group: self._draw(group[0], seed))
+
+    def _check_enough(self, wanted: Wanted, sizes: Sequence[Counter[int]], into: str) -> None:
+        for label, name in enumerate(self.classes):
+            shares = [part[label] for part in wanted]
+            count, groups = sum(shares), sum(label in size for size in sizes)
+            if min(shares) < 1:  # a share to hold out is never less than one: one more, at least
+                least = sum(max(share, 1) for share in shares)
+                raise DataError(
+                    f"class '{name}' has {count} pictures; expected at least {least} to split into "
+                    f"{into}. Add pictures or leave it out of data.classes"
+                )
+            if groups < len(wanted):
+                raise DataError(
+                    f"class '{name}' has {count} pictures in {groups} "
+                    f"{'group' if groups == 1 else 'groups'}, which data.groups keeps whole; "
+                    f"expected at least {len(wanted)} groups to split into {into}. Add pictures "
+                    "that belong to none of them, or leave it out of data.classes"
+                )
+
+    def _check_everywhere(self, dealt: Sequence[Sequence[Sample]], into: str) -> None:
+        for samples in dealt:
+            present = {sample.label for sample in samples}
+            for label, name in enumerate(self.classes):
+                if label not in present:
+                    raise DataError(
+                        f"class '{name}' found no place in each part when split into {into}: its "
+                        "groups hold other classes too, and data.groups divides none. Make groups "
+                        "smaller, ask for other shares, or leave it out of data.classes"
+                    )
+
+    def grouping_digest(self, groups: Sequence[int]) -> str:
+        """Returns a SHA-256 over which pictures of ``all`` stand together."""
+        together: dict[int, list[str]] = {}
+        for sample, group in zip(self.splits["all"], groups, strict=True):
+            together.setdefault(group, []).append(self.name(sample))
+        lines = sorted(json.dumps(sorted(names)) for names in together.values())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def _draw(self, sample: Sample, seed: int) -> bytes:
+        return hashlib.sha256(f"{seed}/{self.name(sample)}".encode()).digest()
+
+    def name(self, sample: Sample) -> str:
+        """Returns a picture's path below the root, with forward slashes (NFC)."""
         # a Mac writes "é" as two characters where Linux writes one: the name must not depend on it
         return unicodedata.normalize("NFC", sample.path.relative_to(self.root).as_posix())
 
@@ -178,7 +255,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def split_record(
-    folder: Folder, digests: dict[str, str], drawn: dict[str, Any] | None
+    folder: Folder,
+    digests: dict[str, str],
+    drawn: dict[str, Any] | None,
+    grouping: str | None = None,
 ) -> dict[str, Any]:
     """Returns what a bundle says of its data: enough to draw the same split and to notice change.
 
@@ -186,10 +266,12 @@ def split_record(
         folder: Already split.
         digests: Of the splits before unreadable pictures were left out.
         drawn: Shares and seed of the draw; None where the splits were found as folders.
+        grouping: Digest of the groups the draw kept together; None where there were none.
     """
     record: dict[str, Any] = {
         "root": str(folder.root.resolve()),
         "counts": {part: folder.counts(part) for part in folder.splits},
         "digests": digests,
     }
-    return record if drawn is None else {**record, "drawn": drawn}
+    record |= {} if drawn is None else {"drawn": drawn}
+    return record if grouping is None else {**record, "grouping": grouping}
