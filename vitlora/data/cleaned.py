@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vitlora.data.flaws import endings
 from vitlora.data.folder import SPLITS, Folder, Sample
-from vitlora.data.leaks import copy_groups
+from vitlora.data.leaks import copy_groups, file_of
 from vitlora.data.survey import RECORD, Picture, Survey
 from vitlora.errors import UsageError
 
@@ -101,8 +101,7 @@ def _left_out(survey: Survey, groups: Sequence[Sequence[Picture]]) -> dict[str, 
             continue
         kept: dict[bytes, str] = {}
         for picture in pictures:
-            assert picture.print is not None  # readable
-            first = kept.setdefault(picture.print.digest, picture.name)
+            first = kept.setdefault(file_of(picture), picture.name)
             if first != picture.name:
                 reasons[picture.name] = f"the same file as {first}"
     return dict(sorted(reasons.items()))

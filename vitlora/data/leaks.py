@@ -33,10 +33,10 @@ def copies(survey: Survey) -> Iterator[Finding]:
     same = [
         members
         for pictures in alike
-        for members in _sorted_by(pictures, [_digest(p) for p in pictures])
+        for members in _sorted_by(pictures, [file_of(p) for p in pictures])
         if len(members) > 1
     ]
-    look_alike = [pictures for pictures in alike if len({_digest(p) for p in pictures}) > 1]
+    look_alike = [pictures for pictures in alike if len({file_of(p) for p in pictures}) > 1]
     kinds: list[tuple[str, str, list[list[Picture]], Severity]] = [
         ("same", "files", same, "error"),
         ("alike", "scenes", look_alike, "warning"),
@@ -165,7 +165,8 @@ def _sorted_by(items: Sequence[_Item], keys: Sequence[Hashable]) -> list[list[_I
     return list(sorted_.values())
 
 
-def _digest(picture: Picture) -> bytes:
+def file_of(picture: Picture) -> bytes:
+    """Returns the SHA-256 of a readable picture's file."""
     return picture.print.digest if picture.print else b""
 
 
