@@ -14,6 +14,7 @@ from vitlora.errors import BundleError, UsageError, VitloraError, nearest
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
   vitlora fetch trashnet                 download a public dataset to train on
+  vitlora doctor --data DIR              what is wrong with an image folder
   vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
   vitlora validate [--checkpoint DIR]    score a bundle on its validation split
   vitlora test [--checkpoint DIR]        score a bundle on a test split
@@ -32,7 +33,7 @@ _TRAINING = ("fit", "validate", "test")
 _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
 # fmt: off
 _OTHERS = (  # each a module of its own
-    "fetch", "predict", "report", "compare", "calibrate", "merge", "adopt", "push",
+    "fetch", "doctor", "predict", "report", "compare", "calibrate", "merge", "adopt", "push",
 )
 # fmt: on
 _COMMANDS = (*_TRAINING, *_OTHERS)
