@@ -126,5 +126,5 @@ def test_many_training_pictures_are_thinned_evenly() -> None:
     samples = [Sample(Path(f"{i}.jpg"), int(i >= 9000)) for i in range(10000)]
     kept = _some(samples)
     counts = [sum(s.label == label for s in kept) for label in (0, 1)]
-    assert counts == [1000, 1000]
+    assert counts == [250, 250]
     assert _some(samples[:50]) == samples[:50]
