@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # floor do not see each other.
 FLOORS: list[set[str]] = [
     {"errors", "page", "intervals"},
-    {"hardware"},
+    {"hardware", "command_line"},
     {"data"},
     {"backbones"},
     {"four_bit"},
@@ -33,6 +33,7 @@ ALONE: dict[str, set[str]] = {
     "page": set(),
     "intervals": set(),
     "hardware": {"errors"},
+    "command_line": {"errors"},
     "data": {"errors", "page", "intervals"},
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},

@@ -1,6 +1,5 @@
 """The ``adopt`` command: an adapter that plain PEFT saved for a timm model -> a bundle."""
 
-import argparse
 import json
 import re
 import unicodedata
@@ -26,6 +25,7 @@ from vitlora.checkpoint import (
     bundle_bytes,
     save_bundle,
 )
+from vitlora.command_line import CommandParser
 from vitlora.errors import BundleError, UsageError
 from vitlora.quantization import Quantization, Storage
 from vitlora.updates import read_changes
@@ -99,13 +99,12 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora adopt",
         description="Makes a bundle of a LoRA adapter that PEFT's save_pretrained wrote for a timm "
         "model. The adapter must hold the head: modules_to_save=['head'].",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "adapter", metavar="ADAPTER_DIR", help=f"folder with {PEFT_CONFIG} and {TENSORS}"

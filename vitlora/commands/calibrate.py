@@ -1,8 +1,8 @@
 """The ``calibrate`` command: teaches a bundle what its confidence is worth, once more."""
 
-import argparse
 from collections.abc import Sequence
 
+from vitlora.command_line import CommandParser
 from vitlora.errors import DataError
 
 _EPILOG = """examples:
@@ -49,15 +49,14 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora calibrate",
         description="Fits the temperature of a bundle's confidence on validation pictures, chooses "
         "below which confidence an answer is unsure, and learns where the training pictures lie, "
         "to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for another "
         "error rate or for an adopted adapter.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
     parser.add_argument(
@@ -75,6 +74,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--coverage", type=float, metavar="SHARE", help="or: pictures to be answered for sure"
     )
-    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_base_arguments()
     return parser

@@ -4,7 +4,6 @@ Each run is ``vitlora fit`` and ``vitlora test`` as a user would type them, each
 own. This one stays light: it imports no torch, whose memory Linux would count as theirs, too.
 """
 
-import argparse
 import hashlib
 import json
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from vitlora import __version__
+from vitlora.command_line import CommandParser
 from vitlora.data.folder import Folder, read_folder
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.evaluation.comparison import Failure, Row, Run, advise, compare
@@ -75,21 +75,19 @@ def main(args: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     known = "\n".join(f"  {name:<8}{method.says}" for name, method in METHODS.items())
     text = (
         "Trains each method on the same pictures and seeds with the same configuration, scores it "
         "on the test pictures (on the validation pictures where there are none), and writes one "
         "table: accuracy, macro-F1, time, memory, size. Each run has a process of its own."
     )
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="vitlora compare",
         usage="vitlora compare --config FILE [--methods A,B,...] [--seeds 0,1,...] [--output DIR]\n"
         f"{'':23}[any --data., --model. or --trainer. option of fit]",
         description=f"{textwrap.fill(text, 79)}\n\nmethods:\n{known}",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--config", "-c", action="append", default=[], metavar="FILE", help="as for fit")

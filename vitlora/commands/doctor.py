@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vitlora.command_line import CommandParser
 from vitlora.data.cleaned import Shares, write_cleaned
 from vitlora.data.doctor import examine
 from vitlora.data.finding import SEVERITIES, Finding
@@ -59,12 +60,11 @@ def main(args: Sequence[str] | None = None) -> int:
     return int(any(finding.severity == "error" for finding in findings))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora doctor",
         description="Says what is wrong with an image folder before it costs a training run.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--data",

@@ -1,6 +1,5 @@
 """The ``fetch`` command: a public dataset -> a folder that ``--data.root`` takes as it is."""
 
-import argparse
 import errno
 import hashlib
 import logging
@@ -10,6 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
+from vitlora.command_line import CommandParser
 from vitlora.data.images import SUFFIXES
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, nearest
@@ -59,12 +59,11 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora fetch",
         description="Downloads a public dataset into a folder to train on.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", metavar="DATASET", help=f"one of: {', '.join(DATASETS)}")
     parser.add_argument("--output", metavar="DIR", help="new folder (default: datasets/DATASET)")

@@ -18,6 +18,7 @@ from torch import nn
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
 from vitlora.checkpoint import RECORD, Bundle, load_bundle
+from vitlora.command_line import CommandParser
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.pictures import folder_of
@@ -123,14 +124,13 @@ def timm_arguments(backbone: Backbone, num_classes: int) -> tuple[str, dict[str,
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora merge",
         description="Merges an adapter into its base: one file of weights that timm opens without "
         "vitlora. Compares it with the unmerged network on the validation pictures first, and "
         "writes what it found beside it, as OUT with .json for .safetensors.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
     parser.add_argument("out", metavar="OUT.safetensors", help="file to write; must not exist yet")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -12,6 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlora.command_line import CommandParser
 from vitlora.data.images import is_image_file
 from vitlora.errors import DataError, UsageError
 
@@ -90,12 +90,11 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[str]]:
     return list(paths), bad
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="predict.py",
         description="Says what pictures show, with a confidence, using a trained adapter.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
     parser.add_argument(

@@ -1,12 +1,12 @@
 """The ``push`` command: a bundle -> a model repository on the Hugging Face hub."""
 
-import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from vitlora.command_line import CommandParser
 from vitlora.errors import UsageError, VitloraError
 
 _EPILOG = """needs a token that may write: 'hf auth login' keeps one, or set HF_TOKEN
@@ -51,12 +51,11 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora push",
         description="Uploads a bundle and its model card to the Hugging Face hub, in one commit.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
     parser.add_argument(

@@ -1,6 +1,5 @@
 """The ``report`` command: how good a bundle is, as one offline HTML page."""
 
-import argparse
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from vitlora.checkpoint import RUN_CONFIG, Bundle, is_bundle, load_bundle
+from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
 from vitlora.errors import DataError, UsageError
 from vitlora.evaluation import report as numbers
@@ -213,14 +213,13 @@ def _summary(scores: Scores) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora report",
         description="Scores a bundle on labelled pictures and writes one HTML page that needs no "
         "network: numbers with intervals, a confusion matrix with the pictures behind it, "
         "confidence, learning curves, the worst mistakes and where the network looked.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
     parser.add_argument(
@@ -239,6 +238,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.html",
         help="page to write; an earlier report is replaced (default: NAME-report.html here)",
     )
-    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_base_arguments()
     return parser
