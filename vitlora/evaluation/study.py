@@ -83,7 +83,8 @@ class Study:
                     )
         bundle = self.path(method, seed)
         cost = json.loads((bundle / "logs" / "cost.json").read_text("utf-8"))
-        fields = {"method": method, "seed": seed, **cost, **json.loads(answers.read_text("utf-8"))}
+        said = json.loads(answers.read_text("utf-8"))
+        fields = {"method": method, "seed": seed, **cost, **said, "bundle_bytes": _size(bundle)}
         write(self.path(method, seed, ".json"), json.dumps(fields))
         answers.unlink()
         run = self.finished(method, seed)
@@ -105,6 +106,12 @@ class Study:
             words += [f"--trainer.{name}", str(self.base["trainer"][name])]
         words += ["--trainer.callbacks+", "vitlora.training.Answers"]
         return [*words, "--trainer.callbacks.file", str(answers)]
+
+
+def _size(bundle: Path) -> int:
+    """Returns a bundle's bytes, as vitlora.checkpoint.bundle_bytes, which needs torch."""
+    files = json.loads((bundle / "vitlora.json").read_text("utf-8"))["files"]
+    return sum((bundle / name).stat().st_size for name in ("vitlora.json", *files))
 
 
 def run_vitlora(words: Sequence[str], log: Any) -> int:

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vitlora.adapters import count_trainable
-from vitlora.checkpoint import bundle_bytes
 from vitlora.training.run_folder import RunFolder
 
 COST = Path("logs") / "cost.json"  # in the folder of a run
@@ -20,7 +19,7 @@ _WARM_UP, _REPEATS = 3, 20  # forward passes
 
 
 class Cost(Callback):
-    """Writes ``logs/cost.json`` when a training ends: seconds, peak memory, parameters, bytes."""
+    """Writes ``logs/cost.json`` when a training ends: seconds, peak memory, parameters."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock."""
@@ -41,7 +40,6 @@ class Cost(Callback):
             "seconds": time.monotonic() - self._started,
             "host_bytes": peak_host_bytes(),
             "device_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
-            "bundle_bytes": bundle_bytes(folder),
             "device": torch.cuda.get_device_name(device) if cuda else device.type,
             "precision": str(trainer.precision),
         }
