@@ -19,6 +19,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora test [--checkpoint DIR]        score a bundle on a test split
   vitlora predict IMAGE...               class and confidence, as predict.py
   vitlora report CHECKPOINT              how good it is, as one offline HTML page
+  vitlora drift CHECKPOINT --data DIR    are new, unlabelled photos still like training's?
   vitlora compare --config waste5.yaml   methods on your own photos, in one table
   vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
   vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
@@ -33,6 +34,7 @@ _OTHERS = (
     "fetch",
     "predict",
     "report",
+    "drift",
     "compare",
     "merge",
     "adopt",
