@@ -14,6 +14,7 @@ from vitlora.errors import BundleError, UsageError, VitloraError, nearest
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
   vitlora fetch trashnet                 download a public dataset to train on
+  vitlora doctor --data DIR              what is wrong with an image folder
   vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
   vitlora validate [--checkpoint DIR]    score a bundle on its validation split
   vitlora test [--checkpoint DIR]        score a bundle on a test split
@@ -21,6 +22,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora report CHECKPOINT              how good it is, as one offline HTML page
   vitlora drift CHECKPOINT --data DIR    are new, unlabelled photos still like training's?
   vitlora compare --config waste5.yaml   methods on your own photos, in one table
+  vitlora calibrate CHECKPOINT           what its confidence is worth, once more
   vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
   vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
   vitlora push CHECKPOINT OWNER/NAME     upload a bundle to the Hugging Face hub
@@ -30,16 +32,12 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
 
 _TRAINING = ("fit", "validate", "test")
 _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
-_OTHERS = (
-    "fetch",
-    "predict",
-    "report",
-    "drift",
-    "compare",
-    "merge",
-    "adopt",
+# fmt: off
+_OTHERS = (  # each a module of its own
+    "fetch", "doctor", "predict", "report", "drift", "compare", "calibrate", "merge", "adopt",
     "push",
-)  # each a module of its own
+)
+# fmt: on
 _COMMANDS = (*_TRAINING, *_OTHERS)
 
 

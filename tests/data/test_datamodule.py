@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from vitlora.data import datamodule
 from vitlora.data.augmentation import Augmentation
 from vitlora.data.datamodule import FolderData
+from vitlora.data.duplicates import fingerprints
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
 
@@ -186,11 +187,16 @@ def test_each_stage_checks_its_own_splits(make_folder, tmp_path):
 
 def test_a_split_is_checked_once(make_folder, tmp_path, monkeypatch):
     checked = []
-    monkeypatch.setattr(datamodule, "unreadable", lambda paths: checked.append(len([*paths])) or {})
+
+    def counting(paths):
+        checked.append(len(paths := [*paths]))
+        return fingerprints(paths)
+
+    monkeypatch.setattr(datamodule, "fingerprints", counting)
     data = ready(make_folder(tmp_path))
     for stage in ("fit", "validate", "fit"):
         data.setup(stage)
-    assert checked == [8, 8]
+    assert checked == [8, 8, 0]  # no test pictures are left to compare with
 
 
 def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, capsys):
@@ -344,3 +350,29 @@ def test_everything_can_be_tested_whatever_was_drawn_in_training(make_folder, tm
 def test_impossible_fold_is_refused(make_folder, tmp_path, option, message):
     with pytest.raises(UsageError, match=message):
         FolderData(str(make_folder(tmp_path, splits=())), **option)
+
+
+def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path, capsys):
+    data = ready(one_picture_many_times(tmp_path))
+    data.setup("fit")
+    data.setup("fit")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 3
+    assert "warning: 1 scene stands in two splits or more, such as train/a/0.png and val/a/" in err
+    assert "warning: 1 scene stands in two classes or more, such as train/a/0.png and" in err
+    assert "data.groups duplicates" in err and f"vitlora doctor --data {tmp_path}" in err
+
+
+def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(
+    make_folder, tmp_path, capsys
+):
+    make_folder(tmp_path, splits=("train", "val", "test"))
+    ready(tmp_path).setup("fit")
+    assert capsys.readouterr().err == ""
+    (tmp_path / "test/a/torn.jpg").touch()
+    pixels = np.random.default_rng(5).integers(80, 180, (8, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "train/a/x.png")
+    picture.resize((70, 70)).save(tmp_path / "test/a/x.png")
+    ready(tmp_path).setup("fit")
+    assert "train/a/x.png and test/a/x.png" in capsys.readouterr().err

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitlora.data.images import is_image_file, open_image, unreadable
+from vitlora.data.duplicates import fingerprints
+from vitlora.data.images import is_image_file, open_image
 from vitlora.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -266,7 +267,7 @@ def test_a_picture_too_large_to_be_honest_is_refused(tmp_path, monkeypatch):
 def test_unreadable_finds_exactly_the_bad_files(tmp_path):
     bad = {make(tmp_path): reason for make, reason in BAD.items()}
     good = [_good(tmp_path), tmp_path / "whole.jpg", tmp_path / "whole.png"]
-    found = unreadable([*good, *bad])
+    found = fingerprints([*good, *bad])[1]
     assert found.keys() == bad.keys()
     assert all(bad[path] in line and path.name in line for path, line in found.items())
 
@@ -276,7 +277,7 @@ def test_a_jpeg_that_lacks_only_its_last_rows_is_unreadable(tmp_path):
     Image.fromarray(NOISE.repeat(16, axis=0).repeat(16, axis=1)).save(whole)
     data = whole.read_bytes()
     (tmp_path / "torn.jpg").write_bytes(data[:-1500])
-    assert list(unreadable([whole, tmp_path / "torn.jpg"])) == [tmp_path / "torn.jpg"]
+    assert list(fingerprints([whole, tmp_path / "torn.jpg"])[1]) == [tmp_path / "torn.jpg"]
 
 
 def test_picture_names_are_known_by_their_ending(tmp_path):

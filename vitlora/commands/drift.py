@@ -104,6 +104,8 @@ def _to_do(drift: Drift, checkpoint: str) -> str:
 def _text(drift: Drift, root: Path, checkpoint: str, unreadable: int) -> str:
     lines = [verdict(drift), *([_to_do(drift, checkpoint)] if drift.changed else []), ""]
     lines += _table(drift)
+    if min(len(drift.photos), drift.validation) < FEW:
+        lines.append(f"of fewer than {FEW} pictures little can be told: the shares are rough")
     lines += [f"not compared: {name} ({why})" for name, why in drift.left_out.items()]
     lines.append(
         f"{len(drift.photos):,} photos, {drift.validation:,} validation pictures; "

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from vitlora.data.augmentation import Augmentation, Recipe
 from vitlora.data.dataset import ImageDataset, seed_worker
+from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import Folder, read_folder, split_record
 from vitlora.data.groups import DUPLICATES, groups_of
-from vitlora.data.images import unreadable
+from vitlora.data.leaks import leak_notes
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
 
@@ -97,6 +98,8 @@ class FolderData(LightningDataModule):
         self.skip_unreadable = skip_unreadable
         self.preprocessing: Preprocessing | None = None
         self._checked: set[str] = set()
+        self._prints: dict[Path, Fingerprint] = {}
+        self._compared = False
 
     @property
     def num_classes(self) -> int:
@@ -117,6 +120,8 @@ class FolderData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Checks that the pictures of a stage can be read, and takes the model's preprocessing.
 
+        Before training it also says so, in a line or two, if copies stand in two splits or classes.
+
         Raises:
             DataError: A split is missing, or pictures are unreadable; each is named.
         """
@@ -125,6 +130,8 @@ class FolderData(LightningDataModule):
             self.preprocessing = model.backbone.preprocessing
         for split in _SPLITS[stage]:
             self._check(split)
+        if stage == "fit" and not self._compared:
+            self._compare()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
@@ -186,7 +193,8 @@ class FolderData(LightningDataModule):
         if split in self._checked:
             return
         samples = self.folder.splits[split]
-        problems = unreadable(sample.path for sample in samples)
+        prints, problems = fingerprints(sample.path for sample in samples)
+        self._prints |= prints
         listed = "\n  ".join(problems.values())
         if problems and not self.skip_unreadable:
             raise DataError(
@@ -200,6 +208,21 @@ class FolderData(LightningDataModule):
                 if not count:
                     raise DataError(f"class '{name}' has no readable picture in {split}")
         self._checked.add(split)
+
+    def _compare(self) -> None:
+        """Warns of copies in two splits or classes."""
+        others = [s.path for s in self.folder.splits.get("test", ()) if s.path not in self._prints]
+        notes = list(leak_notes(self.folder, {**self._prints, **fingerprints(others)[0]}))
+        for note in notes:
+            print(f"warning: {note}", file=sys.stderr)
+        if notes:
+            anew = "" if self.drawn else "data.resplit true with "
+            print(
+                f"  scores will mislead; {anew}data.groups duplicates keeps copies in one split, "
+                f"vitlora doctor --data {self.folder.root} shows them",
+                file=sys.stderr,
+            )
+        self._compared = True
 
 
 def _check_shares(val: float, test: float, folds: int | None, fold: int) -> None:

@@ -8,7 +8,7 @@ ways a picture can lie, where hashing each anew would take eight times as long.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -72,6 +72,27 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return group(list(pool.map(fingerprint_or_bytes, paths)), distance)
+
+
+def fingerprints(paths: Iterable[Path]) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
+    """Returns the fingerprints of pictures, and of those that cannot be decoded to their end why.
+
+    JPEGs are decoded at a small scale, which still reads the whole file.
+    """
+
+    def read(path: Path) -> Fingerprint | str:
+        try:
+            return fingerprint(path)
+        except DataError as error:
+            return str(error)
+
+    paths = list(paths)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        found = dict(zip(paths, pool.map(read, paths), strict=True))
+    return (
+        {path: one for path, one in found.items() if isinstance(one, Fingerprint)},
+        {path: line for path, line in found.items() if isinstance(line, str)},
+    )
 
 
 def fingerprint(path: Path) -> Fingerprint:

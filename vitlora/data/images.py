@@ -1,8 +1,6 @@
 """Any picture file -> an upright 8-bit RGB image."""
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,23 +47,6 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
-    """Returns the pictures that cannot be decoded to their end, each with one line that says why.
-
-    JPEGs are decoded at the smallest scale, which still reads the whole file.
-    """
-
-    def problem(path: Path) -> tuple[Path, str | None]:
-        try:
-            open_image(path, at_least=1)
-        except DataError as error:
-            return path, str(error)
-        return path, None
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return {path: line for path, line in pool.map(problem, paths) if line}
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image).convert("RGB")
@@ -91,6 +72,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 def _reason(path: Path, error: Exception) -> str:
     if path.is_dir():
         return "is a folder, not a picture"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
     if path.stat().st_size == 0:
         return "the file is empty"
     if path.suffix.lower() in (".heic", ".heif"):

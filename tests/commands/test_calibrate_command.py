@@ -1,0 +1,62 @@
+"""The calibrate command on a small bundle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import train
+
+from vitlora.__main__ import main
+from vitlora.checkpoint import load_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, make_folder: Callable[..., Path]) -> Path:
+    train(make_folder(tmp_path / "photos", count=8), tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_it_learns_again_for_another_error_rate(bundle: Path, capsys: Any) -> None:
+    assert load_bundle(bundle).record.confidence is None
+    assert main(["calibrate", str(bundle), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "temperature" in out and "on 16 validation pictures" in out
+    first = load_bundle(bundle).record.confidence
+    assert first is not None and first.chosen_for == {"max_error": 0.05}
+    assert main(["calibrate", str(bundle), "--coverage", "0.5", "--device", "cpu"]) == 0
+    again = load_bundle(bundle).record.confidence
+    assert again is not None and again.chosen_for == {"coverage": 0.5}
+    assert again.temperature == first.temperature
+
+
+def test_mistakes_are_one_line(bundle: Path, tmp_path: Path, capsys: Any) -> None:
+    def complaint(*words: str) -> str:
+        capsys.readouterr()
+        assert main(["calibrate", str(bundle), *words, "--device", "cpu"]) in (1, 2)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "max_error is 2.0; expected" in complaint("--max-error", "2")
+    assert "coverage is 0.0; expected" in complaint("--coverage", "0")
+    shutil.rmtree(tmp_path / "photos" / "val" / "a")
+    assert "no class folder 'a'" in complaint()
+    shutil.rmtree(tmp_path / "photos" / "val")
+    assert "has no val split" in complaint()
+    shutil.rmtree(tmp_path / "photos")
+    assert "pass --data DIR" in complaint()
+    assert load_bundle(bundle).record.confidence is None
+
+
+def test_other_validation_pictures_are_refused(bundle: Path, tmp_path: Path, capsys: Any) -> None:
+    next((tmp_path / "photos").glob("val/a/*.jpg")).unlink()
+    assert main(["calibrate", str(bundle), "--device", "cpu"]) == 1
+    assert "are not those of training" in capsys.readouterr().err
+    words = ["--data", str(tmp_path / "photos"), "--device", "cpu"]
+    assert main(["calibrate", str(bundle), *words]) == 0
+    record = load_bundle(bundle).record
+    assert record.confidence is not None and record.confidence.images == 15

@@ -1,0 +1,80 @@
+"""The ``calibrate`` command: teaches a bundle what its confidence is worth, once more."""
+
+import argparse
+from collections.abc import Sequence
+
+from vitlora.errors import DataError
+
+_EPILOG = """examples:
+  vitlora calibrate checkpoints/photos --max-error 0.02
+  vitlora calibrate checkpoints/adopted --data photos"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Looks at the pictures of training again and writes temperature and threshold anew.
+
+    Raises:
+        UsageError: A share out of range.
+        BundleError: The bundle is damaged.
+        BackboneError: The base's weights cannot be had.
+        DataError: There are no pictures to learn from.
+    """
+    options = _parser().parse_args(args)
+    # torch and timm take seconds to import: only now, when the words typed make sense
+    from vitlora.checkpoint import load_bundle
+    from vitlora.evaluation.calibrate import Unsure, calibrate, describe
+    from vitlora.evaluation.pictures import folder_of
+    from vitlora.hardware import pick_device
+    from vitlora.updates import merged_network
+
+    unsure = Unsure(options.max_error, options.coverage)
+    bundle = load_bundle(options.checkpoint)
+    data = folder_of(bundle, options.data)
+    for split in ("train", "val"):
+        if split not in data.folder.splits:
+            raise DataError(
+                f"{data.folder.root} has no {split} split; expected pictures the network was "
+                "trained on and others that it was not"
+            )
+    if options.data is None and data.digest("val") != bundle.record.split["digests"].get("val"):
+        raise DataError(
+            f"the validation pictures in {data.folder.root} are not those of training: some were "
+            "added, removed or renamed; pass --data DIR if they are right all the same"
+        )
+    network = merged_network(bundle, options.weights).to(pick_device(options.device)).eval()
+    splits = data.folder.splits
+    bundle = calibrate(bundle, network, splits["train"], splits["val"], unsure)
+    if bundle.record.confidence is not None:
+        print(describe(bundle.record.confidence))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitlora calibrate",
+        description="Fits the temperature of a bundle's confidence on validation pictures, chooses "
+        "below which confidence an answer is unsure, and learns where the training pictures lie, "
+        "to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for another "
+        "error rate or for an adopted adapter.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder with train/ and val/, or class folders (default: the folder of training)",
+    )
+    parser.add_argument(
+        "--max-error",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="wrong answers accepted among the sure ones (default: 0.05)",
+    )
+    parser.add_argument(
+        "--coverage", type=float, metavar="SHARE", help="or: pictures to be answered for sure"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    return parser
