@@ -133,9 +133,13 @@ def test_shares_between_quantiles_are_what_new_values_have_on_average() -> None:
 
 def test_quantiles_too_close_for_their_rounding_are_left_out() -> None:
     top = [0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.9991, 0.9993, 0.9998, 1.0]
-    shift = deciles("confidence", np.full(50, 0.97), [*zip(np.arange(11) / 10, top)], 101)
+    shift = deciles("confidence", np.full(50, 0.97), [(i / 10, v) for i, v in enumerate(top)], 101)
     assert shift.parts[-1] == "0.99 to" and len(shift.parts) == 7
     assert shift.expected[-1] == pytest.approx(41 / 102)
+    sure = [(i / 10, v) for i, v in enumerate([0.6, *[0.9999] * 9, 1.0])]
+    lower = deciles("confidence", np.array([0.3] * 5 + [0.99995] * 45), sure, 101)
+    assert lower.expected == pytest.approx((1 / 102, 101 / 102)) and not lower.rose
+    assert lower.p == pytest.approx(stats.betabinom(50, 1, 101).sf(4), abs=0.002)
     same = deciles("confidence", np.full(50, 1.0), [(level, 1.0) for level, _ in EVENLY], 101)
     assert len(same.parts) == 1 and same.p == 1 and same.size == "none"
 

@@ -140,12 +140,10 @@ def _details(drift: Drift, shift: Shift) -> list[tuple[str, str, str]]:
         shares = zip(shift.parts, shift.expected, shift.observed, strict=True)
         rows = sorted(shares, key=lambda row: -abs(row[2] - row[1]))
         return [(name, _percent(before), _percent(here)) for name, before, here in rows]
-    before, here = shift.medians
-    if shift.name == "confidence":
-        median, share = (_percent(before), _percent(here)), ("unsure", drift.unsure)
-    else:
-        median, share = (f"{before:.1f}", f"{here:.1f}"), ("unfamiliar", drift.unfamiliar)
-    return [("median", *median), (share[0], *map(_percent, share[1]))]
+    confident = shift.name == "confidence"
+    name, shares = ("unsure", drift.unsure) if confident else ("unfamiliar", drift.unfamiliar)
+    before, here = (_percent(m) if confident else f"{m:.1f}" for m in shift.medians)
+    return [("median", before, here), (name, _percent(shares[0]), _percent(shares[1]))]
 
 
 def _percent(share: float) -> str:

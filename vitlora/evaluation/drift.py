@@ -200,6 +200,9 @@ def deciles(
         if min(np.diff([value for _, value in quantiles[i - 1 : i + 2]]))
         >= _STEPS * _step(quantiles[i][1])
     ]
+    lowest, second = quantiles[0], quantiles[1]
+    if not kept and second[1] - lowest[1] >= _STEPS * _step(second[1]):
+        kept = [lowest]  # a network sure of nearly all: who is less sure than it ever was?
     edges = [value for _, value in kept]
     weights = (images - 1) * np.diff([0.0, *(level for level, _ in kept), 1.0])
     weights[0] += 1  # below the lowest and above the highest of validation there is room, too
