@@ -20,6 +20,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
   vitlora test [--checkpoint DIR]        score a bundle on a test split
   vitlora predict IMAGE...               class and confidence, as predict.py
   vitlora report CHECKPOINT              how good it is, as one offline HTML page
+  vitlora drift CHECKPOINT --data DIR    are new, unlabelled photos still like training's?
   vitlora compare --config waste5.yaml   methods on your own photos, in one table
   vitlora calibrate CHECKPOINT           what its confidence is worth, once more
   vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
@@ -33,7 +34,8 @@ _TRAINING = ("fit", "validate", "test")
 _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what they should be
 # fmt: off
 _OTHERS = (  # each a module of its own
-    "fetch", "doctor", "predict", "report", "compare", "calibrate", "merge", "adopt", "push",
+    "fetch", "doctor", "predict", "report", "drift", "compare", "calibrate", "merge", "adopt",
+    "push",
 )
 # fmt: on
 _COMMANDS = (*_TRAINING, *_OTHERS)

@@ -1,0 +1,230 @@
+"""The ``drift`` command: whether new, unlabelled photos are still like the training data."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vitlora.checkpoint import load_bundle
+from vitlora.data.folder import Sample
+from vitlora.data.images import is_image_file
+from vitlora.errors import BundleError, DataError, UsageError
+from vitlora.evaluation.answers import answer
+from vitlora.evaluation.drift import FEW, Drift, Shift, compare
+from vitlora.hardware import pick_device
+from vitlora.updates import merged_network
+
+_EPILOG = """examples:
+  vitlora drift checkpoints/waste5 --data photos-of-june
+  vitlora drift checkpoints/waste5 --data inbox --json - | grep -q '"drift": true' && echo look
+
+The exit status is 0 whether something changed or not."""
+
+_SHOWN = 10  # pictures, and classes of the mix
+_SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Compares the photos of a folder with the training data and says what changed.
+
+    Raises:
+        UsageError: The JSON cannot be written there.
+        BundleError: The bundle is damaged, never calibrated, or belongs to other base weights.
+        BackboneError: The base's weights cannot be had.
+        DataError: There are no pictures to compare.
+    """
+    options = _parser().parse_args(args)
+    _check_free(options.json)
+    root = Path(options.data).expanduser()
+    samples = [Sample(path, -1) for path in _pictures(root)]  # what they show is not known
+    bundle = load_bundle(options.checkpoint)
+    known, reference = bundle.record.confidence, bundle.reference
+    if known is None or reference is None:
+        raise BundleError(
+            f"{bundle.folder} was never calibrated: how sure and how near its validation pictures "
+            f"were is not known; first run 'vitlora calibrate {bundle.folder}'"
+        )
+    network = merged_network(bundle, options.weights).to(pick_device(options.device)).eval()
+    answers = answer(network, samples, bundle.record.preprocessing)
+    for line in answers.unreadable.values():
+        print(f"drift: {line}", file=sys.stderr)
+    drift = compare(answers, bundle.record, known, reference)
+    if options.json != "-":
+        print(_text(drift, root, options.checkpoint, len(answers.unreadable)))
+    if options.json:
+        fields = _fields(drift, {str(path): why for path, why in answers.unreadable.items()})
+        _write({"checkpoint": str(bundle.folder), "data": str(root), **fields}, options.json)
+    return 0
+
+
+def verdict(drift: Drift) -> str:
+    """Returns what was found, in one sentence."""
+    count = f"{len(drift.photos):,}"
+    if drift.changed:
+        said = "; ".join(_said(drift, shift) for shift in drift.changed)
+        return f"Changed: {said}."
+    if len(drift.photos) < FEW:
+        return f"{count} photos are too few to tell: only a very large change would show."
+    if drift.validation < FEW:
+        return (
+            f"{drift.validation} validation pictures are too few to compare with: only a very "
+            "large change would show."
+        )
+    return f"These {count} photos look like the training data."
+
+
+def _said(drift: Drift, shift: Shift) -> str:
+    rows = _details(drift, shift)[: 1 if shift.medians is None else 2]
+    shares = ", ".join(f"{name} {before} -> {here}" for name, before, here in rows)
+    if shift.name == "class mix":
+        return f"the classes are mixed otherwise ({shares})"
+    if shift.name == "confidence":
+        return f"the answers are {'surer' if shift.rose else 'less sure'} ({shares})"
+    return f"the photos are {'less' if shift.rose else 'more'} like those of training ({shares})"
+
+
+def _to_do(drift: Drift, checkpoint: str) -> str:
+    found = {(shift.name, shift.rose) for shift in drift.changed}
+    if found & {("confidence", False), ("distance", True)}:
+        return (
+            "what to do: look at the pictures below, label some of their kind, and train on: "
+            f"vitlora fit --from {checkpoint}"
+        )
+    if any(shift.name == "class mix" for shift in drift.changed):
+        return (
+            "what to do: if the mix is really another, label some of them and score them: "
+            f"vitlora report {checkpoint} --data LABELLED"
+        )
+    return "what to do: see whether pictures of training are among them, or many of one thing"
+
+
+def _text(drift: Drift, root: Path, checkpoint: str, unreadable: int) -> str:
+    lines = [verdict(drift), *([_to_do(drift, checkpoint)] if drift.changed else []), ""]
+    lines += _table(drift)
+    if min(len(drift.photos), drift.validation) < FEW:
+        lines.append(f"of fewer than {FEW} pictures little can be told: the shares are rough")
+    lines += [f"not compared: {name} ({why})" for name, why in drift.left_out.items()]
+    lines.append(
+        f"{len(drift.photos):,} photos, {drift.validation:,} validation pictures; "
+        f"{unreadable:,} could not be read"
+    )
+    far = [photo for photo in drift.photos if photo.unfamiliar]
+    if far:
+        lines += ["", f"least like the training pictures ({len(far):,} in all):"]
+    for photo in far[:_SHOWN]:
+        name = photo.path.relative_to(root).as_posix()
+        said = f"{photo.label} {photo.confidence:.0%}"
+        lines.append(f"  {name}   distance {photo.distance:.1f}, said to be {said}")
+    return "\n".join(lines)
+
+
+def _table(drift: Drift) -> list[str]:
+    """Returns a row for each thing compared, and below it the numbers that say most."""
+    rows = [("", "before", "here", "changed", "moved", "PSI", "p")]
+    for shift in drift.shifts:
+        p = f"{shift.p:.3f}" if shift.p >= 0.001 else "<0.001"
+        numbers = (_percent(shift.moved), f"{shift.psi:.2f}", p)
+        rows.append((shift.name, "", "", _SIZES[shift.size], *numbers))
+        for name, before, here in _details(drift, shift)[:_SHOWN]:
+            rows.append((f"  {name}", before, here, "", "", "", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+
+
+def _details(drift: Drift, shift: Shift) -> list[tuple[str, str, str]]:
+    """Returns names with their values before and here; of classes, the largest change first."""
+    if shift.medians is None:
+        shares = zip(shift.parts, shift.expected, shift.observed, strict=True)
+        rows = sorted(shares, key=lambda row: -abs(row[2] - row[1]))
+        return [(name, _percent(before), _percent(here)) for name, before, here in rows]
+    confident = shift.name == "confidence"
+    name, shares = ("unsure", drift.unsure) if confident else ("unfamiliar", drift.unfamiliar)
+    before, here = (_percent(m) if confident else f"{m:.1f}" for m in shift.medians)
+    return [("median", before, here), (name, _percent(shares[0]), _percent(shares[1]))]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _fields(drift: Drift, unreadable: dict[str, str]) -> dict[str, Any]:
+    """Returns everything, as JSON can hold it."""
+    changed = drift.changed
+    return {
+        "drift": bool(changed),
+        "verdict": verdict(drift),
+        "photos": len(drift.photos),
+        "validation": drift.validation,
+        "compared": [
+            {**asdict(shift), "size": shift.size, "rose": shift.rose} for shift in drift.shifts
+        ],
+        "not_compared": drift.left_out,
+        "unsure": dict(zip(("before", "here"), drift.unsure, strict=True)),
+        "unfamiliar": dict(zip(("before", "here"), drift.unfamiliar, strict=True)),
+        "unreadable": unreadable,
+        "pictures": [{**asdict(photo), "path": str(photo.path)} for photo in drift.photos],
+    }
+
+
+def _write(fields: dict[str, Any], target: str) -> None:
+    text = json.dumps(fields, indent=1)  # in ASCII, so that it survives every console and pipe
+    if target == "-":
+        print(text)
+        return
+    path = Path(target)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text + "\n", "utf-8")
+    new.replace(path)
+
+
+def _check_free(target: str | None) -> None:
+    """Refuses to write over anything but the result of an earlier comparison."""
+    if not target or target == "-":
+        return
+    path = Path(target)
+    if not path.parent.is_dir():
+        raise UsageError(f"--json '{path}': its folder does not exist")
+    if not path.exists():
+        return
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        earlier = None
+    if not isinstance(earlier, dict) or not {"drift", "verdict"} <= earlier.keys():
+        raise UsageError(f"--json '{path}' exists and is no result of drift's; name another file")
+
+
+def _pictures(root: Path) -> list[Path]:
+    if not root.is_dir():
+        kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
+        raise DataError(f"--data '{root}': {kind}")
+    found = sorted(path for path in root.rglob("*") if is_image_file(path) and path.is_file())
+    if not found:
+        raise DataError(f"--data '{root}': no pictures in this folder")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitlora drift",
+        description="Says whether new photos, which need no labels, are still like the training "
+        "data: the mix of classes, how sure the answers are, how far they lie from its pictures.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
+    parser.add_argument(
+        "--data", metavar="DIR", required=True, help="folder of new photos, searched to its depths"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write every number and picture as JSON; - prints that and no text; an earlier such "
+        "file is replaced",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    return parser
