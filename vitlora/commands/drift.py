@@ -1,6 +1,5 @@
 """The ``drift`` command: whether new, unlabelled photos are still like the training data."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.checkpoint import load_bundle
+from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
 from vitlora.data.images import is_image_file
 from vitlora.errors import BundleError, DataError, UsageError
@@ -207,13 +207,12 @@ def _pictures(root: Path) -> list[Path]:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="vitlora drift",
         description="Says whether new photos, which need no labels, are still like the training "
         "data: the mix of classes, how sure the answers are, how far they lie from its pictures.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
     parser.add_argument(
@@ -225,6 +224,5 @@ def _parser() -> argparse.ArgumentParser:
         help="write every number and picture as JSON; - prints that and no text; an earlier such "
         "file is replaced",
     )
-    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_base_arguments()
     return parser

@@ -14,9 +14,7 @@ from vitlora.evaluation.answers import Answers
 LEVEL = 0.05  # how often photos of the same source are called changed
 FEW = 30  # pictures; with fewer only a very large change shows
 _DRAWS = 4999
-_STEPS = (
-    10  # deciles were rounded: one that lies closer to the next, in such steps, says too little
-)
+_STEPS = 10  # of a decile's rounding: one that lies closer to the next than these says too little
 
 
 @dataclass(frozen=True)
