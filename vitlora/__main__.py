@@ -7,15 +7,21 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitlora import __version__
 from vitlora.errors import BundleError, UsageError, VitloraError, nearest
+
+if TYPE_CHECKING:
+    from vitlora.checkpoint import Bundle
 
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
   vitlora fetch trashnet                 download a public dataset to train on
   vitlora doctor --data DIR              what is wrong with an image folder
   vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
+  vitlora fit --from CHECKPOINT --data.root FOLDER
+                                         go on training with new or corrected pictures
   vitlora validate [--checkpoint DIR]    score a bundle on its validation split
   vitlora test [--checkpoint DIR]        score a bundle on a test split
   vitlora predict IMAGE...               class and confidence, as predict.py
@@ -39,6 +45,7 @@ _OTHERS = (  # each a module of its own
 )
 # fmt: on
 _COMMANDS = (*_TRAINING, *_OTHERS)
+_ALIASES = {"--weights": "--model.weights", "--old-data": "--old_data"}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -53,6 +60,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except SystemExit as end:  # Lightning makes one of Ctrl-C
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return 130
+        raise
     except Exception as error:
         if os.environ.get("VITLORA_DEBUG") == "1":
             raise
@@ -89,7 +100,7 @@ def _run(words: list[str]) -> int:
 def _find_files(command: str, options: list[str]) -> list[str]:
     """Resolves bare config names, the bundle to score, and the default output."""
     options = [word for option in options for word in _split_equals(option)]
-    options = ["--model.weights" if word == "--weights" else word for word in options]
+    options = [_ALIASES.get(word, word) for word in options]
     configs = []
     while any(word in ("--config", "-c") for word in options[:-1]):
         index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
@@ -106,7 +117,18 @@ def _find_files(command: str, options: list[str]) -> list[str]:
         if not configs and "--data.root" not in names:
             raise UsageError("fit needs --config FILE or --data.root FOLDER; see configs/")
         name = configs[-1].stem if configs else "run"
+        bundle = _parent(options, names, configs)
+        if bundle is not None:
+            from vitlora.training.continued import split_of
+
+            name = f"{bundle.folder.resolve().name}-continued"
+            words = 2 * len(configs)
+            # the bundle's split may be changed by a config, its network by nothing
+            inherited = _inherited(bundle, names, configs)
+            options = [*split_of(bundle), *options[:words], *inherited, *options[words:]]
         return ["--output", str(Path("checkpoints") / name), *options]
+    if "--from" in names or "--old_data" in names:
+        raise UsageError(f"--from and --old-data belong to fit, not to {command}")
     from vitlora.checkpoint import newest_bundle
 
     for name in names:
@@ -125,6 +147,32 @@ def _find_files(command: str, options: list[str]) -> list[str]:
             "--data.root FOLDER"
         )
     return [*trained, *options]
+
+
+def _parent(options: list[str], names: list[str], configs: list[Path]) -> "Bundle | None":
+    """Returns the bundle that training goes on from, if any."""
+    import yaml
+
+    from vitlora.checkpoint import load_bundle
+
+    runs = [yaml.safe_load(path.read_text("utf-8")) for path in configs]
+    named = [run["from"] for run in runs if run.get("from")]
+    if "--from" in names:
+        named.append(_value(options, "--from"))
+    return load_bundle(named[-1]) if named else None
+
+
+def _inherited(bundle: "Bundle", names: list[str], configs: list[Path]) -> list[str]:
+    """Returns what the bundle that training goes on from decides of the network."""
+    import yaml
+
+    from vitlora.training.continued import options_of
+
+    given: dict[str, object] = {}
+    for path in configs:
+        model = yaml.safe_load(path.read_text("utf-8")).get("model")
+        given |= model if isinstance(model, dict) else {}
+    return options_of(bundle, given, names)
 
 
 def _as_trained(checkpoint: str) -> list[str]:
@@ -162,7 +210,7 @@ def _plain(value: object) -> str:
 def _split_equals(option: str) -> list[str]:
     """Returns ``--name=value`` as two words for the options looked at here."""
     name, equals, value = option.partition("=")
-    ours = ("--config", "-c", "--checkpoint", "--output", "--weights")
+    ours = ("--config", "-c", "--checkpoint", "--output", "--from", *_ALIASES)
     return [name, value] if equals and name in ours else [option]
 
 

@@ -54,6 +54,7 @@ class Record:
         confidence: What validation taught about its confidence; None before it did.
         created: UTC, ISO 8601.
         libraries: Versions the bundle was made with.
+        parent: First 16 digits of the digest of the bundle that training went on from, if any.
     """
 
     backbone: str
@@ -69,6 +70,7 @@ class Record:
     confidence: Confidence | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     libraries: dict[str, str] = field(default_factory=lambda: _library_versions())
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def save_bundle(
         files[REFERENCE] = dump_tensors(reference.tensors())
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     fields = {"format": FORMAT, **asdict(record), "files": sums}
+    if record.parent is None:
+        del fields["parent"]
     fields["digest"] = _fields_digest(fields)
     lines = [
         f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, separators=(',', ':'))}"
@@ -173,7 +177,7 @@ def load_bundle(folder: str | Path) -> Bundle:
         reference = (
             None if learnt is None else Reference.from_tensors(load_tensors(contents[REFERENCE]))
         )
-        names = Record.__dataclass_fields__.keys() - {"confidence"}
+        names = Record.__dataclass_fields__.keys() - {"confidence", "parent"}
         record = Record(
             **{
                 **{name: fields[name] for name in names},
@@ -181,6 +185,7 @@ def load_bundle(folder: str | Path) -> Bundle:
                 "storage": Storage(**fields["storage"]),
                 "classes": tuple(_list(fields["classes"])),
                 "preprocessing": Preprocessing.from_json(fields["preprocessing"]),
+                "parent": fields.get("parent"),
             }
         )
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -209,6 +214,15 @@ def _malformed(record: Record, peft: Any) -> str | None:
     if peft is not None and not isinstance(peft, dict):
         return f"{PEFT_CONFIG} holds no fields"
     return None
+
+
+def bundle_digest(folder: Path) -> str:
+    """Returns the SHA-256 that a bundle's record gives itself.
+
+    Raises:
+        BundleError: As ``load_bundle``.
+    """
+    return _fields_digest(_read_record(folder))
 
 
 def newest_bundle(root: str | Path = "checkpoints") -> Path:

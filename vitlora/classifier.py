@@ -1,6 +1,7 @@
 """The LightningModule: a backbone, an adapter, a head, and the loss."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import check_compiles, storage_dtype
 from vitlora.optimizers import OptimizerName, make_optimizer
-from vitlora.quantization import Quantization, Storage, freeze
+from vitlora.quantization import Quantization, Storage, dequantize, freeze
 from vitlora.scores import Scores
 
 
@@ -97,7 +98,20 @@ class Classifier(LightningModule):
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._start: tuple[Mapping[str, torch.Tensor], Any] | None = None
         self.loss_weight: torch.Tensor | None = None
+
+    def start_from(
+        self, storage: Storage, tensors: Mapping[str, torch.Tensor], config: Any
+    ) -> None:
+        """Lets training begin where that of a bundle ended; to be called before it begins.
+
+        Args:
+            storage: How the frozen base was kept for the bundle.
+            tensors: Adapter and head.
+            config: What ``adapter_config.json`` says, if there is one.
+        """
+        self.storage, self._start = storage, (tensors, config)
 
     def configure_model(self) -> None:
         """Freezes, quantises and adapts the backbone once the precision is known."""
@@ -115,10 +129,15 @@ class Classifier(LightningModule):
             compute = storage_dtype(str(self.trainer.precision))
             if self.adapter.moves_base:
                 compute = torch.float32
-            self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
+            if self._start is None:
+                self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
             if self.adapter.needs_base:
                 base = {name: p.detach().clone() for name, p in module.named_parameters()}
-            freeze(module, self.storage)
+            if self.storage.torch_dtype == compute:
+                freeze(module, self.storage)
+            else:  # the bundle's adapter learnt around a rounding other than this run's
+                dequantize(module, self.storage)
+                freeze(module, Storage())
         bf16 = storage_dtype(str(self.trainer.precision)) == torch.bfloat16
         if device == "cpu" and bf16:
             # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py
@@ -128,6 +147,8 @@ class Classifier(LightningModule):
         self.network = self.adapter.inject(self.backbone, self.head_mode)
         if self.adapter.needs_base:
             self.adapter.undo_rounding(self.network, base)
+        if self._start is not None:
+            self.adapter.start_from(self.network, *self._start)
         if self.compile_blocks:
             check_compiles(self.trainer.strategy.root_device)
 
@@ -158,7 +179,8 @@ class Classifier(LightningModule):
                 block.compile()
         if self.class_weights:
             counts = torch.tensor(data.folder.counts("train"), dtype=torch.float32)
-            self.loss_weight = (counts.sum() / (len(counts) * counts)).to(self.device)
+            weight = counts.sum() / (counts.count_nonzero() * counts)
+            self.loss_weight = torch.where(counts > 0, weight, 0.0).to(self.device)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
         """Returns the loss of a batch of images and labels."""

@@ -15,16 +15,19 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import nn
 
 from vitlora.adapters import Lora
-from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
+from vitlora.checkpoint import Bundle, bundle_bytes, bundle_digest, load_bundle
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import BundleError, UsageError, nearest, nearest_of
+from vitlora.errors import BundleError, DataError, UsageError, nearest, nearest_of
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
+from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
+from vitlora.training.continued import check_output, start
 from vitlora.updates import merge_into, merged_network
 
 _DESCRIPTIONS = {
@@ -65,6 +68,20 @@ class VitloraCLI(LightningCLI):
             help="Folder that receives the bundle; checkpoints/<config name> if not given.",
         )
         parser.add_argument(
+            "--from",
+            type=str | None,
+            default=None,
+            help="fit: the bundle to go on from; its base, adapter and classes are kept, new "
+            "classes of data.root are added.",
+        )
+        parser.add_argument(
+            "--old_data",
+            type=str | None,
+            default=None,
+            help="fit --from: where the bundle's old pictures lie, if no more where they were, to "
+            "see what is forgotten.",
+        )
+        parser.add_argument(
             "--checkpoint",
             type=str | None,
             default=None,
@@ -86,11 +103,21 @@ class VitloraCLI(LightningCLI):
             raise UsageError("output is empty; expected a folder")
         if config.checkpoint or config.json:
             raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
+        output = Path(config.output or "checkpoints/run")
+        parent = config["from"] and load_bundle(config["from"])
+        if parent:
+            check_output(output, parent)
+        elif config.old_data:
+            raise UsageError("--old-data is of use with --from alone; leave it out")
         self.run_folder = RunFolder(
-            Path(config.output or "checkpoints/run"),
+            output,
             run_config=self._run_config(),
             logs=config.trainer.logger in (None, True),
+            parent=bundle_digest(parent.folder)[:16] if parent else None,
         )
+        self.memory: Memory | None = None
+        if parent:
+            self.memory = self._go_on(parent)
         trainer: Any = self.trainer
         trainer.callbacks += [Summary(), self.run_folder]
 
@@ -105,18 +132,47 @@ class VitloraCLI(LightningCLI):
         if note := _ran_away(scores):
             print(note)
         self._calibrate(folder)
+        if self.memory is not None:
+            print(f"\n{self._forgotten(folder, self.memory)}")
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
 
     def _calibrate(self, folder: Path) -> None:
         """Looks at the pictures once more, through the network that will predict."""
         bundle, splits = load_bundle(folder), self.datamodule.folder.splits
-        network = merged_network(bundle, self._get(self.config, "model.weights")).eval()
-        network.to(self.trainer.strategy.root_device)
+        network = self._merged(bundle)
         unsure = self._get(self.config_init, "unsure")
         bundle = calibrate(bundle, network, splits["train"], splits["val"], unsure)
         if bundle.record.confidence is not None:
             print(describe(bundle.record.confidence))
+
+    def _forgotten(self, folder: Path, memory: Memory) -> str:
+        bundle = load_bundle(folder)
+        forgetting = memory.compare(self._merged(bundle), bundle.record.preprocessing)
+        return forgetting.to_text(memory.where)
+
+    def _merged(self, bundle: Bundle) -> nn.Module:
+        network = merged_network(bundle, self._get(self.config, "model.weights")).eval()
+        return network.to(self.trainer.strategy.root_device)
+
+    def _go_on(self, parent: Bundle) -> Memory | None:
+        """Starts from a bundle, and asks it about its old pictures before anything is trained."""
+        start(self.model, parent)
+        print(f"goes on from {parent.folder}")
+        folder, old = self.datamodule.folder, self.config.fit.old_data
+        counts = zip(folder.classes, folder.counts("train"), strict=True)
+        if absent := [name for name, count in counts if not count]:
+            _note(
+                f"{folder.root} has no training pictures of {', '.join(absent)}: they may be "
+                "forgotten; old pictures among the new ones prevent that"
+            )
+        try:
+            return remember(parent, self._merged(parent), folder.splits.get("train", []), old)
+        except DataError as error:
+            if old:
+                raise
+            _note(f"{error}; pass --old-data DIR to measure what is forgotten")
+            return None
 
     def validate(self, model: Classifier, datamodule: FolderData) -> None:
         """Scores a bundle on the validation split."""
@@ -271,10 +327,9 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
     known_root = str(folder.root.resolve()) == record.split["root"]
     if data.drawn and not known_root:
         anew = "; its splits were pooled and drawn anew (data.resplit)" if data.resplit else ""
-        print(
-            f"note: {folder.root} is not the folder of training; if it is a copy of it, training "
-            f"pictures may be among those scored{anew}",
-            file=sys.stderr,
+        _note(
+            f"{folder.root} is not the folder of training; if it is a copy of it, training "
+            f"pictures may be among those scored{anew}"
         )
     drawn_here = data.drawn and known_root and split in folder.splits
     if drawn_here and data.digest(split) != record.split["digests"].get(split):
@@ -296,6 +351,10 @@ def _ran_away(scores: Scores) -> str | None:
         f"note: a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
         "training ran away; lower model.lr"
     )
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _view(preprocessing: Preprocessing) -> str:

@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 from vitlora.backbones import Backbone
+from vitlora.errors import AdapterError
 from vitlora.quantization import Storage
 
 HeadMode = Literal["full", "lora"]
+
+_SCALING = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -62,6 +65,40 @@ class Adapter(ABC):
             loader: Makes a loader of training batches ``(images, labels)``.
         """
 
+    def start_from(
+        self, network: nn.Module, tensors: Mapping[str, torch.Tensor], config: Any
+    ) -> None:
+        """Starts where the training of a bundle ended: undoes ``tensors``.
+
+        Where the head has more rows than the bundle's, the new ones are zeros.
+
+        Args:
+            network: What ``inject`` returned.
+            tensors: Those of the bundle.
+            config: What ``config`` said of its network.
+
+        Raises:
+            AdapterError: They are not of such a network.
+        """
+        own = self.tensors(network)
+        if tensors.keys() != own.keys() or not _same(config, self.config(network)):
+            raise AdapterError(
+                "the bundle's adapter is not the one its config.yaml describes, so training cannot "
+                "go on from it"
+            )
+        start = {name: _with_new_rows(name, tensors[name], own[name]) for name in own}
+        self.load(network, start)
+        now = self.tensors(network)
+        if wrong := [name for name in own if not torch.equal(now[name].cpu(), start[name])]:
+            raise AdapterError(f"{wrong[0]} of the bundle did not reach the network")
+
+    @torch.no_grad()
+    def load(self, network: nn.Module, tensors: Tensors) -> None:
+        """Copies tensors into the network, by the names that ``tensors`` gives them."""
+        parameters = dict(network.named_parameters())
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
     def rate(self, name: str) -> float:
         """Returns what the learning rate of a trainable tensor is multiplied with."""
         return 1.0
@@ -73,6 +110,28 @@ class Adapter(ABC):
     def tensors(self, network: nn.Module) -> Tensors:
         """Returns the tensors of the bundle by the names they have in its file."""
         return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+
+
+def _with_new_rows(name: str, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Returns the bundle's tensor in the dtype and, if it is the head's, the rows of ``like``."""
+    more = len(like) - len(tensor) if tensor.ndim else 0
+    if more > 0 and "head" in name.split("."):
+        tensor = torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])])
+    if tensor.shape != like.shape:
+        raise AdapterError(
+            f"{name} of the bundle is {tuple(tensor.shape)}, the network's {tuple(like.shape)}"
+        )
+    return tensor.to(like.dtype)
+
+
+def _same(bundles: Any, own: Any) -> bool:
+    """Returns whether two PEFT configurations scale their updates alike; None where there is none.
+
+    Which layers they adapt is told by the tensors.
+    """
+    if bundles is None or own is None:
+        return bundles is own
+    return all(bundles.get(key) == own.get(key) for key in _SCALING)
 
 
 def count_trainable(network: nn.Module) -> int:

@@ -308,6 +308,12 @@ class Lora(Adapter):
                 tensors[f"{name}.lora_B.weight"] = torch.cat([b.detach(), -b0.to(b.device)], 1)
         return tensors
 
+    def load(self, network: nn.Module, tensors: Tensors) -> None:
+        """Copies tensors into the network, by the names that PEFT's file gives them."""
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(network, tensors)
+
     def _plan(self, backbone: Backbone, head: HeadMode) -> dict[str, tuple[int, float]]:
         """Returns rank and alpha of each adapted layer by its path."""
         if self.last_blocks is not None and self.last_blocks > backbone.num_blocks:

@@ -47,6 +47,8 @@ class FolderData(LightningDataModule):
         num_workers: Processes that load pictures; null picks by the machine, 0 loads in the main
             process.
         skip_unreadable: Train without the pictures that cannot be read, instead of stopping.
+        known_classes: Classes that come first, in this order, and need no folder: those of the
+            bundle that --from names, which sets it.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class FolderData(LightningDataModule):
         fold: int = 0,
         num_workers: int | None = None,
         skip_unreadable: bool = False,
+        known_classes: list[str] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -71,7 +74,7 @@ class FolderData(LightningDataModule):
         if num_workers is not None and num_workers < 0:
             raise UsageError(f"data.num_workers is {num_workers}; expected 0 or more, or null")
         _check_shares(val_fraction, test_fraction, folds, fold)
-        found = read_folder(root, classes)
+        found = read_folder(root, classes, known_classes or ())
         self.drawn = resplit or "all" in found.splits
         self.resplit = resplit
         self.grouping: str | None = None
@@ -203,9 +206,11 @@ class FolderData(LightningDataModule):
             )
         if problems:
             print(f"skipping {len(problems)} unreadable {split} pictures:\n  {listed}")
+            before = self.folder.counts(split)
             self.folder.splits[split] = [s for s in samples if s.path not in problems]
-            for name, count in zip(self.folder.classes, self.folder.counts(split), strict=True):
-                if not count:
+            counts = zip(self.folder.classes, before, self.folder.counts(split), strict=True)
+            for name, had, left in counts:
+                if had and not left:
                     raise DataError(f"class '{name}' has no readable picture in {split}")
         self._checked.add(split)
 

@@ -119,6 +119,8 @@ class Folder:
         for label, name in enumerate(self.classes):
             shares = [part[label] for part in wanted]
             count, groups = sum(shares), sum(label in size for size in sizes)
+            if not count:  # a known class without a folder
+                continue
             if min(shares) < 1:  # a share to hold out is never less than one: one more, at least
                 least = sum(max(share, 1) for share in shares)
                 raise DataError(
@@ -134,10 +136,11 @@ class Folder:
                 )
 
     def _check_everywhere(self, dealt: Sequence[Sequence[Sample]], into: str) -> None:
+        counts = self.counts("all")
         for samples in dealt:
             present = {sample.label for sample in samples}
             for label, name in enumerate(self.classes):
-                if label not in present:
+                if counts[label] and label not in present:
                     raise DataError(
                         f"class '{name}' found no place in each part when split into {into}: its "
                         "groups hold other classes too, and data.groups divides none. Make groups "
@@ -161,16 +164,20 @@ class Folder:
         return unicodedata.normalize("NFC", sample.path.relative_to(self.root).as_posix())
 
 
-def read_folder(root: str | Path, classes: Sequence[str] | None = None) -> Folder:
+def read_folder(
+    root: str | Path, classes: Sequence[str] | None = None, known: Sequence[str] = ()
+) -> Folder:
     """Returns what lies in an image folder.
 
     Args:
         root: Holds ``train/`` and ``val/`` (and ``test/``) with a folder for each class, or the
             class folders themselves.
         classes: The classes to use, in label order; None for all, sorted by name.
+        known: Classes that come first, in this order, and need no folder.
 
     Raises:
         DataError: The folder is missing, a class is missing, empty or unknown.
+        UsageError: ``classes`` does not begin with those known, or names a class that is not there.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -180,13 +187,13 @@ def read_folder(root: str | Path, classes: Sequence[str] | None = None) -> Folde
         )
     parts = {name: root / name for name in SPLITS if (root / name).is_dir()}
     parts = parts or {"all": root}
-    names = _class_names(root, parts, classes)
+    names = _class_names(root, parts, classes, known)
     splits = {part: _samples(folder, names) for part, folder in parts.items()}
     return Folder(root, names, splits)
 
 
 def _class_names(
-    root: Path, parts: dict[str, Path], wanted: Sequence[str] | None
+    root: Path, parts: dict[str, Path], wanted: Sequence[str] | None, known: Sequence[str]
 ) -> tuple[str, ...]:
     present = {part: set(_class_folders(folder)) for part, folder in parts.items()}
     everywhere = sorted(set().union(*present.values()))
@@ -194,18 +201,25 @@ def _class_names(
         names = [unicodedata.normalize("NFC", name) for name in wanted]
         if len(set(names)) != len(names):
             raise UsageError(f"data.classes names a class twice: {', '.join(names)}")
-        for name in names:
+        if names[: len(known)] != list(known):
+            raise UsageError(
+                f"data.classes is {', '.join(names)}; expected it to begin with the classes known "
+                f"already, in their order: {', '.join(known)}. Add new ones behind, or leave it out"
+            )
+        for name in names[len(known) :]:
             if name not in everywhere:
                 raise UsageError(
                     f"data.classes has '{name}', which is no folder under {root}"
                     f"{nearest(name, everywhere)}; found: {', '.join(everywhere) or 'none'}"
                 )
     else:
-        names = everywhere
+        names = [*known, *(name for name in everywhere if name not in known)]
     for part, found in present.items():
-        for name in names:
+        where = root if part == "all" else root / part
+        if known and not found & set(names):
+            raise DataError(f"{where} has no class folders; expected some of {', '.join(names)}")
+        for name in names[len(known) :]:
             if name not in found:
-                where = root if part == "all" else root / part
                 raise DataError(f"{where} has no class folder '{name}', but other splits do")
     if len(names) < 2:
         raise DataError(
@@ -234,6 +248,8 @@ def _samples(folder: Path, classes: Sequence[str]) -> list[Sample]:
     folders = _class_folders(folder)
     samples: list[Sample] = []
     for label, name in enumerate(classes):
+        if name not in folders:
+            continue
         paths = _pictures(folders[name])
         if not paths:
             raise DataError(

@@ -16,7 +16,7 @@ def wanted_shares(counts: Sequence[int], val: float, test: float) -> tuple[list[
     What is left for ``train`` may be none or negative: then the class is too small.
 
     Args:
-        counts: Pictures of each class.
+        counts: Pictures of each class; of none, none are wanted.
         val: Share held out for validation, ``0 < val < 1``; never less than a picture.
         test: Share held out for testing, ``0 <= test < 1``; never less than a picture unless 0.
     """
@@ -53,7 +53,7 @@ def wanted_folds(
 
 
 def _share(share: float, count: int) -> int:
-    return max(1, round(share * count)) if share else 0
+    return max(1, round(share * count)) if share and count else 0
 
 
 def deal(groups: Sequence[Mapping[int, int]], wanted: Wanted) -> list[int]:

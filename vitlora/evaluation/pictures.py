@@ -56,7 +56,10 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
         # these were asked for of the folder of training alone
         keys |= {key: key for key in ("groups", "resplit", "folds", "fold")}
     drawn = {option: found[key] for key, option in keys.items() if key in found}
-    data = FolderData(root or known, list(record.classes), skip_unreadable=True, **drawn)
+    classes = list(record.classes)
+    if record.parent is not None:  # it may know classes of which training had no pictures
+        drawn["known_classes"] = classes
+    data = FolderData(root or known, classes, skip_unreadable=True, **drawn)
     data.preprocessing = record.preprocessing
     return data
 

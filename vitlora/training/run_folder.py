@@ -22,13 +22,17 @@ class RunFolder(Callback):
             aside, never overwritten.
         run_config: The resolved configuration as YAML text.
         logs: Whether to write logs/metrics.csv and TensorBoard's events.
+        parent: What the record says of the bundle that training goes on from.
     """
 
-    def __init__(self, folder: Path, run_config: str, logs: bool) -> None:
+    def __init__(
+        self, folder: Path, run_config: str, logs: bool, parent: str | None = None
+    ) -> None:
         check_free(folder)  # before the pictures are read
         self.folder = folder
         self.run_config = run_config
         self.logs = logs
+        self.parent = parent
         self.best: Scores | None = None
         self.best_epoch = 0
         self.written = False
@@ -104,6 +108,7 @@ class RunFolder(Callback):
             preprocessing=module.backbone.preprocessing,
             split=data.record(),
             metrics=metrics,
+            parent=self.parent,
         )
         tensors = module.adapter.tensors(module.network)
         peft = module.adapter.config(module.network)

@@ -1,0 +1,181 @@
+"""Going on from a bundle: its base and its adapter as options of a run, its tensors as the start.
+
+A bundle may come from anywhere, and Lightning's CLI imports any class a configuration names: the
+adapter is one of vitlora's own, and only plain values pass.
+"""
+
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vitlora.adapters import FullFineTuning, LinearProbe, Lora
+from vitlora.checkpoint import RUN_CONFIG, Bundle
+from vitlora.classifier import Classifier
+from vitlora.errors import BundleError, UsageError, VitloraError
+
+_METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}
+_PLAIN = {"eva": "lora", "loftq": "lora", "pissa": "lora", "olora": "lora"}  # once trained
+_DOUBLED = ("pissa", "olora")  # a bundle holds their start beside what was learnt
+
+
+def options_of(bundle: Bundle, given: Mapping[str, Any], typed: Iterable[str]) -> list[str]:
+    """Returns the options of a run that goes on from a bundle.
+
+    Args:
+        bundle: The bundle.
+        given: What config files say under ``model``.
+        typed: Names of the options on the command line.
+
+    Raises:
+        UsageError: A config or an option asks for another base or adapter than the bundle's.
+        BundleError: The bundle does not say how its adapter was made.
+    """
+    record, run = bundle.record, _run(bundle)
+    adapter = _adapter(bundle, run)
+    values: dict[str, Any] = {
+        "backbone": record.backbone,
+        "image_size": record.preprocessing.image_size,
+        "crop_mode": run.get("crop_mode"),
+        "head": record.head,
+        "quantization": record.storage.quantization,
+        "block_size": record.storage.block_size,
+        "adapter": _once_trained(adapter),
+    }
+    for name in typed:
+        key = name.removeprefix("--model.").partition(".")[0]
+        if (name.startswith("--model.") and key in values) or name == "--data.known_classes":
+            raise UsageError(
+                f"{name} is not to be chosen with --from: it is that of {bundle.folder}; leave it "
+                "out"
+            )
+    before, now = _flat({**run, "adapter": adapter}), _flat(values)
+    for key, asked in _flat(given).items():
+        if key in now and asked is not None and asked not in (before.get(key), now[key]):
+            had = now[key] if before.get(key) is None else before[key]
+            raise UsageError(
+                f"the config sets model.{key} to {_shown(asked)}, but {bundle.folder} has "
+                f"{_shown(had)}, and --from goes on with that; leave it out of the config"
+            )
+    if record.method == "FullFineTuning":  # holds every weight itself
+        values["weights"] = "none"
+    elif bundle.weights and not given.get("weights"):
+        values["weights"] = bundle.weights
+    options = {f"--model.{key}": value for key, value in values.items()}
+    options["--data.known_classes"] = list(record.classes)
+    return [word for name, value in options.items() for word in (name, _shown(value))]
+
+
+def split_of(bundle: Bundle) -> list[str]:
+    """Returns the options of the draw that held pictures out from a bundle, if one did.
+
+    By them, class folders that were corrected are drawn alike: what was not trained on stays so.
+    """
+    names = {"val": "val_fraction", "test": "test_fraction", "seed": "split_seed"}
+    drawn = bundle.record.split.get("drawn") or {}
+    return [
+        word
+        for key, name in names.items()
+        if key in drawn
+        for word in (f"--data.{name}", json.dumps(drawn[key]))
+    ]
+
+
+def start(model: Classifier, bundle: Bundle) -> None:
+    """Lets a model that was built by ``options_of`` begin where the bundle's training ended.
+
+    Raises:
+        BundleError: The model's base or its view of pictures is not the bundle's.
+    """
+    record, backbone = bundle.record, model.backbone
+    if record.method == "FullFineTuning":
+        backbone.digest = record.base_digest
+    bundle.check_base(backbone.digest)
+    if backbone.preprocessing != record.preprocessing:
+        raise BundleError(
+            f"{bundle.folder / RUN_CONFIG} does not say how {bundle.folder} sees pictures; it "
+            "cannot be gone on from"
+        )
+    model.start_from(record.storage, bundle.tensors, bundle.peft)
+
+
+def check_output(output: Path, bundle: Bundle) -> None:
+    """Refuses to write over the bundle that training goes on from.
+
+    Raises:
+        UsageError: The output is that bundle's folder.
+    """
+    if output.resolve() == bundle.folder.resolve():
+        raise UsageError(
+            f"--output and --from are both {output}, and the old bundle is kept; choose another "
+            "--output"
+        )
+
+
+def _run(bundle: Bundle) -> dict[str, Any]:
+    """Returns what a bundle's ``config.yaml`` says under ``model``."""
+    run = yaml.safe_load((bundle.folder / RUN_CONFIG).read_text("utf-8"))
+    model = run.get("model") if isinstance(run, dict) else None
+    if not isinstance(model, dict):
+        raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: model is missing")
+    return model
+
+
+def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the adapter of a run: one of ours, with those of its options that it knows."""
+    adapter = run.get("adapter")
+    named = str(adapter.get("class_path") if isinstance(adapter, dict) else adapter)
+    method = named.rpartition(".")[2]
+    if method != bundle.record.method or method not in _METHODS:
+        raise BundleError(
+            f"{bundle.folder / RUN_CONFIG} does not say how its adapter was made "
+            f"(model.adapter is {named}), so training cannot go on from it; bundles that 'vitlora "
+            "fit' wrote say so"
+        )
+    options = adapter.get("init_args") if isinstance(adapter, dict) else None
+    options = options if isinstance(options, dict) else {}
+    known = inspect.signature(_METHODS[method]).parameters.values()
+    init = {option.name: options.get(option.name, option.default) for option in known}
+    try:
+        _METHODS[method](**init)
+    except (TypeError, AttributeError, VitloraError):
+        raise BundleError(f"{bundle.folder / RUN_CONFIG} describes no adapter: {options}") from None
+    return {"class_path": method, "init_args": init}
+
+
+def _once_trained(adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the adapter that a bundle holds: how it started is over.
+
+    PiSSA's and OLoRA's are LoRA of twice the rank; see ``Lora.tensors``.
+    """
+    init = dict(adapter["init_args"])
+    variant = init.get("variant", "lora")
+    if variant in _DOUBLED:
+        ranks = {name: 2 * rank for name, rank in (init["ranks"] or {}).items()}
+        init |= {"rank": 2 * init["rank"], "alpha": 2 * init["alpha"], "ranks": ranks}
+    if variant in _PLAIN:
+        init["variant"] = _PLAIN[variant]
+    return {"class_path": adapter["class_path"], "init_args": init}
+
+
+def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a model, those of its adapter as ``adapter.rank`` and so on."""
+    adapter = model.get("adapter")
+    if isinstance(adapter, str):
+        adapter = {"class_path": adapter}
+    if not isinstance(adapter, dict):
+        return dict(model)
+    init = adapter.get("init_args")
+    options = init if isinstance(init, dict) else {}
+    return {
+        **model,
+        "adapter": str(adapter.get("class_path")).rpartition(".")[2],
+        **{f"adapter.{key}": value for key, value in options.items()},
+    }
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
