@@ -668,3 +668,17 @@ def test_a_run_that_ran_away_says_so() -> None:
     assert "a loss of 632 is far above that of guessing, 0.69" in str(
         _ran_away(Scores(("a", "b"), 632 * torch.eye(2), labels))
     )
+
+
+def test_a_finished_training_does_not_fail_for_its_calibration(
+    photos: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("vitlora.cli.calibrate", full)
+    assert fit(photos, "--output", "out") == 0
+    assert "its confidence is not calibrated (the device is full)" in capsys.readouterr().err
+    assert load_bundle("out").record.confidence is None
+    assert main(["predict", str(photos / "val"), "--checkpoint", "out"]) == 0
+    assert "was never calibrated" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -139,3 +140,17 @@ def test_a_bundle_from_before_groups_is_scored_as_ever(photos, capsys):
     save_bundle(Path("checkpoints/x"), record, bundle.tensors, bundle.peft, old)
     assert images(capsys, "validate")["images"] == 4
     assert images(capsys, "test")["images"] == 2
+
+
+def test_a_split_drawn_in_training_is_not_taken_from_folders_later(photos, capsys):
+    assert fit("checkpoints/x", "--data.test_fraction", "0.1") == 0
+    folder = load_bundle("checkpoints/x").record.split["root"]
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            shutil.copytree(Path(folder) / name, Path(folder) / split / name)
+    for name in ("a", "b"):
+        shutil.rmtree(Path(folder) / name)
+    for words in (["test"], ["validate"], ["report", "checkpoints/x"]):
+        capsys.readouterr()
+        assert main(words) == 1
+        assert "training drew its splits from" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import mahalanobis
 
 from vitlora.confidence import (
+    Confidence,
     Reference,
     fit_temperature,
     threshold_for_coverage,
@@ -129,3 +130,62 @@ def test_tiny_features_do_not_overflow() -> None:
     plain = Reference.of(features, labels, 16).distances(features)
     tiny = Reference.of(features * 1e-6, labels, 16).distances(features * 1e-6)
     torch.testing.assert_close(tiny, plain, rtol=1e-2, atol=1e-2)
+
+
+def test_equal_pictures_leave_no_variance_and_finite_distances() -> None:
+    features = torch.eye(3, 24).repeat_interleave(2, 0)
+    labels = torch.arange(3).repeat_interleave(2)
+    for noise in (0.0, 1e-6):
+        seen = features + noise * torch.randn(6, 24, generator=torch.Generator().manual_seed(0))
+        reference = Reference.of(seen, labels, 16)
+        assert reference.whitening.isfinite().all()
+        assert reference.distances(seen).max() < 10
+        assert reference.distances(features + 1).min() > 100
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"means": torch.zeros(1, 8000)},
+        {"whitening": torch.zeros(3)},
+        {"scale": torch.tensor(0.0)},
+        {"means": torch.full((3, 16), float("nan"))},
+    ],
+)
+def test_a_strangers_reference_is_refused(damage: dict[str, torch.Tensor]) -> None:
+    features, labels = clusters(20, torch.Generator().manual_seed(0))
+    tensors = Reference.of(features, labels, 16).tensors() | damage
+    with pytest.raises(ValueError):
+        Reference.from_tensors(tensors)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"temperature": 0},
+        {"temperature": "hot"},
+        {"unsure_below": None},
+        {"confidences": [0.5]},
+        {"unfamiliar_above": float("nan")},
+    ],
+)
+def test_a_strangers_confidence_is_refused(damage: dict[str, object]) -> None:
+    fields = {
+        "temperature": 1.0,
+        "unsure_below": 0.5,
+        "chosen_for": {"max_error": 0.05},
+        "coverage": 0.9,
+        "error": 0.04,
+        "calibration_error": [0.1, 0.05],
+        "unfamiliar_above": 3.0,
+        "images": 60,
+        "confidences": [0.5] * 11,
+        "distances": [1.0] * 11,
+    }
+    assert Confidence.from_json(fields).images == 60
+    with pytest.raises((ValueError, TypeError)):
+        Confidence.from_json({**fields, **damage})
+
+
+def test_logits_that_say_nothing_keep_their_temperature() -> None:
+    assert fit_temperature(torch.zeros(5, 3), torch.tensor([0, 1, 2, 0, 1])) == 1.0

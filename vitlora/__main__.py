@@ -146,7 +146,8 @@ def _find_files(command: str, options: list[str]) -> list[str]:
             f"the pictures {_value(options, '--checkpoint')} was trained on are not known; pass "
             "--data.root FOLDER"
         )
-    return [*trained, *options]
+    # in fp32, as prediction computes
+    return [*trained, "--trainer.precision", "32-true", *options]
 
 
 def _parent(options: list[str], names: list[str], configs: list[Path]) -> "Bundle | None":
@@ -183,7 +184,7 @@ def _as_trained(checkpoint: str) -> list[str]:
     """
     import yaml
 
-    from vitlora.checkpoint import RUN_CONFIG, load_bundle
+    from vitlora.checkpoint import RUN_CONFIG, is_network_path, load_bundle
 
     bundle = load_bundle(checkpoint)
     record = bundle.record
@@ -193,7 +194,11 @@ def _as_trained(checkpoint: str) -> list[str]:
     ):
         raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: data and model are missing")
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
-    fields: dict[str, object] = {f"--data.{key}": value for key, value in run["data"].items()}
+    fields: dict[str, object] = {
+        f"--data.{key}": value
+        for key, value in run["data"].items()
+        if not is_network_path(str(value))
+    }
     fields |= {
         "--model.backbone": record.backbone,
         "--model.weights": "none" if whole else bundle.weights,

@@ -95,8 +95,8 @@ class Bundle:
     def weights(self) -> str | None:
         """Where training found the base's weights; None if they are there no more."""
         known = self.record.weights
-        shared = known.startswith(("\\\\", "//"))  # must not make Windows log in to a stranger
-        return known if known == "none" or (not shared and Path(known).is_file()) else None
+        there = not is_network_path(known) and Path(known).is_file()
+        return known if known == "none" or there else None
 
     def check_base(self, digest: str) -> None:
         """Refuses base weights that are not those of training.
@@ -223,6 +223,11 @@ def bundle_digest(folder: Path) -> str:
         BundleError: As ``load_bundle``.
     """
     return _fields_digest(_read_record(folder))
+
+
+def is_network_path(path: str) -> bool:
+    """Returns whether a path, chosen by a stranger, could make Windows log in to a server."""
+    return path.replace("\\", "/").startswith("//")
 
 
 def newest_bundle(root: str | Path = "checkpoints") -> Path:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,7 +23,14 @@ from vitlora.checkpoint import Bundle, bundle_bytes, bundle_digest, load_bundle
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import BundleError, DataError, UsageError, nearest, nearest_of
+from vitlora.errors import (
+    BundleError,
+    DataError,
+    UsageError,
+    VitloraError,
+    nearest,
+    nearest_of,
+)
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.scores import Scores
@@ -138,13 +146,28 @@ class VitloraCLI(LightningCLI):
         print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
 
     def _calibrate(self, folder: Path) -> None:
-        """Looks at the pictures once more, through the network that will predict."""
-        bundle, splits = load_bundle(folder), self.datamodule.folder.splits
-        network = self._merged(bundle)
-        unsure = self._get(self.config_init, "unsure")
-        bundle = calibrate(bundle, network, splits["train"], splits["val"], unsure)
-        if bundle.record.confidence is not None:
-            print(describe(bundle.record.confidence))
+        """Looks at the pictures once more, through the network that will predict.
+
+        What goes wrong here takes nothing from a training that went well.
+        """
+        data = self.datamodule
+        splits, unsure = data.folder.splits, self._get(self.config_init, "unsure")
+        try:
+            bundle = load_bundle(folder)
+            network = self._merged(bundle)
+            bundle = calibrate(
+                bundle, network, splits["train"], splits["val"], unsure, data.batch_size
+            )
+        except (VitloraError, torch.OutOfMemoryError) as error:
+            reason = str(error) if isinstance(error, VitloraError) else "the device is full"
+            print(
+                f"note: the bundle is kept, but its confidence is not calibrated ({reason}); "
+                f"'vitlora calibrate {_quoted(folder)} --device cpu' does it",
+                file=sys.stderr,
+            )
+        else:
+            if bundle.record.confidence is not None:
+                print(describe(bundle.record.confidence))
 
     def _forgotten(self, folder: Path, memory: Memory) -> str:
         bundle = load_bundle(folder)
@@ -186,6 +209,8 @@ class VitloraCLI(LightningCLI):
         target = self._get(self.config, "json")
         if target not in (None, "-") and not Path(target).parent.is_dir():
             raise UsageError(f"--json '{target}': its folder does not exist")
+        if target not in (None, "-") and Path(target).is_dir():
+            raise UsageError(f"--json '{target}' is a folder; expected a file")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data, split)
         model.network = merge_into(model.backbone, bundle)
@@ -330,6 +355,12 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
         _note(
             f"{folder.root} is not the folder of training; if it is a copy of it, training "
             f"pictures may be among those scored{anew}"
+        )
+    if known_root and "drawn" in record.split and not data.drawn:
+        raise BundleError(
+            f"training drew its splits from {folder.root} by a seed, and now they are found as "
+            "folders, so training pictures could be among those scored: leave out data.resplit, or "
+            "score on a folder of new pictures with --data.root"
         )
     drawn_here = data.drawn and known_root and split in folder.splits
     if drawn_here and data.digest(split) != record.split["digests"].get(split):

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+_LISTS = ("calibration_error", "confidences", "distances")
+_NUMBERS = ("temperature", "unsure_below", "coverage", "error", "unfamiliar_above")
+
 
 @dataclass(frozen=True)
 class Confidence:
@@ -42,8 +45,13 @@ class Confidence:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Confidence":
         """Reads what ``dataclasses.asdict`` and JSON made of it."""
-        names = ("calibration_error", "confidences", "distances")
-        return cls(**{**fields, **{name: tuple(map(float, fields[name])) for name in names}})
+        lists = {name: tuple(map(float, fields[name])) for name in _LISTS}
+        numbers = {name: float(fields[name]) for name in _NUMBERS}
+        if not all(map(math.isfinite, [*numbers.values(), *sum(lists.values(), ())])):
+            raise ValueError("confidence is not finite")
+        if not numbers["temperature"] > 0 or {*map(len, lists.values())} != {2, 11}:
+            raise ValueError("confidence is out of range")
+        return cls(**{**fields, **lists, **numbers, "images": int(fields["images"])})
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -57,6 +65,8 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         labels: ``(N,)``.
     """
     logits = logits.double()
+    if float(logits.std(1).max()) == 0:  # it says nothing, at any temperature
+        return 1.0
     right = logits.gather(1, labels[:, None]).sum() + logits.mean()
 
     def slope(sharpness: float) -> float:
@@ -64,7 +74,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         expected = ((logits * sharpness).softmax(1) * logits).sum(1)
         return float(expected.sum() + expected.mean() - right)
 
-    low, high = math.log(1e-3), math.log(1e3)
+    low, high = math.log(1 / 20), math.log(20)  # outside, the network has learnt nothing yet
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if slope(math.exp(middle)) > 0 else (middle, high)
@@ -131,14 +141,15 @@ class Reference:
             dimensions: K.
         """
         projected = _projected(features, dimensions)
-        scale = projected.std(correction=0)
+        scale = projected.std(correction=0).clamp(min=1e-12)
         projected = projected / scale
         present, index = labels.unique(return_inverse=True)
         means = torch.stack([projected[labels == label].mean(0) for label in present])
         around = projected - means[index]
         covariance = around.T @ around / len(around)
-        # few pictures leave directions in which nothing was seen to vary
-        covariance += 1e-3 * covariance.trace() / dimensions * torch.eye(dimensions)
+        # few pictures, or equal ones, leave directions in which nothing was seen to vary
+        ridge = max(1e-3 * float(covariance.trace()) / dimensions, 1e-6)
+        covariance += ridge * torch.eye(dimensions)
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
         return cls(means.half(), whitening.half(), scale)
 
@@ -150,9 +161,9 @@ class Reference:
         """
         whitening = self.whitening.float()
         places = _projected(features, len(whitening)) / self.scale
-        return torch.stack(
-            [((places - mean) @ whitening.T).norm(dim=1) for mean in self.means.float()]
-        ).amin(0)
+        centre = self.means.float().mean(0)  # differences of smaller numbers are more exact
+        white, means = ((x - centre) @ whitening.T for x in (places, self.means.float()))
+        return torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Returns what a bundle keeps: about K * (C + K / 2) numbers in fp16."""
@@ -168,13 +179,18 @@ class Reference:
         """Returns the reference that ``tensors`` made these of.
 
         Raises:
-            KeyError, RuntimeError: They are not such tensors.
+            KeyError, ValueError, RuntimeError: They are not such tensors.
         """
-        means = tensors["means"]
-        whitening = torch.zeros(means.shape[1], means.shape[1], dtype=means.dtype)
-        rows, columns = torch.tril_indices(*whitening.shape)
-        whitening[rows, columns] = tensors["whitening"]
-        return cls(means, whitening, tensors["scale"])
+        means, packed, scale = tensors["means"], tensors["whitening"], tensors["scale"]
+        size = means.shape[-1]
+        if means.ndim != 2 or packed.shape != (size * (size + 1) // 2,) or scale.shape != ():
+            raise ValueError("the reference's shapes do not fit each other")
+        if not all(t.isfinite().all() for t in (means, packed, scale)) or not scale > 0:
+            raise ValueError("the reference is not finite")
+        whitening = torch.zeros(size, size, dtype=means.dtype)
+        rows, columns = torch.tril_indices(size, size)
+        whitening[rows, columns] = packed
+        return cls(means, whitening, scale)
 
 
 def _projected(features: torch.Tensor, dimensions: int) -> torch.Tensor:

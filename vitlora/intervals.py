@@ -25,8 +25,19 @@ def wilson(share: float, count: int) -> Interval:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def macro_f1(labels: np.ndarray, answers: np.ndarray) -> tuple[float, Interval]:
-    """Returns the macro-F1, mean over the seeds, and its 95% percentile bootstrap interval.
+def macro_f1(labels: np.ndarray, answers: np.ndarray) -> float:
+    """Returns the macro-F1, mean over the seeds.
+
+    Args:
+        labels: True classes, ``(N,)``, at least one.
+        answers: Answers of each seed, ``(seeds, N)``.
+    """
+    ones = np.ones(len(labels))
+    return float(np.mean([_macro_f1(labels, answer, ones) for answer in answers]))
+
+
+def macro_f1_interval(labels: np.ndarray, answers: np.ndarray) -> Interval:
+    """Returns the 95% percentile bootstrap interval of the macro-F1, mean over the seeds.
 
     Drawing N pictures with replacement draws the counts of equal pictures, those of one class with
     the same answers, from a multinomial. Where all are right, or all wrong, every resample is the
@@ -41,13 +52,14 @@ def macro_f1(labels: np.ndarray, answers: np.ndarray) -> tuple[float, Interval]:
     def mean(counts: np.ndarray) -> float:
         return float(np.mean([_macro_f1(true, answer, counts) for answer in seeds]))
 
-    value, accuracy = mean(counts), float((answers == labels).mean())
+    accuracy = float((answers == labels).mean())
     if accuracy in (0, 1):
-        return value, wilson(accuracy, len(labels))
+        return wilson(accuracy, len(labels))
     rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(labels), counts / len(labels), size=_RESAMPLES)
-    low, high = np.percentile([mean(draw) for draw in draws], [2.5, 97.5])
-    return value, (float(low), float(high))
+    shares = counts / len(labels)
+    values = [mean(rng.multinomial(len(labels), shares)) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _macro_f1(true: np.ndarray, answer: np.ndarray, counts: np.ndarray) -> float:

@@ -36,5 +36,5 @@ def data_uri(image: Image.Image, side: int = 160) -> str:
 def write_page(path: Path, text: str) -> None:
     """Writes a page whole or not at all."""
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, "utf-8")
+    new.write_text(text, "utf-8", errors="backslashreplace")  # file names may be no text
     new.replace(path)

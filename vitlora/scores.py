@@ -1,10 +1,11 @@
-"""How good answers are: torchmetrics' numbers for a set of logits and labels, with intervals."""
+"""How good answers are: the numbers of a set of logits and labels, with intervals."""
 
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torchmetrics.functional.classification import (
@@ -14,7 +15,7 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-from vitlora.intervals import Interval, macro_f1, wilson
+from vitlora.intervals import Interval, macro_f1, macro_f1_interval, wilson
 
 _TOP = 3  # as many as predict shows
 _BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
@@ -62,16 +63,16 @@ class Scores:
     @property
     def macro_f1(self) -> float:
         """Unweighted mean of the classes' F1, in ``[0, 1]``; classes that never occur left out."""
-        return self._macro_f1[0]
-
-    @property
-    def macro_f1_interval(self) -> Interval:
-        """95% interval of the macro-F1, by bootstrap over the images."""
-        return self._macro_f1[1]
+        return macro_f1(*self._labels_and_answers) if self.images else 0.0
 
     @cached_property
-    def _macro_f1(self) -> tuple[float, Interval]:
-        return macro_f1(self.labels.numpy(), self.logits.argmax(1)[None].numpy())
+    def macro_f1_interval(self) -> Interval:
+        """95% interval of the macro-F1, by bootstrap over the images."""
+        return macro_f1_interval(*self._labels_and_answers)
+
+    @property
+    def _labels_and_answers(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.labels.numpy(), self.logits.argmax(1)[None].numpy()
 
     def per_class(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns precision, recall, F1 in ``[0, 1]`` and the number of images, each ``(C,)``.

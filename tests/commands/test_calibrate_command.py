@@ -55,8 +55,24 @@ def test_mistakes_are_one_line(bundle: Path, tmp_path: Path, capsys: Any) -> Non
 def test_other_validation_pictures_are_refused(bundle: Path, tmp_path: Path, capsys: Any) -> None:
     next((tmp_path / "photos").glob("val/a/*.jpg")).unlink()
     assert main(["calibrate", str(bundle), "--device", "cpu"]) == 1
-    assert "are not those of training" in capsys.readouterr().err
+    assert "are not those held out in training" in capsys.readouterr().err
     words = ["--data", str(tmp_path / "photos"), "--device", "cpu"]
     assert main(["calibrate", str(bundle), *words]) == 0
+    assert "is taken at its word" in capsys.readouterr().err
     record = load_bundle(bundle).record
     assert record.confidence is not None and record.confidence.images == 15
+
+
+def test_a_copy_drawn_otherwise_than_in_training_is_refused(
+    tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    photos = make_folder(tmp_path / "photos", splits=(), count=8)
+    train(photos, tmp_path / "bundle")
+    shutil.copytree(photos, tmp_path / "copy")
+    words = ["calibrate", str(tmp_path / "bundle"), "--data", str(tmp_path / "copy")]
+    assert main([*words, "--device", "cpu"]) == 0  # the same names: drawn alike
+    for path in sorted((tmp_path / "copy" / "a").iterdir()):
+        path.rename(path.with_name(f"new-{path.name}"))
+    capsys.readouterr()
+    assert main([*words, "--device", "cpu"]) == 1
+    assert "are not those held out in training" in capsys.readouterr().err

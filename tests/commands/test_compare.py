@@ -14,6 +14,8 @@ from runs import BACKBONE
 
 from vitlora.__main__ import main
 from vitlora.checkpoint import bundle_bytes, load_bundle
+from vitlora.commands.compare import _pictures
+from vitlora.data.datamodule import FolderData
 from vitlora.errors import DataError, UsageError
 from vitlora.evaluation import study
 from vitlora.predictor import Predictor
@@ -260,3 +262,18 @@ def test_importing_the_command_leaves_torch_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()  # a process of its own
     code = "import vitlora.commands.compare, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_pictures_are_split_as_fit_splits_them(photos: Path, tmp_path: Path) -> None:
+    shares = {"val_fraction": 0.25, "test_fraction": 0.0, "split_seed": 0, "classes": None}
+    split, count, _ = _pictures({"root": str(photos), **shares, "resplit": True})
+    data = FolderData(str(photos), val_fraction=0.25, resplit=True)
+    assert (split, count) == ("val", len(data.folder.splits["val"]))
+    assert _pictures({"root": str(photos), **shares})[0] == "test"
+    names = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
+    rows = [f"{name},{index // 2}" for index, name in enumerate(names)]
+    (tmp_path / "g.csv").write_text("\n".join(["file,group", *rows]))
+    more = {"resplit": True, "groups": str(tmp_path / "g.csv"), "folds": 3, "fold": 1}
+    split, count, _ = _pictures({"root": str(photos), **shares, **more})
+    data = FolderData(str(photos), **more)
+    assert (split, count) == ("val", len(data.folder.splits["val"]))

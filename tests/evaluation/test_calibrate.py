@@ -124,7 +124,7 @@ def test_an_uncalibrated_bundle_predicts_plainly(calibrated: tuple[Path, Bundle]
 
 def test_many_training_pictures_are_thinned_evenly() -> None:
     samples = [Sample(Path(f"{i}.jpg"), int(i >= 9000)) for i in range(10000)]
-    kept = _some(samples)
+    kept = _some(samples, 500)
     counts = [sum(s.label == label for s in kept) for label in (0, 1)]
     assert counts == [250, 250]
-    assert _some(samples[:50]) == samples[:50]
+    assert _some(samples[:50], 500) == samples[:50]

@@ -1,5 +1,6 @@
 """The ``calibrate`` command: teaches a bundle what its confidence is worth, once more."""
 
+import sys
 from collections.abc import Sequence
 
 from vitlora.command_line import CommandParser
@@ -36,10 +37,18 @@ def main(args: Sequence[str] | None = None) -> int:
                 f"{data.folder.root} has no {split} split; expected pictures the network was "
                 "trained on and others that it was not"
             )
-    if options.data is None and data.digest("val") != bundle.record.split["digests"].get("val"):
+    same = data.digest("val") == bundle.record.split["digests"].get("val")
+    if not same and (data.drawn or options.data is None):
         raise DataError(
-            f"the validation pictures in {data.folder.root} are not those of training: some were "
-            "added, removed or renamed; pass --data DIR if they are right all the same"
+            f"the validation pictures of {data.folder.root} are not those held out in training, so "
+            "training pictures could be among them; expected those, or --data DIR with train/ and "
+            "val/ of your own choice"
+        )
+    if not same:
+        print(
+            f"note: these are not the validation pictures of training; {data.folder.root} is taken "
+            "at its word that val/ was not trained on",
+            file=sys.stderr,
         )
     network = merged_network(bundle, options.weights).to(pick_device(options.device)).eval()
     splits = data.folder.splits
@@ -64,14 +73,15 @@ def _parser() -> CommandParser:
         metavar="DIR",
         help="folder with train/ and val/, or class folders (default: the folder of training)",
     )
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--max-error",
         type=float,
         default=0.05,
         metavar="SHARE",
         help="wrong answers accepted among the sure ones (default: 0.05)",
     )
-    parser.add_argument(
+    either.add_argument(
         "--coverage", type=float, metavar="SHARE", help="or: pictures to be answered for sure"
     )
     parser.add_base_arguments()

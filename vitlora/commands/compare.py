@@ -19,6 +19,7 @@ import yaml
 from vitlora import __version__
 from vitlora.command_line import CommandParser
 from vitlora.data.folder import Folder, read_folder
+from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.evaluation.comparison import Failure, Row, Run, advise, compare
 from vitlora.evaluation.methods import METHODS, SET_BY_METHOD
@@ -180,8 +181,11 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
         DataError: There is nothing to train on, or nothing to choose the epoch by.
     """
     found = read_folder(data["root"], data["classes"])
-    if "all" in found.splits:
-        found = found.split(data["val_fraction"], data["test_fraction"], data["split_seed"])
+    if data.get("resplit") or "all" in found.splits:  # as FolderData does
+        pool = found.pooled()
+        groups = groups_of(pool, data["groups"]) if data.get("groups") else None
+        shares = data["val_fraction"], data["test_fraction"], data["split_seed"]
+        found = pool.split(*shares, groups, data.get("folds"), data.get("fold") or 0)
     for split in ("train", "val"):
         if split not in found.splits:
             raise DataError(f"{found.root} has no {split} split; compare trains, so it needs one")

@@ -175,7 +175,8 @@ def _write_json(word: str, fields: dict[str, Any]) -> None:
         return
     target = Path(word)
     new = target.with_name(f".{target.name}.new")
-    new.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+    new.write_text(text, "utf-8", errors="backslashreplace")  # file names may be no text
     new.replace(target)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vitlora import __version__
 from vitlora.checkpoint import RUN_CONFIG, Bundle, is_bundle, load_bundle
 from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
@@ -117,7 +118,7 @@ class _Page:
             "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
             "axis": numbers.axis,
             "config": (self.bundle.folder / RUN_CONFIG).read_text("utf-8"),
-            "versions": {name: version(name) for name in ("vitlora", "torch", "timm")},
+            "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
         }
 
     def looked_at(self, network: torch.nn.Module, device: torch.device) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def write_cleaned(survey: Survey, out: Path, shares: Shares) -> dict[str, int]:
             "from": written,
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
-        (new / RECORD).write_text(text + "\n", "utf-8")
+        (new / RECORD).write_text(text + "\n", "utf-8", errors="backslashreplace")
         new.chmod(0o755)  # a temporary folder is its maker's alone
         new.rename(out)
     except BaseException:
@@ -115,10 +115,11 @@ def _split(
     test: float,
     seed: int,
 ) -> Folder:
-    samples = [Sample(p.path, survey.classes.index(p.label)) for p in kept]
+    classes = tuple(name for name in survey.classes if any(p.label == name for p in kept))
+    samples = [Sample(p.path, classes.index(p.label)) for p in kept]
     numbers = {picture.name: -1 - n for n, pictures in enumerate(groups) for picture in pictures}
     group_of = [numbers.get(picture.name, index) for index, picture in enumerate(kept)]
-    pool = Folder(survey.root, tuple(survey.classes), {"all": samples})
+    pool = Folder(survey.root, classes, {"all": samples})
     return pool.split(val, test, seed, groups=group_of)
 
 

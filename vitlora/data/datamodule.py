@@ -191,7 +191,12 @@ class FolderData(LightningDataModule):
         if split not in self.folder.splits:
             found = ", ".join(f"{part}/" for part in self.folder.splits)
             folder = f"add a {split}/ folder with pictures of each class"
-            mend = f"set data.{split}_fraction above 0" if self.drawn else folder
+            later = (
+                "train with data.test_fraction above 0, or test on all of another folder with "
+                "--data.root DIR --data.test_fraction 1"
+            )
+            drawn = later if split == "test" else f"set data.{split}_fraction above 0"
+            mend = drawn if self.drawn else folder
             raise DataError(f"{self.folder.root} has no {split} split (it has {found}); {mend}")
         if split in self._checked:
             return
@@ -227,6 +232,7 @@ class FolderData(LightningDataModule):
                 f"vitlora doctor --data {self.folder.root} shows them",
                 file=sys.stderr,
             )
+        self._prints = {}
         self._compared = True
 
 

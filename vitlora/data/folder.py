@@ -41,8 +41,8 @@ class Folder:
 
     def counts(self, split: str) -> list[int]:
         """Returns the number of pictures of each class in a split."""
-        labels = [sample.label for sample in self.splits.get(split, [])]
-        return [labels.count(index) for index in range(len(self.classes))]
+        found = Counter(sample.label for sample in self.splits.get(split, []))
+        return [found[index] for index in range(len(self.classes))]
 
     def digest(self, split: str) -> str:
         """Returns a SHA-256 over the relative paths (NFC) of a split's pictures."""
@@ -116,9 +116,10 @@ class Folder:
         return sorted(whole, key=lambda group: self._draw(group[0], seed))
 
     def _check_enough(self, wanted: Wanted, sizes: Sequence[Counter[int]], into: str) -> None:
+        in_groups = Counter(label for size in sizes for label in size)
         for label, name in enumerate(self.classes):
             shares = [part[label] for part in wanted]
-            count, groups = sum(shares), sum(label in size for size in sizes)
+            count, groups = sum(shares), in_groups[label]
             if not count:  # a known class without a folder
                 continue
             if min(shares) < 1:  # a share to hold out is never less than one: one more, at least

@@ -2,15 +2,15 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from vitlora.intervals import macro_f1, wilson
+from vitlora.intervals import macro_f1, macro_f1_interval, wilson
 
 _FLIPS = 100_000  # of the test of a difference
-_LEVEL = 0.05  # of the whole comparison: shared by the methods compared with the best
+_LEVEL = 0.05  # of the whole comparison: shared by all pairs of methods
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
 
     The best is the method of the highest mean accuracy; the cheapest of several. It is clearly
     better than another if that difference on the same pictures would be rare among equals
-    (`p_value`; the usual 5%, divided by the number of methods tested) and no seed of the other
+    (`p_value`; the usual 5%, divided by the number of pairs of methods) and no seed of the other
     reaches any of its own.
     """
     names = dict.fromkeys(run.method for run in runs)
@@ -131,20 +131,27 @@ def compare(runs: Sequence[Run]) -> list[Row]:
     if not rows:
         return []
     best = min(rows, key=lambda row: (-row.accuracy, row.cost))
-    return [row if row is best else _against(best, row, len(rows) - 1) for row in rows]
+    pairs = len(rows) * (len(rows) - 1) // 2  # the best is known only by looking at all of them
+    return [row if row is best else _against(best, row, pairs) for row in rows]
 
 
 def _row(name: str, runs: tuple[Run, ...]) -> Row:
     labels, answers = np.array(runs[0].labels), np.array([run.answers for run in runs])
     accuracy = float(_right(runs).mean())
-    return Row(name, runs, accuracy, wilson(accuracy, len(labels)), *macro_f1(labels, answers))
+    return Row(
+        name,
+        runs,
+        accuracy,
+        wilson(accuracy, len(labels)),
+        macro_f1(labels, answers),
+        macro_f1_interval(labels, answers),
+    )
 
 
 def _against(best: Row, row: Row, tests: int) -> Row:
     p = p_value(_right(best.runs).mean(0) - _right(row.runs).mean(0))
     clear = p < _LEVEL / tests and min(best.by_seed) > max(row.by_seed)
-    fields = {name: getattr(row, name) for name in row.__dataclass_fields__}
-    return Row(**{**fields, "p": p, "clear": clear})
+    return replace(row, p=p, clear=clear)
 
 
 def _right(runs: Sequence[Run]) -> np.ndarray:

@@ -17,7 +17,7 @@ from vitlora.page import data_uri
 
 _THUMBNAIL = 112  # pixels
 _LARGE = 224
-_MOST_MATRIX = 8 * 196**2  # numbers of a head's attention at once: 8 pictures of 224 px
+_MOST_MATRIX = 8 * 144 * 196**2  # numbers of attention at once: 8 pictures of 224 px in a ViT-B
 _HEAT = (255, 70, 0)
 _STRONGEST = 190  # of 255: the picture must shine through
 
@@ -77,7 +77,8 @@ def looked_at(
     transform = preprocessing.transform()
     drawn: list[tuple[str, str]] = []
     patches: int = network.patch_embed.num_patches  # pyright: ignore
-    batch = max(1, _MOST_MATRIX // patches**2)
+    heads = sum(block.attn.num_heads for block in network.blocks)  # pyright: ignore
+    batch = max(1, _MOST_MATRIX // (heads * patches**2))
     for start in range(0, len(paths), batch):
         images = torch.stack([transform(open_image(p)) for p in paths[start : start + batch]])
         asked = torch.tensor(classes[start : start + batch])

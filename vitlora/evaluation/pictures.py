@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from vitlora.checkpoint import Bundle
+from vitlora.checkpoint import Bundle, is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import SPLITS, Sample
 from vitlora.errors import BundleError, DataError, nearest
@@ -43,8 +43,7 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
     record = bundle.record
     known = record.split["root"]
     found = record.split.get("drawn", {})
-    # must not make Windows log in to a stranger
-    shared = any(path.startswith(("\\\\", "//")) for path in (known, str(found.get("groups", ""))))
+    shared = any(map(is_network_path, (known, str(found.get("groups", "")))))
     if root is None and (not known or shared or not Path(known).is_dir()):
         where = f"no more at {known}" if known else "not known"
         raise DataError(
@@ -82,6 +81,12 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
     digests, parts = bundle.record.split["digests"], data.folder.splits
     at_home = str(data.folder.root.resolve()) == bundle.record.split["root"]
     ours = at_home or ("drawn" in bundle.record.split and data.digest("val") == digests.get("val"))
+    if at_home and "drawn" in bundle.record.split and not data.drawn:
+        raise BundleError(
+            f"training drew its splits from {data.folder.root} by a seed, and now they are folders "
+            "there, so training pictures could be among those scored. Pass --data DIR, a folder "
+            "of new pictures"
+        )
     if data.drawn and not ours:
         parts = {"all": [sample for samples in parts.values() for sample in samples]}
     chosen = split or next(part for part in ("test", "val", "all", "train") if part in parts)
@@ -102,19 +107,20 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
 def copies(samples: Iterable[Sample], among: Iterable[Sample]) -> list[Path]:
     """Returns the files whose bytes are those of one of the other files.
 
-    Only files of one size are read.
+    Only files of one size are read; files that are gone are no copies.
     """
     sizes: dict[int, list[Path]] = {}
     for sample in among:
-        sizes.setdefault(sample.path.stat().st_size, []).append(sample.path)
+        if sample.path.is_file():
+            sizes.setdefault(sample.path.stat().st_size, []).append(sample.path)
     known: dict[int, set[bytes]] = {}
     found = []
-    for sample in samples:
-        size = sample.path.stat().st_size
+    for path in (sample.path for sample in samples if sample.path.is_file()):
+        size = path.stat().st_size
         if size in sizes and size not in known:
-            known[size] = {sha256(path.read_bytes()).digest() for path in sizes[size]}
-        if sha256(sample.path.read_bytes()).digest() in known.get(size, ()):
-            found.append(sample.path)
+            known[size] = {sha256(one.read_bytes()).digest() for one in sizes[size]}
+        if size in known and sha256(path.read_bytes()).digest() in known[size]:
+            found.append(path)
     return found
 
 
@@ -123,7 +129,8 @@ def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
         return ["These may be the pictures the network was trained on: new ones will score lower."]
     if chosen == "val" and same:
         return [
-            "Training chose its best epoch on these pictures: new ones may score a little lower."
+            "Training chose its best epoch on these pictures, and its confidence was calibrated on "
+            "them: new ones may score a little lower, and answers be a little less calibrated."
         ]
     if perhaps_a_copy:
         return [

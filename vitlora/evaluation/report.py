@@ -96,7 +96,8 @@ def learning_curves(file: Path) -> list[Curve]:
                 for name, value in row.items():
                     if value and name.startswith(("train/", "val/")) and "_step" not in name:
                         point = (float(row["epoch"]) + 1, float(value))
-                        found[name.removesuffix("_epoch")].append(point)
+                        if all(map(math.isfinite, point)):
+                            found[name.removesuffix("_epoch")].append(point)
     except (ValueError, KeyError, AttributeError, csv.Error):
         return []
     return [Curve(name, tuple(points)) for name, points in sorted(found.items())]

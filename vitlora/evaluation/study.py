@@ -102,8 +102,7 @@ class Study:
     def _score(self, method: str, seed: int, answers: Path) -> list[str]:
         command = "test" if self.split == "test" else "validate"
         words = [command, "--checkpoint", str(self.path(method, seed))]
-        for name in ("accelerator", "precision"):
-            words += [f"--trainer.{name}", str(self.base["trainer"][name])]
+        words += ["--trainer.accelerator", str(self.base["trainer"]["accelerator"])]
         words += ["--trainer.callbacks+", "vitlora.training.Answers"]
         return [*words, "--trainer.callbacks.file", str(answers)]
 
