@@ -28,6 +28,7 @@ examples:
 _SHOWN = 3  # names, or groups, of each finding on the console
 _TILES, _MEMBERS = 24, 6  # pictures, or groups, of each finding on the page; of each group
 _BAR = 20  # characters
+_OURS = (b'"findings": [', b"<title>The folder doctor")  # what --json and --html write holds
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -107,12 +108,20 @@ def _check(options: argparse.Namespace, root: Path, out: Path | None) -> None:
     if not root.is_dir():
         raise DataError(f"--data '{root}': no such folder; expected one with class folders")
     for name, word in (("--html", options.html), ("--json", options.json)):
-        if word and word != "-" and (Path(word).is_dir() or not Path(word).parent.is_dir()):
+        if not word or word == "-":
+            continue
+        path = Path(word)
+        if path.is_dir() or not path.parent.is_dir():
             raise UsageError(f"{name} '{word}': expected a file in a folder that exists")
+        if root.resolve() in path.resolve().parents:
+            raise UsageError(f"{name} '{word}' lies in --data '{root}'; name a file outside")
+        if path.exists() and not any(mark in path.read_bytes() for mark in _OURS):
+            raise UsageError(f"{name} '{word}' exists and is none of doctor's; name another file")
     if out and (out.exists() or out.is_symlink()):
         raise UsageError(f"--fix '{out}' exists already; name a folder that does not")
     if out and root.resolve() in out.resolve().parents:
         raise UsageError(f"--fix '{out}' lies in --data '{root}'; name a folder outside")
+    Shares(options.val_fraction, options.test_fraction).of(Survey(root, ["all"]))
     if not out and (options.val_fraction is not None or options.test_fraction is not None):
         raise UsageError("--val-fraction and --test-fraction are for --fix; add --fix OUT")
 

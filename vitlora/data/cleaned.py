@@ -12,7 +12,7 @@ from vitlora.data.flaws import endings
 from vitlora.data.folder import SPLITS, Folder, Sample
 from vitlora.data.leaks import copy_groups, file_of
 from vitlora.data.survey import RECORD, Picture, Survey
-from vitlora.errors import UsageError
+from vitlora.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,10 @@ def _split(
     seed: int,
 ) -> Folder:
     classes = tuple(name for name in survey.classes if any(p.label == name for p in kept))
+    if len(classes) < 2:
+        raise DataError(
+            f"of {survey.root} the pictures of {len(classes)} classes are left; expected at least 2"
+        )
     samples = [Sample(p.path, classes.index(p.label)) for p in kept]
     numbers = {picture.name: -1 - n for n, pictures in enumerate(groups) for picture in pictures}
     group_of = [numbers.get(picture.name, index) for index, picture in enumerate(kept)]

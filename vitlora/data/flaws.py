@@ -91,12 +91,14 @@ def classes(survey: Survey) -> Iterator[Finding]:
             f"'{most}' has {train[most]} pictures, '{least}' {train[least]}",
             "read macro-F1 rather than accuracy; add pictures of the small classes",
         )
-    if "train" in survey.splits and "val" not in survey.splits:
+    missing = [split for split in ("train", "val") if split not in survey.splits]
+    if missing and survey.splits != ["all"]:
         yield Finding(
             "no_validation",
             "error",
-            "train/ without val/: fit needs both",
-            "add val/, or split anew: vitlora doctor --data DIR --fix OUT",
+            f"{', '.join(f'{split}/' for split in survey.splits)} without "
+            f"{' and '.join(f'{split}/' for split in missing)}: fit needs train/ and val/",
+            "add what is missing, or split anew: vitlora doctor --data DIR --fix OUT",
         )
 
 

@@ -163,7 +163,7 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
     except VitloraError:
         if root is not None:
             raise
-        raise DataError("the old pictures are where they were") from None
+        raise DataError("the old pictures are no more where they were") from None
     for split in ("test", "val"):
         if split in digests and data.digest(split) == digests[split]:
             return f"the old {split} set", data.folder.splits[split]
