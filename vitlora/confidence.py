@@ -74,7 +74,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         expected = ((logits * sharpness).softmax(1) * logits).sum(1)
         return float(expected.sum() + expected.mean() - right)
 
-    low, high = math.log(1 / 20), math.log(20)  # outside, the network has learnt nothing yet
+    low, high = math.log(1 / 100), math.log(100)  # outside, the network has learnt nothing yet
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if slope(math.exp(middle)) > 0 else (middle, high)

@@ -228,3 +228,38 @@ def test_mistake_is_one_line(mistake, root, tmp_path, capsys):
 def test_help_names_the_command(capsys):
     assert main(["--help"]) == 0
     assert "vitlora doctor --data DIR" in capsys.readouterr().out
+
+
+def test_it_overwrites_nothing_but_its_own(tmp_path, make_folder, capsys):
+    photos = make_folder(tmp_path / "photos")
+    (tmp_path / "log").write_text("mine")
+    for option in ("--json", "--html"):
+        for name, said in (("log", "is none of doctor's"), ("photos/new", "lies in --data")):
+            assert main(["doctor", "--data", str(photos), option, str(tmp_path / name)]) == 2
+            assert said in capsys.readouterr().err
+        for _ in range(2):  # its own it writes anew
+            assert main(["doctor", "--data", str(photos), option, str(tmp_path / option)]) == 0
+    assert (tmp_path / "log").read_text() == "mine"
+    assert sorted(p.name for p in photos.iterdir()) == ["train", "val"]
+
+
+def test_shares_out_of_range_are_refused_before_the_work(tmp_path, make_folder, capsys):
+    photos = make_folder(tmp_path / "photos", splits=())
+    words = ["doctor", "--data", str(photos), "--fix", str(tmp_path / "out")]
+    assert main([*words, "--val-fraction", "0.6", "--test-fraction", "0.6"]) == 2
+    printed = capsys.readouterr()
+    assert "shares 0.6 for validation" in printed.err and not printed.out
+
+
+def test_a_folder_of_test_pictures_alone_cannot_be_trained_on(tmp_path, make_folder, capsys):
+    photos = make_folder(tmp_path / "photos", splits=("test",))
+    assert main(["doctor", "--data", str(photos)]) == 1
+    assert "test/ without train/ and val/" in capsys.readouterr().out
+
+
+def test_a_class_without_a_good_picture_is_left_out_of_the_copy(tmp_path, make_folder):
+    photos = make_folder(tmp_path / "photos", classes=("a", "b", "c"), splits=(), count=6)
+    for path in (photos / "c").iterdir():
+        path.unlink()
+    main(["doctor", "--data", str(photos), "--fix", str(tmp_path / "out")])
+    assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["a", "b"]
