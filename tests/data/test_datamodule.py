@@ -221,8 +221,8 @@ def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path
 @pytest.mark.parametrize(
     ("splits", "stage", "message"),
     [
-        (("train", "val"), "test", r"no test split \(it has train/, val/\); (set|add)"),
-        ((), "test", r"no test split \(it has train/, val/\); (set|add)"),
+        (("train", "val"), "test", r"no test split \(it has train/, val/\); add a test/ folder"),
+        ((), "test", r"no test split .*; train with data.test_fraction above 0, or test on all of"),
         (("train", "test"), "fit", r"no val split \(it has train/, test/\); add a val/ folder"),
         (
             ("val", "test"),
