@@ -72,6 +72,11 @@ def main() -> None:
             name: _far(reference, answers, learnt.unfamiliar_above)
             for name, answers in {"test": test, **seen}.items()
         },
+        "answered_for_sure": {
+            name: round(answers.scores(record.classes, t).answered(learnt.unsure_below)[0], 4)
+            for t in (learnt.temperature,)
+            for name, answers in {"test": test, **seen}.items()
+        },
         "auroc_by_dimensions": {
             name: {k: _auroc(train, test, answers, k) for k in (128, 64, 32, 16)}
             for name, answers in seen.items()
