@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors", "page", "intervals"},
+    {"errors", "files", "page", "intervals"},
     {"hardware", "command_line"},
     {"data"},
     {"backbones"},
@@ -30,11 +30,12 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What a room does without, although it lies below: these stay light, or independent.
 ALONE: dict[str, set[str]] = {
+    "files": set(),
     "page": set(),
     "intervals": set(),
     "hardware": {"errors"},
     "command_line": {"errors"},
-    "data": {"errors", "page", "intervals"},
+    "data": {"errors", "files", "page", "intervals"},
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},
     "scores": {"intervals"},

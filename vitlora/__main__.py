@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitlora import __version__
 from vitlora.errors import BundleError, UsageError, VitloraError, nearest
@@ -106,6 +106,7 @@ def _find_files(command: str, options: list[str]) -> list[str]:
         index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
         configs.append(_config_file(options[index + 1]))
         del options[index : index + 2]
+    runs = [_read_config(path) for path in configs]
     if options and options[0].endswith((".yaml", ".yml")):
         raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
@@ -117,14 +118,15 @@ def _find_files(command: str, options: list[str]) -> list[str]:
         if not configs and "--data.root" not in names:
             raise UsageError("fit needs --config FILE or --data.root FOLDER; see configs/")
         name = configs[-1].stem if configs else "run"
-        bundle = _parent(options, names, configs)
+        bundle = _parent(options, names, runs)
         if bundle is not None:
-            from vitlora.training.continued import split_of
+            from vitlora.training.continued import options_of, split_of
 
             name = f"{bundle.folder.resolve().name}-continued"
             words = 2 * len(configs)
             # the bundle's split may be changed by a config, its network by nothing
-            inherited = _inherited(bundle, names, configs)
+            given = {k: v for run in runs for k, v in _mapping(run, "model").items()}
+            inherited = options_of(bundle, given, names)
             options = [*split_of(bundle), *options[:words], *inherited, *options[words:]]
         return ["--output", str(Path("checkpoints") / name), *options]
     if "--from" in names or "--old_data" in names:
@@ -150,30 +152,23 @@ def _find_files(command: str, options: list[str]) -> list[str]:
     return [*trained, "--trainer.precision", "32-true", *options]
 
 
-def _parent(options: list[str], names: list[str], configs: list[Path]) -> "Bundle | None":
+def _parent(
+    options: list[str], names: list[str], runs: Sequence[dict[str, Any]]
+) -> "Bundle | None":
     """Returns the bundle that training goes on from, if any."""
-    import yaml
-
-    from vitlora.checkpoint import load_bundle
-
-    runs = [yaml.safe_load(path.read_text("utf-8")) for path in configs]
     named = [run["from"] for run in runs if run.get("from")]
     if "--from" in names:
         named.append(_value(options, "--from"))
-    return load_bundle(named[-1]) if named else None
+    if not named:
+        return None
+    from vitlora.checkpoint import load_bundle
+
+    return load_bundle(named[-1])
 
 
-def _inherited(bundle: "Bundle", names: list[str], configs: list[Path]) -> list[str]:
-    """Returns what the bundle that training goes on from decides of the network."""
-    import yaml
-
-    from vitlora.training.continued import options_of
-
-    given: dict[str, object] = {}
-    for path in configs:
-        model = yaml.safe_load(path.read_text("utf-8")).get("model")
-        given |= model if isinstance(model, dict) else {}
-    return options_of(bundle, given, names)
+def _mapping(run: dict[str, Any], key: str) -> dict[str, Any]:
+    value = run.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _as_trained(checkpoint: str) -> list[str]:
@@ -230,7 +225,6 @@ def _config_file(name: str) -> Path:
     """Returns a config by path, else by its name in ``configs/``."""
     for path in (Path(name), Path("configs") / name):
         if path.is_file():
-            _check_readable(path)
             return path
     known = sorted(path.name for path in Path("configs").glob("*.yaml"))
     raise UsageError(
@@ -239,8 +233,8 @@ def _config_file(name: str) -> Path:
     )
 
 
-def _check_readable(path: Path) -> None:
-    """Refuses a config that is no YAML mapping, by name."""
+def _read_config(path: Path) -> dict[str, Any]:
+    """Returns what a config holds; refuses one that is no YAML mapping, by name."""
     import yaml
 
     try:
@@ -251,6 +245,7 @@ def _check_readable(path: Path) -> None:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no keys; expected data:, model: or trainer:")
+    return content
 
 
 def _as_user_error(error: Exception) -> VitloraError | None:

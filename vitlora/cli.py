@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 import logging
 import math
 import re
@@ -33,6 +32,7 @@ from vitlora.errors import (
 )
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
+from vitlora.files import write_json
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.continued import check_output, start
@@ -222,7 +222,8 @@ class VitloraCLI(LightningCLI):
         if target != "-":
             print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
         if target:
-            _write_json(scores, target, bundle.folder, split)
+            about = {"checkpoint": str(bundle.folder), "split": split}
+            write_json({**about, **scores.to_json()}, target)
 
     def _run_config(self) -> str:
         return self._parser("fit").dump(self.config.fit, skip_link_targets=True, format="yaml")
@@ -390,21 +391,6 @@ def _note(text: str) -> None:
 
 def _view(preprocessing: Preprocessing) -> str:
     return f"{preprocessing.image_size} px, {preprocessing.crop_mode}"
-
-
-def _write_json(scores: Scores, target: str, checkpoint: Path, split: str) -> None:
-    text = json.dumps(
-        {"checkpoint": str(checkpoint), "split": split, **scores.to_json()},
-        indent=1,
-        ensure_ascii=False,
-    )
-    if target == "-":
-        print(text)
-        return
-    path = Path(target)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text + "\n", "utf-8")
-    new.replace(path)
 
 
 def _quieten() -> None:

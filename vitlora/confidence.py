@@ -49,7 +49,7 @@ class Confidence:
         numbers = {name: float(fields[name]) for name in _NUMBERS}
         if not all(map(math.isfinite, [*numbers.values(), *sum(lists.values(), ())])):
             raise ValueError("confidence is not finite")
-        if not numbers["temperature"] > 0 or {*map(len, lists.values())} != {2, 11}:
+        if not numbers["temperature"] > 0 or [*map(len, lists.values())] != [2, 11, 11]:
             raise ValueError("confidence is out of range")
         return cls(**{**fields, **lists, **numbers, "images": int(fields["images"])})
 

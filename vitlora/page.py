@@ -2,7 +2,6 @@
 
 import base64
 import io
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,10 +30,3 @@ def data_uri(image: Image.Image, side: int = 160) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def write_page(path: Path, text: str) -> None:
-    """Writes a page whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, "utf-8", errors="backslashreplace")  # file names may be no text
-    new.replace(path)

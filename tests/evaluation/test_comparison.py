@@ -165,12 +165,18 @@ def test_the_level_is_shared_by_the_methods_compared() -> None:
 
 def test_equals_are_seldom_called_clearly_worse() -> None:
     rng = np.random.default_rng(0)
-    alarms = 0
-    for _ in range(40):
-        wrong = [rng.choice(100, 10, replace=False).tolist() for _ in range(8)]
-        rows = compare([make(name, one) for name, one in zip("abcdefgh", wrong, strict=True)])
+    alarms = uncorrected = 0
+    for _ in range(25):
+        wrong = rng.random((8, 200)) < 0.15
+        runs = [
+            make(name, np.flatnonzero(one).tolist(), count=200)
+            for name, one in zip("abcdefgh", wrong, strict=True)
+        ]
+        rows = compare(runs)
         alarms += any(row.clear for row in rows)
-    assert alarms <= 4
+        uncorrected += any(row.p is not None and row.p < 0.05 for row in rows)
+    assert alarms <= 2  # a 5% level allows three or more in one of eight such tests
+    assert uncorrected >= 5  # the best of eight equals looks better than some: chance is at work
 
 
 def test_nothing_to_compare_is_said() -> None:

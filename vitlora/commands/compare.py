@@ -23,8 +23,9 @@ from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.evaluation.comparison import Failure, Row, Run, advise, compare
 from vitlora.evaluation.methods import METHODS, SET_BY_METHOD
-from vitlora.evaluation.study import SETUP, Study, last_words, write
+from vitlora.evaluation.study import SETUP, Study, last_words
 from vitlora.evaluation.table import clock, to_markdown
+from vitlora.files import write_json, write_whole
 
 _TAIL = 8  # lines of a failed run's log to show
 
@@ -247,7 +248,7 @@ def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> N
         from vitlora.evaluation.chart import chart
 
         page += "\n![accuracy against cost](comparison.png)\n"
-        write(study.folder / "comparison.png", chart(rows, title))
+        write_whole(study.folder / "comparison.png", chart(rows, title))
     fields = {
         "split": study.split,
         "rows": [row.to_json() for row in rows],
@@ -255,8 +256,8 @@ def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> N
         "advice": advice,
         "config": study.base,
     }
-    write(study.folder / "comparison.json", json.dumps(fields, indent=1, ensure_ascii=False))
-    write(study.folder / "comparison.md", page)
+    write_json(fields, str(study.folder / "comparison.json"))
+    write_whole(study.folder / "comparison.md", page)
     print(f"written to {study.folder}: comparison.md, comparison.json, comparison.png")
     if rows:
         print(f"predict  python predict.py --checkpoint {study.folder / 'METHOD-SEED'} IMAGE.jpg")

@@ -1,7 +1,6 @@
 """The ``doctor`` command: what is wrong with an image folder, and a cleaned copy of it."""
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ from vitlora.data.finding import SEVERITIES, Finding
 from vitlora.data.images import open_image
 from vitlora.data.survey import RECORD, Picture, Survey, survey
 from vitlora.errors import DataError, UsageError
-from vitlora.page import data_uri, render, write_page
+from vitlora.files import write_json, write_whole
+from vitlora.page import data_uri, render
 
 _EPILOG = """It changes nothing. The exit status is 1 if it finds an error: something that stops
 training, or makes its score wrong.
@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
         raise DataError(f"--data '{root}' has no pictures in class folders")
     findings = examine(found)
     if options.json:
-        _write_json(options.json, _as_json(found, findings))
+        write_json(_as_json(found, findings), options.json)
     if options.json != "-":
         print(_text(found, findings))
     if options.html:
@@ -178,17 +178,6 @@ def _as_json(found: Survey, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _write_json(word: str, fields: dict[str, Any]) -> None:
-    if word == "-":
-        print(json.dumps(fields, indent=1))  # in ASCII, so that it survives every console and pipe
-        return
-    target = Path(word)
-    new = target.with_name(f".{target.name}.new")
-    text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
-    new.write_text(text, "utf-8", errors="backslashreplace")  # file names may be no text
-    new.replace(target)
-
-
 def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> None:
     pictures = {picture.name: picture for picture in found.pictures}
     counts = Counter((picture.split, picture.label) for picture in found.pictures)
@@ -211,7 +200,7 @@ def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> Non
         rows=rows,
         findings=shown,
     )
-    write_page(target, page)
+    write_whole(target, page)
 
 
 def _tiles(names: Sequence[str], pictures: dict[str, Picture]) -> list[dict[str, str]]:

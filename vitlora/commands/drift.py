@@ -14,6 +14,7 @@ from vitlora.data.images import is_image_file
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.answers import answer
 from vitlora.evaluation.drift import FEW, Drift, Shift, compare
+from vitlora.files import write_json
 from vitlora.hardware import pick_device
 from vitlora.updates import merged_network
 
@@ -56,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(_text(drift, root, options.checkpoint, len(answers.unreadable)))
     if options.json:
         fields = _fields(drift, {str(path): why for path, why in answers.unreadable.items()})
-        _write({"checkpoint": str(bundle.folder), "data": str(root), **fields}, options.json)
+        write_json({"checkpoint": str(bundle.folder), "data": str(root), **fields}, options.json)
     return 0
 
 
@@ -167,17 +168,6 @@ def _fields(drift: Drift, unreadable: dict[str, str]) -> dict[str, Any]:
         "unreadable": unreadable,
         "pictures": [{**asdict(photo), "path": str(photo.path)} for photo in drift.photos],
     }
-
-
-def _write(fields: dict[str, Any], target: str) -> None:
-    text = json.dumps(fields, indent=1)  # in ASCII, so that it survives every console and pipe
-    if target == "-":
-        print(text)
-        return
-    path = Path(target)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text + "\n", "utf-8")
-    new.replace(path)
 
 
 def _check_free(target: str | None) -> None:

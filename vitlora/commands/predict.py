@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from vitlora.command_line import CommandParser
 from vitlora.data.images import is_image_file
 from vitlora.errors import DataError, UsageError
+from vitlora.files import write_whole
 
 if TYPE_CHECKING:
     from vitlora.predictor import Prediction
@@ -136,16 +138,15 @@ def _write_csv(target: Path, rows: Sequence[Prediction]) -> None:
     """Writes a line for each answer, with the byte-order mark Excel wants."""
     most = max((len(row.top) for row in rows), default=1)
     names = [f"{name}_{n}" for n in range(2, most + 1) for name in ("class", "confidence")]
-    new = target.with_name(f".{target.name}.new")
-    with new.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "class", "confidence", "unsure", "unfamiliar", *names])
-        for row in rows:
-            first, *others = [(name, f"{value:.6f}") for name, value in row.top]
-            doubts = ["yes" if doubt else "no" for doubt in (row.unsure, row.unfamiliar)]
-            runners_up = [cell for pair in others for cell in pair]
-            writer.writerow([row.path, *first, *doubts, *runners_up])
-    new.replace(target)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "class", "confidence", "unsure", "unfamiliar", *names])
+    for row in rows:
+        first, *others = [(name, f"{value:.6f}") for name, value in row.top]
+        doubts = ["yes" if doubt else "no" for doubt in (row.unsure, row.unfamiliar)]
+        runners_up = [cell for pair in others for cell in pair]
+        writer.writerow([row.path, *first, *doubts, *runners_up])
+    write_whole(target, "\ufeff" + text.getvalue())
 
 
 def _show(path: Path, top: Sequence[tuple[str, float]], alone: bool) -> None:

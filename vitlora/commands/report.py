@@ -18,8 +18,9 @@ from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.figures import Figure, looked_at, thumbnail
 from vitlora.evaluation.pictures import Pictures, copies, find_pictures, folder_of
+from vitlora.files import write_whole
 from vitlora.hardware import pick_device
-from vitlora.page import render, write_page
+from vitlora.page import render
 from vitlora.scores import Scores
 from vitlora.updates import merged_network
 
@@ -62,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "command": shlex.join(["vitlora", "report", *words]),
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
-    write_page(out, render("report.html", **values))
+    write_whole(out, render("report.html", **values))
     print(_summary(page.scores))
     print(f"report   {out}  ({out.stat().st_size:,} bytes)")
     return 0

@@ -18,9 +18,9 @@ from vitlora.data.folder import Sample
 from vitlora.errors import UsageError
 from vitlora.evaluation.answers import Answers, answer
 
-_MOST_PICTURES = 500  # of training, to learn where they lie; more tell no better
-_MOST_HELD_OUT = 5000  # of validation: their share of errors is known to half a point
-_FEW = 100  # validation pictures; fewer tell the calibration error to 0.05 at best
+_MOST_PICTURES = 500  # of training, to learn where they lie
+_MOST_HELD_OUT = 5000  # of validation; a share of 5% has a standard error of 0.3 points there
+_FEW = 100  # validation pictures; of fewer, a share of 5% has one of more than 2 points
 _DECILES = torch.linspace(0, 1, 11)
 _UNFAMILIAR = 0.99  # quantile of validation's distances
 

@@ -14,6 +14,7 @@ import yaml
 from vitlora.errors import UsageError
 from vitlora.evaluation.comparison import Failure, Run
 from vitlora.evaluation.methods import configure
+from vitlora.files import write_json, write_whole
 
 SETUP = "setup.json"  # what the runs of a folder have in common; marks the folder as ours
 
@@ -49,7 +50,7 @@ class Study:
         """
         file = self.folder / SETUP
         if not file.is_file():
-            write(file, json.dumps(setup, indent=1))
+            write_json(setup, str(file))
             return
         before, now = _flat(json.loads(file.read_text("utf-8"))), _flat(setup)
         for key in {**before, **now}:
@@ -85,7 +86,7 @@ class Study:
         cost = json.loads((bundle / "logs" / "cost.json").read_text("utf-8"))
         said = json.loads(answers.read_text("utf-8"))
         fields = {"method": method, "seed": seed, **cost, **said, "bundle_bytes": _size(bundle)}
-        write(self.path(method, seed, ".json"), json.dumps(fields))
+        write_json(fields, str(self.path(method, seed, ".json")))
         answers.unlink()
         run = self.finished(method, seed)
         assert run is not None  # it was just written
@@ -94,7 +95,7 @@ class Study:
     def _fit(self, method: str, seed: int) -> list[str]:
         config = self.folder / f"{method}.yaml"
         fields = configure(self.base, method, self.same_rate)
-        write(config, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).rstrip())
+        write_whole(config, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
         words = ["fit", "--config", str(config), "--output", str(self.path(method, seed))]
         words += ["--seed_everything", str(seed)]
         return [*words, "--trainer.callbacks+", "vitlora.training.Cost"]
@@ -137,14 +138,6 @@ def last_words(text: str, status: int = 1) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
     ours = [line.removeprefix("vitlora: ") for line in lines if line.startswith("vitlora: ")]
     return (ours or lines)[-1]
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content if isinstance(content, bytes) else (content + "\n").encode())
-    new.replace(path)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

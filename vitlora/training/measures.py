@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vitlora.adapters import count_trainable
+from vitlora.files import write_whole
 from vitlora.training.run_folder import RunFolder
 
 COST = Path("logs") / "cost.json"  # in the folder of a run
@@ -43,7 +44,7 @@ class Cost(Callback):
             "device": torch.cuda.get_device_name(device) if cuda else device.type,
             "precision": str(trainer.precision),
         }
-        _write(folder / COST, fields)
+        write_whole(folder / COST, json.dumps(fields))
 
 
 class Answers(Callback):
@@ -84,7 +85,8 @@ class Answers(Callback):
         module: Any = pl_module
         side = module.backbone.preprocessing.image_size
         took = milliseconds(module.network, torch.zeros(1, 3, side, side, device=module.device))
-        _write(self.file, {"labels": self.labels, "answers": self.answers, "milliseconds": took})
+        said = {"labels": self.labels, "answers": self.answers, "milliseconds": took}
+        write_whole(self.file, json.dumps(said))
 
     on_validation_start = on_test_start
     on_validation_batch_end = on_test_batch_end
@@ -125,10 +127,3 @@ def peak_host_bytes() -> int | None:
 
 def _callbacks(trainer: Any) -> list[Callback]:
     return trainer.callbacks
-
-
-def _write(path: Path, fields: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(json.dumps(fields) + "\n", "utf-8")
-    new.replace(path)
