@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitlora.adapters import Adapter, FullFineTuning, LinearProbe, Lora
-from vitlora.backbones import load_backbone
+from vitlora.backbones import answer_from_class_token, load_backbone, stream_in_bf16
 from vitlora.quantization import Quantization, Storage, freeze
 
 METHODS: dict[str, tuple[Adapter, Quantization]] = {
@@ -74,7 +74,10 @@ def _network(name: str, adapter: Adapter, quantization: Quantization) -> nn.Modu
     for block in module.blocks:  # as vitlora trains on a CPU in bf16
         block.attn.fused_attn = False
     module.set_grad_checkpointing("checkpointing" in name)
-    return adapter.inject(backbone, "full").train()
+    network = adapter.inject(backbone, "full").train()
+    answer_from_class_token(module)
+    stream_in_bf16(module)
+    return network
 
 
 def _step(network: nn.Module, images: torch.Tensor) -> float:

@@ -48,7 +48,7 @@ DOORS = {
     "bitsandbytes": {"four_bit.py", "optimizers.py"},
     "jinja2": {"page.py"},
     "matplotlib": {"evaluation/chart.py"},
-    "peft": {"adapters/lora.py"},
+    "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }
 

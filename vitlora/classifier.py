@@ -12,7 +12,7 @@ from torch import nn
 
 from vitlora.adapters import Adapter, Lora, gradient_self_test
 from vitlora.adapters.adapter import HeadMode
-from vitlora.backbones import load_backbone
+from vitlora.backbones import answer_from_class_token, load_backbone, stream_in_bf16
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import check_compiles, storage_dtype
@@ -145,6 +145,8 @@ class Classifier(LightningModule):
                 block.attn.fused_attn = False
         module.set_grad_checkpointing(self.checkpointing)
         self.network = self.adapter.inject(self.backbone, self.head_mode)
+        answer_from_class_token(module)
+        stream_in_bf16(module)
         if self.adapter.needs_base:
             self.adapter.undo_rounding(self.network, base)
         if self._start is not None:

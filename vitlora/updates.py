@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitlora.backbones import Backbone, load_backbone
+from vitlora.backbones import Backbone, answer_from_class_token, load_backbone
 from vitlora.checkpoint import Bundle
 from vitlora.errors import BundleError
 from vitlora.quantization import dequantize
@@ -136,7 +136,9 @@ def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Modu
         BundleError: The base's weights are not those of training, or a tensor does not fit.
         BackboneError: The base's weights cannot be had.
     """
-    return merge_into(bundle_backbone(bundle, weights), bundle)
+    network = merge_into(bundle_backbone(bundle, weights), bundle)
+    answer_from_class_token(network)
+    return network
 
 
 def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:

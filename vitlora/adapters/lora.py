@@ -195,6 +195,10 @@ class Lora(Adapter):
             use_dora=self.variant == "dora",
             init_lora_weights=self.variant if self.moves_base else True,  # pyright: ignore
         )
+        if self.variant != "dora" and self.dropout == 0:
+            from vitlora.adapters.fused import FusedLinear
+
+            config._register_custom_module({nn.Linear: FusedLinear})
         network = get_peft_model(module, config)
         adapted: dict[str, Any] = {
             n: m for n, m in module.named_modules() if isinstance(m, LoraLayer)

@@ -7,5 +7,14 @@ from vitlora.backbones.backbone import (
     features_and_logits,
     load_backbone,
 )
+from vitlora.backbones.lean import answer_from_class_token, stream_in_bf16
 
-__all__ = ["BLOCK_ROLES", "ROLES", "Backbone", "features_and_logits", "load_backbone"]
+__all__ = [
+    "BLOCK_ROLES",
+    "ROLES",
+    "Backbone",
+    "answer_from_class_token",
+    "features_and_logits",
+    "load_backbone",
+    "stream_in_bf16",
+]

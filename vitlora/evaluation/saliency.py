@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -40,6 +41,8 @@ def saliency(network: nn.Module, images: torch.Tensor, classes: torch.Tensor) ->
         def back(gradient: torch.Tensor) -> None:  # both (B, heads, N, N)
             nonlocal relevance
             weights = (gradient * attention.detach()).clamp(min=0).mean(1)
+            # a network that answers from its class token gives the last norm nothing else
+            relevance = F.pad(relevance, (0, weights.shape[1] - relevance.shape[1]))
             relevance = relevance + (relevance[:, None] @ weights)[:, 0]
 
         attention.register_hook(back)

@@ -1,0 +1,72 @@
+"""What one training step of a ViT-B/16 computes and keeps, counted exactly."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitlora.adapters import Lora
+from vitlora.backbones import load_backbone
+from vitlora.classifier import Classifier
+
+VIT_B = "timm/vit_base_patch16_224"
+MIB = 2**20
+
+
+def _classifier(**options: Any) -> Classifier:
+    model = Classifier(6, VIT_B, weights="none", **options)
+    device = torch.device("cpu")
+    trainer: Any = SimpleNamespace(
+        precision="bf16-mixed", strategy=SimpleNamespace(root_device=device)
+    )
+    model._trainer = trainer
+    model.configure_model()
+    for block in model.backbone.module.blocks:  # pyright: ignore[reportGeneralTypeIssues]
+        block.attn.fused_attn = True  # as on a GPU: what the CPU keeps instead is attention's own
+    return model.train()
+
+
+def _loss(model: Classifier, images: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.cross_entropy(model(images).float(), torch.zeros(len(images), dtype=torch.long))
+
+
+def _kept_bytes(model: Classifier, images: torch.Tensor) -> int:
+    """Returns the bytes of all tensors that the backward pass waits with, parameters apart."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = _loss(model, images)
+    assert loss.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize(("checkpointing", "most"), [(False, 39), (True, 4)])
+def test_a_step_keeps_no_more_than(checkpointing: bool, most: float) -> None:
+    adapter = Lora(rank=16, targets=["attention.qkv", "attention.proj"])
+    model = _classifier(adapter=adapter, checkpointing=checkpointing)
+    one, two = (_kept_bytes(model, torch.randn(n, 3, 224, 224)) for n in (1, 2))
+    assert 0 < (two - one) / MIB <= most
+
+
+def test_a_step_computes_little_more_than_forward_and_the_gradient_of_activations() -> None:
+    images = torch.randn(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as forward:
+        load_backbone(VIT_B, 6, "none").module(images)
+    model = _classifier(adapter=Lora(rank=16, targets=["attention.qkv", "attention.proj"]))
+    with FlopCounterMode(display=False) as step:
+        _loss(model, images).backward()
+    ratio = step.get_total_flops() / forward.get_total_flops()
+    assert 1.7 < ratio <= 2.04  # 2.04 is what all tokens in all blocks would take
