@@ -1,10 +1,12 @@
 """The same recipe in ``transformers.Trainer`` and plain PEFT, timed in turn with vitlora's fit.
 
     pip install transformers accelerate
-    python benchmarks/trainer_peer.py --data TRASHNET --weights VIT_TINY.safetensors --rounds 2
+    python benchmarks/trainer_peer.py --data TRASHNET --weights VIT_TINY.safetensors \
+        --epochs 4 --peer-epochs 6 --seeds 0 1 2
 
 Both read the same files, augment them the same way, train the same LoRA on the same weights with
-the same schedule, and evaluate after each epoch. The time is that of the whole process.
+the same schedule, and evaluate after each epoch. The time is that of the whole process; the score
+is that of the test split afterwards, vitlora's best epoch and the peer's last.
 """
 
 import argparse
@@ -13,65 +15,62 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 VIT_TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
 def main() -> None:
-    """Runs A, B, A, B, ... and prints the ratio of each pair."""
+    """Runs ours, the peer, ours, the peer, ... and prints a JSON line for each pair."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--peer", action="store_true", help="run the peer alone, once")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--peer-epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--score-to", type=Path, help="run the peer alone; its score goes there")
     options = parser.parse_args()
-    if options.peer:
-        _peer(options.data, options.weights, options.epochs)
+    if options.score_to:
+        score = _peer(options.data, options.weights, options.peer_epochs, options.seeds[0])
+        options.score_to.write_text(json.dumps(score))
         return
-    common = ["--data", str(options.data), "--weights", str(options.weights)]
-    for _ in range(options.rounds):
+    for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            ours = _timed(
-                [
-                    "-m",
-                    "vitlora",
-                    "fit",
-                    "--data.root",
-                    str(options.data),
-                    "--output",
-                    f"{folder}/b",
-                    "--model.backbone",
-                    f"timm/{VIT_TINY}",
-                    "--model.weights",
-                    str(options.weights),
-                    "--trainer.max_epochs",
-                    str(options.epochs),
-                ]
-            )
-        theirs = _timed([__file__, *common, "--epochs", str(options.epochs), "--peer"])
-        print(
-            json.dumps(
-                {
-                    "epochs": options.epochs,
-                    "vitlora_seconds": round(ours, 1),
-                    "trainer_peft_seconds": round(theirs, 1),
-                    "ratio": round(ours / theirs, 3),
-                }
-            ),
-            flush=True,
-        )
+            line = _pair(options, seed, Path(folder))
+        print(json.dumps(line), flush=True)
 
 
-def _timed(words: list[str]) -> float:
+def _pair(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, object]:
+    bundle, score = folder / "bundle", folder / "score.json"
+    fit = ["fit", "--data.root", options.data, "--output", bundle, "--seed_everything", seed]
+    fit += ["--model.backbone", f"timm/{VIT_TINY}", "--model.weights", options.weights]
+    fit += ["--model.crop_mode", "squash", "--trainer.max_epochs", options.epochs]
+    ours = _timed(["-m", "vitlora", *fit])
+    _timed(["-m", "vitlora", "test", "--checkpoint", bundle, "--json", score])
+    scores = json.loads(score.read_text("utf-8"))
+    peer = [__file__, "--data", options.data, "--weights", options.weights, "--seeds", seed]
+    theirs = _timed([*peer, "--peer-epochs", options.peer_epochs, "--score-to", score])
+    return {
+        "seed": seed,
+        "epochs": options.epochs,
+        "peer_epochs": options.peer_epochs,
+        "vitlora_seconds": round(ours, 1),
+        "trainer_peft_seconds": round(theirs, 1),
+        "ratio": round(ours / theirs, 3),
+        "vitlora": {key: scores[key] for key in ("accuracy", "macro_f1")},
+        "trainer_peft": json.loads(score.read_text("utf-8")),
+    }
+
+
+def _timed(words: Sequence[object]) -> float:
     start = time.monotonic()
-    subprocess.run([sys.executable, *words], check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, *map(str, words)], check=True, stdout=sys.stderr)
     return time.monotonic() - start
 
 
-def _peer(root: Path, weights: Path, epochs: int) -> None:
-    import numpy as np
+def _peer(root: Path, weights: Path, epochs: int, seed: int) -> dict[str, float]:
     import torch
     import torch.nn.functional as F
     from peft import LoraConfig, get_peft_model
@@ -86,11 +85,12 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
     from vitlora.data.folder import read_folder
     from vitlora.data.preprocessing import Preprocessing
 
+    torch.manual_seed(seed)
     folder = read_folder(root)
     model = create_model(VIT_TINY, pretrained=False, num_classes=len(folder.classes))
     state = {k: v.float() for k, v in load_file(weights).items() if not k.startswith("head.")}
     model.load_state_dict(state, strict=False)
-    preprocessing = Preprocessing.from_timm(resolve_model_data_config(model))
+    preprocessing = Preprocessing.from_timm(resolve_model_data_config(model)).seeing("squash")
     lora = LoraConfig(
         r=8,
         lora_alpha=16,
@@ -133,7 +133,9 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
         Augmentation("light", preprocessing),
         at_least=2 * preprocessing.image_size,
     )
-    val = ImageDataset(folder.splits["val"], preprocessing.transform())
+    val, test = (
+        ImageDataset(folder.splits[split], preprocessing.transform()) for split in ("val", "test")
+    )
     with tempfile.TemporaryDirectory() as output:
         arguments = TrainingArguments(
             output,
@@ -150,6 +152,8 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
             save_strategy="no",
             report_to=[],
             dataloader_num_workers=2,
+            seed=seed,
+            logging_strategy="no",
             remove_unused_columns=False,
             max_grad_norm=1.0,
             disable_tqdm=True,
@@ -160,11 +164,23 @@ def _peer(root: Path, weights: Path, epochs: int) -> None:
             train_dataset=train,
             eval_dataset=val,
             data_collator=collate,
-            compute_metrics=lambda p: {
-                "accuracy": float((np.asarray(p.predictions).argmax(1) == p.label_ids).mean())
-            },
+            compute_metrics=lambda p: _scores(p, len(folder.classes)),
         )
         trainer.train()
+        found = trainer.evaluate(test)  # type: ignore[arg-type]
+    return {key: found[f"eval_{key}"] for key in ("accuracy", "macro_f1")}
+
+
+def _scores(answers: Any, classes: int) -> dict[str, float]:
+    import torch
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
+    logits, labels = torch.tensor(answers.predictions), torch.tensor(answers.label_ids)
+    accuracy = multiclass_accuracy(logits, labels, classes, average="micro")
+    return {
+        "accuracy": float(accuracy),
+        "macro_f1": float(multiclass_f1_score(logits, labels, classes, average="macro")),
+    }
 
 
 if __name__ == "__main__":

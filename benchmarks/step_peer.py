@@ -1,0 +1,170 @@
+"""Images per second of training: vitlora's fit against ``transformers.Trainer`` and plain PEFT.
+
+    pip install transformers accelerate
+    python benchmarks/step_peer.py [--model vit_tiny_patch16_224] [--batch 16] [--rank 8]
+        [--targets qkv proj fc1 fc2] [--precision bf16] [--steps 6] [--turns 5] [--threads 2]
+
+Both train the same LoRA on the same timm model (random weights: time does not depend on them) with
+pictures that lie in memory, so that neither waits for a loader, by their whole loops: optimiser,
+schedule, clipping and logging included. They take turns in one process; each turn trains ``steps``
+steps after two that do not count. Printed is the median over the turns of ours over theirs.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningDataModule
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from vitlora.adapters import Lora
+from vitlora.classifier import Classifier
+from vitlora.training import Trainer
+
+ROLES = {"qkv": "attention.qkv", "proj": "attention.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+WARM_UP = 2
+CLASSES = 6
+
+
+def main() -> None:
+    """Prints one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="vit_tiny_patch16_224")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--targets", nargs="+", choices=ROLES, default=list(ROLES))
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    for name in ("lightning.pytorch", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    ours, theirs = [], []
+    for _ in range(options.turns):
+        ours.append(_ours(options))
+        theirs.append(_theirs(options))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    line = {
+        **vars(options),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "vitlora_images_per_second": round(statistics.median(ours), 2),
+        "peer_images_per_second": round(statistics.median(theirs), 2),
+        "ratio": round(statistics.median(ratios), 3),
+        "min": round(min(ratios), 3),
+        "max": round(max(ratios), 3),
+    }
+    print(json.dumps(line), flush=True)
+
+
+class _Clock:
+    """Times the steps after the first ones."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    def images_per_second(self, batch: int) -> float:
+        timed = self.ends[WARM_UP - 1 :]
+        return batch * (len(timed) - 1) / (timed[-1] - timed[0])
+
+
+def _pictures(options: argparse.Namespace) -> TensorDataset:
+    count = options.batch * (options.steps + WARM_UP)
+    return TensorDataset(torch.randn(count, 3, 224, 224), torch.arange(count) % CLASSES)
+
+
+def _ours(options: argparse.Namespace) -> float:
+    clock = _Clock()
+
+    class Steps(Callback):
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.step()
+
+    adapter = Lora(rank=options.rank, targets=[ROLES[name] for name in options.targets])
+    model = Classifier(CLASSES, f"timm/{options.model}", weights="none", adapter=adapter)
+    trainer = Trainer(
+        max_epochs=1,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        enable_progress_bar=False,
+        callbacks=[Steps()],
+    )
+    data = LightningDataModule.from_datasets(_pictures(options), batch_size=options.batch)
+    trainer.fit(model, data)
+    return clock.images_per_second(options.batch)
+
+
+def _theirs(options: argparse.Namespace) -> float:
+    from peft import LoraConfig, get_peft_model
+    from timm import create_model
+    from transformers import Trainer as PeerTrainer
+    from transformers import TrainerCallback, TrainingArguments
+
+    names = "|".join(ROLES[name].replace("attention", "attn") for name in options.targets)
+    model: Any = create_model(options.model, num_classes=CLASSES)
+    lora = LoraConfig(
+        r=options.rank,
+        lora_alpha=2 * options.rank,
+        target_modules=rf"blocks\.\d+\.({names})",
+        modules_to_save=["head"],
+    )
+    clock = _Clock()
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.step()
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = get_peft_model(model, lora)
+
+        def forward(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits = self.network(images)
+            return {"loss": F.cross_entropy(logits.float(), labels, label_smoothing=0.1)}
+
+    with tempfile.TemporaryDirectory() as output:
+        arguments = TrainingArguments(
+            output,
+            num_train_epochs=1,
+            per_device_train_batch_size=options.batch,
+            learning_rate=2e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.1,
+            bf16=options.precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),
+            save_strategy="no",
+            report_to=[],
+            remove_unused_columns=False,
+            max_grad_norm=1.0,
+            disable_tqdm=True,
+        )
+        PeerTrainer(
+            Wrapped(),
+            arguments,
+            train_dataset=_pictures(options),
+            data_collator=lambda items: {
+                "images": torch.stack([image for image, _ in items]),
+                "labels": torch.stack([label for _, label in items]),
+            },
+            callbacks=[Steps()],
+        ).train()
+    return clock.images_per_second(options.batch)
+
+
+if __name__ == "__main__":
+    main()
