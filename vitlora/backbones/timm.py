@@ -29,6 +29,7 @@ from timm.models import (
     vision_transformer,
 )
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from vitlora.backbones.source import Source, StateDict
 from vitlora.data.preprocessing import Preprocessing
@@ -43,6 +44,7 @@ _FAMILIES: dict[type[nn.Module], Callable[..., StateDict]] = {
     beit.Beit: beit.checkpoint_filter_fn,
 }
 _PATCHES = ("patch_embed.proj.weight", "visual.conv1.weight")  # the second in OpenAI's CLIP
+_DRAWS = ("uniform_", "normal_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_")
 _NAMES = ["*vit*", "deit*", "beit*", "eva*"]
 
 
@@ -93,7 +95,8 @@ def _fetch(repo: str, file: str) -> Path:
 
 def _build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Returns timm's untrained model; ``options`` are arguments of its class."""
-    module: Any = create_model(name, pretrained=False, num_classes=num_classes, **options)
+    with _Undrawn():
+        module: Any = create_model(name, pretrained=False, num_classes=num_classes, **options)
     if odd := _odd_part(module):
         raise BackboneError(
             f"model.backbone 'timm/{name}' is not supported (it has timm's {odd}); take a Vision "
@@ -106,6 +109,22 @@ def _build(name: str, num_classes: int, **options: Any) -> nn.Module:
         if hasattr(part, "qkv_bias_separate"):
             part.qkv_bias_separate = True
     return module
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of first weights on the meta device, where it changes nothing.
+
+    There ``clamp_`` is slow Python that imports torch's compiler, and each weight is clamped.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        drawn = args[0] if args else given.get("tensor")  # torch.nn.init names it
+        if getattr(func, "__name__", "") in _DRAWS and drawn is not None and drawn.is_meta:
+            return drawn
+        return func(*args, **given)
 
 
 def _odd_part(module: Any) -> str | None:

@@ -16,6 +16,7 @@ from vitlora.command_line import CommandParser
 from vitlora.data.images import is_image_file
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
+from vitlora.light_imports import without_compiler
 
 if TYPE_CHECKING:
     from vitlora.predictor import Prediction
@@ -45,8 +46,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if not paths:
         return 1
     # torch and timm take seconds to import: only now, when the words typed make sense
-    from vitlora.checkpoint import newest_bundle
-    from vitlora.predictor import Predictor
+    with without_compiler():
+        from vitlora.checkpoint import newest_bundle
+        from vitlora.predictor import Predictor
 
     folder = options.checkpoint or newest_bundle()
     predictor = Predictor(folder, options.weights, options.device)
