@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from vitlora.backbones import load_backbone
 from vitlora.backbones import timm as our_timm
 from vitlora.backbones.backbone import find_source
+from vitlora.backbones.source import on_meta
 from vitlora.errors import BackboneError
 
 # timm's own models for testing: class token; average; attention pooling; four registers
@@ -166,7 +167,7 @@ def test_first_weights_are_drawn_as_timm_draws_them_and_not_at_all_where_there_i
     assert [name for name, _ in ours] == [name for name, _ in theirs]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
     before = torch.get_rng_state()
-    with torch.device("meta"):
+    with on_meta():
         bare = our_timm._build(TINY[0], num_classes=2).state_dict()
     assert {k: v.shape for k, v in bare.items()} == {k: v.shape for k, v in ours}
     assert all(v.is_meta for v in bare.values())

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -29,9 +28,8 @@ from timm.models import (
     vision_transformer,
 )
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from vitlora.backbones.source import Source, StateDict
+from vitlora.backbones.source import Source, StateDict, on_meta
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
@@ -44,7 +42,6 @@ _FAMILIES: dict[type[nn.Module], Callable[..., StateDict]] = {
     beit.Beit: beit.checkpoint_filter_fn,
 }
 _PATCHES = ("patch_embed.proj.weight", "visual.conv1.weight")  # the second in OpenAI's CLIP
-_DRAWS = ("uniform_", "normal_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_")
 _NAMES = ["*vit*", "deit*", "beit*", "eva*"]
 
 
@@ -71,7 +68,7 @@ def find(name: str) -> Source:
         )
     full = f"{architecture}.{cfg.tag}" if cfg is not None and cfg.tag else architecture
     build = partial(_build, full)
-    with torch.device("meta"):
+    with on_meta():
         module = build(1)
     repo = (cfg.hf_hub_id if cfg is not None else None) or f"timm/{full}"
     file = (cfg.hf_hub_filename if cfg is not None else None) or "model.safetensors"
@@ -95,8 +92,7 @@ def _fetch(repo: str, file: str) -> Path:
 
 def _build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Returns timm's untrained model; ``options`` are arguments of its class."""
-    with _Undrawn():
-        module: Any = create_model(name, pretrained=False, num_classes=num_classes, **options)
+    module: Any = create_model(name, pretrained=False, num_classes=num_classes, **options)
     if odd := _odd_part(module):
         raise BackboneError(
             f"model.backbone 'timm/{name}' is not supported (it has timm's {odd}); take a Vision "
@@ -109,22 +105,6 @@ def _build(name: str, num_classes: int, **options: Any) -> nn.Module:
         if hasattr(part, "qkv_bias_separate"):
             part.qkv_bias_separate = True
     return module
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out the drawing of first weights on the meta device, where it changes nothing.
-
-    There ``clamp_`` is slow Python that imports torch's compiler, and each weight is clamped.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        drawn = args[0] if args else given.get("tensor")  # torch.nn.init names it
-        if getattr(func, "__name__", "") in _DRAWS and drawn is not None and drawn.is_meta:
-            return drawn
-        return func(*args, **given)
 
 
 def _odd_part(module: Any) -> str | None:

@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         from vitlora.predictor import Predictor
 
     folder = options.checkpoint or newest_bundle()
-    predictor = Predictor(folder, options.weights, options.device)
+    predictor = Predictor(folder, options.weights, options.device, options.precision)
     if options.checkpoint is None:
         print(f"using {folder}", file=sys.stderr)
     if not predictor.validated:
@@ -115,6 +115,12 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--precision",
+        default="32",
+        choices=("32", "bf16", "auto"),
+        help="32 answers as it was scored; bf16 is faster; auto takes it where the chip has it",
+    )
     return parser
 
 
