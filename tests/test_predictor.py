@@ -7,6 +7,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from backbones.families import FAMILIES, theirs
@@ -245,6 +246,27 @@ def trained_once_answer(predictor: Predictor) -> Any:
         return only
 
     return answer
+
+
+@pytest.mark.parametrize(("short", "decoded"), [(1343, 1343), (1344, 672), (2688, 672)])
+def test_only_large_jpegs_are_decoded_at_a_smaller_scale(
+    trained_once: Predictor, tmp_path: Path, short: int, decoded: int
+) -> None:
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth.resize((short + 8, short), Image.Resampling.BILINEAR).save(tmp_path / "a.jpg")
+    _, got = trained_once._open(tmp_path / "a.jpg")
+    transform = trained_once._transform
+    with Image.open(tmp_path / "a.jpg") as image:
+        full = transform(image.convert("RGB"))
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.draft("RGB", (decoded, decoded))
+        assert image.height == decoded
+        expected = transform(image.convert("RGB"))
+    assert isinstance(got, torch.Tensor)
+    assert torch.equal(got, expected)
+    assert torch.equal(got, full) == (short == decoded)
+    torch.testing.assert_close(got, full, rtol=0, atol=0.1)  # of values from -1 to 1
 
 
 def test_one_picture_starts_no_thread(

@@ -82,6 +82,7 @@ class Predictor:
         self.confidence = bundle.record.confidence
         self._reference = bundle.reference
         self._transform = bundle.record.preprocessing.transform()
+        self._at_least = bundle.record.preprocessing.at_least
         self.network = merged_network(bundle, weights).to(self.device).eval()
         if self._dtype != torch.float32:
             self.network.to(self._dtype)
@@ -119,7 +120,7 @@ class Predictor:
 
     def _open(self, path: Path) -> tuple[Path, torch.Tensor | DataError]:
         try:
-            return path, self._transform(open_image(path))
+            return path, self._transform(open_image(path, self._at_least))
         except DataError as error:
             return path, error
 

@@ -138,3 +138,13 @@ def test_normalisation_is_torchvisions_to_the_last_bit(mean):
         got = normalise(given)
         assert torch.equal(got, plain(Image.fromarray(np.asarray(given))))
         assert got.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "want"),
+    [(224, 1.0, 672), (32, 0.9, 672), (224, 0.9, 747), (518, 1.0, 1554)],  # 747 is 3 * 249
+)
+def test_three_times_what_is_needed_is_decoded_and_never_less_than_half_a_camera_photo(
+    size, crop, want
+):
+    assert Preprocessing(size, crop, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).at_least == want

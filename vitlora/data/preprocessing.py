@@ -1,5 +1,6 @@
 """What a set of weights wants of a picture before it becomes a tensor."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,6 +11,10 @@ import torch
 from PIL import Image
 
 CropMode = Literal["center", "squash"]
+
+# A JPEG decoded at no less than so many times the side it is resized to answers alike (see
+# benchmarks/results/predicting.jsonl); with fewer pixels than a camera's it is decoded in full.
+_AMPLE, _CAMERA = 3, 1344
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,15 @@ class Preprocessing:
     def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
         """Reads what ``dataclasses.asdict`` and JSON made of it."""
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+
+    @property
+    def at_least(self) -> int:
+        """Shortest side in pixels that a picture must be decoded at, ``open_image``'s argument.
+
+        JPEGs whose short side is below twice that are decoded in full, larger ones at 1/2, 1/4 or
+        1/8 scale: at 224 pixels and ``crop_pct`` 1, and for smaller inputs, from 1344 pixels on.
+        """
+        return max(_AMPLE * math.ceil(self.image_size / self.crop_pct), _CAMERA // 2)
 
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same preprocessing for another input size in pixels."""
