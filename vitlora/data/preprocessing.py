@@ -120,6 +120,6 @@ class Normalisation:
         """Returns ``(3, H, W)``."""
         planes = cv2.split(np.asarray(image))
         normal = np.empty((3, *planes[0].shape), np.float32)
-        for plane, values, target in zip(planes, self._values, normal, strict=True):
-            cv2.LUT(plane, values, target)
+        for channel, plane in enumerate(planes):
+            cv2.LUT(plane, self._values[channel], normal[channel])
         return torch.from_numpy(normal)
