@@ -1,7 +1,6 @@
 """What predicting costs, beside the plain way and PEFT's; ways take turns in one run.
 
     python benchmarks/predicting.py --parts start,latency,precision,folder [--turns 3] [--threads 1]
-    python benchmarks/predicting.py --parts agreement,large --data PHOTOS --checkpoint BUNDLE
 
 ``start``: a fresh process, from nothing to one answer, CPU time and the clock's. ``ours`` is
 predict.py; ``plain`` imports torch and timm, reads the base's weights, opens the picture, makes one
@@ -10,13 +9,9 @@ merged network against timm's own, one picture. ``precision``: bf16 and torch's 
 fp32, 1 and 16 pictures, attention fused or not. ``folder``: predicting 64 files of 512 x 384 pixels
 (or the first of --data), decoding included, against the bare network on tensors in memory.
 
-``agreement``: what bf16 and int8 change of the answers to photos. ``large``: what decoding at a
-smaller scale does, and its time, on photos enlarged to 12 megapixels with noise, and on mosaics of
-192 photos, also 12 megapixels.
-
-The first parts use random networks of six classes with LoRA r=8 in all blocks. Ratios are of pairs
-that took turns: median, least, most. On one thread times are CPU times. Rows are printed and
-appended to benchmarks/results/predicting.jsonl.
+Random networks of six classes with LoRA r=8 in all blocks. Ratios are of pairs that took turns:
+median, least, most. On one thread times are CPU times. Rows are printed and appended to
+benchmarks/results/predicting.jsonl.
 """
 
 import argparse
@@ -43,7 +38,7 @@ from torch import nn
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
 from vitlora.checkpoint import Record, save_bundle
-from vitlora.predictor import Prediction, Predictor
+from vitlora.predictor import Predictor
 from vitlora.quantization import Storage
 
 ROOT = Path(__file__).parents[1]
@@ -80,19 +75,14 @@ def main() -> None:
     parser.add_argument("--parts", default="start,latency,precision,folder")
     parser.add_argument("--backbones", default=",".join(NAMES))
     parser.add_argument("--data", type=Path, help="a folder of photos")
-    parser.add_argument("--checkpoint", type=Path, help="a bundle trained on such photos")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     parts = {"start": _start, "latency": _latency, "precision": _precision, "folder": _folder}
-    trained = {"agreement": _agreement, "large": _large}
     for part in options.parts.split(","):
-        if part in trained:
-            _record(({"part": part, **row} for row in trained[part](options)), options)
-            continue
         for name in options.backbones.split(","):
             with tempfile.TemporaryDirectory() as folder:
                 rows = parts[part](_Made(Path(folder), name), options)
-                _record(({"part": part, "backbone": name, **row} for row in rows), options)
+                record(({"part": part, "backbone": name, **row} for row in rows), options)
 
 
 class _Made:
@@ -143,8 +133,8 @@ def _start(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
         yield {
             "seconds": kind,
             **{way: round(statistics.median(taken), 2) for way, taken in each.items()},
-            "ours_over_plain": _ratios(each["ours"], each["plain"]),
-            "peft_over_ours": _ratios(each["peft"], each["ours"]),
+            "ours_over_plain": ratios(each["ours"], each["plain"]),
+            "peft_over_ours": ratios(each["peft"], each["ours"]),
         }
 
 
@@ -158,12 +148,12 @@ def _latency(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
     runs = 10 if "tiny" in made.name else 2
     seconds = _turns(
         {
-            "merged": lambda: _seconds(lambda: merged(image), runs),
-            "base": lambda: _seconds(lambda: base(image), runs),
+            "merged": lambda: seconds_of(lambda: merged(image), runs),
+            "base": lambda: seconds_of(lambda: base(image), runs),
         },
         3 * options.turns,
     )
-    yield _milliseconds(seconds, 1) | {"ratio": _ratios(seconds["merged"], seconds["base"])}
+    yield _milliseconds(seconds, 1) | {"ratio": ratios(seconds["merged"], seconds["base"])}
 
 
 def _precision(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
@@ -171,7 +161,7 @@ def _precision(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
         "fp32": Predictor(made.bundle, device="cpu").network,
         "bf16": Predictor(made.bundle, device="cpu", precision="bf16").network,
     }
-    networks["int8"] = _int8(networks["fp32"])
+    networks["int8"] = int8(networks["fp32"])
     for batch in (1, 16):
         ways = {
             f"{name}{'' if fused else ', attention not fused'}": partial(
@@ -182,13 +172,14 @@ def _precision(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
         }
         seconds = _turns(ways, options.turns)
         yield {"batch": batch, **_milliseconds(seconds, batch)} | {
-            f"speed-up of {way}": _ratios(seconds["fp32"], taken)
+            f"speed-up of {way}": ratios(seconds["fp32"], taken)
             for way, taken in seconds.items()
             if way != "fp32"
         }
 
 
-def _int8(network: nn.Module) -> nn.Module:
+def int8(network: nn.Module) -> nn.Module:
+    """Returns a copy whose linear layers, but for the head, multiply 8-bit integers."""
     from torch.ao.quantization import quantize_dynamic
 
     lower = quantize_dynamic(copy.deepcopy(network), {nn.Linear}, dtype=torch.qint8)
@@ -201,7 +192,7 @@ def _forward(network: nn.Module, images: torch.Tensor, fused: bool) -> float:
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused  # pyright: ignore
     images = images.to(network.norm.weight.dtype)  # pyright: ignore
-    return _seconds(lambda: network(images), max(1, 4 // len(images)))
+    return seconds_of(lambda: network(images), max(1, 4 // len(images)))
 
 
 def _folder(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
@@ -211,8 +202,8 @@ def _folder(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
         predictor = Predictor(made.bundle, device="cpu", precision=precision)  # pyright: ignore
         tensors: Any = [predictor._open(photo)[1] for photo in photos]
         ways = {
-            "network": partial(_seconds, partial(_bare, predictor, tensors)),
-            "files": partial(_seconds, partial(_answers, predictor, photos)),
+            "network": partial(seconds_of, partial(_bare, predictor, tensors)),
+            "files": partial(seconds_of, partial(answers, predictor, photos)),
         }
         seconds = _turns(ways, options.turns)
         yield {
@@ -222,7 +213,7 @@ def _folder(made: _Made, options: Any) -> Iterator[dict[str, Any]]:
                 way: round(len(photos) / statistics.median(taken), 1)
                 for way, taken in seconds.items()
             },
-            "share_of_the_network": _ratios(seconds["network"], seconds["files"]),
+            "share_of_the_network": ratios(seconds["network"], seconds["files"]),
         }
 
 
@@ -231,74 +222,9 @@ def _bare(predictor: Predictor, tensors: list[torch.Tensor]) -> None:
         predictor._forward(tensors[i : i + 32])
 
 
-def _answers(predictor: Predictor, photos: list[Path]) -> list[Any]:
+def answers(predictor: Predictor, photos: list[Path]) -> list[Any]:
+    """Returns the predictions of files, with the confidence of every class."""
     return list(predictor.predict(photos, top_k=99))
-
-
-def _agreement(options: Any) -> Iterator[dict[str, Any]]:
-    photos = sorted(options.data.rglob("*.jpg"))
-    predictor = Predictor(options.checkpoint, device="cpu")
-    plain = _answers(predictor, photos)
-    lower = Predictor(options.checkpoint, device="cpu", precision="bf16")
-    yield {"precision": "bf16", **_differences(plain, _answers(lower, photos))}
-    predictor.network = _int8(predictor.network)
-    yield {"precision": "int8", **_differences(plain, _answers(predictor, photos))}
-
-
-def _large(options: Any) -> Iterator[dict[str, Any]]:
-    photos = sorted(options.data.rglob("*.jpg"))[::50]
-    predictor = Predictor(options.checkpoint, device="cpu")
-    ample = predictor._at_least
-    with tempfile.TemporaryDirectory() as folder:
-        enlarged = [_enlarged(p, Path(folder) / f"{i}.jpg") for i, p in enumerate(photos)]
-        mosaics = [_mosaic(photos, i, Path(folder) / f"m{i}.jpg") for i in range(16)]
-        for kind, files in (("enlarged", enlarged), ("mosaic", mosaics)):
-            answers, opening = [], []
-            for at_least in (None, ample):
-                predictor._at_least = at_least  # pyright: ignore
-                answers.append(_answers(predictor, files))
-                opening.append([_seconds(partial(predictor._open, file)) for file in files])
-            yield {
-                "kind": kind,
-                "ms_to_open": [round(1e3 * statistics.median(each), 1) for each in opening],
-                "faster": _ratios(*opening),
-                **_differences(*answers),
-            }
-
-
-def _enlarged(photo: Path, file: Path) -> Path:
-    image = Image.open(photo).convert("RGB")
-    size = (4032, 3024) if image.width > image.height else (3024, 4032)
-    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
-    noise = np.random.default_rng(0).normal(0, 6, pixels.shape).astype(np.float32)
-    Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(file, quality=90)
-    return file
-
-
-def _mosaic(photos: list[Path], seed: int, file: Path) -> Path:
-    rng, image = np.random.default_rng(seed), Image.new("RGB", (4032, 3024))
-    for y in range(0, 3024, 252):
-        for x in range(0, 4032, 252):
-            tile = Image.open(photos[rng.integers(len(photos))]).convert("RGB")
-            image.paste(tile.resize((252, 252), Image.Resampling.BICUBIC), (x, y))
-    image.save(file, quality=90)
-    return file
-
-
-def _differences(plain: list[Any], other: list[Any]) -> dict[str, Any]:
-    pairs: list[tuple[Prediction, Prediction]] = list(zip(plain, other, strict=True))
-    gaps = [max(abs(dict(a.top)[n] - p) for n, p in b.top) for a, b in pairs]
-    return {
-        "pictures": len(pairs),
-        "same_class": sum(a.label == b.label for a, b in pairs),
-        "largest_gap_of_confidence": round(max(gaps), 4),
-        "mean_gap": round(statistics.mean(gaps), 5),
-        "unsure": [sum(a.unsure for a, _ in pairs), sum(a.unsure != b.unsure for a, b in pairs)],
-        "unfamiliar": [
-            sum(a.unfamiliar for a, _ in pairs),
-            sum(a.unfamiliar != b.unfamiliar for a, b in pairs),
-        ],
-    }
 
 
 def _turns(
@@ -331,7 +257,8 @@ def _clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.monotonic()
 
 
-def _seconds(work: Callable[[], Any], runs: int = 1) -> float:
+def seconds_of(work: Callable[[], Any], runs: int = 1) -> float:
+    """Returns what one of several runs takes."""
     with torch.inference_mode():
         start = _clock()
         for _ in range(runs):
@@ -344,18 +271,18 @@ def _milliseconds(seconds: dict[str, list[float]], count: int) -> dict[str, Any]
     return {"ms_per_image": {way: round(1e3 * s / count, 2) for way, s in medians.items()}}
 
 
-def _ratios(over: list[float], under: list[float]) -> list[float]:
+def ratios(over: list[float], under: list[float]) -> list[float]:
     """Returns median, least and most of the pairs' ratios."""
     ratios = [a / b for a, b in zip(over, under, strict=True)]
     return [round(x, 3) for x in (statistics.median(ratios), min(ratios), max(ratios))]
 
 
-def _record(rows: Iterator[dict[str, Any]], options: Any) -> None:
+def record(rows: Iterator[dict[str, Any]], options: Any) -> None:
+    """Prints rows, each as it comes, and appends them to the results."""
     with RESULTS.open("a", encoding="utf-8") as file:
         for row in rows:
             row |= {
                 "threads": options.threads,
-                "turns": options.turns,
                 "torch": torch.__version__,
                 "load_average": round(os.getloadavg()[0], 1),
             }
