@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors", "files", "page", "intervals"},
+    {"errors", "files", "page", "intervals", "light_imports"},
     {"hardware", "command_line"},
     {"data"},
     {"backbones"},
@@ -33,6 +33,7 @@ ALONE: dict[str, set[str]] = {
     "files": set(),
     "page": set(),
     "intervals": set(),
+    "light_imports": set(),
     "hardware": {"errors"},
     "command_line": {"errors"},
     "data": {"errors", "files", "page", "intervals"},

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from vitlora.errors import UsageError
-from vitlora.hardware import check_compiles, pick_device, pick_precision, storage_dtype
+from vitlora.hardware import (
+    check_compiles,
+    pick_device,
+    pick_precision,
+    prediction_dtype,
+    storage_dtype,
+)
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
@@ -124,6 +130,25 @@ def test_asked_precision_is_taken_as_it_is(machine, asked):
 def test_unknown_precision_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match=r"'bf16-true'; expected one of auto, 32-true, bf16-mixed"):
         pick_precision(CPU, "bf16-true")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "want"),
+    [
+        (CUDA, {"cuda": 1, "gpu_bf16": True}, torch.bfloat16),
+        (CUDA, {"cuda": 1}, torch.float32),
+        (CPU, {"cpu_probes": ["_is_amx_tile_supported"]}, torch.bfloat16),
+        (CPU, {}, torch.float32),
+        (MPS, {"mps": True}, torch.float32),
+    ],
+)
+def test_prediction_is_in_fp32_unless_asked(machine, device, has, want):
+    machine(**has)
+    assert prediction_dtype(device) == prediction_dtype(device, "32") == torch.float32
+    assert prediction_dtype(device, "auto") == want
+    assert prediction_dtype(device, "bf16") == torch.bfloat16
+    with pytest.raises(UsageError, match="precision is 'int8'; expected one of 32, bf16, auto"):
+        prediction_dtype(device, "int8")  # pyright: ignore[reportArgumentType]
 
 
 def test_frozen_weights_are_kept_in_the_precision_of_the_products():

@@ -1,21 +1,26 @@
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from backbones.families import FAMILIES, theirs
 from peft import set_peft_model_state_dict
 from PIL import Image
 from runs import train
 from torch import nn
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.backbones import load_backbone
+from vitlora.backbones import features_and_logits, load_backbone
 from vitlora.checkpoint import bundle_bytes, load_bundle, save_bundle
 from vitlora.errors import BundleError, DataError
-from vitlora.predictor import Predictor
+from vitlora.predictor import Prediction, Predictor
 from vitlora.quantization import dequantize
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -200,6 +205,109 @@ def test_files_are_predicted_in_order_around_bad_ones(tmp_path: Path, make_folde
         assert result.label == predictor.classes[int(alone.argmax())]
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: Any, make_folder: Any) -> Predictor:
+    where = tmp_path_factory.mktemp("trained_once")
+    train(make_folder(where / "data"), where / "bundle", adapter=Lora(rank=4))
+    return Predictor(where / "bundle", device="cpu")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_only_a_few_pictures_are_opened_ahead_and_answers_keep_their_order(
+    trained_once: Predictor, make_folder: Any, tmp_path: Path, batch_size: int
+) -> None:
+    good = sorted(make_folder(tmp_path / "data").rglob("*.jpg"))
+    expected = {p.path: p for p in map(trained_once_answer(trained_once), good)}
+    paths = [good[i % len(good)] if i % 3 else tmp_path / f"{i}.png" for i in range(60)]
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        for path in cycle(paths):
+            taken += 1
+            yield path
+
+    for count, result in enumerate(islice(trained_once.predict(endless(), 2, batch_size), 150)):
+        assert taken <= count + 3 * batch_size + 1
+        if isinstance(result, DataError):
+            assert f"{paths[count % 60].name}: no such file" in str(result)
+        else:
+            assert result.path == paths[count % 60]
+            assert result.label == expected[result.path].label
+            assert result.confidence == pytest.approx(expected[result.path].confidence, rel=1e-4)
+    assert threading.active_count() < 40
+
+
+def trained_once_answer(predictor: Predictor) -> Any:
+    """Returns what opens and predicts one picture alone."""
+
+    def answer(path: Path) -> Any:
+        (only,) = predictor.predict([path])
+        return only
+
+    return answer
+
+
+@pytest.mark.parametrize(("short", "decoded"), [(1343, 1343), (1344, 672), (2688, 672)])
+def test_only_large_jpegs_are_decoded_at_a_smaller_scale(
+    trained_once: Predictor, tmp_path: Path, short: int, decoded: int
+) -> None:
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth.resize((short + 8, short), Image.Resampling.BILINEAR).save(tmp_path / "a.jpg")
+    _, got = trained_once._open(tmp_path / "a.jpg")
+    transform = trained_once._transform
+    with Image.open(tmp_path / "a.jpg") as image:
+        full = transform(image.convert("RGB"))
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.draft("RGB", (decoded, decoded))
+        assert image.height == decoded
+        expected = transform(image.convert("RGB"))
+    assert isinstance(got, torch.Tensor)
+    assert torch.equal(got, expected)
+    assert torch.equal(got, full) == (short == decoded)
+    torch.testing.assert_close(got, full, rtol=0, atol=0.1)  # of values from -1 to 1
+
+
+def test_one_picture_starts_no_thread(
+    trained_once: Predictor, make_folder: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    good = sorted(make_folder(tmp_path / "data").rglob("*.jpg"))
+    monkeypatch.setattr("vitlora.predictor.ThreadPoolExecutor", None)
+    assert len(list(trained_once.predict(good[:1]))) == 1
+    assert list(trained_once.predict([])) == []
+    with pytest.raises(TypeError):
+        list(trained_once.predict(good[:2]))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[0])
+def test_every_family_answers_alike_in_bf16(family: Any) -> None:
+    _, name, kwargs = family
+    network = theirs(name, kwargs, 6)
+    size = kwargs["img_size"]
+    images = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        features, logits = features_and_logits(network, images)
+        lower = features_and_logits(network.bfloat16(), images.bfloat16())
+    assert logits.std() > 1e-3
+    for got, expected in zip(lower, (features, logits), strict=True):
+        assert got.dtype == torch.float32
+        assert 0 < relative(got, expected) <= 0.05
+
+
+def test_a_bf16_predictor_rounds_the_merged_network(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "data")
+    train(root, tmp_path / "bundle", adapter=Lora(rank=4))
+    plain = Predictor(tmp_path / "bundle", device="cpu")
+    lower = Predictor(tmp_path / "bundle", device="cpu", precision="bf16")
+    for got, expected in zip(lower.network.parameters(), plain.network.parameters(), strict=True):
+        assert torch.equal(got, expected.bfloat16())
+    good = sorted(root.glob("val/*/*"))
+    for got, expected in zip(lower.predict(good), plain.predict(good), strict=True):
+        assert isinstance(got, Prediction) and isinstance(expected, Prediction)
+        assert got.confidence == pytest.approx(expected.confidence, abs=0.02)
+
+
 def test_predicting_imports_neither_peft_nor_lightning_nor_albumentations(
     tmp_path: Path, make_folder: Any
 ) -> None:
@@ -217,3 +325,16 @@ def test_predicting_imports_neither_peft_nor_lightning_nor_albumentations(
     assert status == 0
     assert "torch" in modules
     assert not {"peft", "lightning", "albumentations", "transformers"} & set(modules)
+
+
+def test_predicting_on_a_plain_base_imports_no_compiler(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "data")
+    train(root, tmp_path / "bundle", adapter=Lora(rank=4))
+    code = (
+        "import sys; from vitlora.__main__ import main; "
+        f"main(['predict', {str(root / 'val')!r}, '--checkpoint', {str(tmp_path / 'bundle')!r}]); "
+        "print([m for m in ('torch', 'torch._dynamo', 'sympy', 'triton', 'bitsandbytes') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['torch']"

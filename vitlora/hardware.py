@@ -10,6 +10,7 @@ import torch
 from vitlora.errors import UsageError
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+PredictionPrecision = Literal["32", "bf16", "auto"]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -60,6 +61,19 @@ def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision
     if device.type == "cpu" and _cpu_has_bf16():
         return "bf16-mixed"
     return "32-true"
+
+
+def prediction_dtype(device: torch.device, asked: PredictionPrecision = "32") -> torch.dtype:
+    """Returns the dtype to predict in; ``auto`` is bf16 where the chip computes in it, else fp32.
+
+    Raises:
+        UsageError: ``asked`` is no known precision.
+    """
+    if asked not in get_args(PredictionPrecision):
+        known = ", ".join(get_args(PredictionPrecision))
+        raise UsageError(f"precision is '{asked}'; expected one of {known}")
+    native = asked == "auto" and pick_precision(device) == "bf16-mixed"
+    return torch.bfloat16 if native or asked == "bf16" else torch.float32
 
 
 def storage_dtype(precision: str) -> torch.dtype:

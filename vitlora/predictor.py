@@ -1,8 +1,13 @@
 """Picture -> class and confidence, from a bundle. Imports neither PEFT nor Lightning."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -11,8 +16,12 @@ from vitlora.backbones import features_and_logits
 from vitlora.checkpoint import Bundle, load_bundle
 from vitlora.data.images import open_image
 from vitlora.errors import DataError
-from vitlora.hardware import pick_device
+from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
 from vitlora.updates import merged_network
+
+_MOST_THREADS = 16  # that open pictures
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -43,17 +52,19 @@ class Prediction:
 
 
 class Predictor:
-    """A plain fp32 ViT with a bundle's adapter merged into the base it was trained on.
+    """A plain ViT with a bundle's adapter merged, in fp32, into the base it was trained on.
 
     Args:
         checkpoint: Folder of the bundle, or a bundle that was loaded.
         weights: File of the base's weights; None looks where training found them, then in the
             hub's cache, then on the hub.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``32``, ``bf16``, or ``auto`` for bf16 where the chip computes in it.
 
     Raises:
         BundleError: The bundle is damaged, or belongs to other base weights.
         BackboneError: The base's weights cannot be had.
+        UsageError: The device or the precision is unknown.
     """
 
     def __init__(
@@ -61,15 +72,20 @@ class Predictor:
         checkpoint: str | Path | Bundle,
         weights: str | Path | None = None,
         device: str = "auto",
+        precision: PredictionPrecision = "32",
     ) -> None:
+        self.device = pick_device(device)
+        self._dtype = prediction_dtype(self.device, precision)
         bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
         self.classes = bundle.record.classes
         self.validated = bool(bundle.record.metrics)
         self.confidence = bundle.record.confidence
         self._reference = bundle.reference
-        self.device = pick_device(device)
         self._transform = bundle.record.preprocessing.transform()
+        self._at_least = bundle.record.preprocessing.at_least
         self.network = merged_network(bundle, weights).to(self.device).eval()
+        if self._dtype != torch.float32:
+            self.network.to(self._dtype)
 
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained."""
@@ -77,8 +93,11 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns features ``(B, D)`` and logits ``(B, classes)``, on the CPU."""
-        images = torch.stack(list(tensors)).to(self.device)
+        """Returns features ``(B, D)`` and logits ``(B, classes)``, fp32, on the CPU."""
+        images = torch.stack(list(tensors))
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        images = images.to(self.device, self._dtype, non_blocking=True)
         features, logits = features_and_logits(self.network, images)
         return features.cpu(), logits.cpu()
 
@@ -87,21 +106,23 @@ class Predictor:
     ) -> Iterator[Prediction | DataError]:
         """Yields a prediction for each file in order, or the error of one that cannot be read.
 
+        Threads open the pictures of the next two batches while one is predicted; no more of them,
+        however many paths there are, are in memory.
+
         Args:
             paths: Picture files.
             top_k: How many classes to keep, at least 1.
             batch_size: Pictures in one forward pass.
         """
-        group: list[tuple[Path, torch.Tensor | DataError]] = []
-        for path in map(Path, paths):
-            try:
-                group.append((path, self._transform(open_image(path))))
-            except DataError as error:
-                group.append((path, error))
-            if len(group) == batch_size:
-                yield from self._predict_group(group, top_k)
-                group = []
-        yield from self._predict_group(group, top_k)
+        opened = _ahead(self._open, map(Path, paths), 2 * batch_size)
+        while group := list(islice(opened, batch_size)):
+            yield from self._predict_group(group, top_k)
+
+    def _open(self, path: Path) -> tuple[Path, torch.Tensor | DataError]:
+        try:
+            return path, self._transform(open_image(path, self._at_least))
+        except DataError as error:
+            return path, error
 
     def _predict_group(
         self, group: Sequence[tuple[Path, torch.Tensor | DataError]], top_k: int
@@ -131,3 +152,25 @@ class Predictor:
         for row, names, unfamiliar in zip(values.tolist(), indices.tolist(), far, strict=True):
             top = tuple((self.classes[i], value) for i, value in zip(names, row, strict=True))
             yield top, learnt is not None and row[0] < learnt.unsure_below, unfamiliar
+
+
+def _ahead(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], most: int
+) -> Iterator[_Result]:
+    """Yields the results of work in order; threads do it for the next ``most`` items already."""
+    items = iter(items)
+    first = list(islice(items, 2))
+    if len(first) < 2:  # one picture needs no thread
+        yield from map(work, first)
+        return
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
+    waiting: deque[Future[_Result]] = deque()
+    try:
+        for item in chain(first, items):
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever reads the answers may have enough

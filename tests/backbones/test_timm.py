@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from vitlora.backbones import load_backbone
 from vitlora.backbones import timm as our_timm
 from vitlora.backbones.backbone import find_source
+from vitlora.backbones.source import on_meta
 from vitlora.errors import BackboneError
 
 # timm's own models for testing: class token; average; attention pooling; four registers
@@ -156,6 +157,21 @@ def test_weights_of_another_depth_are_refused(tmp_path):
     file = saved(timm.create_model(TINY[0], depth=5), tmp_path / "a.safetensors")
     with pytest.raises(BackboneError, match=r"does not hold .*12 missing \(blocks\.5\."):
         load_backbone(f"timm/{TINY[0]}", 2, file)
+
+
+def test_first_weights_are_drawn_as_timm_draws_them_and_not_at_all_where_there_is_no_memory():
+    ours, theirs = [], []
+    for made, build in ((ours, our_timm._build), (theirs, timm.create_model)):
+        torch.manual_seed(0)
+        made += build(TINY[0], num_classes=2).state_dict().items()
+    assert [name for name, _ in ours] == [name for name, _ in theirs]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
+    before = torch.get_rng_state()
+    with on_meta():
+        bare = our_timm._build(TINY[0], num_classes=2).state_dict()
+    assert {k: v.shape for k, v in bare.items()} == {k: v.shape for k, v in ours}
+    assert all(v.is_meta for v in bare.values())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_cached_file_is_taken_without_asking_the_network(tmp_path, monkeypatch):

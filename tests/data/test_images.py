@@ -34,12 +34,14 @@ def opened(path) -> np.ndarray:
     return np.asarray(image)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientation_is_applied(tmp_path, orientation):
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(NOISE).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(opened(tmp_path / "a.png"), UPRIGHT[orientation](NOISE))
+    file = tmp_path / f"a{suffix}"
+    Image.fromarray(NOISE).save(file, exif=exif, **({"lossless": True} if ".w" in suffix else {}))
+    np.testing.assert_array_equal(opened(file), UPRIGHT[orientation](NOISE))
 
 
 def test_orientation_holds_where_a_jpeg_is_decoded_small(tmp_path):

@@ -13,6 +13,7 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from timm.models import get_pretrained_cfg
 from torchvision.models import get_model, get_model_weights
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 from vitlora.backbones.backbone import find_source
 from vitlora.data.preprocessing import Preprocessing
@@ -124,3 +125,26 @@ def test_json_brings_everything_back():
         crop_mode="squash",
     )
     assert Preprocessing.from_json(json.loads(json.dumps(asdict(preprocessing)))) == preprocessing
+
+
+@pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5, 0.5, 0.5)])
+def test_normalisation_is_torchvisions_to_the_last_bit(mean):
+    std = (0.229, 0.224, 0.225)
+    values = np.random.default_rng(0).permuted(np.arange(256, dtype=np.uint8).repeat(6))
+    pixels = values.reshape(16, 32, 3)  # all values
+    plain = Compose([ToTensor(), Normalize(mean, std)])
+    normalise = Preprocessing(16, 1.0, mean, std).normalisation()
+    for given in (pixels, pixels[:, ::-1], Image.fromarray(pixels)):
+        got = normalise(given)
+        assert torch.equal(got, plain(Image.fromarray(np.asarray(given))))
+        assert got.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "want"),
+    [(224, 1.0, 672), (32, 0.9, 672), (224, 0.9, 747), (518, 1.0, 1554)],  # 747 is 3 * 249
+)
+def test_three_times_what_is_needed_is_decoded_and_never_less_than_half_a_camera_photo(
+    size, crop, want
+):
+    assert Preprocessing(size, crop, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).at_least == want

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vitlora.backbones import micro, timm, torchvision
-from vitlora.backbones.source import Source, StateDict
+from vitlora.backbones.source import Source, StateDict, on_meta
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
@@ -106,7 +106,7 @@ def load_backbone(
         BackboneError: An unknown name, weights that cannot be had or do not fit, a bad image size.
     """
     source = find_source(name)
-    with torch.device("meta"):
+    with on_meta():
         module = source.build(num_classes)
     if str(weights).lower() == "none" and weights is not None:
         file, state = None, _random_start(source)

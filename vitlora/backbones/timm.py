@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -30,7 +29,7 @@ from timm.models import (
 )
 from torch import nn
 
-from vitlora.backbones.source import Source, StateDict
+from vitlora.backbones.source import Source, StateDict, on_meta
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
@@ -69,7 +68,7 @@ def find(name: str) -> Source:
         )
     full = f"{architecture}.{cfg.tag}" if cfg is not None and cfg.tag else architecture
     build = partial(_build, full)
-    with torch.device("meta"):
+    with on_meta():
         module = build(1)
     repo = (cfg.hf_hub_id if cfg is not None else None) or f"timm/{full}"
     file = (cfg.hf_hub_filename if cfg is not None else None) or "model.safetensors"

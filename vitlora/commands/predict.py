@@ -16,6 +16,7 @@ from vitlora.command_line import CommandParser
 from vitlora.data.images import is_image_file
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
+from vitlora.light_imports import without_compiler
 
 if TYPE_CHECKING:
     from vitlora.predictor import Prediction
@@ -45,11 +46,12 @@ def main(args: Sequence[str] | None = None) -> int:
     if not paths:
         return 1
     # torch and timm take seconds to import: only now, when the words typed make sense
-    from vitlora.checkpoint import newest_bundle
-    from vitlora.predictor import Predictor
+    with without_compiler():
+        from vitlora.checkpoint import newest_bundle
+        from vitlora.predictor import Predictor
 
     folder = options.checkpoint or newest_bundle()
-    predictor = Predictor(folder, options.weights, options.device)
+    predictor = Predictor(folder, options.weights, options.device, options.precision)
     if options.checkpoint is None:
         print(f"using {folder}", file=sys.stderr)
     if not predictor.validated:
@@ -113,6 +115,12 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--precision",
+        default="32",
+        choices=("32", "bf16", "auto"),
+        help="32 answers as it was scored; bf16 is faster; auto takes it where the chip has it",
+    )
     return parser
 
 

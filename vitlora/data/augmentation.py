@@ -76,13 +76,11 @@ class Augmentation:
                 ),
             ]
         self._compose = A.Compose(steps)
-        self._mean = np.asarray(preprocessing.mean, dtype=np.float32) * 255
-        self._scale = 1 / (np.asarray(preprocessing.std, dtype=np.float32) * 255)
+        self._normalise = preprocessing.normalisation()
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Returns ``(3, H, W)``."""
-        pixels = self._compose(image=np.asarray(image))["image"]
-        return torch.from_numpy((pixels - self._mean) * self._scale).permute(2, 0, 1).contiguous()
+        return self._normalise(self._compose(image=np.asarray(image))["image"])
 
     def seed(self, seed: int) -> None:
         """Starts the random draws anew; every loader worker needs its own seed."""

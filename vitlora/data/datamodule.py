@@ -167,8 +167,11 @@ class FolderData(LightningDataModule):
         return folder
 
     def _evaluation(self, split: str) -> DataLoader[Any]:
-        transform = self._needed_preprocessing().transform()
-        return self._loader(ImageDataset(self.folder.splits[split], transform), shuffle=False)
+        preprocessing = self._needed_preprocessing()
+        dataset = ImageDataset(
+            self.folder.splits[split], preprocessing.transform(), preprocessing.at_least
+        )
+        return self._loader(dataset, shuffle=False)
 
     def _loader(self, dataset: ImageDataset, shuffle: bool) -> DataLoader[Any]:
         workers = min(self.num_workers, -(-len(dataset) // self.batch_size))

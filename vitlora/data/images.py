@@ -32,7 +32,8 @@ def open_image(path: str | os.PathLike[str], at_least: int | None = None) -> Ima
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Image.DecompressionBombError as error:

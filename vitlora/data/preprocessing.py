@@ -1,13 +1,20 @@
 """What a set of weights wants of a picture before it becomes a tensor."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import cv2
+import numpy as np
 import torch
 from PIL import Image
 
 CropMode = Literal["center", "squash"]
+
+# A JPEG decoded at no less than so many times the side it is resized to answers alike (see
+# benchmarks/results/predicting.jsonl); with fewer pixels than a camera's it is decoded in full.
+_AMPLE, _CAMERA = 3, 1344
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,15 @@ class Preprocessing:
         """Reads what ``dataclasses.asdict`` and JSON made of it."""
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
+    @property
+    def at_least(self) -> int:
+        """Shortest side in pixels that a picture must be decoded at, ``open_image``'s argument.
+
+        JPEGs whose short side is below twice that are decoded in full, larger ones at 1/2, 1/4 or
+        1/8 scale: at 224 pixels and ``crop_pct`` 1, and for smaller inputs, from 1344 pixels on.
+        """
+        return max(_AMPLE * math.ceil(self.image_size / self.crop_pct), _CAMERA // 2)
+
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same preprocessing for another input size in pixels."""
         return replace(self, image_size=image_size)
@@ -65,8 +81,9 @@ class Preprocessing:
         """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised."""
         # here, because spawned loader workers import this module and timm takes seconds
         from timm.data.transforms_factory import create_transform
+        from torchvision.transforms import Compose
 
-        return create_transform(  # pyright: ignore[reportReturnType]
+        timms: Any = create_transform(
             input_size=(3, self.image_size, self.image_size),
             is_training=False,
             interpolation=self.interpolation,
@@ -75,3 +92,34 @@ class Preprocessing:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
+        # its last two steps, ToTensor and Normalize, are the normalisation
+        return Compose([*timms.transforms[:-2], self.normalisation()])
+
+    def normalisation(self) -> "Normalisation":
+        """Returns what turns 8-bit RGB into the network's input."""
+        return Normalisation(self.mean, self.std)
+
+
+class Normalisation:
+    """Turns 8-bit RGB ``(H, W, 3)``, picture or array, into ``(3, H, W)``, normalised.
+
+    Each of the 3 * 256 values is computed once, in the order torchvision's ToTensor and Normalize
+    do: the same to the last bit, in half their time.
+
+    Args:
+        mean: Per-channel mean of RGB in ``[0, 1]``.
+        std: Per-channel standard deviation of RGB in ``[0, 1]``.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        shares = torch.arange(256).float().div(255)
+        values = (shares - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
+        self._values = values.numpy()  # (3, 256)
+
+    def __call__(self, image: Image.Image | np.ndarray) -> torch.Tensor:
+        """Returns ``(3, H, W)``."""
+        planes = cv2.split(np.asarray(image))
+        normal = np.empty((3, *planes[0].shape), np.float32)
+        for channel, plane in enumerate(planes):
+            cv2.LUT(plane, self._values[channel], normal[channel])
+        return torch.from_numpy(normal)

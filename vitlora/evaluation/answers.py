@@ -92,7 +92,7 @@ def _opened(
 
     def opened(sample: Sample) -> tuple[Sample, torch.Tensor | DataError]:
         try:
-            return sample, transform(open_image(sample.path))
+            return sample, transform(open_image(sample.path, preprocessing.at_least))
         except DataError as error:
             return sample, error
 

@@ -1,5 +1,6 @@
 """One progress line in plain ASCII, so that any console can show it."""
 
+import os
 import sys
 import time
 from typing import Any
@@ -8,12 +9,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 _WIDTH = 20  # characters of the bar
+_STARVED = 0.1  # share of the time spent waiting for pictures that is worth a word
+_ENOUGH = 2.0  # seconds of training before that share says something
 
 
 class Progress(ProgressBar):
     """Shows epoch, bar, mean loss and accuracy, images per second and the time the run still takes.
 
-    On a terminal the line is redrawn in place; elsewhere one line is printed for each epoch.
+    Where training waits for pictures, it says so, and what would help. On a terminal the line is
+    redrawn in place; elsewhere one line is printed for each epoch.
     """
 
     def __init__(self) -> None:
@@ -22,6 +26,8 @@ class Progress(ProgressBar):
         self._images = self._epoch_images = 0
         self._loss = self._hits = 0.0
         self._started = self._drawn = 0.0
+        self._epoch_started = self._ended = self._waited = 0.0
+        self._length = 0
 
     def disable(self) -> None:
         """Turns the line off (Lightning does so on all processes but the first)."""
@@ -35,6 +41,16 @@ class Progress(ProgressBar):
         """Starts the clock."""
         self._started = time.monotonic()
         self._images = 0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Adds up how long the batch was waited for; an epoch's first also waits for workers."""
+        now = time.monotonic()
+        if batch_idx == 0:
+            self._epoch_started, self._waited = now, 0.0
+        else:
+            self._waited += now - self._ended
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -51,7 +67,8 @@ class Progress(ProgressBar):
         if self._on and sys.stdout.isatty() and now - self._drawn > 0.1:
             self._drawn = now
             share = (batch_idx + 1) / max(self.total_train_batches, 1)
-            print("\r" + self._line(trainer, share), end="", flush=True)
+            print("\r" + self._over(self._line(trainer, share)), end="", flush=True)
+        self._ended = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends the epoch's line with the validation numbers."""
@@ -62,7 +79,8 @@ class Progress(ProgressBar):
             f"{self._line(trainer, 1.0)} | val acc {float(metrics['val/acc']):.4f} "
             f"macro-F1 {float(metrics['val/macro_f1']):.4f}"
         )
-        print(("\r" if sys.stdout.isatty() else "") + line, flush=True)
+        print("\r" + self._over(line) if sys.stdout.isatty() else line, flush=True)
+        self._length = 0
 
     def _line(self, trainer: Trainer, share: float) -> str:
         epochs, seen = trainer.max_epochs or 1, max(self._epoch_images, 1)
@@ -75,7 +93,23 @@ class Progress(ProgressBar):
             f"[{'#' * filled}{'.' * (_WIDTH - filled)}] "
             f"loss {self._loss / seen:.3f} acc {self._hits / seen:.3f} "
             f"{self._images / max(elapsed, 1e-9):.0f} img/s, {_clock(left)} left"
+            f"{self._hunger(trainer)}"
         )
+
+    def _hunger(self, trainer: Trainer) -> str:
+        """Returns what share of the epoch training waited for pictures, if that is much."""
+        trained = self._ended - self._epoch_started
+        if trained < _ENOUGH or self._waited < _STARVED * trained:
+            return ""
+        workers = getattr(trainer.train_dataloader, "num_workers", 0)
+        more = workers < (os.cpu_count() or 1)
+        advice = f"raise data.num_workers ({workers})" if more else "smaller files load faster"
+        return f" | waits {self._waited / trained:.0%} for data: {advice}"
+
+    def _over(self, line: str) -> str:
+        """Returns the line, long enough to hide the one before it."""
+        self._length, before = len(line), self._length
+        return line.ljust(before)
 
 
 def _clock(seconds: float) -> str:
