@@ -381,7 +381,7 @@ def test_auto_says_what_does_not_fit(root, capsys):
         fit(root, cache="auto", cache_gb=1e-6, adapter=LinearProbe())
     assert parts == []
     assert (
-        "off: 6 of 6 blocks, 1 view of 6 pictures for 3 epochs: 8 kB, but trainer.cache_gb allows "
+        "off: 6 of 6 blocks, 2 views of 6 pictures for 3 epochs: 12 kB, but trainer.cache_gb allows "
         "1 kB" in capsys.readouterr().out
     )
 
@@ -428,8 +428,9 @@ def test_it_pays_by_the_blocks_that_are_spared():
     assert not pays(prefix, views=5, epochs=6)  # 44 of 48
 
 
-def test_usual_views_are_never_more_than_epochs():
-    assert all(1 <= usual_views(epochs) <= epochs for epochs in range(1, 100))
+def test_usual_views_are_half_as_many_as_epochs_from_two_to_six():
+    found = [usual_views(epochs) for epochs in (1, 2, 3, 4, 6, 7, 11, 12, 13, 100)]
+    assert found == [2, 2, 2, 2, 3, 4, 6, 6, 6, 6]
 
 
 @pytest.mark.parametrize(("family", "name", "kwargs"), FAMILIES, ids=[f[0] for f in FAMILIES])

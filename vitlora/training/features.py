@@ -34,9 +34,9 @@ class Features:
         self._precision = str(trainer.precision)
         self.prefix = prefix
         side = module.backbone.preprocessing.image_size
-        row = self._without_training(
-            self.prefix.look, torch.zeros(1, 3, side, side, device=module.device)
-        )
+        # as many as in a batch: a compiled block would be compiled once more for another number
+        images = torch.zeros(self.data.batch_size, 3, side, side, device=module.device)
+        row = self._without_training(self.prefix.look, images)
         self.shape = tuple(row.shape[1:])
         self.dtype = torch.bfloat16 if self._precision == "bf16-mixed" else row.dtype
 

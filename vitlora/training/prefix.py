@@ -49,7 +49,7 @@ class Prefix:
         """Learns what the blocks are given besides tokens; to be called once, before ``after``.
 
         Args:
-            images: ``(1, 3, H, W)``, any values, on the module's device.
+            images: ``(B, 3, H, W)``, any values, on the module's device.
 
         Returns:
             What ``before`` makes of them.

@@ -23,7 +23,7 @@ from vitlora.files import write_whole
 
 _FORMAT = 1
 _ABANDONED = 3600  # seconds after which a file that nobody finished is litter
-_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16)}
+_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 class Memory:
@@ -93,7 +93,7 @@ class Shelf:
 
         Args:
             key: What it is made of, as JSON has it.
-            parts: Pieces along the first dimension, on the CPU, fp32 or bf16.
+            parts: Pieces along the first dimension, on the CPU, fp32, bf16 or fp16.
             shape: Of the whole.
 
         Raises:

@@ -30,7 +30,7 @@ class Trainer(LightningTrainer):
             frozen; every epoch then starts behind them. auto does so in memory, where it pays and
             fits; memory and disk insist, and disk serves later runs too; off.
         cache_views: Differently augmented views of each training picture that are cached, which
-            the epochs take in turn; null for half as many as epochs, at most 4.
+            the epochs take in turn; null for half as many as epochs, from 2 to 6.
         cache_gb: Most that is cached, in 10^9 bytes; on disk, in all runs together.
         cache_folder: Where disk keeps it; null for ~/.cache/vitlora/features.
         log_every_n_steps: Steps between two lines of the logs.
