@@ -27,7 +27,7 @@ from vitlora.training.features import Features
 from vitlora.training.prefix import Prefix
 from vitlora.training.shelf import Shelf
 
-LAST = {"last_blocks": 2, "rank": 2}  # of the micro-ViT's six
+LAST: dict[str, Any] = {"last_blocks": 2, "rank": 2}  # of the micro-ViT's six
 
 
 class Losses(Callback):
@@ -381,8 +381,8 @@ def test_auto_says_what_does_not_fit(root, capsys):
         fit(root, cache="auto", cache_gb=1e-6, adapter=LinearProbe())
     assert parts == []
     assert (
-        "off: 6 of 6 blocks, 2 views of 6 pictures for 3 epochs: 12 kB, but trainer.cache_gb allows "
-        "1 kB" in capsys.readouterr().out
+        "off: 6 of 6 blocks, 2 views of 6 pictures for 3 epochs: 12 kB, but trainer.cache_gb "
+        "allows 1 kB" in capsys.readouterr().out
     )
 
 

@@ -66,6 +66,16 @@ class PrefixCache(Callback):
         """Forgets an earlier training."""
         self._begun, self._train = False, None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to keep what is not frozen, before anything is written."""
+        module: Any = pl_module
+        prefix = Prefix(module.backbone.module)
+        if self.where != "auto" and prefix.obstacle:
+            raise UsageError(
+                f"trainer.cache is {self.where}, but {prefix.obstacle}; set trainer.cache to auto, "
+                "or train less: model.adapter.last_blocks, or the LinearProbe adapter"
+            )
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Computes what is kept before the first epoch, and takes the next view before each."""
         if not self._begun:
@@ -89,11 +99,6 @@ class PrefixCache(Callback):
         if not isinstance(trainer.train_dataloader, Batches):
             return  # somebody's own loader, of whose pictures nothing is known
         prefix, epochs = Prefix(module.backbone.module), trainer.max_epochs
-        if self.where != "auto" and prefix.obstacle:
-            raise UsageError(
-                f"trainer.cache is {self.where}, but {prefix.obstacle}; set trainer.cache to auto, "
-                "or train less: model.adapter.last_blocks, or the LinearProbe adapter"
-            )
         views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
         views = max(min(views, epochs), 1)
         if self.where == "auto" and not (_is_whole(trainer) and pays(prefix, views, epochs)):
