@@ -214,7 +214,10 @@ class _Bar:
         if self.total:
             passed = time.monotonic() - self.started
             line = f"computed in {clock(passed)}, {self.total / passed:.0f} img/s"
-            print(("\r" if sys.stdout.isatty() else "") + f"{'':<12} {line}", flush=True)
+            start, width = (
+                ("\r", 32) if sys.stdout.isatty() else ("", 0)
+            )  # over all of the last one
+            print(f"{start}{'':<12} {line:<{width}}", flush=True)
 
 
 def usual_views(epochs: int) -> int:
