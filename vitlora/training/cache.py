@@ -223,8 +223,8 @@ class _Bar:
 def usual_views(epochs: int) -> int:
     """Returns how many views of a picture stand in for one of its own in each epoch.
 
-    One costs up to two points of accuracy, half as many as epochs, or six, cost none that could be
-    measured: benchmarks/cache_views.py.
+    One costs a head up to three points of accuracy; half as many as epochs, or six, cost none that
+    could be told from chance: benchmarks/cache_views.py.
     """
     return min(max(2, -(-epochs // 2)), 6)
 
