@@ -1,7 +1,7 @@
 """The LightningModule: a backbone, an adapter, a head, and the loss."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +97,8 @@ class Classifier(LightningModule):
         self.storage = Storage(quantization, block_size=block_size)  # the dtype is yet to come
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
+        # from what was cached of images to logits, while a training caches
+        self.rest: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._start: tuple[Mapping[str, torch.Tensor], Any] | None = None
         self.loss_weight: torch.Tensor | None = None
@@ -155,7 +157,12 @@ class Classifier(LightningModule):
             check_compiles(self.trainer.strategy.root_device)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised."""
+        """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.
+
+        Or of what ``rest`` takes: tokens ``(B, N, D)``, or features ``(B, D)``.
+        """
+        if self.rest is not None and images.ndim < 4:
+            return self.rest(images)
         if self.network is None:
             raise UsageError(
                 "the network is built when a Trainer starts; for use without one see "

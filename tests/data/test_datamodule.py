@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from vitlora.data import datamodule
 from vitlora.data.augmentation import Augmentation
 from vitlora.data.datamodule import FolderData
+from vitlora.data.dataset import Batches
 from vitlora.data.duplicates import fingerprints
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
@@ -98,8 +99,8 @@ def test_training_order_changes_every_epoch_and_follows_the_seed(make_folder, tm
 def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(
         datamodule,
-        "DataLoader",
-        partial(DataLoader, multiprocessing_context="fork" if workers else None),
+        "Batches",
+        partial(Batches, multiprocessing_context="fork" if workers else None),
     )
     one_picture_many_times(tmp_path)
     runs = []
@@ -116,9 +117,7 @@ def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monk
 
 def test_spawned_workers_draw_different_augmentations_in_every_epoch(tmp_path, monkeypatch):
     """Windows and macOS start workers afresh: everything must survive pickling."""
-    monkeypatch.setattr(
-        datamodule, "DataLoader", partial(DataLoader, multiprocessing_context="spawn")
-    )
+    monkeypatch.setattr(datamodule, "Batches", partial(Batches, multiprocessing_context="spawn"))
     one_picture_many_times(tmp_path)
     data = ready(tmp_path, num_workers=2, augment="strong")
     torch.manual_seed(0)
@@ -376,3 +375,27 @@ def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(
     picture.resize((70, 70)).save(tmp_path / "test/a/x.png")
     ready(tmp_path).setup("fit")
     assert "train/a/x.png and test/a/x.png" in capsys.readouterr().err
+
+
+def test_views_are_decided_by_seed_view_and_picture_alone(tmp_path):
+    one_picture_many_times(tmp_path)
+    torch.manual_seed(5)
+    data = ready(tmp_path)
+    first, again, other = (images_of(data.view_dataloader("train", view)) for view in (0, 0, 1))
+    assert all(map(torch.equal, first, again))
+    assert distinct(first + other) == 2 * len(first)
+    alone = data.view_dataloader("train", 1).dataset
+    assert torch.equal(alone[3][0], other[3])  # whatever came before
+    torch.manual_seed(6)
+    assert distinct(other + images_of(data.view_dataloader("train", 1))) == 2 * len(first)
+    val = (images_of(data.view_dataloader("val", view)) for view in (0, 1))
+    assert all(map(torch.equal, *val))
+
+
+def test_what_is_kept_is_served_even_to_an_epoch_asked_for_before(tmp_path):
+    loader = Batches([0, 1], num_workers=2, persistent_workers=True)
+    asked = iter(loader)
+    assert len(_workers(loader)) == 2
+    loader.keep(DataLoader([5, 6]))
+    assert [int(batch) for batch in asked] == [5, 6]
+    assert [int(batch) for batch in loader] == [5, 6] and _workers(loader) == []

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from vitlora.data.augmentation import Augmentation, Recipe
-from vitlora.data.dataset import ImageDataset, seed_worker
+from vitlora.data.dataset import Batches, ImageDataset, Views, seed_worker
 from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import Folder, read_folder, split_record
 from vitlora.data.groups import DUPLICATES, groups_of
@@ -138,22 +138,36 @@ class FolderData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
-        preprocessing = self._needed_preprocessing()
-        samples = self.folder.splits["train"]
-        if self.augment == "none":
-            return self._loader(ImageDataset(samples, preprocessing.transform()), shuffle=True)
-        augmentation = Augmentation(self.augment, preprocessing)
-        augmentation.seed(torch.initial_seed() % 2**32)
-        dataset = ImageDataset(samples, augmentation, at_least=2 * preprocessing.image_size)
-        return self._loader(dataset, shuffle=True)
+        pictures = self.pictures("train")
+        if isinstance(pictures.transform, Augmentation):
+            pictures.transform.seed(torch.initial_seed() % 2**32)
+        return self._loader(pictures, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Returns the validation batches, preprocessed as the weights ask."""
-        return self._evaluation("val")
+        return self._loader(self.pictures("val"), shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Returns the test batches, preprocessed as the weights ask."""
-        return self._evaluation("test")
+        return self._loader(self.pictures("test"), shuffle=False)
+
+    def view_dataloader(self, split: str, view: int) -> DataLoader[Any]:
+        """Returns a split's batches in the order of its pictures, seen as the seed decides.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            view: Which of the many ways to look at a picture, from 0; those of ``train`` differ.
+        """
+        views = Views(self.pictures(split), torch.initial_seed(), view)
+        return self._loader(views, shuffle=False, again=False)
+
+    def pictures(self, split: str) -> ImageDataset:
+        """Returns a split's pictures as training (``train``) or evaluation sees them."""
+        samples, preprocessing = self.folder.splits[split], self._needed_preprocessing()
+        if split != "train" or self.augment == "none":
+            return ImageDataset(samples, preprocessing.transform(), preprocessing.at_least)
+        augmentation = Augmentation(self.augment, preprocessing)
+        return ImageDataset(samples, augmentation, at_least=2 * preprocessing.image_size)
 
     def _split(self, pool: Folder, source: str | None) -> Folder:
         """Returns the pictures split as asked; what the draw needs besides is recorded."""
@@ -166,22 +180,17 @@ class FolderData(LightningDataModule):
         self._draw["groups"] = source if source == DUPLICATES else str(Path(source).resolve())
         return folder
 
-    def _evaluation(self, split: str) -> DataLoader[Any]:
-        preprocessing = self._needed_preprocessing()
-        dataset = ImageDataset(
-            self.folder.splits[split], preprocessing.transform(), preprocessing.at_least
-        )
-        return self._loader(dataset, shuffle=False)
-
-    def _loader(self, dataset: ImageDataset, shuffle: bool) -> DataLoader[Any]:
+    def _loader(
+        self, dataset: ImageDataset | Views, shuffle: bool, again: bool = True
+    ) -> DataLoader[Any]:
         workers = min(self.num_workers, -(-len(dataset) // self.batch_size))
-        return DataLoader(
+        return Batches(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
+            persistent_workers=workers > 0 and again,
             worker_init_fn=seed_worker,
         )
 

@@ -1,10 +1,12 @@
 """Picture files as a torch dataset. Light to import: spawned loader workers import it anew."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
+import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vitlora.data.augmentation import Augmentation, Transform
 from vitlora.data.folder import Sample
@@ -34,6 +36,52 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         """Returns ``(3, H, W)``, normalised, and the label."""
         sample = self.samples[index]
         return self.transform(open_image(sample.path, self.at_least)), sample.label
+
+
+class Views(Dataset[tuple[torch.Tensor, int]]):
+    """Looks at each picture in a way that the seed, the view and its place alone decide.
+
+    Args:
+        pictures: Their augmentation is seeded anew for each picture.
+        seed: Of the run.
+        view: Which of many looks, from 0.
+    """
+
+    def __init__(self, pictures: ImageDataset, seed: int, view: int) -> None:
+        self.pictures = pictures
+        self.seed = seed
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """Returns ``(3, H, W)``, normalised, and the label."""
+        transform = self.pictures.transform
+        if isinstance(transform, Augmentation):
+            mixed = np.random.SeedSequence([self.seed, self.view, index])
+            transform.seed(int(mixed.generate_state(1)[0]))
+        return self.pictures[index]
+
+
+class Batches(DataLoader[Any]):
+    """Batches of pictures; or, once ``keep`` was called, of what was computed from them.
+
+    An epoch that was asked for but has not begun by then is served the latter, too.
+    """
+
+    _kept: DataLoader[Any] | None = None
+
+    def keep(self, loader: DataLoader[Any]) -> None:
+        """Serves the batches of another loader from now on, and lets go of the workers."""
+        self._kept = loader
+        self._iterator = None
+
+    def __iter__(self) -> Any:
+        return self._epoch(super().__iter__() if self._kept is None else None)
+
+    def _epoch(self, pictures: Any) -> Iterator[Any]:
+        yield from pictures if self._kept is None else self._kept
 
 
 def seed_worker(worker: int) -> None:

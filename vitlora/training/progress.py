@@ -92,7 +92,7 @@ class Progress(ProgressBar):
             f"epoch {trainer.current_epoch + 1:>{len(str(epochs))}}/{epochs} "
             f"[{'#' * filled}{'.' * (_WIDTH - filled)}] "
             f"loss {self._loss / seen:.3f} acc {self._hits / seen:.3f} "
-            f"{self._images / max(elapsed, 1e-9):.0f} img/s, {_clock(left)} left"
+            f"{self._images / max(elapsed, 1e-9):.0f} img/s, {clock(left)} left"
             f"{self._hunger(trainer)}"
         )
 
@@ -112,7 +112,8 @@ class Progress(ProgressBar):
         return line.ljust(before)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Returns a duration as minutes:seconds, or hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

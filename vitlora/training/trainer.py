@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from vitlora.errors import UsageError
 from vitlora.hardware import Precision, pick_device, pick_precision
+from vitlora.training.cache import PrefixCache, Where
 from vitlora.training.progress import Progress
 
 
@@ -25,6 +26,14 @@ class Trainer(LightningTrainer):
             run them all.
         accumulate_grad_batches: Batches whose gradients are summed before each step.
         gradient_clip_val: Largest norm of the gradient; null not to clip.
+        cache: Compute only once what no training changes, where the first blocks, or all, are
+            frozen; every epoch then starts behind them. auto does so in memory where the head alone
+            is trained, and it pays and fits; memory and disk insist, and disk serves later runs
+            too; off.
+        cache_views: Differently augmented views of each training picture that are cached, which
+            the epochs take in turn; null for half as many as epochs, from 2 to 6.
+        cache_gb: Most that is cached, in 10^9 bytes; on disk, in all runs together.
+        cache_folder: Where disk keeps it; null for ~/.cache/vitlora/features.
         log_every_n_steps: Steps between two lines of the logs.
         num_sanity_val_steps: Validation batches before training.
         enable_model_summary: Lightning's own table of layers.
@@ -44,6 +53,10 @@ class Trainer(LightningTrainer):
         early_stopping: int | None = None,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = 1.0,
+        cache: Where = "auto",
+        cache_views: int | None = None,
+        cache_gb: float = 4.0,
+        cache_folder: str | None = None,
         log_every_n_steps: int | None = 10,
         num_sanity_val_steps: int | None = 0,
         enable_model_summary: bool | None = False,
@@ -76,6 +89,8 @@ class Trainer(LightningTrainer):
             every.append(Progress())
         if early_stopping is not None:
             every.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
+        if cache != "off":
+            every.append(PrefixCache(cache, cache_views, cache_gb, cache_folder))
         super().__init__(
             max_epochs=max_epochs,
             precision=pick_precision(device, precision),  # pyright: ignore[reportArgumentType]
