@@ -369,6 +369,7 @@ def test_auto_keeps_what_pays_and_says_so(root, capsys):
         {"trainer": {"max_epochs": 1}, "adapter": LinearProbe()},
         {"trainer": {"limit_train_batches": 2}, "adapter": LinearProbe()},
         {"adapter": Lora(rank=2)},
+        {"trainer": {"max_epochs": 6}, "adapter": Lora(rank=2, last_blocks=1)},
         {"cache": "off", "adapter": LinearProbe()},
     ):
         with computed() as parts:

@@ -28,8 +28,8 @@ class PrefixCache(Callback):
     """Lets every epoch start at the first block that is trained.
 
     Args:
-        where: ``auto``, ``memory`` or ``disk``. ``auto`` keeps in memory what a head alone is given:
-            that a few views do was measured for heads.
+        where: ``auto``, ``memory`` or ``disk``. ``auto`` serves heads alone, for which it was
+            measured that a few views do.
         views: Differently augmented looks at each training picture, at least 1; None for
             ``usual_views``.
         gigabytes: Most that is kept, in 10^9 bytes.
