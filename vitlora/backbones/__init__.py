@@ -6,6 +6,7 @@ from vitlora.backbones.backbone import (
     Backbone,
     features_and_logits,
     load_backbone,
+    outline,
 )
 
-__all__ = ["BLOCK_ROLES", "ROLES", "Backbone", "features_and_logits", "load_backbone"]
+__all__ = ["BLOCK_ROLES", "ROLES", "Backbone", "features_and_logits", "load_backbone", "outline"]
