@@ -2,8 +2,8 @@
 
 python benchmarks/plan.py --device cpu >> benchmarks/results/plan.jsonl
 
-The plan counts a step on shapes alone. Here the same step runs in full, twice, in Lightning's order,
-so that the optimiser's state is there. Measured is what torch's allocator says: on CUDA
+The plan counts a step on shapes alone. Here the same step runs in full, twice, in Lightning's
+order, so that the optimiser's state is there. Measured is what torch's allocator says: on CUDA
 ``max_memory_allocated``, on the CPU every allocation it reports to the profiler, on top of the
 tensors that were alive before.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.profiler import ProfilerActivity, profile
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
@@ -124,7 +125,13 @@ def measure(model: dict[str, Any], device: torch.device, precision: str, batch: 
 
 def live_bytes() -> int:
     """Returns the bytes of all tensors that Python knows, each storage once."""
-    tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    tensors = [
+        o
+        for o in gc.get_objects()
+        if issubclass(type(o), torch.Tensor)
+        and not issubclass(type(o), FakeTensor)
+        and not o.is_meta
+    ]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 

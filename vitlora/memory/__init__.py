@@ -1,29 +1,34 @@
 """The plan: what a training takes of the memory, before it takes it."""
 
 from vitlora.memory.batch import (
-    OutOfMemory,
-    explain_full,
+    Batches,
+    MemoryFullError,
     fitting_batch,
-    gigabytes,
+    free_memory,
     is_out_of_memory,
-    settle_batch,
 )
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import CONTEXT, MARGIN, Room, parse_size, room_here, room_of
+from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, size, table
 
 __all__ = [
     "CONTEXT",
     "MARGIN",
+    "MARGIN_SAID",
+    "Batches",
     "Footprint",
-    "OutOfMemory",
+    "MemoryFullError",
     "Room",
-    "explain_full",
+    "Way",
+    "bars",
     "fitting_batch",
     "footprint",
-    "gigabytes",
+    "free_memory",
     "is_out_of_memory",
     "parse_size",
+    "pick",
     "room_here",
     "room_of",
-    "settle_batch",
+    "size",
+    "table",
 ]

@@ -29,7 +29,7 @@ def chart(ways: Sequence[Way], room: Room, batch: int, title: str) -> bytes:
             left += part / 1e9
         if left * 1e9 < room.free:
             free = room.free / 1e9 - left
-            axes.barh(row, free, left=left, color="none", edgecolor="#bbbbbb", hatch="//", lw=0.5)
+            axes.barh(row, free, left=left, color="#eeeeee", label="" if row else "free")
         axes.annotate(f" {left:.3g} GB", (left, row), va="center", fontsize="small")
     end = room.free / 1e9
     axes.axvline(end, color="black", lw=1)
@@ -38,9 +38,11 @@ def chart(ways: Sequence[Way], room: Room, batch: int, title: str) -> bytes:
     axes.set_yticks(range(len(ways)), [way.name for way in ways])
     axes.invert_yaxis()
     biggest = max(way.counted.total(batch) for way in ways) / 1e9
-    axes.set(xlabel=f"GB at {batch} pictures at once", xlim=(0, min(1.15 * max(biggest, end), 3 * end)))
+    axes.set(
+        xlabel=f"GB at {batch} pictures at once", xlim=(0, min(1.15 * max(biggest, end), 3 * end))
+    )
     figure.suptitle(title, fontsize="medium")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()

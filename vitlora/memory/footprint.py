@@ -27,6 +27,7 @@ class Footprint:
         moments: ``(N, 2)``, at each moment of forward and backward pass, gradients included: those
             that do not grow with the batch, and those for each picture.
         image_size: Side of the pictures in pixels.
+        parameters: Numbers of the backbone, head included.
     """
 
     base: int
@@ -37,6 +38,7 @@ class Footprint:
     stepping: int
     moments: torch.Tensor
     image_size: int
+    parameters: int
 
     def total(self, batch: int) -> int:
         """Returns the peak over a step on so many pictures."""
@@ -84,6 +86,7 @@ def footprint(
         VitloraError: The options do not fit the backbone or each other.
     """
     module = _Outline(num_classes, **{**model, "compile": False})
+    parameters = sum(p.numel() for p in module.backbone.module.parameters())
     with torch.device("meta"):
         module.build(torch.device(device), precision)
     network: Any = module.network
@@ -104,6 +107,7 @@ def footprint(
         stepping=stepping,
         moments=torch.tensor(step.moments, dtype=torch.float64),
         image_size=size,
+        parameters=parameters,
     )
 
 

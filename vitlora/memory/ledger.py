@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 
 from vitlora.quantization import is_quantized
 
-
 # Pictures of a counted step. What grows with the batch has a size that this prime divides, and
 # hardly anything else has; shapes cost nothing, however large.
 PICTURES = 1009

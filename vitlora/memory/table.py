@@ -130,14 +130,22 @@ def pick(ways: Sequence[Way], room: Room, most: int) -> tuple[Way | None, int, s
     good = good or [way for way in ordered if largest[way.name]]
     if not good:
         least = min(ordered, key=lambda way: way.counted.total(1))
-        return None, 0, (
-            f"Nothing fits: {least.name} takes least, {size(least.counted.total(1))} for one picture, "
-            f"and {size(room.usable)} may be filled; take a smaller model.backbone."
+        return (
+            None,
+            0,
+            (
+                f"Nothing fits: {least.name} takes least, {size(least.counted.total(1))} for one "
+                f"picture, and {size(room.usable)} may be filled; take a smaller model.backbone."
+            ),
         )
     way = good[0]
     batch = 2 ** (largest[way.name].bit_length() - 1) if largest[way.name] < most else most
     passed = trains[: trains.index(way)] if way in trains else trains
-    return way, batch, f"Take {way.name}, {batch} at once: {_why(way, batch, passed, largest, room)}."
+    return (
+        way,
+        batch,
+        f"Take {way.name}, {batch} at once: {_why(way, batch, passed, largest, room)}.",
+    )
 
 
 def _why(way: Way, batch: int, passed: Sequence[Way], largest: dict[str, int], room: Room) -> str:
@@ -152,12 +160,12 @@ def _why(way: Way, batch: int, passed: Sequence[Way], largest: dict[str, int], r
 
 
 def size(count: float) -> str:
-    """Returns bytes in MB, GB or TB of powers of 1000, in at most seven characters."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+    """Returns bytes in kB, MB, GB or TB of powers of 1000, in at most seven characters."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= 0.9995 * scale:
             value = count / scale
             return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
-    return f"{count / 1e6:.1f} MB"
+    return f"{count:.0f}"
 
 
 MARGIN_SAID = f"{MARGIN:.0%} of the room is left alone"
