@@ -32,7 +32,7 @@ def test_a_config_without_its_pictures_is_planned(capsys: Any) -> None:
     assert "10 classes (assumed, datasets/waste5-drawn is not there; --classes N)" in said
     assert "room  5.6 GB given, less 0.4 GB for CUDA (assumed)" in said
     rows = [line.split()[:2] for line in said.splitlines() if line[:6].strip() in ROWS]
-    assert [["linear", "off"], ["lora", "off"], ["lora", "on"], ["qlora", "off"]] == rows[:4]
+    assert rows[:4] == [["linear", "off"], ["lora", "off"], ["lora", "on"], ["qlora", "off"]]
     assert "Take lora, 16 at once: " in said
     assert "fit   vitlora fit --config demo.yaml --data.batch_size 16" in said
     assert said.isascii() and Image.open("plan.png").width > 500
