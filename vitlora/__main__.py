@@ -109,7 +109,7 @@ def _resolved(options: list[str]) -> dict[str, Any]:
     from vitlora.cli import main as train
 
     if not any(word.partition("=")[0] in ("--config", "--data.root") for word in options):
-        options = ["--data.root", "datasets", *options]
+        options = ["--data.root", "PHOTOS", *options]
     printed = io.StringIO()
     with redirect_stdout(printed), suppress(SystemExit):
         train(["fit", *_find_files("fit", options), "--print_config"])

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,23 +69,24 @@ def main(args: Sequence[str] | None, resolve: Callable[[list[str]], dict[str, An
         ways = [_measured(way, room, most, _model(config, way.method, way.checkpointing), *run)
                 for way in ways]  # fmt: skip
     way, batch, why = memory.pick(ways, room, most)
+    shown = batch or 1
     title = (
         f"{config['model']['backbone']}, {ways[0].counted.parameters / 1e6:,.0f} M parameters\n"
-        f"{ways[0].counted.image_size} px, {precision} on {kind}, {classes} classes ({counted_by})"
+        f"{ways[0].counted.image_size} px, {precision} on {kind}, {classes} classes"
     )
     if options.json != "-":
         room_said = f"room  {memory.size(room.free)} {room.says}; {memory.MARGIN_SAID}"
-        print(f"{title}\n{room_said}\n\n{memory.table(ways, room, batches)}\n")
-        print(f"{memory.bars(ways, room, most)}\n")
+        print(f"{title} ({counted_by})\n{room_said}\n\n{memory.table(ways, room, batches)}\n")
+        print(f"{memory.bars(ways, room, shown)}\n")
         if options.measure:
             print(f"{_times(ways, pictures)}\n")
-        print(why)
+        print(textwrap.fill(why, 79))
         if way is not None:
             print(_command(way, batch, most, [*_given(options), *overrides]))
     if options.png:
         from vitlora.memory.chart import chart
 
-        write_whole(Path(options.png), chart(ways, room, most, title))
+        write_whole(Path(options.png), chart(ways, room, shown, title))
     if options.json:
         fields = {
             "backbone": config["model"]["backbone"],
@@ -182,7 +184,7 @@ def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, 
             raise
         if asked is None and data["classes"]:
             return len(data["classes"]), None, "data.classes"
-        said = "--classes" if asked else f"assumed, {root} is not there; --classes N"
+        said = "--classes" if asked else f"assumed: no folder {root}; --classes N"
         return asked or _CLASSES, None, said
     share = 1.0
     if "all" in folder.splits:

@@ -9,6 +9,7 @@ from vitlora.memory.room import Room
 from vitlora.memory.table import Way, shares
 
 _COLOURS = ("#4c5c73", "#d98c3f", "#b5504e", "#6fa8b8")
+_FREE = "#eeeeee"
 
 
 def chart(ways: Sequence[Way], room: Room, batch: int, title: str) -> bytes:
@@ -29,8 +30,11 @@ def chart(ways: Sequence[Way], room: Room, batch: int, title: str) -> bytes:
             left += part / 1e9
         if left * 1e9 < room.free:
             free = room.free / 1e9 - left
-            axes.barh(row, free, left=left, color="#eeeeee", label="" if row else "free")
-        axes.annotate(f" {left:.3g} GB", (left, row), va="center", fontsize="small")
+            axes.barh(row, free, left=left, color=_FREE)
+        place = min(left, 2.6 * room.free / 1e9)  # of a bar that the picture's edge cuts off
+        box = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.7}
+        axes.annotate(f" {left:.3g} GB", (place, row), va="center", fontsize="small", bbox=box)
+    axes.barh(0, 0, color=_FREE, label="free")
     end = room.free / 1e9
     axes.axvline(end, color="black", lw=1)
     axes.annotate(f"{end:.3g} GB free ", (end, 1.0), xycoords=("data", "axes fraction"), ha="right",
