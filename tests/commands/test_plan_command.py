@@ -29,12 +29,13 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_config_without_its_pictures_is_planned(capsys: Any) -> None:
     assert main(["plan", "--config", "demo.yaml", "--vram", "6GB", "--png", "plan.png"]) == 0
     said = capsys.readouterr().out
-    assert "10 classes (assumed: no folder datasets/waste5-drawn; --classes N)" in said
+    assert "10 classes: assumed, no datasets/waste5-drawn" in said
     assert "room  5.6 GB given, less 0.4 GB for CUDA (assumed)" in said
     rows = [line.split()[:2] for line in said.splitlines() if line[:6].strip() in ROWS]
     assert rows[:4] == [["linear", "off"], ["lora", "off"], ["lora", "on"], ["qlora", "off"]]
     assert "Take lora, 16 at once: " in said
     assert "fit   vitlora fit --config demo.yaml --data.batch_size 16" in said
+    assert max(map(len, said.splitlines())) <= 80
     assert said.isascii() and Image.open("plan.png").width > 500
 
 
@@ -61,7 +62,7 @@ def test_the_folder_says_how_many_classes_and_a_probe_how_fast(
     words = ["--data.root", str(photos), "--measure", "--method", "linear,qlora"]
     assert main(["plan", *MICRO, *words, "--trainer.accelerator", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert f"3 classes ({photos})" in said and "an epoch of 12 pictures" in said
+    assert f"3 classes: {photos}" in said and "an epoch of 12 pictures" in said
     assert said.count(" images/s, ") == 3
 
 

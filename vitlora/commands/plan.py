@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None, resolve: Callable[[list[str]], dict[str, An
     )
     if options.json != "-":
         room_said = f"room  {memory.size(room.free)} {room.says}; {memory.MARGIN_SAID}"
-        print(f"{title} ({counted_by})\n{room_said}\n\n{memory.table(ways, room, batches)}\n")
+        print(f"{title}: {counted_by}\n{room_said}\n\n{memory.table(ways, room, batches)}\n")
         print(f"{memory.bars(ways, room, shown)}\n")
         if options.measure:
             print(f"{_times(ways, pictures)}\n")
@@ -184,7 +184,7 @@ def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, 
             raise
         if asked is None and data["classes"]:
             return len(data["classes"]), None, "data.classes"
-        said = "--classes" if asked else f"assumed: no folder {root}; --classes N"
+        said = "--classes" if asked else f"assumed, no {root}"
         return asked or _CLASSES, None, said
     share = 1.0
     if "all" in folder.splits:

@@ -59,7 +59,7 @@ class Batches:
                 "data.batch_size is auto, which sets trainer.accumulate_grad_batches, too; leave "
                 "that out"
             )
-        counted = self._count(accumulates=False)
+        counted = self._count(accumulates=True)  # as it will, unless all fit
         batch = fitting_batch(counted, self._room, most)
         self._data.batch_size = max(batch, 1)
         self._trainer.accumulate_grad_batches = steps = most // max(batch, 1)

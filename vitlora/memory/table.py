@@ -168,4 +168,4 @@ def size(count: float) -> str:
     return f"{count:.0f}"
 
 
-MARGIN_SAID = f"{MARGIN:.0%} of the room is left alone"
+MARGIN_SAID = f"{MARGIN:.0%} of it is left alone"
