@@ -92,6 +92,8 @@ def main() -> None:
 def measure(model: dict[str, Any], device: torch.device, precision: str, batch: int) -> int:
     """Returns the peak bytes of a training step with random weights."""
     gc.collect()
+    cuda = device.type == "cuda"
+    before = torch.cuda.memory_allocated() if cuda else live_bytes()
     module = Classifier(5, weights="none", **model)
     module.build(device, precision)
     module.train().to(device)
@@ -110,17 +112,17 @@ def measure(model: dict[str, Any], device: torch.device, precision: str, batch: 
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
-    if device.type == "cuda":
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
         step()
         step()
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated() - before
     gc.collect()
     alive = live_bytes()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         step()
         step()
-    return alive + highest(seen)
+    return alive - before + highest(seen)
 
 
 def live_bytes() -> int:
