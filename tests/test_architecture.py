@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"scores", "confidence", "optimizers"},
     {"classifier", "checkpoint"},
     {"updates", "card"},
-    {"training", "predictor", "picture", "pool", "evaluation"},
+    {"training", "predictor", "picture", "pool", "evaluation", "memory"},
     {"cli", "commands"},
     {"__main__"},
 ]
@@ -48,7 +48,7 @@ DOORS = {
     "albumentations": {"data/augmentation.py"},
     "bitsandbytes": {"four_bit.py", "optimizers.py"},
     "jinja2": {"page.py"},
-    "matplotlib": {"evaluation/chart.py"},
+    "matplotlib": {"evaluation/chart.py", "memory/chart.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +19,7 @@ MIB = 2**20
 
 def _classifier(**options: Any) -> Classifier:
     model = Classifier(6, VIT_B, weights="none", **options)
-    device = torch.device("cpu")
-    trainer: Any = SimpleNamespace(
-        precision="bf16-mixed", strategy=SimpleNamespace(root_device=device)
-    )
-    model._trainer = trainer
-    model.configure_model()
+    model.build(torch.device("cpu"), "bf16-mixed")
     for block in model.backbone.module.blocks:  # pyright: ignore[reportGeneralTypeIssues]
         block.attn.fused_attn = True  # as on a GPU: what the CPU keeps instead is attention's own
     return model.train()

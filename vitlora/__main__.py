@@ -1,10 +1,12 @@
 """``python -m vitlora``: finds config files, runs the command, says a mistake in one line."""
 
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
 
   vitlora fetch trashnet                 download a public dataset to train on
   vitlora doctor --data DIR              what is wrong with an image folder
+  vitlora plan --config waste5.yaml      what fits into this GPU, before the run
   vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
   vitlora fit --from CHECKPOINT --data.root FOLDER
                                          go on training with new or corrected pictures
@@ -41,7 +44,7 @@ _VIEW = ("--model.image_size", "--model.crop_mode")  # refused later, with what 
 # fmt: off
 _OTHERS = (  # each a module of its own
     "fetch", "doctor", "predict", "report", "drift", "compare", "calibrate", "merge", "adopt",
-    "push",
+    "push", "plan",
 )
 # fmt: on
 _COMMANDS = (*_TRAINING, *_OTHERS)
@@ -89,12 +92,28 @@ def _run(words: list[str]) -> int:
             f"'{command}' is no command; expected one of {', '.join(_COMMANDS)}"
             f"{nearest(command, _COMMANDS)}"
         )
+    if command == "plan":
+        return import_module("vitlora.commands.plan").main(options, _resolved)
     if command in _OTHERS:
         return import_module(f"vitlora.commands.{command}").main(options)
     from vitlora.cli import main as train
 
     train([command, *_find_files(command, options)])
     return 0
+
+
+def _resolved(options: list[str]) -> dict[str, Any]:
+    """Returns the whole configuration of a ``fit`` with these options; nothing is looked for."""
+    import yaml
+
+    from vitlora.cli import main as train
+
+    if not any(word.partition("=")[0] in ("--config", "--data.root") for word in options):
+        options = ["--data.root", "PHOTOS", *options]
+    printed = io.StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        train(["fit", *_find_files("fit", options), "--print_config"])
+    return yaml.safe_load(printed.getvalue())
 
 
 def _find_files(command: str, options: list[str]) -> list[str]:

@@ -49,6 +49,8 @@ class Classifier(LightningModule):
         compile: Compile the blocks with torch.compile; needs a C++ compiler.
     """
 
+    load = staticmethod(load_backbone)  # the memory plan puts one without weights in its place
+
     def __init__(
         self,
         num_classes: int,
@@ -86,7 +88,7 @@ class Classifier(LightningModule):
         self.class_weights = class_weights
         self.checkpointing = checkpointing
         self.compile_blocks = compile
-        self.backbone = load_backbone(backbone, num_classes, weights, image_size)
+        self.backbone = self.load(backbone, num_classes, weights, image_size)
         if crop_mode is not None:
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
         if quantization == "none" and block_size != 64:
@@ -117,10 +119,18 @@ class Classifier(LightningModule):
 
     def configure_model(self) -> None:
         """Freezes, quantises and adapts the backbone once the precision is known."""
-        if self.network is not None:  # a bundle's, to be scored
-            return
+        if self.network is None:  # else it is a bundle's, to be scored
+            self.build(self.trainer.strategy.root_device, str(self.trainer.precision))
+
+    def build(self, root: torch.device, precision: str) -> None:
+        """Makes the network to train.
+
+        Args:
+            root: Where it is going to be trained.
+            precision: Lightning's name of it.
+        """
         module: Any = self.backbone.module
-        device = self.trainer.strategy.root_device.type
+        device = root.type
         if self.storage.quantization != "none" and device == "mps":
             raise UsageError(
                 f"model.quantization is {self.storage.quantization}, which runs on cuda and cpu, "
@@ -128,7 +138,7 @@ class Classifier(LightningModule):
             )
         base: dict[str, torch.Tensor] = {}
         if self.adapter.freezes_base:
-            compute = storage_dtype(str(self.trainer.precision))
+            compute = storage_dtype(precision)
             if self.adapter.moves_base:
                 compute = torch.float32
             if self._start is None:
@@ -140,7 +150,7 @@ class Classifier(LightningModule):
             else:  # the bundle's adapter learnt around a rounding other than this run's
                 dequantize(module, self.storage)
                 freeze(module, Storage())
-        bf16 = storage_dtype(str(self.trainer.precision)) == torch.bfloat16
+        bf16 = storage_dtype(precision) == torch.bfloat16
         if device == "cpu" and bf16:
             # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py
             for block in module.blocks:
@@ -154,7 +164,7 @@ class Classifier(LightningModule):
         if self._start is not None:
             self.adapter.start_from(self.network, *self._start)
         if self.compile_blocks:
-            check_compiles(self.trainer.strategy.root_device)
+            check_compiles(root)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.

@@ -33,6 +33,7 @@ from vitlora.errors import (
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.files import write_json
+from vitlora.memory import Batches, MemoryFullError, free_memory
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.continued import check_output, start
@@ -128,6 +129,14 @@ class VitloraCLI(LightningCLI):
             self.memory = self._go_on(parent)
         trainer: Any = self.trainer
         trainer.callbacks += [Summary(), self.run_folder]
+
+    def fit(self, model: Classifier, datamodule: FolderData) -> None:
+        """Trains, with a batch that fits if that is asked for; says clearly if none did."""
+        batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
+        if datamodule.auto_batch:
+            print(batches.settle())
+        with batches.explained():
+            self.trainer.fit(model, datamodule=datamodule)
 
     def after_fit(self) -> None:
         """Prints how good the kept epoch is, where it lies, and what to type next."""
@@ -230,7 +239,7 @@ class VitloraCLI(LightningCLI):
 
 
 def main(args: list[str]) -> None:
-    """Runs one subcommand.
+    """Runs one subcommand; a ``fit`` that ran out of memory once more if it may.
 
     Args:
         args: The words after the program's name; ``--config`` names are files by now.
@@ -239,6 +248,19 @@ def main(args: list[str]) -> None:
         VitloraError: A mistake a user can mend.
     """
     _quieten()
+    try:
+        _run(args)
+        return
+    except MemoryFullError as full:
+        if not full.again:
+            raise
+        _note(str(full))
+        args = [*args, *full.again]
+    free_memory()  # the network and its step went with the exception
+    _run(args)
+
+
+def _run(args: list[str]) -> None:
     parsers: dict[str, Any] = {
         name: {"description": text, "exit_on_error": False} for name, text in _DESCRIPTIONS.items()
     }

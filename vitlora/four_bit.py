@@ -1,5 +1,6 @@
 """A linear layer in 4 bits; the one module that knows bitsandbytes' 4-bit kernels."""
 
+from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
 
@@ -71,6 +72,20 @@ class FourBitLinear(Linear4bit):
         packed: Any = self.weight
         return _dequantized(packed.data, packed.quant_state)
 
+    def replace_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Puts a plain tensor made by ``change`` in the place of each; for counting them only."""
+        weight: Any = self.weight
+        state, second = copy(weight.quant_state), copy(weight.quant_state.state2)
+        for part, names in ((state, ("absmax", "code", "offset")), (second, ("absmax", "code"))):
+            for name in names:
+                setattr(part, name, change(getattr(part, name)))
+        state.state2 = second
+        codes: Any = nn.Parameter(change(weight.data), requires_grad=False)
+        codes.quant_state = state
+        self.weight = codes
+        if self.bias is not None:
+            self.bias = nn.Parameter(change(self.bias.data), requires_grad=False)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns ``x @ W.T + bias`` for ``x`` of ``(..., in_features)``, in its own dtype."""
         if x.device.type != "cpu":
@@ -100,6 +115,9 @@ def round_trip(weight: torch.Tensor, quantization: str, block_size: int) -> torc
 def _quantized(
     weight: torch.Tensor, quantization: str, block_size: int
 ) -> tuple[torch.Tensor, functional.QuantState]:
+    if weight.is_meta:  # bitsandbytes keeps the first table it makes for good: let it be a real one
+        with torch.device("cpu"):
+            _quantized(torch.zeros(1, block_size), quantization, block_size)
     return functional.quantize_4bit(
         weight, blocksize=block_size, compress_statistics=True, quant_type=quantization
     )

@@ -1,5 +1,6 @@
 """The optimisers a run can choose from."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -43,3 +44,34 @@ def make_optimizer(
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
     return (PagedAdamW8bit if name == "paged_adamw8bit" else AdamW8bit)(groups)
+
+
+def state_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor]) -> int:
+    """Returns the bytes an optimiser remembers between two steps.
+
+    Args:
+        name: One of ``OptimizerName``.
+        parameters: fp32; shapes are enough.
+    """
+    if name not in ("adamw8bit", "paged_adamw8bit"):
+        numbers = 2 if name == "adamw" else 1  # means of the gradient and of its square, or one
+        return sum(4 * numbers * p.numel() for p in parameters)
+    # bitsandbytes: two bytes a number, two fp32 scales for 256; small tensors stay fp32
+    return sum(
+        2 * p.numel() + 8 * -(-p.numel() // 256) if p.numel() >= 4096 else 8 * p.numel()
+        for p in parameters
+    )
+
+
+def step_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor], device: str) -> int:
+    """Returns the bytes an optimiser works with while it steps: torch's for all at once on a GPU.
+
+    Args:
+        name: One of ``OptimizerName``.
+        parameters: fp32; shapes are enough.
+        device: cpu, cuda or mps.
+    """
+    if name in ("adamw8bit", "paged_adamw8bit", "sgd"):
+        return 0
+    sizes = [4 * p.numel() for p in parameters]
+    return sum(sizes) if device == "cuda" else 2 * max(sizes, default=0)

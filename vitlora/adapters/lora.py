@@ -407,7 +407,7 @@ def _keep_to_parts(layer: Any, parts: list[int]) -> None:
     for index, part in enumerate(parts):
         mask[part * rows : (part + 1) * rows, index * columns : (index + 1) * columns] = 1
     b.register_hook(lambda gradient: gradient * mask.to(gradient.device))
-    b.always_zero = int((mask == 0).sum())
+    b.always_zero = b.numel() - len(parts) * rows * columns
 
 
 def _keep_some_tokens(tokens: list[torch.Tensor], layer: nn.Module, inputs: Any) -> None:

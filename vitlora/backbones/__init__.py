@@ -6,6 +6,7 @@ from vitlora.backbones.backbone import (
     Backbone,
     features_and_logits,
     load_backbone,
+    outline,
 )
 from vitlora.backbones.lean import answer_from_class_token, stream_in_bf16
 
@@ -16,5 +17,6 @@ __all__ = [
     "answer_from_class_token",
     "features_and_logits",
     "load_backbone",
+    "outline",
     "stream_in_bf16",
 ]

@@ -121,6 +121,28 @@ def load_backbone(
     return Backbone(source.id, module, source.preprocessing.at(size), digest, file)
 
 
+def outline(
+    name: str, num_classes: int, weights: object = None, image_size: int | None = None
+) -> Backbone:
+    """Returns a backbone of shapes alone, on the meta device, for the memory plan.
+
+    Args:
+        name: As for ``load_backbone``.
+        num_classes: Outputs of the head.
+        weights: Not looked at.
+        image_size: As for ``load_backbone``.
+
+    Raises:
+        BackboneError: An unknown name, a bad image size.
+    """
+    source = find_source(name)
+    with torch.device("meta"):
+        module = source.build(num_classes)
+        size = image_size or source.preprocessing.image_size
+        _set_image_size(source, module, size)
+    return Backbone(source.id, module, source.preprocessing.at(size), "", None)
+
+
 def features_and_logits(
     module: nn.Module, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

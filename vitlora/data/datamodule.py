@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -30,7 +30,8 @@ class FolderData(LightningDataModule):
         root: Folder with train/ and val/ (and test/), each with a folder for every class; or the
             class folders themselves, which are then split by split_seed.
         classes: Classes to use, in this order; null for all, sorted by name.
-        batch_size: Pictures per step.
+        batch_size: Pictures per step; auto takes as many of 32 at once as the free memory holds and
+            accumulates the others.
         augment: Training augmentation: none, light, medium or strong.
         val_fraction: Share of each class held out for validation when the folder has no splits.
         test_fraction: Share of each class held out for testing when the folder has no splits; 1
@@ -55,7 +56,7 @@ class FolderData(LightningDataModule):
         self,
         root: str,
         classes: list[str] | None = None,
-        batch_size: int = 32,
+        batch_size: int | Literal["auto"] = 32,
         augment: Recipe = "light",
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
@@ -69,6 +70,9 @@ class FolderData(LightningDataModule):
         known_classes: list[str] | None = None,
     ) -> None:
         super().__init__()
+        self.auto_batch = batch_size == "auto"
+        if batch_size == "auto":
+            batch_size = 32
         if batch_size < 1:
             raise UsageError(f"data.batch_size is {batch_size}; expected at least 1")
         if num_workers is not None and num_workers < 0:

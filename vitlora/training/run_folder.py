@@ -69,9 +69,16 @@ class RunFolder(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """On Ctrl-C, leaves a usable bundle and says where."""
+        """Gives an earlier bundle its place back if the run came to nothing.
+
+        On Ctrl-C, leaves a usable bundle and says where.
+        """
         module: Any = pl_module
-        if not isinstance(exception, KeyboardInterrupt) or module.network is None:
+        interrupted = isinstance(exception, KeyboardInterrupt)
+        if not interrupted and self._aside is not None and not self.written:
+            where, self._aside = self._put_back(self._aside), None
+            print(f"\nthe run failed before the first validation; the earlier bundle is {where}")
+        if not interrupted or module.network is None:
             return
         if self.written:
             print(f"\nstopped; the best epoch so far ({self.best_epoch}) is kept in {self.folder}")

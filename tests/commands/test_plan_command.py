@@ -1,0 +1,104 @@
+"""What a user sees of the plan."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vitlora.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.image_size", "32"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vitlora"])
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    return tmp_path
+
+
+def test_a_config_without_its_pictures_is_planned(capsys: Any) -> None:
+    assert main(["plan", "--config", "demo.yaml", "--vram", "6GB", "--png", "plan.png"]) == 0
+    said = capsys.readouterr().out
+    assert "10 classes: assumed, no datasets/waste5-drawn" in said
+    assert "room  5.6 GB given, less 0.4 GB for CUDA (assumed)" in said
+    rows = [line.split()[:2] for line in said.splitlines() if line[:6].strip() in ROWS]
+    assert rows[:4] == [["linear", "off"], ["lora", "off"], ["lora", "on"], ["qlora", "off"]]
+    assert "Take lora, 16 at once: " in said
+    assert "fit   vitlora fit --config demo.yaml --data.batch_size 16" in said
+    assert max(map(len, said.splitlines())) <= 80
+    assert said.isascii() and Image.open("plan.png").width > 500
+
+
+ROWS = {"linear", "lora", "qlora", "full"}
+
+
+def test_json_has_every_number_and_no_text(capsys: Any) -> None:
+    words = ["--method", "lora", "--batches", "2,7", "--vram", "2GiB", "--classes", "3", "--json"]
+    assert main(["plan", *MICRO, *words]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["classes"] == 3 and said["room"]["bytes"] == 2 * 2**30 - 400_000_000
+    assert [way["checkpointing"] for way in said["ways"]] == [False, True]
+    assert all(set(way["totals"]) == {"2", "7"} for way in said["ways"])
+    plain, checkpointed = said["ways"]
+    assert plain["saved_per_image"] > checkpointed["saved_per_image"]
+    assert plain["totals"]["7"] > plain["totals"]["2"] > plain["base"]
+    assert said["pick"] == {"method": "lora", "checkpointing": False} and said["batch"] == 32
+
+
+def test_the_folder_says_how_many_classes_and_a_probe_how_fast(
+    capsys: Any, tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    photos = make_folder(tmp_path / "photos", classes=("a", "b", "c"))
+    words = ["--data.root", str(photos), "--measure", "--method", "linear,qlora"]
+    assert main(["plan", *MICRO, *words, "--trainer.accelerator", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"3 classes: {photos}" in said and "an epoch of 12 pictures" in said
+    assert said.count(" images/s, ") == 3
+
+
+def test_too_small_a_card_is_said(capsys: Any) -> None:
+    assert main(["plan", *MICRO, "--vram", "410MB", "--method", "full"]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing fits: full" in said and "none" in said and "\nfit " not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vram", "6"], "--vram is '6'; expected a size such as 6GB, 6GiB or 6144MB"),
+        (["--method", "lorra"], "--method has 'lorra'"),
+        (["--batches", "0"], "--batches is '0'; expected whole numbers"),
+        (["--classes", "1"], "--classes is 1; expected at least 2"),
+        (["--config", "none.yaml"], "--config 'none.yaml': no such file"),
+        (["--model.lrr", "1"], "unknown key 'model.lrr'"),
+        (["--model.quantization", "nf4"], "is what the methods differ in"),
+        (["--model.backbone", "timm/vit_basse"], "timm has no 'vit_basse'"),
+        (["--png", "no/where.png"], "--png 'no/where.png': expected a file in a folder"),
+        (["photos"], "'photos' stands alone"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], message: str, capsys: Any) -> None:
+    assert main(["plan", *words]) != 0
+    error = capsys.readouterr().err.strip("\r \n").splitlines()
+    assert len(error) == 1 and message in error[0]
+
+
+def test_a_console_of_windows_shows_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitlora", "plan", *MICRO, "--vram", "6GB", "--method", "lora"],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PATH": ""},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii() and b"Take lora" in done.stdout

@@ -1,0 +1,34 @@
+"""The plan: what a training takes of the memory, before it takes it."""
+
+from vitlora.memory.batch import (
+    Batches,
+    MemoryFullError,
+    fitting_batch,
+    free_memory,
+    is_out_of_memory,
+)
+from vitlora.memory.footprint import Footprint, footprint
+from vitlora.memory.room import CONTEXT, MARGIN, Room, parse_size, room_here, room_of
+from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, size, table
+
+__all__ = [
+    "CONTEXT",
+    "MARGIN",
+    "MARGIN_SAID",
+    "Batches",
+    "Footprint",
+    "MemoryFullError",
+    "Room",
+    "Way",
+    "bars",
+    "fitting_batch",
+    "footprint",
+    "free_memory",
+    "is_out_of_memory",
+    "parse_size",
+    "pick",
+    "room_here",
+    "room_of",
+    "size",
+    "table",
+]

@@ -1,0 +1,145 @@
+"""What ``fit`` has of the plan: a batch that fits, and a clear word where one did not."""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from vitlora.classifier import Classifier
+from vitlora.errors import UsageError, VitloraError
+from vitlora.memory.footprint import Footprint, footprint
+from vitlora.memory.room import Room, room_here
+
+# how torch's allocators for the CPU and for Apple's GPU say it, in words of a plain RuntimeError
+_FULL = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+
+
+class MemoryFullError(VitloraError):
+    """A training that did not fit.
+
+    Attributes:
+        again: Options under which to try once more; empty if that is not allowed.
+    """
+
+    def __init__(self, message: str, again: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.again = list(again)
+
+
+class Batches:
+    """The batches of a run: how many pictures at once, and how many batches a step.
+
+    Args:
+        options: Those of ``Classifier``.
+        model: Made by them.
+        data: The ``FolderData``; its ``batch_size`` is set.
+        trainer: Lightning's; its ``accumulate_grad_batches`` is set.
+    """
+
+    def __init__(
+        self, options: Mapping[str, Any], model: Classifier, data: Any, trainer: Any
+    ) -> None:
+        self._options = {k: v for k, v in options.items() if k != "num_classes"}
+        self._options["adapter"] = model.adapter
+        self._data, self._trainer = data, trainer
+        self._device: torch.device = trainer.strategy.root_device
+        self._room = room_here(self._device)
+
+    def settle(self) -> str:
+        """Sets both by what fits, and returns a line that says so.
+
+        Raises:
+            UsageError: The batches of a step are given, too.
+        """
+        most = self._data.batch_size
+        if self._trainer.accumulate_grad_batches != 1:
+            raise UsageError(
+                "data.batch_size is auto, which sets trainer.accumulate_grad_batches, too; leave "
+                "that out"
+            )
+        counted = self._count(accumulates=True)  # as it will, unless all fit
+        batch = fitting_batch(counted, self._room, most)
+        self._data.batch_size = max(batch, 1)
+        self._trainer.accumulate_grad_batches = steps = most // max(batch, 1)
+        there = f"{gigabytes(self._room.free)} GB {self._room.says}"
+        takes = gigabytes(counted.total(most))
+        if batch == most:
+            return f"batch  {most} pictures at once ({there}; they take {takes})"
+        said = f"batch  {max(batch, 1)} pictures x {steps} steps accumulated ({there}; "
+        if batch:
+            return f"{said}{most} at once would take {takes})"
+        one = gigabytes(counted.total(1))
+        return f"{said}even one takes {one}: it may not fit, 'vitlora plan' shows what does)"
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turns the many ways in which memory runs out into one error of ours.
+
+        Raises:
+            MemoryFullError: It ran out; with what to try if the batch was ours to choose.
+        """
+        error: MemoryFullError | None = None
+        try:
+            yield
+        except (RuntimeError, MemoryError) as full:
+            if not is_out_of_memory(full):
+                raise
+            error = self._explain()
+        if error is not None:  # outside, so that it does not hold what the failed step held
+            raise error
+
+    def _explain(self) -> MemoryFullError:
+        batch, steps = self._data.batch_size, self._trainer.accumulate_grad_batches
+        takes = gigabytes(self._count(steps > 1).total(batch))
+        half, twice = batch // 2, 2 * steps
+        said = (
+            f"out of memory on {self._device.type} with {batch} pictures at once; by plan they "
+            f"take {takes} GB, and there were {gigabytes(self._room.free)} GB {self._room.says}"
+        )
+        words = ["--data.batch_size", str(half), "--trainer.accumulate_grad_batches", str(twice)]
+        if self._data.auto_batch and half:
+            return MemoryFullError(f"{said}. Once more with {half} x {twice} accumulated", words)
+        ways = [] if self._options.get("checkpointing") else ["--model.checkpointing true"]
+        ways += [" ".join(words)] if half else []
+        ways += ["'vitlora plan', which shows what fits"]
+        return MemoryFullError(f"{said}; try {', or '.join(ways)}")
+
+    def _count(self, accumulates: bool) -> Footprint:
+        kind, precision = self._device.type, str(self._trainer.precision)
+        return footprint(self._options, self._data.num_classes, kind, precision, accumulates)
+
+
+def fitting_batch(counted: Footprint, room: Room, most: int) -> int:
+    """Returns ``most`` pictures, or the first half, quarter, ... of it that fits; 0 if none does.
+
+    Args:
+        counted: What they take.
+        room: What there is; its margin is left alone.
+        most: At least 1.
+    """
+    batch = most
+    while batch and counted.total(batch) > room.usable:
+        batch //= 2
+    return batch
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that the device, or the host, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+
+
+def free_memory() -> None:
+    """Gives back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def gigabytes(count: float) -> str:
+    """Returns bytes as 10^9, with two digits that say something: ``0.08``, ``1.7``, ``27``."""
+    value = count / 1e9
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

@@ -1,0 +1,170 @@
+"""Counts bytes over one training step of tensors that have shapes but no memory.
+
+The step runs under torch's ``FakeTensorMode``, so every operation of the real step is there, with
+its temporary tensors, and takes neither memory nor much time. What is counted is what torch's
+allocator would be asked for; not counted is what libraries allocate for themselves.
+"""
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vitlora.quantization import is_quantized
+
+# Pictures of a counted step. What grows with the batch has a size that this prime divides, and
+# hardly anything else has; shapes cost nothing, however large.
+PICTURES = 1009
+
+Bytes = tuple[int, int]  # that do not grow with the batch, and for each picture
+
+
+class Ledger(TorchDispatchMode):
+    """Notes, after every operation, the bytes of the tensors that are alive.
+
+    Attributes:
+        moments: After each operation, bytes alive of tensors that came into being while the ledger
+            was open.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.moments: dict[Bytes, None] = {}  # each once
+        self._fixed = self._growing = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs an operation and takes down what it made."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        self.moments[self._fixed, self._growing] = None
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            size = parted(storage.nbytes())
+            self._count(size, 1)
+            weakref.finalize(storage, self._remove, storage._cdata, size)
+
+    def _remove(self, key: int, size: Bytes) -> None:
+        self._known.discard(key)
+        self._count(size, -1)
+
+    def _count(self, size: Bytes, sign: int) -> None:
+        self._fixed += sign * size[0]
+        self._growing += sign * size[1]
+
+
+def parted(size: int) -> Bytes:
+    """Returns the bytes of a tensor of a counted step as fixed ones and those for each picture."""
+    return (size, 0) if size % PICTURES else (0, size // PICTURES)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step keeps alive, weights and optimiser aside.
+
+    Attributes:
+        moments: After each operation, gradients included.
+        saved: That autograd keeps for the backward pass, each storage once.
+    """
+
+    moments: list[Bytes]
+    saved: Bytes
+
+
+def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: bool) -> Step:
+    """Returns what a training step of a network keeps alive.
+
+    Args:
+        network: In training mode, on the meta device; unfit for anything else afterwards.
+        size: Side of a picture in pixels.
+        dtype: The one autocast computes in; fp32 for no autocast.
+        accumulates: Whether gradients of an earlier batch are alive all the time.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _give_shape(network)
+        trained = [p for p in network.parameters() if p.requires_grad]
+        known = _tensors(network)
+        saved = _Saved(known)
+        with Ledger(known) as ledger:
+            for parameter in trained:  # of the step before: Lightning clears them after the forward
+                parameter.grad = torch.zeros_like(parameter)
+            images = torch.zeros(PICTURES, 3, size, size)
+            labels = torch.zeros(PICTURES, dtype=torch.long)
+            with torch.autograd.graph.saved_tensors_hooks(saved.add, lambda tensor: tensor):
+                with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                    logits = network(images)
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+            kept = saved.bytes()
+            for parameter in trained if not accumulates else ():
+                parameter.grad = None
+            loss.backward()
+    return Step(list(ledger.moments), kept)
+
+
+class _Saved:
+    """The storages that autograd saves, but those known before."""
+
+    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Takes down what autograd saves, and hands it on."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._seen[storage._cdata] = weakref.ref(storage)
+        return tensor
+
+    def bytes(self) -> Bytes:
+        """Returns the bytes of those that are still alive."""
+        alive = [storage for seen in self._seen.values() if (storage := seen()) is not None]
+        parts = [parted(storage.nbytes()) for storage in alive]
+        return sum(fixed for fixed, _ in parts), sum(growing for _, growing in parts)
+
+
+def _give_shape(network: nn.Module) -> None:
+    """Puts a tensor that a fake CPU holds in the place of every tensor on the meta device."""
+    made: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(tensor, device="cpu")
+
+    for module in network.modules():
+        if is_quantized(module):
+            _any(module).replace_tensors(fake)
+            continue
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in made:
+                    made[id(parameter)] = nn.Parameter(
+                        fake(parameter.detach()), parameter.requires_grad
+                    )
+                module._parameters[name] = _any(made[id(parameter)])
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else fake(buffer)
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    found = [*network.parameters(), *network.buffers()]
+    for module in network.modules():
+        if is_quantized(module):
+            found += [*_any(module).scales, *_any(module).tables]
+    return found
+
+
+def _any(value: Any) -> Any:
+    return value

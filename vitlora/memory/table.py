@@ -1,0 +1,171 @@
+"""The plan for people: a table, a bar and a sentence, in plain ASCII of 80 columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitlora.memory.footprint import Footprint
+from vitlora.memory.room import MARGIN, Room
+
+_BAR = 44  # characters that stand for the whole room
+_ENOUGH = 4  # pictures at once that keep a device busy
+_ORDER = (("lora", False), ("lora", True), ("qlora", False), ("qlora", True), ("linear", False))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method, with or without checkpointing, and what it takes.
+
+    Attributes:
+        method: Its name.
+        checkpointing: Whether blocks are computed again in the backward pass.
+        counted: What it takes.
+        per_second: Pictures a second, if that was measured.
+    """
+
+    method: str
+    checkpointing: bool
+    counted: Footprint
+    per_second: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Method and checkpointing in words."""
+        return self.method + (" with checkpointing" if self.checkpointing else "")
+
+    def to_json(self, room: Room, batches: Sequence[int]) -> dict[str, Any]:
+        """Returns every number, in bytes."""
+        counted = self.counted
+        return {
+            "method": self.method,
+            "checkpointing": self.checkpointing,
+            "base": counted.base,
+            "adapters": counted.adapters,
+            "gradients": counted.gradients,
+            "optimizer": counted.optimizer,
+            "saved_per_image": counted.saved,
+            "totals": {str(batch): counted.total(batch) for batch in batches},
+            "largest_batch": counted.largest_batch(room.usable),
+            "images_per_second": self.per_second,
+        }
+
+
+def table(ways: Sequence[Way], room: Room, batches: Sequence[int]) -> str:
+    """Returns a line for each way: its parts, its total at each batch, the largest that fits."""
+    heads = ["method", "ckpt", "base", "adapters", "grad+opt", "/image"]
+    heads += [f"batch {batch}" for batch in batches] + ["most"]
+    rows = [heads]
+    for way in ways:
+        counted = way.counted
+        parts = (counted.base, counted.adapters, counted.gradients + counted.optimizer)
+        most = counted.largest_batch(room.usable)
+        rows.append(
+            [
+                way.method,
+                "on" if way.checkpointing else "off",
+                *map(size, parts),
+                size(counted.saved),
+                *(size(counted.total(batch)) for batch in batches),
+                f"{most:,}" if most else "none",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        " ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def bars(ways: Sequence[Way], room: Room, batch: int) -> str:
+    """Returns a bar for each way at a batch: what fills the room, and what is left."""
+    lines = [
+        f"batch {batch} in {size(room.free)}: B base, a adapters, g gradients + optimiser, "
+        "# activations,",
+        ". free, > too much",
+    ]
+    for way in ways:
+        parts = shares(way.counted, batch)
+        total = sum(parts.values())
+        bar, filled = "", 0
+        for letter, part in zip("Bag#", parts.values(), strict=True):
+            filled += part
+            bar = bar.ljust(min(round(filled / max(room.free, 1) * _BAR), _BAR), letter)
+        end = ">" if total > room.free else "]"
+        label = f"{way.method}{' ckpt' if way.checkpointing else ''}"
+        lines.append(f"{label:<12} [{bar.ljust(_BAR, '.')}{end} {size(total):>7}")
+    return "\n".join(lines)
+
+
+def shares(counted: Footprint, batch: int) -> dict[str, int]:
+    """Returns the parts of the peak at a batch, in bytes, by what they are called."""
+    return {
+        "base": counted.base,
+        "adapters": counted.adapters,
+        "gradients + optimiser": counted.gradients + counted.optimizer,
+        "activations": counted.activations(batch),
+    }
+
+
+def pick(ways: Sequence[Way], room: Room, most: int) -> tuple[Way | None, int, str]:
+    """Returns the way to take here, the pictures at once, and a sentence that says why.
+
+    The first that keeps the device busy is taken, of those that cost no accuracy and then no time:
+    LoRA, LoRA with checkpointing, QLoRA, QLoRA with checkpointing; else the first that fits at all.
+
+    Args:
+        ways: To choose from.
+        room: What there is.
+        most: Pictures of a step, at least 1.
+    """
+    known = {(way.method, way.checkpointing): way for way in ways}
+    ordered = [known[key] for key in _ORDER if key in known]
+    ordered += [way for way in ways if way not in ordered]
+    largest = {way.name: min(way.counted.largest_batch(room.usable), most) for way in ordered}
+    trains = [way for way in ordered if way.method != "linear"] or ordered
+    good = [way for way in trains if largest[way.name] >= min(_ENOUGH, most)]
+    good = good or [way for way in trains if largest[way.name]]
+    good = good or [way for way in ordered if largest[way.name]]
+    if not good:
+        least = min(ordered, key=lambda way: way.counted.total(1))
+        return (
+            None,
+            0,
+            (
+                f"Nothing fits: {least.name} takes least, {size(least.counted.total(1))} for one "
+                f"picture, and {size(room.usable)} may be filled; take a smaller model.backbone."
+            ),
+        )
+    way = good[0]
+    batch = 2 ** (largest[way.name].bit_length() - 1) if largest[way.name] < most else most
+    passed = trains[: trains.index(way)] if way in trains else trains
+    return (
+        way,
+        batch,
+        f"Take {way.name}, {batch} at once: {_why(way, batch, passed, largest, room)}.",
+    )
+
+
+def _why(way: Way, batch: int, passed: Sequence[Way], largest: dict[str, int], room: Room) -> str:
+    takes = f"it takes {size(way.counted.total(batch))} of {size(room.free)}"
+    if passed:
+        before = passed[-1]
+        count = largest[before.name]
+        return f"{takes}, while {before.name} could hold {count or 'not one'}"
+    if way.method == "lora" and not way.checkpointing:
+        return f"{takes}, so there is no need of NF4 or checkpointing, which cost time"
+    return takes
+
+
+def size(count: float) -> str:
+    """Returns bytes in kB, MB, GB or TB of powers of 1000, in at most seven characters."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * scale:
+            value = count / scale
+            return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+MARGIN_SAID = f"{MARGIN:.0%} of it is left alone"
