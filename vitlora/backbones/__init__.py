@@ -6,6 +6,14 @@ from vitlora.backbones.backbone import (
     Backbone,
     features_and_logits,
     load_backbone,
+    open_backbone,
 )
 
-__all__ = ["BLOCK_ROLES", "ROLES", "Backbone", "features_and_logits", "load_backbone"]
+__all__ = [
+    "BLOCK_ROLES",
+    "ROLES",
+    "Backbone",
+    "features_and_logits",
+    "load_backbone",
+    "open_backbone",
+]
