@@ -17,7 +17,7 @@ from vitlora.adapters.adapter import HeadMode
 from vitlora.backbones import open_backbone
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
-from vitlora.hardware import check_compiles, storage_dtype
+from vitlora.hardware import check_compiles, give_memory_back, storage_dtype
 from vitlora.optimizers import OptimizerName, make_optimizer
 from vitlora.quantization import Quantization, Storage, dequantize_layer, freeze_layer
 from vitlora.scores import Scores
@@ -167,6 +167,8 @@ class Classifier(LightningModule):
             self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
         # a bundle's adapter may have learnt around a rounding other than this run's
         keep = freeze_layer if self.storage.torch_dtype == compute else dequantize_layer
+        if self.checkpointing and self.storage.quantization != "none":
+            give_memory_back()  # who recomputes blocks of 4 bits is short of memory
         self.backbone.load(partial(keep, module, self.storage))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

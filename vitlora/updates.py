@@ -14,7 +14,7 @@ from torch import nn
 from vitlora.backbones import Backbone, open_backbone
 from vitlora.checkpoint import Bundle
 from vitlora.errors import BundleError
-from vitlora.hardware import pick_device
+from vitlora.hardware import give_memory_back, pick_device
 from vitlora.quantization import (
     Storage,
     add_beside,
@@ -149,6 +149,7 @@ def trained_network(backbone: Backbone, bundle: Bundle) -> nn.Module:
     weights = sum(parameter.numel() for parameter in module.parameters())
     if storage.quantization == "none" or weights <= _MOST_MERGED or pick_device().type == "mps":
         return merge_into(backbone, bundle)
+    give_memory_back()
     changes = _loaded(backbone, bundle, pack_layer)
     for path in [path for path in changes.updates if is_quantized(module.get_submodule(path))]:
         update, layer = changes.updates.pop(path), module.get_submodule(path)
