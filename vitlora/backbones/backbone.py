@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -162,17 +163,12 @@ def open_backbone(
     random = weights is not None and str(weights).lower() == "none"
     file = None if random else _weights_file(source, weights)
 
-    def read() -> Weights:
-        if file is None:
-            return dict(_random_start(source))
-        return converted(open_weights(file), source, module)
-
-    stored = read()
+    stored = _read(source, file, module)
     check_fits(stored, module, f"{file} does not hold the weights of {source.id}")
     size = image_size or source.preprocessing.image_size
     _check_image_size(source, module, size)
     seen = source.preprocessing.at(size)
-    return Backbone(source.id, module, seen, "", file, read, stored)
+    return Backbone(source.id, module, seen, "", file, partial(_read, source, file), stored)
 
 
 def features_and_logits(
@@ -224,6 +220,16 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
             f"({type(error).__name__}); get {source.url} and pass --model.weights FILE "
             "(predict.py: --weights FILE)"
         ) from error
+
+
+def _read(source: Source, file: Path | None, module: nn.Module | None = None) -> Weights:
+    """Opens weights by timm's names; None for the file is a random start."""
+    if file is None:
+        return dict(_random_start(source))
+    if module is None:
+        with torch.device("meta"):
+            module = source.build(1)
+    return converted(open_weights(file), source, module)
 
 
 def _random_start(source: Source) -> StateDict:
