@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vitlora import four_bit
 from vitlora.adapters import Lora
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.errors import UsageError
@@ -19,6 +20,7 @@ from vitlora.quantization import (
     dequantize,
     freeze,
     frozen_bytes,
+    pack_layer,
     plain_weight,
 )
 
@@ -346,6 +348,56 @@ def test_frozen_bytes_are_four_bits_a_weight_a_byte_a_scale_and_small_tables(
         # codes, scales, their scales, 16 fp32 levels, 256 fp32 levels of a scale, an offset
         expected += -(-count // 2) + blocks + 4 * -(-blocks // 256) + 16 * 4 + 256 * 4 + 4
     assert full - frozen_bytes(made.module) == 4 * sum(linears) - expected
+
+
+def test_a_vit_b_in_nf4_takes_49_mib() -> None:
+    made = load_backbone("timm/vit_base_patch16_224", 2, "none").module
+    linears = [p for n, p in made.named_parameters() if n.startswith("blocks.") and p.ndim == 2]
+    freeze(made, Storage("nf4", "bfloat16"))
+    count = sum(p.numel() for p in linears)
+    assert (len(linears), count) == (48, 12 * 12 * 768**2)
+    # codes, scales, their scales; tables: 16 + 256 levels and an offset in fp32 for each layer
+    packed = count // 2 + count // 64 + count // 64 // 64 + 48 * (16 + 256 + 1) * 4
+    biases = 12 * (3 + 1 + 4 + 1) * 768
+    patches = 768 * 3 * 16 * 16 + 768
+    exact = (197 + 1) * 768 + 25 * 2 * 768 + 2 * 768 + 2  # positions, token, norms, the head
+    assert frozen_bytes(made) == packed + 2 * (biases + patches) + 4 * exact
+    assert frozen_bytes(made) <= 1.05 * 49 * 2**20
+
+
+@pytest.mark.parametrize(("quantization", "block_size"), KEPT[1:])
+def test_codes_and_scales_are_the_librarys_across_slices(
+    quantization: str, block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(four_bit, "_SLICE", 4 * block_size)
+    for shape in ((48, 2 * block_size), (7, 3 * block_size + 5), (1, 3)):
+        weight = weights(*shape)
+        weight.view(-1)[:block_size] = 0  # a block without a scale
+        codes, state = four_bit._quantized(weight, quantization, block_size)
+        expected, theirs = bnb.quantize_4bit(
+            weight, blocksize=block_size, compress_statistics=True, quant_type=quantization
+        )
+        assert torch.equal(codes, expected)
+        for name, tensor in theirs.as_dict().items():
+            own = state.as_dict()[name]
+            assert torch.equal(own, tensor) if torch.is_tensor(tensor) else own == tensor, name
+
+
+def test_a_layer_packed_for_prediction_computes_in_fp32_with_the_weights_of_training() -> None:
+    storage = Storage("nf4", "bfloat16")
+    packed, merged = backbone(), backbone()
+    for path, _ in list(packed.module.named_modules()):
+        pack_layer(packed.module, storage, path)
+    dequantize(merged.module, storage)
+    seen = dict(packed.module.named_modules())
+    for name, layer in merged.module.named_modules():
+        if isinstance(layer, nn.Linear) and name != "head":
+            assert torch.equal(plain_weight(seen[name]), layer.weight)
+            assert torch.equal(seen[name].bias, layer.bias)  # pyright: ignore
+    with torch.no_grad(), Products() as products:
+        got, expected = packed.module(images()), merged.module(images())
+    assert set(products.dtypes) == {torch.float32}
+    assert torch.equal(got, expected)
 
 
 def test_bias_rounds_to_bf16_as_the_bundle_says_and_stays_there() -> None:

@@ -1,8 +1,10 @@
 """The LightningModule: a backbone, an adapter, a head, and the loss."""
 
+import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +14,12 @@ from torch import nn
 
 from vitlora.adapters import Adapter, Lora, gradient_self_test
 from vitlora.adapters.adapter import HeadMode
-from vitlora.backbones import answer_from_class_token, load_backbone, stream_in_bf16
+from vitlora.backbones import answer_from_class_token, open_backbone, stream_in_bf16
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
-from vitlora.hardware import check_compiles, storage_dtype
+from vitlora.hardware import check_compiles, give_memory_back, storage_dtype
 from vitlora.optimizers import OptimizerName, make_optimizer
-from vitlora.quantization import Quantization, Storage, dequantize, freeze
+from vitlora.quantization import Quantization, Storage, dequantize_layer, freeze_layer
 from vitlora.scores import Scores
 
 
@@ -28,8 +30,8 @@ class Classifier(LightningModule):
         backbone: Base to adapt, as source/model.tag: timm/..., torchvision/... or
             vitlora/vit_micro_patch8_96.
         num_classes: Number of classes; the command line counts the folder's.
-        weights: File with the base's weights (.safetensors or .pth); none for a random start;
-            null for the published ones.
+        weights: The base's weights: a .safetensors or .pth file, the folder of a sharded one, none
+            for a random start, null for the published ones.
         image_size: Side of the input in pixels; null for the weights' own.
         crop_mode: What evaluation and prediction see of a picture: center crops a square, squash
             squeezes the whole picture into one; null for the weights' own, mostly center.
@@ -49,7 +51,7 @@ class Classifier(LightningModule):
         compile: Compile the blocks with torch.compile; needs a C++ compiler.
     """
 
-    load = staticmethod(load_backbone)  # the memory plan puts one without weights in its place
+    load = staticmethod(open_backbone)  # the memory plan puts one without weights in its place
 
     def __init__(
         self,
@@ -103,10 +105,15 @@ class Classifier(LightningModule):
         self.rest: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._start: tuple[Mapping[str, torch.Tensor], Any] | None = None
+        self._check_base: Callable[[str], None] = lambda digest: None
         self.loss_weight: torch.Tensor | None = None
 
     def start_from(
-        self, storage: Storage, tensors: Mapping[str, torch.Tensor], config: Any
+        self,
+        storage: Storage,
+        tensors: Mapping[str, torch.Tensor],
+        config: Any,
+        check_base: Callable[[str], None],
     ) -> None:
         """Lets training begin where that of a bundle ended; to be called before it begins.
 
@@ -114,8 +121,15 @@ class Classifier(LightningModule):
             storage: How the frozen base was kept for the bundle.
             tensors: Adapter and head.
             config: What ``adapter_config.json`` says, if there is one.
+            check_base: Refuses the digest of other base weights than the bundle's.
         """
-        self.storage, self._start = storage, (tensors, config)
+        self.storage, self._start, self._check_base = storage, (tensors, config), check_base
+
+    def let_go(self) -> None:
+        """Frees the memory of the network; nothing can be done with it afterwards."""
+        self.network = None
+        self.backbone.module = nn.Module()
+        gc.collect()  # PEFT's parts refer to each other
 
     def configure_model(self) -> None:
         """Freezes, quantises and adapts the backbone once the precision is known."""
@@ -136,20 +150,11 @@ class Classifier(LightningModule):
                 f"model.quantization is {self.storage.quantization}, which runs on cuda and cpu, "
                 "not on mps; add --trainer.accelerator cpu"
             )
-        base: dict[str, torch.Tensor] = {}
         if self.adapter.freezes_base:
-            compute = storage_dtype(precision)
-            if self.adapter.moves_base:
-                compute = torch.float32
-            if self._start is None:
-                self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
-            if self.adapter.needs_base:
-                base = {name: p.detach().clone() for name, p in module.named_parameters()}
-            if self.storage.torch_dtype == compute:
-                freeze(module, self.storage)
-            else:  # the bundle's adapter learnt around a rounding other than this run's
-                dequantize(module, self.storage)
-                freeze(module, Storage())
+            self._load_frozen(precision)
+        else:
+            self.backbone.load()
+        self._check_base(self.backbone.digest)
         bf16 = storage_dtype(precision) == torch.bfloat16
         if device == "cpu" and bf16:
             # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py
@@ -160,11 +165,25 @@ class Classifier(LightningModule):
         answer_from_class_token(module)
         stream_in_bf16(module)
         if self.adapter.needs_base:
-            self.adapter.undo_rounding(self.network, base)
+            self.adapter.undo_rounding(self.network, self.backbone.original())
         if self._start is not None:
             self.adapter.start_from(self.network, *self._start)
         if self.compile_blocks:
             check_compiles(root)
+
+    def _load_frozen(self, precision: str) -> None:
+        """Loads the base layer by layer, each kept as ``storage`` says before the next is read."""
+        module = self.backbone.module.requires_grad_(False)
+        compute = storage_dtype(precision)
+        if self.adapter.moves_base:
+            compute = torch.float32
+        if self._start is None:
+            self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
+        # a bundle's adapter may have learnt around a rounding other than this run's
+        keep = freeze_layer if self.storage.torch_dtype == compute else dequantize_layer
+        if self.checkpointing and self.storage.quantization != "none":
+            give_memory_back()  # who recomputes blocks of 4 bits is short of memory
+        self.backbone.load(partial(keep, module, self.storage))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.

@@ -37,7 +37,7 @@ from vitlora.memory import Batches, MemoryFullError, free_memory
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.continued import check_output, start
-from vitlora.updates import merge_into, merged_network
+from vitlora.updates import merged_network, trained_network
 
 _DESCRIPTIONS = {
     "fit": "Trains an adapter on a folder of pictures and writes a bundle.",
@@ -145,6 +145,7 @@ class VitloraCLI(LightningCLI):
         if self.run_folder.best is None:
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
+        self.model.let_go()  # the bundle is read back, and its base may fill the memory
         print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
         if note := _ran_away(scores):
             print(note)
@@ -222,7 +223,7 @@ class VitloraCLI(LightningCLI):
             raise UsageError(f"--json '{target}' is a folder; expected a file")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data, split)
-        model.network = merge_into(model.backbone, bundle)
+        model.network = trained_network(model.backbone, bundle)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)

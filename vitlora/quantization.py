@@ -4,14 +4,16 @@ Quantise first, inject adapters second. A bundle records how its base was kept, 
 and prediction see the base that training saw, on whatever hardware they run.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from vitlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitlora.four_bit import FourBitLinear
 
 Quantization = Literal["none", "nf4", "fp4"]
 
@@ -68,17 +70,38 @@ def freeze(module: nn.Module, storage: Storage) -> None:
         storage: How to keep it; its dtype is the one matrix products run in.
     """
     module.requires_grad_(False)
-    if storage.quantization != "none":
-        from vitlora.four_bit import FourBitLinear
+    for path, _ in list(module.named_modules()):
+        freeze_layer(module, storage, path)
 
-        for parent, name, layer in _block_linears(module):
-            quantized = FourBitLinear.from_linear(
-                layer, storage.torch_dtype, storage.quantization, storage.block_size
-            )
-            setattr(parent, name, quantized)
-    for layer in _weights_to_round(module):
+
+def freeze_layer(module: nn.Module, storage: Storage, path: str) -> None:
+    """Keeps one layer of a frozen ViT as ``freeze`` does, if it keeps such layers in fewer bits.
+
+    Args:
+        module: timm's ``VisionTransformer``, on the CPU.
+        storage: How to keep it.
+        path: Of the layer, in fp32.
+    """
+    layer = module.get_submodule(path)
+    if _is_packed(layer, path, storage):
+        _pack(module, path, storage)
+    elif _is_rounded(layer, path):
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(storage.torch_dtype)
+
+
+def pack_layer(module: nn.Module, storage: Storage, path: str) -> None:
+    """Keeps one layer as ``freeze_layer`` does, for products in fp32: those of ``dequantize``.
+
+    Args:
+        module: timm's ``VisionTransformer``, on the CPU.
+        storage: How the base was kept in training.
+        path: Of the layer, in fp32.
+    """
+    if _is_packed(module.get_submodule(path), path, storage):
+        _pack(module, path, storage).compute_in_fp32()
+    else:
+        dequantize_layer(module, storage, path)
 
 
 def dequantize(module: nn.Module, storage: Storage) -> None:
@@ -88,16 +111,45 @@ def dequantize(module: nn.Module, storage: Storage) -> None:
         module: timm's ``VisionTransformer``, fp32, on the CPU.
         storage: How the base was kept in training.
     """
-    if storage.quantization != "none":
+    for path, _ in list(module.named_modules()):
+        dequantize_layer(module, storage, path)
+
+
+def dequantize_layer(module: nn.Module, storage: Storage, path: str) -> None:
+    """Rounds one layer as ``dequantize`` does.
+
+    Args:
+        module: timm's ``VisionTransformer``, on the CPU.
+        storage: How the base was kept in training.
+        path: Of the layer, in fp32.
+    """
+    layer: Any = module.get_submodule(path)
+    if _is_packed(layer, path, storage):
         from vitlora.four_bit import round_trip
 
-        for _, _, layer in _block_linears(module):
-            layer.weight.data = round_trip(
-                layer.weight.data, storage.quantization, storage.block_size
-            )
-    for layer in _weights_to_round(module):
+        layer.weight.data = round_trip(layer.weight.data, storage.quantization, storage.block_size)
+    if _is_rounded(layer, path):
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(storage.torch_dtype).float()
+
+
+def add_beside(
+    module: nn.Module, path: str, a: torch.Tensor, b: torch.Tensor, gain: torch.Tensor | None
+) -> None:
+    """Adds ``B A`` to a 4-bit layer that computes in fp32, beside its weight.
+
+    Args:
+        module: What the layer is a part of.
+        path: Of the layer.
+        a: ``(rank, in)``.
+        b: ``(out, rank)``, scaled.
+        gain: What all but the bias is multiplied with, ``(out,)``; None for ones.
+    """
+    from vitlora.four_bit import Beside
+
+    parent, _, name = path.rpartition(".")
+    beside = Beside(module.get_submodule(path), a, b, gain)
+    setattr(module.get_submodule(parent), name, beside)
 
 
 def is_quantized(layer: nn.Module) -> bool:
@@ -122,16 +174,24 @@ def frozen_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _block_linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    blocks: Any = module.blocks
-    for parent in list(blocks.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear:
-                yield parent, name, layer
+def _is_packed(layer: nn.Module, path: str, storage: Storage) -> bool:
+    """Returns whether a layer is kept in 4 bits: the linear ones in the blocks."""
+    four_bit = storage.quantization != "none"
+    return four_bit and type(layer) is nn.Linear and path.startswith("blocks.")
 
 
-def _weights_to_round(module: nn.Module) -> Iterator[nn.Module]:
-    """Yields plain linear and convolution layers outside the head."""
-    for name, layer in module.named_modules():
-        if type(layer) in (nn.Linear, nn.Conv2d) and not name.startswith("head"):
-            yield layer
+def _is_rounded(layer: nn.Module, path: str) -> bool:
+    """Returns whether a layer is kept in the storage's dtype: linear, convolution, no head."""
+    return type(layer) in (nn.Linear, nn.Conv2d) and not path.startswith("head")
+
+
+def _pack(module: nn.Module, path: str, storage: Storage) -> "FourBitLinear":
+    from vitlora.four_bit import FourBitLinear
+
+    layer: Any = module.get_submodule(path)
+    packed = FourBitLinear.from_linear(
+        layer, storage.torch_dtype, storage.quantization, storage.block_size
+    )
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, packed)
+    return packed

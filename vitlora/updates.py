@@ -2,20 +2,30 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from vitlora.backbones import Backbone, answer_from_class_token, load_backbone
+from vitlora.backbones import Backbone, answer_from_class_token, open_backbone
 from vitlora.checkpoint import Bundle
 from vitlora.errors import BundleError
-from vitlora.quantization import dequantize
+from vitlora.hardware import give_memory_back, pick_device
+from vitlora.quantization import (
+    Storage,
+    add_beside,
+    dequantize_layer,
+    is_quantized,
+    pack_layer,
+    plain_weight,
+)
 
 _PREFIX = "base_model.model."
+_MOST_MERGED = 2**28  # weights of a 4-bit base that are unpacked
 _PARTS = {
     ".lora_A.weight": "a",
     ".lora_B.weight": "b",
@@ -72,12 +82,15 @@ def read_changes(bundle: Bundle, module: nn.Module) -> Changes:
 
     Args:
         bundle: A bundle.
-        module: timm's plain ViT with a head for the bundle's classes.
+        module: timm's plain ViT, perhaps in 4 bits, with a head for the bundle's classes.
 
     Raises:
         BundleError: A tensor is missing, has no place, is not finite or of another shape.
     """
     targets = {name: p.shape for name, p in module.named_parameters()}
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):  # one in 4 bits has a weight of another shape
+            targets[f"{path}.weight"] = torch.Size((layer.out_features, layer.in_features))
     factors: dict[str, dict[str, torch.Tensor]] = {}
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in bundle.tensors.items():
@@ -107,42 +120,59 @@ def read_changes(bundle: Bundle, module: nn.Module) -> Changes:
 
 @torch.no_grad()
 def merge_into(backbone: Backbone, bundle: Bundle) -> nn.Module:
-    """Turns a plain fp32 backbone into the trained network and returns its module.
+    """Turns a plain backbone, loaded in fp32 or only opened, into the trained network, in fp32.
 
     The base is rounded as in training first.
 
     Raises:
         BundleError: The backbone's weights are not those of training, or a tensor does not fit.
+        BackboneError: The weights cannot be read.
     """
-    module = backbone.module
-    whole = bundle.record.method == "FullFineTuning"
-    if not whole:
-        bundle.check_base(backbone.digest)
-    changes = read_changes(bundle, module)
-    dequantize(module, bundle.record.storage)
-    parameters = dict(module.named_parameters())
-    for name, tensor in changes.tensors.items():
-        parameters[name].copy_(tensor)
-    for path, update in changes.updates.items():
-        weight = parameters[f"{path}.weight"]
-        weight.copy_(update.merged(weight))
+    changes = _loaded(backbone, bundle, dequantize_layer)
+    _put_in(backbone.module, changes)
+    return backbone.module
+
+
+@torch.no_grad()
+def trained_network(backbone: Backbone, bundle: Bundle) -> nn.Module:
+    """Turns a plain backbone that was only opened into the trained network; products run in fp32.
+
+    The update is merged, as ``merge_into`` does, unless the base was in 4 bits and has more than
+    2**28 weights, a GiB in fp32: it then stays in 4 bits, and the update is added beside. Both
+    compute with the same numbers. Apple's GPU has no 4-bit kernels: there, all are merged.
+
+    Raises:
+        BundleError: The backbone's weights are not those of training, or a tensor does not fit.
+        BackboneError: The weights cannot be read.
+    """
+    module, storage = backbone.module, bundle.record.storage
+    weights = sum(parameter.numel() for parameter in module.parameters())
+    if storage.quantization == "none" or weights <= _MOST_MERGED or pick_device().type == "mps":
+        return merge_into(backbone, bundle)
+    give_memory_back()
+    changes = _loaded(backbone, bundle, pack_layer)
+    for path in [path for path in changes.updates if is_quantized(module.get_submodule(path))]:
+        update, layer = changes.updates.pop(path), module.get_submodule(path)
+        gain = None if update.magnitude is None else update.gain(plain_weight(layer))
+        add_beside(module, path, update.a, update.scaling * update.b, gain)
+    _put_in(module, changes)
     return module
 
 
 def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Module:
-    """Returns timm's plain ViT in fp32 with the bundle merged into the base it was trained on.
+    """Returns the network that predicts: see ``trained_network``.
 
     Raises:
         BundleError: The base's weights are not those of training, or a tensor does not fit.
         BackboneError: The base's weights cannot be had.
     """
-    network = merge_into(bundle_backbone(bundle, weights), bundle)
+    network = trained_network(_opened(bundle, weights), bundle)
     answer_from_class_token(network)
     return network
 
 
 def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
-    """Returns the plain backbone a bundle belongs to, with a head of zeros.
+    """Returns the plain fp32 backbone a bundle belongs to, with a head of zeros.
 
     Args:
         bundle: A bundle.
@@ -152,11 +182,37 @@ def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbo
     Raises:
         BackboneError: The base's weights cannot be had.
     """
+    backbone = _opened(bundle, weights)
+    backbone.load()
+    return backbone
+
+
+def _opened(bundle: Bundle, weights: str | Path | None) -> Backbone:
     record = bundle.record
     found = "none" if record.method == "FullFineTuning" else weights or bundle.weights
-    return load_backbone(
+    return open_backbone(
         record.backbone, len(record.classes), found, record.preprocessing.image_size
     )
+
+
+def _loaded(
+    backbone: Backbone, bundle: Bundle, keep: Callable[[nn.Module, Storage, str], None]
+) -> Changes:
+    """Fills a backbone, each layer kept by ``keep``; returns the changes, which fit it."""
+    backbone.load(partial(keep, backbone.module, bundle.record.storage))
+    if bundle.record.method != "FullFineTuning":
+        bundle.check_base(backbone.digest)
+    return read_changes(bundle, backbone.module)
+
+
+def _put_in(module: nn.Module, changes: Changes) -> None:
+    """Copies whole tensors into a module, and merges the updates into its fp32 layers."""
+    parameters = dict(module.named_parameters())
+    for name, tensor in changes.tensors.items():
+        parameters[name].copy_(tensor)
+    for path, update in changes.updates.items():
+        weight = parameters[f"{path}.weight"]
+        weight.copy_(update.merged(weight))
 
 
 def _update(

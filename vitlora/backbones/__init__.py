@@ -6,6 +6,7 @@ from vitlora.backbones.backbone import (
     Backbone,
     features_and_logits,
     load_backbone,
+    open_backbone,
     outline,
 )
 from vitlora.backbones.lean import answer_from_class_token, stream_in_bf16
@@ -17,6 +18,7 @@ __all__ = [
     "answer_from_class_token",
     "features_and_logits",
     "load_backbone",
+    "open_backbone",
     "outline",
     "stream_in_bf16",
 ]

@@ -1,19 +1,28 @@
 """One record for every Vision Transformer, wherever it comes from."""
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from vitlora.backbones import micro, timm, torchvision
 from vitlora.backbones.source import Source, StateDict, on_meta
+from vitlora.backbones.weights import (
+    INDEX,
+    Tensors,
+    Weights,
+    check_fits,
+    converted,
+    fill,
+    find_weights,
+    open_weights,
+)
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
@@ -43,8 +52,10 @@ class Backbone:
         id: ``source/model.tag``.
         module: timm's ``VisionTransformer``, ``Eva`` or ``Beit`` with a fresh head, all zeros.
         preprocessing: What the weights want of a picture.
-        digest: SHA-256 of the weights as they came, the head left out.
-        weights: The file the weights were read from; None for a random start.
+        digest: SHA-256 of the weights as they came, the head left out; empty before ``load``.
+        weights: The file the weights are read from; None for a random start.
+        read: Opens the weights, by timm's names.
+        stored: What ``load`` is to fill the module with; None once it did.
     """
 
     id: str
@@ -52,11 +63,36 @@ class Backbone:
     preprocessing: Preprocessing
     digest: str
     weights: Path | None
+    read: Callable[[], Weights] = field(default=dict, repr=False)
+    stored: Weights | None = field(default=None, repr=False)
 
     @property
     def num_blocks(self) -> int:
         """Number of transformer blocks."""
         return len(self.module.blocks)  # pyright: ignore[reportArgumentType]
+
+    def load(self, keep: Callable[[str], None] | None = None) -> None:
+        """Fills the module, one tensor at a time, in the order of their names.
+
+        Args:
+            keep: Called with the path of each part of the module that has tensors of its own, once
+                they are there in fp32: the time to keep them in fewer bits.
+
+        Raises:
+            BackboneError: A file changed meanwhile, or a buffer cannot be computed.
+        """
+        if self.stored is not None:
+            self.digest = fill(self.module, self.stored, keep)
+            self.stored = None
+            _fill_buffers(self.id, self.module)
+            _set_image_size(self.module, self.preprocessing.image_size)
+        elif keep is not None:
+            for path in dict.fromkeys(name.rpartition(".")[0] for name in self.module.state_dict()):
+                keep(path)
+
+    def original(self) -> Tensors:
+        """Returns the weights as they came, by timm's names, each read when it is asked for."""
+        return Tensors(self.read())
 
     def layers(self, role: str, last_blocks: int | None = None) -> list[str]:
         """Returns the module paths of a role, first block first.
@@ -92,33 +128,47 @@ def load_backbone(
     weights: str | Path | None = None,
     image_size: int | None = None,
 ) -> Backbone:
-    """Returns a backbone with its weights and a fresh head of zeros.
+    """Returns a backbone with its weights in fp32 and a fresh head of zeros.
 
     Args:
         name: ``source/model[.tag]``; the sources are timm, torchvision and vitlora.
         num_classes: Outputs of the fresh head.
-        weights: A .safetensors file (or a .pth, read without running any code in it), ``none`` for
-            a random start that is the same every time, or None for the source's own file.
+        weights: A .safetensors file, the folder or the index of a sharded one, a .pth (read without
+            running any code in it), ``none`` for a random start that is the same every time, or
+            None for the source's own file.
         image_size: Side of the input in pixels, a multiple of the patch size; None for the
             weights' own. The position embedding is resampled.
 
     Raises:
         BackboneError: An unknown name, weights that cannot be had or do not fit, a bad image size.
     """
+    backbone = open_backbone(name, num_classes, weights, image_size)
+    backbone.load()
+    return backbone
+
+
+def open_backbone(
+    name: str,
+    num_classes: int,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+) -> Backbone:
+    """Returns a backbone whose module has no memory yet; its weights are known to fit.
+
+    ``Backbone.load`` fills it. Arguments and errors are those of ``load_backbone``.
+    """
     source = find_source(name)
     with on_meta():
         module = source.build(num_classes)
-    if str(weights).lower() == "none" and weights is not None:
-        file, state = None, _random_start(source)
-    else:
-        file = _weights_file(source, weights)
-        state = source.convert(_read_tensors(file), module)
-    _fill(module, state, f"{file} does not hold the weights of {source.id}")
-    _fill_buffers(source, module)
-    digest = weights_digest(module)
+    random = weights is not None and str(weights).lower() == "none"
+    file = None if random else _weights_file(source, weights)
+
+    stored = _read(source, file, module)
+    check_fits(stored, module, f"{file} does not hold the weights of {source.id}")
     size = image_size or source.preprocessing.image_size
-    _set_image_size(source, module, size)
-    return Backbone(source.id, module, source.preprocessing.at(size), digest, file)
+    _check_image_size(source, module, size)
+    seen = source.preprocessing.at(size)
+    return Backbone(source.id, module, seen, "", file, partial(_read, source, file), stored)
 
 
 def outline(
@@ -136,11 +186,13 @@ def outline(
         BackboneError: An unknown name, a bad image size.
     """
     source = find_source(name)
-    with torch.device("meta"):
+    size = image_size or source.preprocessing.image_size
+    with on_meta():
         module = source.build(num_classes)
-        size = image_size or source.preprocessing.image_size
-        _set_image_size(source, module, size)
-    return Backbone(source.id, module, source.preprocessing.at(size), "", None)
+        _check_image_size(source, module, size)
+        _set_image_size(module, size)
+    blanks = dict(module.state_dict())
+    return Backbone(source.id, module, source.preprocessing.at(size), "", None, lambda: blanks)
 
 
 def features_and_logits(
@@ -172,20 +224,15 @@ def find_source(name: str) -> Source:
     return _SOURCES[source](model)
 
 
-def weights_digest(module: nn.Module) -> str:
-    """Returns the SHA-256 of all tensors but the head's, by name, shape and fp32 value."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not name.startswith("head."):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
 def _weights_file(source: Source, weights: str | Path | None) -> Path:
     if weights is not None:
-        file = Path(weights).expanduser()
-        if not file.is_file():
+        file = find_weights(weights)
+        if file is None and Path(weights).expanduser().is_dir():
+            raise BackboneError(
+                f"model.weights '{weights}': the folder holds neither {INDEX} nor "
+                f"model.safetensors; expected {source.url}"
+            )
+        if file is None:
             raise BackboneError(f"model.weights '{weights}': no such file; expected {source.url}")
         return file
     try:
@@ -199,6 +246,16 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
         ) from error
 
 
+def _read(source: Source, file: Path | None, module: nn.Module | None = None) -> Weights:
+    """Opens weights by timm's names; None for the file is a random start."""
+    if file is None:
+        return dict(_random_start(source))
+    if module is None:
+        with torch.device("meta"):
+            module = source.build(1)
+    return converted(open_weights(file), source, module)
+
+
 def _random_start(source: Source) -> StateDict:
     """Returns the same random weights every time, whatever the number of classes."""
     with torch.random.fork_rng(devices=[]):
@@ -206,69 +263,30 @@ def _random_start(source: Source) -> StateDict:
         return source.build(0).state_dict()
 
 
-def _fill(module: nn.Module, state: Mapping[str, torch.Tensor], complaint: str) -> None:
-    """Puts fp32 weights and a head of zeros into a module that was built without memory."""
-    expected = module.state_dict()
-    filled = {key: value.float() for key, value in state.items() if not key.startswith("head.")}
-    filled |= {
-        key: torch.zeros(value.shape) for key, value in expected.items() if key.startswith("head.")
-    }
-    missing, extra = expected.keys() - filled.keys(), filled.keys() - expected.keys()
-    if missing or extra:
-        differences = filter(None, (_some("missing", missing), _some("unexpected", extra)))
-        raise BackboneError(f"{complaint}: {'; '.join(differences)}; name its own file")
-    for key, value in filled.items():
-        if value.shape != expected[key].shape:
-            raise BackboneError(
-                f"{complaint}: {key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
-            )
-    module.load_state_dict(filled, assign=True)
-
-
-def _fill_buffers(source: Source, module: nn.Module) -> None:
+def _fill_buffers(name: str, module: nn.Module) -> None:
     """Computes the buffers that no file holds, such as rotary angles; timm's parts know how."""
     for part in module.modules():
         if hasattr(part, "init_non_persistent_buffers"):
-            for name, buffer in part.named_buffers(recurse=False):
+            for key, buffer in part.named_buffers(recurse=False):
                 if buffer.is_meta:
-                    setattr(part, name, torch.zeros_like(buffer, device="cpu"))
+                    setattr(part, key, torch.zeros_like(buffer, device="cpu"))
             part.init_non_persistent_buffers()  # pyright: ignore[reportCallIssue]
-    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+    for key, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.is_meta:
             raise BackboneError(
-                f"{source.id} keeps '{name}' out of its weights and does not tell how to compute "
+                f"{name} keeps '{key}' out of its weights and does not tell how to compute "
                 "it; take another model.backbone"
             )
 
 
-def _read_tensors(file: Path) -> StateDict:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    # on a damaged file the readers raise almost anything, also KeyError and UnicodeDecodeError
-    except Exception as error:
-        raise BackboneError(
-            f"{file} cannot be read as weights ({type(error).__name__}); expected .safetensors, or "
-            "a .pth of plain tensors"
-        ) from None
-    for key in ("state_dict", "model"):
-        state = state[key] if isinstance(state, dict) and key in state else state
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise BackboneError(f"{file} holds no state dict of plain tensors")
-    return state
-
-
-def _some(what: str, names: Iterable[str]) -> str:
-    names = sorted(names)
-    return f"{len(names)} {what} ({names[0]}{', …' if len(names) > 1 else ''})" if names else ""
-
-
-def _set_image_size(source: Source, module: nn.Module, size: int) -> None:
+def _check_image_size(source: Source, module: nn.Module, size: int) -> None:
     patch = module.patch_embed.patch_size[0]  # pyright: ignore
     if size < patch or size % patch:
         raise BackboneError(
             f"model.image_size is {size}; {source.id} takes multiples of its {patch}-pixel patch"
         )
+
+
+def _set_image_size(module: nn.Module, size: int) -> None:
     if module.patch_embed.img_size != (size, size):  # pyright: ignore
         module.set_input_size(img_size=(size, size))  # pyright: ignore[reportCallIssue]

@@ -6,7 +6,7 @@ Three of timm's classes cover them: ``VisionTransformer`` (AugReg, DeiT, MAE, CL
 
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,8 @@ def _convert(name: str, state: StateDict, module: nn.Module) -> StateDict:
                 f"patches of {expected[0]}"
             )
     try:
-        renamed = _FAMILIES[type(module)](state, module)
+        with redirect_stdout(None):  # it prints the names it does not find
+            renamed = _FAMILIES[type(module)](state, module)
     except Exception as error:  # whatever timm's renaming meets first in tensors not made for it
         reason = str(error).partition("\n")[0]
         raise BackboneError(f"model.weights does not fit timm/{name}: {reason}") from None

@@ -88,18 +88,19 @@ def start(model: Classifier, bundle: Bundle) -> None:
     """Lets a model that was built by ``options_of`` begin where the bundle's training ended.
 
     Raises:
-        BundleError: The model's base or its view of pictures is not the bundle's.
+        BundleError: The model's view of pictures is not the bundle's. That its base is another is
+            found when the base is read.
     """
     record, backbone = bundle.record, model.backbone
-    if record.method == "FullFineTuning":
+    if record.method == "FullFineTuning":  # whatever stood there at its start is gone
+        backbone.load()
         backbone.digest = record.base_digest
-    bundle.check_base(backbone.digest)
     if backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder / RUN_CONFIG} does not say how {bundle.folder} sees pictures; it "
             "cannot be gone on from"
         )
-    model.start_from(record.storage, bundle.tensors, bundle.peft)
+    model.start_from(record.storage, bundle.tensors, bundle.peft, bundle.check_base)
 
 
 def check_output(output: Path, bundle: Bundle) -> None:
