@@ -69,7 +69,7 @@ def _run(name: str, command: list[str]) -> None:
         print(f"{name}: failed with status {done.returncode}", flush=True)
     elif name in CAPTURED:
         with (HERE / "results" / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(f"{x}\n" for x in done.stdout.splitlines() if x.startswith("{"))
+            file.writelines(f"{x}\n" for x in done.stdout.splitlines() if x.startswith('{"'))
 
 
 if __name__ == "__main__":
