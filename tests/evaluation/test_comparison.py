@@ -166,17 +166,17 @@ def test_the_level_is_shared_by_the_methods_compared() -> None:
 def test_equals_are_seldom_called_clearly_worse() -> None:
     rng = np.random.default_rng(0)
     alarms = uncorrected = 0
-    for _ in range(25):
-        wrong = rng.random((8, 200)) < 0.15
+    for _ in range(15):
+        wrong = rng.random((6, 100)) < 0.15
         runs = [
-            make(name, np.flatnonzero(one).tolist(), count=200)
-            for name, one in zip("abcdefgh", wrong, strict=True)
+            make(name, np.flatnonzero(one).tolist(), count=100)
+            for name, one in zip("abcdef", wrong, strict=True)
         ]
         rows = compare(runs)
         alarms += any(row.clear for row in rows)
         uncorrected += any(row.p is not None and row.p < 0.05 for row in rows)
-    assert alarms <= 2  # a 5% level allows three or more in one of eight such tests
-    assert uncorrected >= 5  # the best of eight equals looks better than some: chance is at work
+    assert alarms <= 2  # a 5% level allows three or more in one of twenty-eight such tests
+    assert uncorrected >= 3  # the best of six equals looks better than some: chance is at work
 
 
 def test_nothing_to_compare_is_said() -> None:
