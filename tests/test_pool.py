@@ -246,7 +246,7 @@ def test_an_adapter_takes_the_memory_of_its_own_tensors_and_the_base_is_there_on
     for name in names:
         classes, make, head = PLAIN[name]
         make_bundle(tmp_path / name, weights, classes, make(), head)
-    normalisation = 2 * 3 * 4
+    normalisation = 3 * 256 * 4  # a table
     sizes = [alive()]
     pool = AdapterPool({name: tmp_path / name for name in names[:1]}, device="cpu")
     for name in names[1:]:
