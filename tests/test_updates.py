@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from runs import BACKBONE, train
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,7 +19,8 @@ from vitlora import updates
 from vitlora.adapters import Lora
 from vitlora.backbones.backbone import find_source
 from vitlora.checkpoint import Bundle, load_bundle, save_bundle
-from vitlora.errors import BundleError
+from vitlora.errors import BundleError, UsageError
+from vitlora.predictor import Predictor
 from vitlora.quantization import frozen_bytes, is_quantized
 from vitlora.updates import merged_network
 
@@ -118,6 +120,17 @@ def test_a_packed_base_of_other_weights_is_refused(
     monkeypatch.setattr(updates, "_MOST_MERGED", 0)
     with pytest.raises(BundleError, match="was trained on other weights"):
         merged_network(bundle, tmp_path / "other.safetensors")
+
+
+def test_a_packed_base_answers_in_fp32(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    bundle = bundle_of(photos, tmp_path / "bundle")
+    picture = Image.effect_noise((40, 40), 80).convert("RGB")
+    expected = Predictor(bundle, device="cpu").logits([picture])
+    monkeypatch.setattr(updates, "_MOST_MERGED", 0)
+    with pytest.raises(UsageError, match="precision is bf16, but this base stays in 4 bits"):
+        Predictor(bundle, device="cpu", precision="bf16")
+    got = Predictor(bundle, device="cpu", precision="auto").logits([picture])
+    assert float((got - expected).norm()) <= 1e-5 * float(expected.norm())
 
 
 def test_a_tensor_that_does_not_fit_a_packed_base_is_refused(

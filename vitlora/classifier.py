@@ -22,6 +22,8 @@ from vitlora.optimizers import OptimizerName, make_optimizer
 from vitlora.quantization import Quantization, Storage, dequantize_layer, freeze_layer
 from vitlora.scores import Scores
 
+_FEW_PATCHES = 256  # unfused attention was timed on 196
+
 
 class Classifier(LightningModule):
     """A Vision Transformer that learns your classes.
@@ -156,14 +158,16 @@ class Classifier(LightningModule):
             self.backbone.load()
         self._check_base(self.backbone.digest)
         bf16 = storage_dtype(precision) == torch.bfloat16
-        if device == "cpu" and bf16:
-            # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py
+        if device == "cpu" and bf16 and module.patch_embed.num_patches <= _FEW_PATCHES:
+            # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py.
+            # Without it attention's matrices are kept, which grow with the square of the patches
             for block in module.blocks:
                 block.attn.fused_attn = False
         module.set_grad_checkpointing(self.checkpointing)
         self.network = self.adapter.inject(self.backbone, self.head_mode)
         answer_from_class_token(module)
-        stream_in_bf16(module)
+        if bf16:
+            stream_in_bf16(module)
         if self.adapter.needs_base:
             self.adapter.undo_rounding(self.network, self.backbone.original())
         if self._start is not None:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -33,7 +32,7 @@ from vitlora.errors import (
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.files import write_json
-from vitlora.memory import Batches, MemoryFullError, free_memory
+from vitlora.memory import Batches, MemoryFullError, free_memory, is_out_of_memory
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.continued import check_output, start
@@ -168,7 +167,9 @@ class VitloraCLI(LightningCLI):
             bundle = calibrate(
                 bundle, network, splits["train"], splits["val"], unsure, data.batch_size
             )
-        except (VitloraError, torch.OutOfMemoryError) as error:
+        except (VitloraError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, VitloraError) and not is_out_of_memory(error):
+                raise
             reason = str(error) if isinstance(error, VitloraError) else "the device is full"
             print(
                 f"note: the bundle is kept, but its confidence is not calibrated ({reason}); "

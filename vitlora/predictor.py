@@ -15,8 +15,9 @@ from PIL import Image
 from vitlora.backbones import features_and_logits
 from vitlora.checkpoint import Bundle, load_bundle
 from vitlora.data.images import open_image
-from vitlora.errors import DataError
+from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
+from vitlora.quantization import is_quantized
 from vitlora.updates import merged_network
 
 _MOST_THREADS = 16  # that open pictures
@@ -84,6 +85,14 @@ class Predictor:
         self._transform = bundle.record.preprocessing.transform()
         self._at_least = bundle.record.preprocessing.at_least
         self.network = merged_network(bundle, weights).to(self.device).eval()
+        # a base that was too large to unpack
+        if any(map(is_quantized, self.network.modules())):
+            if precision == "bf16":
+                raise UsageError(
+                    "precision is bf16, but this base stays in 4 bits, which answers in fp32; take "
+                    "32 or auto"
+                )
+            self._dtype = torch.float32
         if self._dtype != torch.float32:
             self.network.to(self._dtype)
 

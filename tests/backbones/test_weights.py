@@ -261,6 +261,9 @@ def broken(folder: Path, how: str) -> None:
         index.write_text("{")
     elif how == "no map":
         index.write_text("[]")
+    elif how == "outside":
+        fields["weight_map"]["cls_token"] = "../model-1.safetensors"
+        index.write_text(json.dumps(fields))
     elif how == "shape":
         state = load_file(shard)
         key = min(state)
@@ -278,6 +281,7 @@ def broken(folder: Path, how: str) -> None:
         ("foreign", r"model-1\.safetensors lacks .*; model\.safetensors\.index\.json puts it"),
         ("no JSON", r"index\.json cannot be read as the index of sharded weights"),
         ("no map", r"index\.json cannot be read as the index of sharded weights"),
+        ("outside", r"index\.json cannot be read as the index of sharded weights"),
         ("shape", r"index\.json does not hold the weights of timm/.* is \(7,\), expected"),
         ("key", r"index\.json does not hold the weights of .*: 1 missing \(cls_token\)"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vitlora.__main__ import main
+from vitlora.__main__ import _resolved, main
+from vitlora.evaluation.methods import METHODS, configure
 
 ROOT = Path(__file__).parents[2]
 MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.image_size", "32"]
@@ -102,3 +104,20 @@ def test_a_console_of_windows_shows_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii() and b"Take lora" in done.stdout
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "eva"])
+def test_what_it_tells_to_type_is_what_it_counted(method: str, capsys: Any) -> None:
+    args = ["--config", "demo.yaml", *MICRO, "--model.checkpointing", "true"]
+    assert main(["plan", *args, "--vram", "6GB", "--method", method]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    before, after = (_resolved(words) for words in (args, shlex.split(last)[3:]))
+    counted = configure(before, method)["model"]
+    typed = after["model"]
+    own = typed["adapter"].get("init_args") or {}
+    assert typed["adapter"]["class_path"].endswith(counted["adapter"]["class_path"])
+    for key, value in (counted["adapter"].get("init_args") or {}).items():
+        assert own[key] == value, key
+    for key in ("head", "quantization", "block_size", "lr"):
+        assert typed[key] == counted[key], key
+    assert typed["checkpointing"] is False  # as lora without it fits, so does each of these

@@ -328,11 +328,14 @@ def test_what_was_unused_longest_makes_room(root, filled, tmp_path):
 
 def test_litter_is_swept_and_other_files_are_not(tmp_path):
     shelf = Shelf(tmp_path, 100)
-    for name in (".x.bin.1.new", ".y.bin.2.new", "notes.txt", "z.bin"):
+    old, young = (f".{digit * 32}.bin.1.new" for digit in "ab")
+    theirs = ["model.bin", "model.json", "notes.new", "pytorch_model.bin"]
+    for name in (old, young, f"{'c' * 32}.bin", *theirs):
         (tmp_path / name).write_bytes(b"0" * 50)
-    os.utime(tmp_path / ".x.bin.1.new", (1, 1))
-    shelf.make_room(10)
-    assert sorted(f.name for f in tmp_path.iterdir()) == [".y.bin.2.new", "notes.txt", "z.bin"]
+        if name != young:
+            os.utime(tmp_path / name, (1, 1))
+    shelf.make_room(90)
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted([young, *theirs])
 
 
 def test_a_full_disk_is_one_line(root, tmp_path):

@@ -30,13 +30,17 @@ def stream_in_bf16(module: nn.Module) -> None:
     """Lets tokens run from block to block in bf16 where autocast runs the layers in bf16.
 
     Autocast leaves the sum of all blocks' outputs in fp32, so that each norm keeps its input in
-    fp32 for the backward pass, and each layer casts.
+    fp32 for the backward pass, and each layer casts. On CUDA it would cast the norms' inputs back
+    to fp32; timm's norms have a switch for that.
 
     Args:
-        module: timm's ViT.
+        module: timm's ViT, about to be trained under autocast in bf16.
     """
     vit: Any = module
     vit.blocks[0].register_forward_pre_hook(_as_autocast)
+    for part in (*vit.blocks.modules(), *vit.norm.modules()):
+        if hasattr(part, "_fast_norm"):
+            part._fast_norm = True
 
 
 def _as_autocast(
@@ -49,8 +53,8 @@ def _as_autocast(
 
 
 def _first_token_in(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-    return (inputs[0][:, :1],)
+    return (inputs[0][:, :1].contiguous(),)  # else the layer would keep all tokens
 
 
 def _first_token_out(layer: nn.Module, inputs: Any, tokens: torch.Tensor) -> torch.Tensor:
-    return tokens[:, :1].contiguous()  # else the norm after it would keep all tokens
+    return tokens[:, :1].contiguous()

@@ -82,7 +82,7 @@ def main(args: Sequence[str] | None, resolve: Callable[[list[str]], dict[str, An
             print(f"{_times(ways, pictures)}\n")
         print(textwrap.fill(why, 79))
         if way is not None:
-            print(_command(way, batch, most, [*_given(options), *overrides]))
+            print(_command(way, config, batch, most, [*_given(options), *overrides]))
     if options.png:
         from vitlora.memory.chart import chart
 
@@ -266,15 +266,28 @@ def _given(options: argparse.Namespace) -> list[str]:
     return [word for name in options.config for word in ("--config", name)]
 
 
-def _command(way: "Way", batch: int, most: int, words: Sequence[str]) -> str:
+def _command(
+    way: "Way", config: dict[str, Any], batch: int, most: int, words: Sequence[str]
+) -> str:
     """Returns what to type for the picked way."""
     added = ["--data.batch_size", str(batch)]
     if batch < most:
-        added += ["--trainer.accumulate_grad_batches", str(-(-most // batch))]
-    if way.checkpointing:
-        added += ["--model.checkpointing", "true"]
-    if METHODS[way.method].four_bit:
-        added += ["--model.quantization", "nf4"]
-    if way.method == "linear":
-        added += ["--model.adapter", "LinearProbe", "--model.head", "full"]
+        steps = -(-most // batch) * config["trainer"]["accumulate_grad_batches"]
+        added += ["--trainer.accumulate_grad_batches", str(steps)]
+    if way.checkpointing != config["model"]["checkpointing"]:
+        added += ["--model.checkpointing", str(way.checkpointing).lower()]
+    before, after = config["model"], configure(config, way.method)["model"]
+    spec = after["adapter"]
+    kind = spec["class_path"].rpartition(".")[2]
+    if kind != before["adapter"]["class_path"].rpartition(".")[2]:
+        added += ["--model.adapter", kind]
+    own = before["adapter"].get("init_args") or {}
+    for key, value in (spec.get("init_args") or {}).items():
+        default = {"variant": "lora", "lr_ratio": 1.0, "targets": None}.get(key)
+        if value != own.get(key, default):
+            shown = f'"[{",".join(value)}]"' if isinstance(value, list) else str(value)
+            added += [f"--model.adapter.{key}", shown]
+    for key in ("head", "quantization", "block_size", "lr"):
+        if after[key] != before[key]:
+            added += [f"--model.{key}", str(after[key])]
     return "fit   " + " ".join(["vitlora fit", *words, *added])

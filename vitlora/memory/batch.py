@@ -13,7 +13,7 @@ from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import Room, room_here
 
 # how torch's allocators for the CPU and for Apple's GPU say it, in words of a plain RuntimeError
-_FULL = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+_FULL = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "ALLOC_FAILED")
 
 
 class MemoryFullError(VitloraError):

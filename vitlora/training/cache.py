@@ -99,7 +99,7 @@ class PrefixCache(Callback):
     def _begin(self, trainer: Any, module: Any) -> None:
         if not isinstance(trainer.train_dataloader, Batches):
             return  # somebody's own loader, of whose pictures nothing is known
-        prefix, epochs = Prefix(module.backbone.module), trainer.max_epochs
+        prefix, epochs = Prefix(module.backbone.module), _epochs(trainer)
         views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
         views = max(min(views, epochs), 1)
         if self.where == "auto" and not (
@@ -246,6 +246,12 @@ def pays(prefix: Prefix, views: int, epochs: int) -> bool:
     back_and_forth = 2 * (prefix.total - prefix.blocks)
     without = epochs * (prefix.blocks + back_and_forth)
     return views * prefix.blocks + epochs * back_and_forth <= _WORTH * without
+
+
+def _epochs(trainer: Any) -> int:
+    """Returns how often the run sees its pictures; it may be told in steps."""
+    each = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+    return max(1, -(-int(trainer.estimated_stepping_batches) // each))
 
 
 def _is_whole(trainer: Any) -> bool:

@@ -87,6 +87,9 @@ class RunFolder(Callback):
             where = self._put_back(self._aside)
             print(f"\nstopped before the first validation; the earlier bundle is {where}")
             return
+        if not trainer.global_step:
+            print("\nstopped before the first step; nothing is kept")
+            return
         self._write(trainer, module, {})
         print(
             f"\nstopped before the first validation; the weights as they are now are kept in "
@@ -95,6 +98,8 @@ class RunFolder(Callback):
 
     def _put_back(self, aside: Path) -> Path:
         """Puts the earlier bundle back in its place if it can; returns where it is."""
+        if is_bundle(self.folder):  # of another run, meanwhile
+            return aside
         with suppress(OSError):
             shutil.rmtree(self.folder, ignore_errors=True)  # the logs of a run that came to nothing
             aside.rename(self.folder)

@@ -8,6 +8,7 @@ carries their checksum. The JSON file is written last: without it, the numbers c
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,9 @@ from vitlora.errors import UsageError
 from vitlora.files import write_whole
 
 _FORMAT = 1
+# what we name files there; all others are somebody's own
+_NUMBERS = re.compile(r"[0-9a-f]{32}\.bin")
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.bin\.\d+\.new")
 _ABANDONED = 3600  # seconds after which a file that nobody finished is litter
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -136,9 +140,12 @@ class Shelf:
         for file in self.folder.glob("*") if self.folder.is_dir() else ():
             with suppress(OSError):
                 state, about = file.stat(), file.with_suffix(".json")
-                if file.suffix == ".bin" and about.exists():
+                ours = _NUMBERS.fullmatch(file.name)
+                if ours and about.exists():
                     kept.append((about.stat().st_mtime, state.st_size, file))
-                elif file.suffix in (".bin", ".new") and now - state.st_mtime > _ABANDONED:
+                elif (ours or _UNFINISHED.fullmatch(file.name)) and (
+                    now - state.st_mtime > _ABANDONED
+                ):
                     file.unlink()
         total = sum(size for _, size, _ in kept)
         for _, size, file in sorted(kept):
