@@ -47,6 +47,8 @@ ALONE: dict[str, set[str]] = {
 DOORS = {
     "albumentations": {"data/augmentation.py"},
     "bitsandbytes": {"four_bit.py", "optimizers.py"},
+    # not in threads: one that ends while a loader forks leaves OpenCV's lock held in the worker
+    "cv2": {"data/augmentation.py", "data/dataset.py", "data/survey.py"},
     "jinja2": {"page.py"},
     "matplotlib": {"evaluation/chart.py", "memory/chart.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -118,8 +117,8 @@ class Normalisation:
 
     def __call__(self, image: Image.Image | np.ndarray) -> torch.Tensor:
         """Returns ``(3, H, W)``."""
-        planes = cv2.split(np.asarray(image))
-        normal = np.empty((3, *planes[0].shape), np.float32)
+        planes = np.asarray(image).transpose(2, 0, 1)
+        normal = np.empty(planes.shape, np.float32)
         for channel, plane in enumerate(planes):
-            cv2.LUT(plane, self._values[channel], normal[channel])
+            np.take(self._values[channel], plane, out=normal[channel], mode="clip")
         return torch.from_numpy(normal)
