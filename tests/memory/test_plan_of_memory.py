@@ -152,7 +152,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["6", "GB", "-6GB", "0GB", "6 bananas", "6GBs", ""])
+@pytest.mark.parametrize("text", ["6", "GB", "-6GB", "0GB", "6 bananas", "6GBs", "", "99999999TB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"--vram is .* 6GB, 6GiB or 6144MB"):
         parse_size(text)

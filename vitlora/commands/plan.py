@@ -54,7 +54,8 @@ def main(args: Sequence[str] | None, resolve: Callable[[list[str]], dict[str, An
     for method in methods:
         for checkpointing in (False, True):
             model = _model(config, method, checkpointing)
-            print(f"\rcounting {method:<8}", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"\rcounting {method:<8}", end="", file=sys.stderr, flush=True)
             way = memory.Way(
                 method,
                 checkpointing,
@@ -63,7 +64,8 @@ def main(args: Sequence[str] | None, resolve: Callable[[list[str]], dict[str, An
             ways.append(way)
             if way.counted.saved < 12 * way.counted.image_size**2:  # less than the picture itself:
                 break  # no block keeps anything that checkpointing could leave out
-    print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)
     if options.measure:
         run = (classes, kind, precision)
         ways = [_measured(way, room, most, _model(config, way.method, way.checkpointing), *run)
@@ -290,4 +292,8 @@ def _command(
     for key in ("head", "quantization", "block_size", "lr"):
         if after[key] != before[key]:
             added += [f"--model.{key}", str(after[key])]
-    return "fit   " + " ".join(["vitlora fit", *words, *added])
+    typed = [word for word in words if not word.startswith("--data.batch_size=")]
+    if "--data.batch_size" in typed:
+        place = typed.index("--data.batch_size")
+        del typed[place : place + 2]
+    return "fit   " + " ".join(["vitlora fit", *typed, *added])

@@ -41,7 +41,7 @@ def parse_size(text: str, option: str = "--vram") -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", text, re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size <= 0:
+    if not 0 < size <= 2**60:
         raise UsageError(f"{option} is '{text}'; expected a size such as 6GB, 6GiB or 6144MB")
     return size
 
