@@ -619,12 +619,17 @@ def test_stopping_before_the_first_validation_puts_the_earlier_bundle_back(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Classifier, "training_step", stop)
-    assert fit(photos, "--output", "out") == 130
-    assert "the earlier bundle is out" in capsys.readouterr().out
-    assert Path("out/vitlora.json").read_bytes() == first
-    assert not Path("out-1").exists()
-    # with nothing to put back, the weights as they are are kept
+    with monkeypatch.context() as patched:
+        patched.setattr(Classifier, "training_step", stop)
+        assert fit(photos, "--output", "out") == 130
+        assert "the earlier bundle is out" in capsys.readouterr().out
+        assert Path("out/vitlora.json").read_bytes() == first
+        assert not Path("out-1").exists()
+        assert fit(photos, "--output", "new") == 130
+        assert "before the first step; nothing is kept" in capsys.readouterr().out
+        assert not Path("new/vitlora.json").exists()
+    # with nothing to put back, the weights as they are after some steps are kept
+    monkeypatch.setattr(Classifier, "validation_step", stop)
     assert fit(photos, "--output", "new") == 130
     assert main(["predict", str(photos / "val/a/0.jpg"), "--checkpoint", "new"]) == 0
     assert "was never validated" in capsys.readouterr().err
