@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from vitlora.training.measures import peak_host_bytes
+
 
 class StepTimes(Callback):
     """Writes a JSON line when the model is loaded, and one for each step.
@@ -52,7 +54,6 @@ class StepTimes(Callback):
         return round(time.monotonic() - self._clock, 2)
 
     def _note(self, what: str, **fields: float) -> None:
-        status = Path("/proc/self/status").read_text().splitlines()
-        peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+        peak = (peak_host_bytes() or 0) / 2**20
         with self.file.open("a") as file:
             file.write(json.dumps({"what": what, "hwm_mib": round(peak, 1), **fields}) + "\n")

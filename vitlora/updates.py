@@ -148,7 +148,15 @@ def trained_network(backbone: Backbone, bundle: Bundle) -> nn.Module:
     module, storage = backbone.module, bundle.record.storage
     weights = sum(parameter.numel() for parameter in module.parameters())
     if storage.quantization == "none" or weights <= _MOST_MERGED or pick_device().type == "mps":
-        return merge_into(backbone, bundle)
+        merge_into(backbone, bundle)
+    else:
+        _stay_packed(backbone, bundle)
+    answer_from_class_token(module)
+    return module
+
+
+def _stay_packed(backbone: Backbone, bundle: Bundle) -> None:
+    module = backbone.module
     give_memory_back()
     changes = _loaded(backbone, bundle, pack_layer)
     for path in [path for path in changes.updates if is_quantized(module.get_submodule(path))]:
@@ -156,7 +164,6 @@ def trained_network(backbone: Backbone, bundle: Bundle) -> nn.Module:
         gain = None if update.magnitude is None else update.gain(plain_weight(layer))
         add_beside(module, path, update.a, update.scaling * update.b, gain)
     _put_in(module, changes)
-    return module
 
 
 def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Module:
@@ -166,9 +173,7 @@ def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Modu
         BundleError: The base's weights are not those of training, or a tensor does not fit.
         BackboneError: The base's weights cannot be had.
     """
-    network = trained_network(_opened(bundle, weights), bundle)
-    answer_from_class_token(network)
-    return network
+    return trained_network(_opened(bundle, weights), bundle)
 
 
 def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:

@@ -32,7 +32,7 @@ def test_a_config_without_its_pictures_is_planned(capsys: Any) -> None:
     assert main(["plan", "--config", "demo.yaml", "--vram", "6GB", "--png", "plan.png"]) == 0
     said = capsys.readouterr().out
     assert "10 classes: assumed, no datasets/waste5-drawn" in said
-    assert "room  5.6 GB given, less 0.4 GB for CUDA (assumed)" in said
+    assert "room  5.6 GB given, after 0.4 GB for CUDA (assumed)" in said
     rows = [line.split()[:2] for line in said.splitlines() if line[:6].strip() in ROWS]
     assert rows[:4] == [["linear", "off"], ["lora", "off"], ["lora", "on"], ["qlora", "off"]]
     assert "Take lora, 16 at once: " in said

@@ -68,7 +68,7 @@ def test_auto_halves_the_batch_and_accumulates(
     said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("batch "))
     size, steps = int(said.split()[1]), int(said.split(" x ")[1].split()[0])
     assert size * steps == 32 and 1 < size < 32 and set(tried) == {size}
-    assert "(0.03 GB free in this test; 32 at once would take 0.0" in said
+    assert "(30 MB free in this test; 32 at once would take 4" in said
 
 
 def test_auto_says_so_where_not_even_one_picture_fits(
@@ -76,7 +76,7 @@ def test_auto_says_so_where_not_even_one_picture_fits(
 ) -> None:
     room(monkeypatch, 1e6)
     assert fit(photos, "--data.batch_size", "auto") == 0
-    assert "batch  1 pictures x 32 steps accumulated (0.00 GB" in capsys.readouterr().out
+    assert "batch  1 pictures x 32 steps accumulated (1 MB" in capsys.readouterr().out
 
 
 def test_auto_and_accumulation_are_not_both_given(photos: Path, capsys: Any) -> None:

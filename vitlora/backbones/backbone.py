@@ -251,7 +251,7 @@ def _read(source: Source, file: Path | None, module: nn.Module | None = None) ->
     if file is None:
         return dict(_random_start(source))
     if module is None:
-        with torch.device("meta"):
+        with on_meta():
             module = source.build(1)
     return converted(open_weights(file), source, module)
 

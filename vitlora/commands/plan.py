@@ -42,10 +42,16 @@ def main(args: Sequence[str] | None, resolve: Callable[[list[str]], dict[str, An
     _check(options, overrides)
     config = resolve([*(w for c in options.config for w in ("--config", c)), *overrides])
     from vitlora import memory
+    from vitlora.hardware import pick_device
 
     data = config["data"]
     classes, pictures, counted_by = _classes(data, options.classes)
     kind, room = _room(options, config["trainer"]["accelerator"])
+    if options.measure and kind not in ("cpu", pick_device().type):
+        raise UsageError(
+            f"--measure times this machine, which has no {kind}; leave --measure or --vram out, or "
+            "add --trainer.accelerator cpu"
+        )
     precision = _precision(kind, config["trainer"]["precision"])
     most = 32 if data["batch_size"] == "auto" else data["batch_size"]
     steps = config["trainer"]["accumulate_grad_batches"]

@@ -11,6 +11,7 @@ from vitlora.classifier import Classifier
 from vitlora.errors import UsageError, VitloraError
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import Room, room_here
+from vitlora.memory.table import size
 
 # how torch's allocators for the CPU and for Apple's GPU say it, in words of a plain RuntimeError
 _FULL = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "ALLOC_FAILED")
@@ -63,14 +64,14 @@ class Batches:
         batch = fitting_batch(counted, self._room, most)
         self._data.batch_size = max(batch, 1)
         self._trainer.accumulate_grad_batches = steps = most // max(batch, 1)
-        there = f"{gigabytes(self._room.free)} GB {self._room.says}"
-        takes = gigabytes(counted.total(most))
+        there = f"{size(self._room.free)} {self._room.says}"
+        takes = size(counted.total(most))
         if batch == most:
             return f"batch  {most} pictures at once ({there}; they take {takes})"
         said = f"batch  {max(batch, 1)} pictures x {steps} steps accumulated ({there}; "
         if batch:
             return f"{said}{most} at once would take {takes})"
-        one = gigabytes(counted.total(1))
+        one = size(counted.total(1))
         return f"{said}even one takes {one}: it may not fit, 'vitlora plan' shows what does)"
 
     @contextmanager
@@ -92,11 +93,11 @@ class Batches:
 
     def _explain(self) -> MemoryFullError:
         batch, steps = self._data.batch_size, self._trainer.accumulate_grad_batches
-        takes = gigabytes(self._count(steps > 1).total(batch))
+        takes = size(self._count(steps > 1).total(batch))
         half, twice = batch // 2, 2 * steps
         said = (
             f"out of memory on {self._device.type} with {batch} pictures at once; by plan they "
-            f"take {takes} GB, and there were {gigabytes(self._room.free)} GB {self._room.says}"
+            f"take {takes}, and there were {size(self._room.free)} {self._room.says}"
         )
         words = ["--data.batch_size", str(half), "--trainer.accumulate_grad_batches", str(twice)]
         if self._data.auto_batch and half:
@@ -137,9 +138,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def gigabytes(count: float) -> str:
-    """Returns bytes as 10^9, with two digits that say something: ``0.08``, ``1.7``, ``27``."""
-    value = count / 1e9
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

@@ -50,7 +50,7 @@ def room_of(size: int, device: str) -> Room:
     """Returns the room on a device of so many bytes, named by the user."""
     if device != "cuda":
         return Room(size, "given")
-    return Room(max(size - CONTEXT, 0), f"given, less {CONTEXT / 1e9:g} GB for CUDA (assumed)")
+    return Room(max(size - CONTEXT, 0), f"given, after {CONTEXT / 1e9:g} GB for CUDA (assumed)")
 
 
 def room_here(device: torch.device) -> Room:

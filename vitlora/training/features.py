@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -88,11 +89,9 @@ class Features:
             "versions": {name: version(name) for name in _LIBRARIES},
         }
 
-    @property
+    @cached_property
     def _weights(self) -> str:
-        if not hasattr(self, "_digest"):
-            self._digest = self.prefix.digest()
-        return self._digest
+        return self.prefix.digest()
 
     def _without_training(self, half: Any, images: torch.Tensor) -> torch.Tensor:
         network = self._module.network

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
@@ -24,7 +25,9 @@ class Progress(ProgressBar):
         super().__init__()
         self._on = True
         self._images = self._epoch_images = 0
-        self._loss = self._hits = 0.0
+        # summed where they are computed, so that no step waits for its numbers
+        self._loss: float | torch.Tensor = 0.0
+        self._hits: float | torch.Tensor = 0.0
         self._started = self._drawn = 0.0
         self._epoch_started = self._ended = self._waited = 0.0
         self._length = 0
@@ -61,8 +64,8 @@ class Progress(ProgressBar):
             self._epoch_images, self._loss, self._hits = 0, 0.0, 0.0
         self._images += count
         self._epoch_images += count
-        self._loss += count * float(metrics["train/loss_step"])
-        self._hits += count * float(metrics["train/acc_step"])
+        self._loss = self._loss + count * metrics["train/loss_step"]
+        self._hits = self._hits + count * metrics["train/acc_step"]
         now = time.monotonic()
         if self._on and sys.stdout.isatty() and now - self._drawn > 0.1:
             self._drawn = now
@@ -91,7 +94,7 @@ class Progress(ProgressBar):
         return (
             f"epoch {trainer.current_epoch + 1:>{len(str(epochs))}}/{epochs} "
             f"[{'#' * filled}{'.' * (_WIDTH - filled)}] "
-            f"loss {self._loss / seen:.3f} acc {self._hits / seen:.3f} "
+            f"loss {float(self._loss) / seen:.3f} acc {float(self._hits) / seen:.3f} "
             f"{self._images / max(elapsed, 1e-9):.0f} img/s, {clock(left)} left"
             f"{self._hunger(trainer)}"
         )
