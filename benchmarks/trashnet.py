@@ -22,7 +22,8 @@ MICRO = "vitlora/vit_micro_patch8_96"
 METHODS: dict[str, list[str]] = {
     "lora": [],
     "qlora": ["--model.quantization", "nf4"],
-    "linear": ["--model.adapter", "LinearProbe", "--model.lr", "5e-3"],
+    # the cache off: each epoch its own views, as the other methods have them
+    "linear": ["--model.adapter", "LinearProbe", "--model.lr", "5e-3", "--trainer.cache", "off"],
     "full": ["--model.adapter", "FullFineTuning", "--model.lr", "2e-4"],
     "rslora": ["--model.adapter.variant", "rslora"],
     "dora": ["--model.adapter.variant", "dora"],
