@@ -395,7 +395,9 @@ def test_views_are_decided_by_seed_view_and_picture_alone(tmp_path):
 def test_what_is_kept_is_served_even_to_an_epoch_asked_for_before(tmp_path):
     loader = Batches([0, 1], num_workers=2, persistent_workers=True)
     asked = iter(loader)
-    assert len(_workers(loader)) == 2
+    workers = _workers(loader)
+    assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
     loader.keep(DataLoader([5, 6]))
-    assert [int(batch) for batch in asked] == [5, 6]
+    assert int(next(asked)) == 5 and not any(worker.is_alive() for worker in workers)
+    assert [int(batch) for batch in asked] == [6]
     assert [int(batch) for batch in loader] == [5, 6] and _workers(loader) == []

@@ -15,6 +15,7 @@ import torch
 from backbones.families import FAMILIES, small
 from lightning.pytorch import Callback
 from runs import BACKBONE
+from torch.utils.data import DataLoader
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.classifier import Classifier
@@ -130,6 +131,19 @@ METHODS: dict[str, dict[str, Any]] = {
         "trainer": {"accumulate_grad_batches": 2},
     },
 }
+
+
+def test_batches_of_somebody_elses_are_not_kept(root):
+    """Their pictures are not known, so ``auto`` leaves them alone and a wish is refused."""
+
+    class Own(FolderData):
+        def train_dataloader(self) -> Any:
+            return DataLoader(super().train_dataloader().dataset, batch_size=2)
+
+    with patch.dict(globals(), FolderData=Own):
+        fit(root, adapter=LinearProbe(), cache="auto")
+        with pytest.raises(UsageError, match="batches come from a DataLoader of your own"):
+            fit(root, adapter=LinearProbe(), cache="memory")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -271,10 +271,10 @@ def _pickled(file: Path) -> Weights:
 
 
 def _unreadable(file: Path, error: Exception) -> BackboneError:
-    return BackboneError(
-        f"{file} cannot be read as weights ({type(error).__name__}); expected .safetensors, or "
-        "a .pth of plain tensors"
-    )
+    got = f"{file} cannot be read as weights ({type(error).__name__})"
+    if isinstance(error, SafetensorError):
+        return BackboneError(f"{got}; it is cut short or damaged: get it again")
+    return BackboneError(f"{got}; expected .safetensors, or a .pth of plain tensors")
 
 
 def _some(what: str, names: Iterable[str]) -> str:

@@ -81,7 +81,9 @@ class Batches(DataLoader[Any]):
         return self._epoch(super().__iter__() if self._kept is None else None)
 
     def _epoch(self, pictures: Any) -> Iterator[Any]:
-        yield from pictures if self._kept is None else self._kept
+        if self._kept is not None:
+            pictures = self._kept  # the workers' last reference goes
+        yield from pictures
 
 
 def seed_worker(worker: int) -> None:

@@ -98,7 +98,13 @@ class PrefixCache(Callback):
 
     def _begin(self, trainer: Any, module: Any) -> None:
         if not isinstance(trainer.train_dataloader, Batches):
-            return  # somebody's own loader, of whose pictures nothing is known
+            if self.where == "auto":
+                return
+            raise UsageError(
+                f"trainer.cache is {self.where}, but the training batches come from a "
+                f"{type(trainer.train_dataloader).__name__} of your own, of whose pictures nothing "
+                "is known; set trainer.cache to auto or off"
+            )
         prefix, epochs = Prefix(module.backbone.module), _epochs(trainer)
         views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
         views = max(min(views, epochs), 1)
