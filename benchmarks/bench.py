@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 STEP = ["step_peer.py", "--precision"]
 VIT_B = ["--model", "vit_base_patch16_224", "--batch", "4", "--steps", "3"]
 PHOTOS = ["--data", "{data}"]
+FAST = ["--ours", "4", "3 --model.adapter.lr_ratio 4 --model.lr 1e-3"]
 REAL = [*PHOTOS, "--weights", "{weights}"]
 
 # file in results/ -> commands; those of CAPTURED print what belongs there, the others write it
@@ -30,7 +31,9 @@ JOBS: dict[str, list[list[str]]] = {
     "prefix_cache": [["prefix_cache.py", "steps"], ["prefix_cache.py", "epochs", *PHOTOS]],
     "loading": [["loading.py", *PHOTOS]],
     "predicting": [["predicting.py", "--parts", "start,latency,precision,folder"]],
-    "trainer_peer": [["trainer_peer.py", *REAL, "--seeds", "0", "1", "2"]],
+    "trainer_peer": [
+        ["trainer_peer.py", *REAL, *FAST, "--peer", "6", "4", "--seeds", "0", "1", "2"]
+    ],
     "giant": [
         ["giant.py", "timm/vit_large_patch16_224", "--limit", "1.4"],
         ["giant.py", "timm/vit_giant_patch14_dinov2", "--limit", "2"],

@@ -1,12 +1,13 @@
-"""The same recipe in ``transformers.Trainer`` and plain PEFT, timed in turn with vitlora's fit.
+"""Time to a good model: vitlora's fit, in turn with ``transformers.Trainer`` and plain PEFT.
 
     pip install transformers accelerate
     python benchmarks/trainer_peer.py --data TRASHNET --weights VIT_TINY.safetensors \
-        --epochs 4 --peer-epochs 6 --seeds 0 1 2
+        --ours 4 "3 --model.adapter.lr_ratio 4 --model.lr 1e-3" --peer 6 4 --seeds 0 1 2
 
-Both read the same files, augment them the same way, train the same LoRA on the same weights with
-the same schedule, and evaluate after each epoch. The time is that of the whole process; the score
-is that of the test split afterwards, vitlora's best epoch and the peer's last.
+Both read the same files, augment them the same way, train LoRA with rank 8 on the same weights with
+the same schedule, and evaluate after each epoch; what follows our epochs is passed to fit. The time
+is that of the whole process; the score is that of the test split afterwards, vitlora's best epoch
+and the peer's last.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +25,57 @@ VIT_TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
 def main() -> None:
-    """Runs ours, the peer, ours, the peer, ... and prints a JSON line for each pair."""
+    """Runs ours, the peer, ours, the peer, ... with each seed; prints a JSON line for each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--peer-epochs", type=int, default=6)
+    parser.add_argument("--ours", nargs="*", default=["4"], help="epochs, and options of fit")
+    parser.add_argument("--peer", nargs="*", default=["6"], help="epochs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--score-to", type=Path, help="run the peer alone; its score goes there")
+    parser.add_argument("--score-to", type=Path, help="run the peer here; its score goes there")
     options = parser.parse_args()
     if options.score_to:
-        score = _peer(options.data, options.weights, options.peer_epochs, options.seeds[0])
+        score = _peer(options.data, options.weights, int(options.peer[0]), options.seeds[0])
         options.score_to.write_text(json.dumps(score))
         return
     for seed in options.seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            line = _pair(options, seed, Path(folder))
-        print(json.dumps(line), flush=True)
+        for way in zip_longest(options.ours, options.peer):
+            for run, words in zip((_vitlora, _trainer), way, strict=True):
+                if words is not None:
+                    with tempfile.TemporaryDirectory() as folder:
+                        row = run(options, words, seed, Path(folder))
+                    print(json.dumps(row), flush=True)
 
 
-def _pair(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, object]:
+def _vitlora(options: argparse.Namespace, words: str, seed: int, folder: Path) -> dict[str, object]:
     bundle, score = folder / "bundle", folder / "score.json"
+    epochs, *more = words.split()
     fit = ["fit", "--data.root", options.data, "--output", bundle, "--seed_everything", seed]
     fit += ["--model.backbone", f"timm/{VIT_TINY}", "--model.weights", options.weights]
-    fit += ["--model.crop_mode", "squash", "--trainer.max_epochs", options.epochs]
-    ours = _timed(["-m", "vitlora", *fit])
+    fit += ["--model.crop_mode", "squash", "--trainer.max_epochs", epochs, *more]
+    seconds = _timed(["-m", "vitlora", *fit])
     _timed(["-m", "vitlora", "test", "--checkpoint", bundle, "--json", score])
-    scores = json.loads(score.read_text("utf-8"))
+    return _row("vitlora", epochs, " ".join(more), seed, seconds, score)
+
+
+def _trainer(options: argparse.Namespace, words: str, seed: int, folder: Path) -> dict[str, object]:
+    score = folder / "score.json"
     peer = [__file__, "--data", options.data, "--weights", options.weights, "--seeds", seed]
-    theirs = _timed([*peer, "--peer-epochs", options.peer_epochs, "--score-to", score])
+    seconds = _timed([*peer, "--peer", words, "--score-to", score])
+    return _row("transformers.Trainer + PEFT", words, "", seed, seconds, score)
+
+
+def _row(
+    who: str, epochs: str, more: str, seed: int, seconds: float, file: Path
+) -> dict[str, object]:
+    score = json.loads(file.read_text("utf-8"))
     return {
+        "who": who,
+        "epochs": int(epochs),
+        "options": more,
         "seed": seed,
-        "epochs": options.epochs,
-        "peer_epochs": options.peer_epochs,
-        "vitlora_seconds": round(ours, 1),
-        "trainer_peft_seconds": round(theirs, 1),
-        "ratio": round(ours / theirs, 3),
-        "vitlora": {key: scores[key] for key in ("accuracy", "macro_f1")},
-        "trainer_peft": json.loads(score.read_text("utf-8")),
+        "seconds": round(seconds, 1),
+        **{key: round(score[key], 6) for key in ("accuracy", "macro_f1")},
     }
 
 
