@@ -277,7 +277,10 @@ def broken(folder: Path, how: str) -> None:
     ("how", "message"),
     [
         ("missing", r"model-1\.safetensors is missing; model.*index\.json names it among 3"),
-        ("torn", r"model-1\.safetensors cannot be read as weights \(SafetensorError\); it is cut short"),
+        (
+            "torn",
+            r"model-1\.safetensors cannot be read as weights \(SafetensorError\); it is cut short",
+        ),
         ("foreign", r"model-1\.safetensors lacks .*; model\.safetensors\.index\.json puts it"),
         ("no JSON", r"index\.json cannot be read as the index of sharded weights"),
         ("no map", r"index\.json cannot be read as the index of sharded weights"),
