@@ -40,7 +40,7 @@ def main() -> None:
         shutil.copytree(options.checkpoint, Path(folder) / "bundle")
         bundle = load_bundle(Path(folder) / "bundle")
         splits = read_folder(options.data, bundle.record.classes).splits
-        network = merged_network(bundle).to(pick_device()).eval()
+        network = merged_network(bundle, device=pick_device())
         bundle = calibrate(bundle, network, splits["train"], splits["val"], Unsure())
     record, reference = bundle.record, bundle.reference
     assert record.confidence is not None and reference is not None

@@ -58,7 +58,7 @@ def _measure(backbone: str, turns: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         bundles = {name: _bundle(Path(folder) / name, backbone) for name in NAMES}
     pool = AdapterPool(bundles, device="cpu")
-    networks = [merged_network(bundle).eval() for bundle in bundles.values()]
+    networks = [merged_network(bundle) for bundle in bundles.values()]
     size = bundles["a"].record.preprocessing.image_size
     images = torch.randn(8, 3, size, size)
     pairs = list(zip(networks, images.split(2), strict=True))

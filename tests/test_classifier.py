@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import Strategy
 from runs import BACKBONE, train
 
 from vitlora.adapters import Lora
@@ -44,6 +47,29 @@ def test_training_loads_what_loading_in_full_does(photos: Path, tmp_path: Path) 
         expected: Any = plain.module.get_submodule(name)
         assert torch.equal(layer.base_layer.weight, expected.weight)
         assert torch.equal(layer.base_layer.bias, expected.bias)
+
+
+@pytest.mark.parametrize("variant", ["lora", "loftq"])
+def test_a_gpus_run_builds_the_same_network(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: Any
+) -> None:
+    """Lightning makes a GPU the default device while it builds; so does meta, without a GPU."""
+    options: dict[str, Any] = {"adapter": Lora(rank=2, variant=variant), "lr": 1e-12}
+    options |= {"weights": None, "image_size": None}
+    options |= {"quantization": "nf4"} if variant == "loftq" else {}
+    expected = train(photos, tmp_path / "here", **options).network
+
+    @contextmanager
+    def elsewhere(self: Strategy, empty_init: bool | None = None) -> Iterator[None]:
+        with torch.device("meta"):
+            yield
+
+    monkeypatch.setattr(Strategy, "tensor_init_context", elsewhere)
+    got = train(photos, tmp_path / "there", **options).network
+    assert expected is not None and got is not None
+    theirs = dict(expected.named_parameters())
+    for name, parameter in got.named_parameters():
+        assert torch.equal(parameter, theirs[name]), name
 
 
 def test_loftq_still_sees_the_weights_before_rounding(photos: Path, tmp_path: Path) -> None:

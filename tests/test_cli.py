@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from vitlora.__main__ import main
 from vitlora.checkpoint import bundle_bytes, load_bundle
@@ -462,6 +463,22 @@ def test_several_configs_merge_and_print_config_shows_the_result(photos: Path) -
     ):
         assert line in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_config_is_utf_8_whatever_the_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "data: {root: fotos, classes: [Água, Conservas de café]}\nmodel: {lr: 1e-3}\n"
+    Path("a.yaml").write_text(mark + text, encoding="utf-8")
+    c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    done = run("fit", "--config", "a.yaml", "--print_config", **c, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert config["data"]["classes"] == ["Água", "Conservas de café"]
+    assert config["model"]["lr"] == 1e-3 and config["output"] == "checkpoints/a"
+    assert "config" not in config
 
 
 def test_help_reads_well() -> None:

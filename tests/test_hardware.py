@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from vitlora.errors import UsageError
 from vitlora.hardware import (
     check_compiles,
+    keep_off_host_memory,
     pick_device,
     pick_precision,
     prediction_dtype,
@@ -23,7 +25,9 @@ CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 def machine(monkeypatch):
     """Returns a function that pretends what the machine has."""
 
-    def pretend(cuda=0, mps=False, gpu_bf16=False, cpu_probes=()):
+    def pretend(cuda=0, mps=False, gpu_bf16=False, cpu_probes=(), name="Tesla T4"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(
@@ -102,6 +106,8 @@ def test_unknown_device_is_refused_with_the_known_ones(machine, name):
     [
         (CUDA, {"cuda": 1, "gpu_bf16": True}, "bf16-mixed"),
         (CUDA, {"cuda": 1}, "16-mixed"),
+        (CUDA, {"cuda": 1, "name": "NVIDIA GeForce GTX 1660 Ti"}, "32-true"),
+        (CUDA, {"cuda": 1, "name": "NVIDIA GeForce GTX 1080"}, "16-mixed"),
         (CPU, {}, "32-true"),
         (CPU, {"cpu_probes": ["_is_avx512_bf16_supported"]}, "bf16-mixed"),
         (CPU, {"cpu_probes": ["_is_amx_tile_supported"]}, "bf16-mixed"),
@@ -112,6 +118,31 @@ def test_unknown_device_is_refused_with_the_known_ones(machine, name):
 def test_auto_precision_is_bf16_only_where_the_chip_computes_in_it(machine, device, has, want):
     machine(**has)
     assert pick_precision(device) == want
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda:0", "cpu"])
+def test_fp32_is_fp32_on_a_gpu(machine, name):
+    machine(cuda=1)
+    pick_device(name)
+    assert torch.backends.cudnn.allow_tf32 == (name == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("system", "device", "want"),
+    [("Windows", CUDA, [0.75]), ("Linux", CUDA, []), ("Windows", CPU, [])],
+)
+def test_windows_lends_a_gpu_no_host_memory(monkeypatch, system, device, want):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (5, 8))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=None: 1)
+    shares = []
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda share, device=None: shares.append(share),
+    )
+    keep_off_host_memory(device)
+    assert shares == want
 
 
 def test_cpu_without_pytorchs_private_probes_computes_in_fp32(machine, monkeypatch):

@@ -57,10 +57,10 @@ def images() -> torch.Tensor:
 
 def both(bundle: Bundle, monkeypatch: Any) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """Returns the packed network, its logits and the merged one's."""
-    merged = merged_network(bundle).eval()
+    merged = merged_network(bundle)
     assert not any(is_quantized(layer) for layer in merged.modules())
     monkeypatch.setattr(updates, "_MOST_MERGED", 0)
-    packed = merged_network(bundle).eval()
+    packed = merged_network(bundle)
     with torch.inference_mode():
         return packed, packed(images()), merged(images())
 

@@ -130,7 +130,8 @@ def _find_files(command: str, options: list[str]) -> list[str]:
         raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
     # configs first: what is typed counts more, wherever it stands
-    options = [word for path in configs for word in ("--config", str(path))] + options
+    # and as what they hold: jsonargparse would read the files in the console's code page
+    options = [word for run in runs for word in ("--config", json.dumps(run))] + options
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         return options
     if command == "fit":
@@ -255,9 +256,10 @@ def _config_file(name: str) -> Path:
 def _read_config(path: Path) -> dict[str, Any]:
     """Returns what a config holds; refuses one that is no YAML mapping, by name."""
     import yaml
+    from jsonargparse import get_loader
 
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content: Any = get_loader("yaml")(path.read_text("utf-8-sig"))
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8; save it as UTF-8") from None
     except yaml.YAMLError as error:
@@ -273,7 +275,7 @@ def _as_user_error(error: Exception) -> VitloraError | None:
         return error
     if isinstance(error, OSError) and error.filename is not None:
         return VitloraError(f"{error.filename}: {error.strerror}")
-    if type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, RuntimeError) and "out of memory" in str(error):
         return VitloraError(
             "the device ran out of memory; halve data.batch_size, or set model.checkpointing true"
         )

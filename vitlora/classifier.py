@@ -107,6 +107,7 @@ class Classifier(LightningModule):
         self.rest: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._start: tuple[Mapping[str, torch.Tensor], Any] | None = None
+        self.given_storage: Storage | None = None  # a bundle's
         self._check_base: Callable[[str], None] = lambda digest: None
         self.loss_weight: torch.Tensor | None = None
 
@@ -125,7 +126,16 @@ class Classifier(LightningModule):
             config: What ``adapter_config.json`` says, if there is one.
             check_base: Refuses the digest of other base weights than the bundle's.
         """
-        self.storage, self._start, self._check_base = storage, (tensors, config), check_base
+        self._start, self._check_base = (tensors, config), check_base
+        self.keep_as(storage)
+
+    def keep_as(self, storage: Storage) -> None:
+        """Lets the frozen base have the values it has in a bundle, whatever this run's precision.
+
+        Args:
+            storage: How the bundle keeps it.
+        """
+        self.storage = self.given_storage = storage
 
     def let_go(self) -> None:
         """Frees the memory of the network; nothing can be done with it afterwards."""
@@ -136,7 +146,8 @@ class Classifier(LightningModule):
     def configure_model(self) -> None:
         """Freezes, quantises and adapts the backbone once the precision is known."""
         if self.network is None:  # else it is a bundle's, to be scored
-            self.build(self.trainer.strategy.root_device, str(self.trainer.precision))
+            with torch.device("cpu"):  # Lightning makes tensors on the GPU here
+                self.build(self.trainer.strategy.root_device, str(self.trainer.precision))
 
     def build(self, root: torch.device, precision: str) -> None:
         """Makes the network to train.
@@ -158,9 +169,11 @@ class Classifier(LightningModule):
             self.backbone.load()
         self._check_base(self.backbone.digest)
         bf16 = storage_dtype(precision) == torch.bfloat16
-        if device == "cpu" and bf16 and module.patch_embed.num_patches <= _FEW_PATCHES:
-            # bf16 steps take 1.4 x as long with torch's fused attention: benchmarks/cpu_step.py.
-            # Without it attention's matrices are kept, which grow with the square of the patches
+        few = module.patch_embed.num_patches <= _FEW_PATCHES
+        if device == "mps" or (device == "cpu" and bf16 and few):
+            # MPS trains without fused attention anyway: said, the plan counts it. On CPUs bf16
+            # steps take 1.4 x as long with torch's (benchmarks/cpu_step.py). Without it attention's
+            # matrices are kept, which grow with the square of the patches
             for block in module.blocks:
                 block.attn.fused_attn = False
         module.set_grad_checkpointing(self.checkpointing)
@@ -181,7 +194,7 @@ class Classifier(LightningModule):
         compute = storage_dtype(precision)
         if self.adapter.moves_base:
             compute = torch.float32
-        if self._start is None:
+        if self.given_storage is None:
             self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
         # a bundle's adapter may have learnt around a rounding other than this run's
         keep = freeze_layer if self.storage.torch_dtype == compute else dequantize_layer

@@ -32,7 +32,8 @@ from vitlora.errors import (
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.files import write_json
-from vitlora.memory import Batches, MemoryFullError, free_memory, is_out_of_memory
+from vitlora.hardware import free_memory
+from vitlora.memory import Batches, MemoryFullError, is_out_of_memory
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.continued import check_output, start
@@ -186,8 +187,8 @@ class VitloraCLI(LightningCLI):
         return forgetting.to_text(memory.where)
 
     def _merged(self, bundle: Bundle) -> nn.Module:
-        network = merged_network(bundle, self._get(self.config, "model.weights")).eval()
-        return network.to(self.trainer.strategy.root_device)
+        device = self.trainer.strategy.root_device
+        return merged_network(bundle, self._get(self.config, "model.weights"), device)
 
     def _go_on(self, parent: Bundle) -> Memory | None:
         """Starts from a bundle, and asks it about its old pictures before anything is trained."""
@@ -224,7 +225,7 @@ class VitloraCLI(LightningCLI):
             raise UsageError(f"--json '{target}' is a folder; expected a file")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data, split)
-        model.network = trained_network(model.backbone, bundle)
+        model.network = trained_network(model.backbone, bundle, self.trainer.strategy.root_device)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)

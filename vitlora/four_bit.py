@@ -97,8 +97,9 @@ class FourBitLinear(Linear4bit):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns ``x @ W.T + bias`` for ``x`` of ``(..., in_features)``, in its own dtype."""
-        if x.device.type != "cpu":
-            return super().forward(x)
+        weight: Any = self.weight
+        if x.device.type != "cpu" and self.compute_dtype == weight.quant_state.dtype:
+            return super().forward(x)  # which unpacks to the compute dtype: other values otherwise
         product: Any = _Product.apply(x.to(self.compute_dtype), self)
         return product.to(x.dtype)
 

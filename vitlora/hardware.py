@@ -1,6 +1,7 @@
 """The one place that looks at the machine: which device, which precision."""
 
 import ctypes
+import gc
 import os
 import platform
 import shutil
@@ -26,7 +27,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name in ("auto", ""):
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return _exact(torch.device("cuda"))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -39,14 +40,14 @@ def pick_device(name: str = "auto") -> torch.device:
     }
     if not present.get(device.type, False):
         raise UsageError(f"device '{name}' is not on this machine; use --device auto or cpu")
-    return device
+    return _exact(device)
 
 
 def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision:
     """Returns the precision to train in.
 
     ``auto`` is bf16 where the chip computes in it (also CPUs with AVX512-BF16 or AMX), else fp16
-    on an older CUDA card, else fp32.
+    on an older CUDA card (a GTX 16 aside), else fp32.
 
     Raises:
         UsageError: ``asked`` is no known precision.
@@ -58,8 +59,10 @@ def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision
     if asked != "auto":
         return asked
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16-mixed" if native else "16-mixed"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed"
+        # the GTX 16 series is known for fp16 convolutions that come out as NaN
+        return "32-true" if " GTX 16" in torch.cuda.get_device_name(device) else "16-mixed"
     if device.type == "cpu" and _cpu_has_bf16():
         return "bf16-mixed"
     return "32-true"
@@ -114,6 +117,34 @@ def give_memory_back() -> None:
     if platform.libc_ver()[0] == "glibc":
         threshold = -3  # M_MMAP_THRESHOLD of mallopt(3)
         ctypes.CDLL(None).mallopt(threshold, 2**20)
+
+
+def keep_off_host_memory(device: torch.device) -> None:
+    """Lets CUDA run out of memory on Windows where it would go on in the host's.
+
+    NVIDIA's driver does so by default ("CUDA sysmem fallback policy"), and steps then take many
+    times as long without a word.
+    """
+    if device.type == "cuda" and platform.system() == "Windows":
+        free, total = torch.cuda.mem_get_info(device)
+        there = free + torch.cuda.memory_reserved(device)
+        torch.cuda.set_per_process_memory_fraction(min(there / total, 1.0), device)
+
+
+def free_memory() -> None:
+    """Gives back what nothing refers to any more, to the system as well."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _exact(device: torch.device) -> torch.device:
+    """Keeps fp32 convolutions in fp32: by default cuDNN rounds what they multiply to TF32."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return device
 
 
 def _cpu_has_bf16() -> bool:

@@ -84,7 +84,7 @@ class Predictor:
         self._reference = bundle.reference
         self._transform = bundle.record.preprocessing.transform()
         self._at_least = bundle.record.preprocessing.at_least
-        self.network = merged_network(bundle, weights).to(self.device).eval()
+        self.network = merged_network(bundle, weights, self.device)
         # a base that was too large to unpack
         if any(map(is_quantized, self.network.modules())):
             if precision == "bf16":

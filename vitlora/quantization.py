@@ -124,6 +124,8 @@ def dequantize_layer(module: nn.Module, storage: Storage, path: str) -> None:
         path: Of the layer, in fp32.
     """
     layer: Any = module.get_submodule(path)
+    if any(parameter.is_meta for parameter in layer.parameters(recurse=False)):
+        return  # of shapes alone, to be counted: there is nothing to round
     if _is_packed(layer, path, storage):
         from vitlora.four_bit import round_trip
 

@@ -14,7 +14,7 @@ from torch import nn
 from vitlora.backbones import Backbone, answer_from_class_token, open_backbone
 from vitlora.checkpoint import Bundle
 from vitlora.errors import BundleError
-from vitlora.hardware import give_memory_back, pick_device
+from vitlora.hardware import give_memory_back
 from vitlora.quantization import (
     Storage,
     add_beside,
@@ -25,6 +25,7 @@ from vitlora.quantization import (
 )
 
 _PREFIX = "base_model.model."
+_CPU = torch.device("cpu")
 _MOST_MERGED = 2**28  # weights of a 4-bit base that are unpacked
 _PARTS = {
     ".lora_A.weight": "a",
@@ -134,12 +135,19 @@ def merge_into(backbone: Backbone, bundle: Bundle) -> nn.Module:
 
 
 @torch.no_grad()
-def trained_network(backbone: Backbone, bundle: Bundle) -> nn.Module:
-    """Turns a plain backbone that was only opened into the trained network; products run in fp32.
+def trained_network(backbone: Backbone, bundle: Bundle, device: torch.device) -> nn.Module:
+    """Turns a plain backbone that was only opened into the trained network, on the CPU.
+
+    Products run in fp32.
 
     The update is merged, as ``merge_into`` does, unless the base was in 4 bits and has more than
     2**28 weights, a GiB in fp32: it then stays in 4 bits, and the update is added beside. Both
     compute with the same numbers. Apple's GPU has no 4-bit kernels: there, all are merged.
+
+    Args:
+        backbone: Opened, not loaded.
+        bundle: What was trained.
+        device: Where the network is going to run.
 
     Raises:
         BundleError: The backbone's weights are not those of training, or a tensor does not fit.
@@ -147,7 +155,7 @@ def trained_network(backbone: Backbone, bundle: Bundle) -> nn.Module:
     """
     module, storage = backbone.module, bundle.record.storage
     weights = sum(parameter.numel() for parameter in module.parameters())
-    if storage.quantization == "none" or weights <= _MOST_MERGED or pick_device().type == "mps":
+    if storage.quantization == "none" or weights <= _MOST_MERGED or device.type == "mps":
         merge_into(backbone, bundle)
     else:
         _stay_packed(backbone, bundle)
@@ -166,14 +174,16 @@ def _stay_packed(backbone: Backbone, bundle: Bundle) -> None:
     _put_in(module, changes)
 
 
-def merged_network(bundle: Bundle, weights: str | Path | None = None) -> nn.Module:
-    """Returns the network that predicts: see ``trained_network``.
+def merged_network(
+    bundle: Bundle, weights: str | Path | None = None, device: torch.device = _CPU
+) -> nn.Module:
+    """Returns the network that predicts, on its device, not training: see ``trained_network``.
 
     Raises:
         BundleError: The base's weights are not those of training, or a tensor does not fit.
         BackboneError: The base's weights cannot be had.
     """
-    return trained_network(_opened(bundle, weights), bundle)
+    return trained_network(_opened(bundle, weights), bundle, device).to(device).eval()
 
 
 def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:

@@ -382,6 +382,21 @@ def test_a_config_of_nonsense_is_refused(
         merge_into(backbone(), replace(read, peft={**(read.peft or {}), **change}))
 
 
+def test_eva_decomposes_in_fp32_whatever_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA has no QR decomposition in bf16, to which autocast brings the products before it."""
+    found: list[bool] = []
+    real = torch.svd_lowrank
+
+    def svd(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found.append(torch.is_autocast_enabled("cpu"))
+        return real(x, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "svd_lowrank", svd)
+    with torch.autocast("cpu", torch.bfloat16):
+        build("eva")
+    assert found and not any(found)
+
+
 def test_eva_ends_at_any_rank_and_says_when_there_are_too_few_tokens() -> None:
     made = backbone()
     adapter = Lora(rank=160, variant="eva", targets=["attention.qkv"])

@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: Any, make_folder: Callable[..., Path]) -> Path:
     train(photos, where / "bundle", lr=0.005)
     trained, splits = load_bundle(where / "bundle"), read_folder(photos).splits
     shutil.copytree(where / "bundle", where / "uncalibrated")
-    network = merged_network(trained).eval()
+    network = merged_network(trained)
     calibrate(trained, network, splits["train"], splits["val"], Unsure())
     return where / "bundle"
 

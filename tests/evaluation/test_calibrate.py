@@ -31,7 +31,7 @@ def calibrated(tmp_path_factory: Any, make_folder: Callable[..., Path]) -> tuple
     bundle = load_bundle(root / "bundle")
     assert bundle.record.confidence is None and bundle.reference is None
     splits = read_folder(photos).splits
-    network = merged_network(bundle).eval()
+    network = merged_network(bundle)
     return photos, calibrate(bundle, network, splits["train"], splits["val"], Unsure())
 
 
@@ -76,7 +76,7 @@ def test_a_picture_unlike_the_training_pictures_is_flagged(
 def test_a_coverage_can_be_asked_for_instead(calibrated: tuple[Path, Bundle]) -> None:
     photos, bundle = calibrated
     splits = read_folder(photos).splits
-    network = merged_network(bundle).eval()
+    network = merged_network(bundle)
     bundle = calibrate(bundle, network, splits["train"], splits["val"], Unsure(coverage=0.5))
     learnt = bundle.record.confidence
     assert learnt is not None

@@ -135,4 +135,5 @@ def test_a_second_time_ends_the_run(
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(ValueError("not enough memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"))

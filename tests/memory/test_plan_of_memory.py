@@ -98,6 +98,23 @@ def test_weights_are_those_of_the_real_network(way: str) -> None:
         MICRO["backbone"], 5, "none", 64).module.parameters())  # fmt: skip
 
 
+@pytest.mark.parametrize("kept", [Storage("nf4", "bfloat16"), Storage("none", "bfloat16")])
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+def test_a_base_of_another_precision_is_counted_as_it_will_be_kept(
+    kept: Storage, precision: str
+) -> None:
+    """A bundle's base keeps its values: unpacked to fp32 where products run in another dtype."""
+    options = {**MICRO, "quantization": kept.quantization}
+    model = Classifier(5, **options)
+    model.keep_as(kept)
+    model.build(torch.device("cpu"), precision)
+    assert model.network is not None
+    expected = frozen_bytes(model.network)
+    got = footprint(options, 5, "cpu", precision, kept=kept).base
+    assert got == expected
+    assert (got > 6_000_000) == (precision == "16-mixed")
+
+
 def test_nothing_of_the_count_stays_behind_in_bitsandbytes() -> None:
     footprint({**MICRO, **WAYS["qlora"]()}, 5, "cpu", "32-true")
     made = load_backbone(MICRO["backbone"], 5, "none", 64)

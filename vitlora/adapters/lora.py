@@ -259,15 +259,7 @@ class Lora(Adapter):
             hook.remove()
         network.train(training)
         for layer, tokens in zip(layers, seen, strict=True):
-            a, x = _factors(layer)[0], torch.cat(tokens)
-            if len(x) <= len(a):
-                raise UsageError(
-                    f"model.adapter variant is eva, which saw {len(x)} tokens, too few for rank "
-                    f"{len(a)}; lower the rank, raise data.batch_size, or take variant lora"
-                )
-            wide = min(len(a) + 8, *x.shape)
-            directions = torch.svd_lowrank(x - x.mean(0), wide, niter=8)[2]
-            a.data.copy_(directions[:, : len(a)].T)
+            _start_at_directions(_factors(layer)[0], torch.cat(tokens))
 
     def rate(self, name: str) -> float:
         """Returns what the learning rate of a trainable tensor is multiplied with."""
@@ -406,8 +398,26 @@ def _keep_to_parts(layer: Any, parts: list[int]) -> None:
     rows, columns = len(b) // 3, b.shape[1] // len(parts)
     for index, part in enumerate(parts):
         mask[part * rows : (part + 1) * rows, index * columns : (index + 1) * columns] = 1
-    b.register_hook(lambda gradient: gradient * mask.to(gradient.device))
+
+    def keep(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal mask
+        mask = mask.to(gradient.device)  # once
+        return gradient * mask
+
+    b.register_hook(keep)
     b.always_zero = b.numel() - len(parts) * rows * columns
+
+
+def _start_at_directions(a: torch.Tensor, x: torch.Tensor) -> None:
+    """Puts the principal directions of tokens ``(N, in)`` into A ``(rank, in)``."""
+    if len(x) <= len(a):
+        raise UsageError(
+            f"model.adapter variant is eva, which saw {len(x)} tokens, too few for rank "
+            f"{len(a)}; lower the rank, raise data.batch_size, or take variant lora"
+        )
+    with torch.autocast(x.device.type, enabled=False):  # which has no QR decomposition on CUDA
+        directions = torch.svd_lowrank(x - x.mean(0), min(len(a) + 8, *x.shape), niter=8)[2]
+    a.data.copy_(directions[:, : len(a)].T)
 
 
 def _keep_some_tokens(tokens: list[torch.Tensor], layer: nn.Module, inputs: Any) -> None:

@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
             "at its word that val/ was not trained on",
             file=sys.stderr,
         )
-    network = merged_network(bundle, options.weights).to(pick_device(options.device)).eval()
+    network = merged_network(bundle, options.weights, pick_device(options.device))
     splits = data.folder.splits
     bundle = calibrate(bundle, network, splits["train"], splits["val"], unsure)
     if bundle.record.confidence is not None:

@@ -6,8 +6,6 @@ own. This one stays light: it imports no torch, whose memory Linux would count a
 
 import hashlib
 import json
-import subprocess
-import sys
 import textwrap
 from collections.abc import Sequence
 from itertools import product
@@ -23,7 +21,7 @@ from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.evaluation.comparison import Failure, Row, Run, advise, compare
 from vitlora.evaluation.methods import METHODS, SET_BY_METHOD
-from vitlora.evaluation.study import SETUP, Study, last_words
+from vitlora.evaluation.study import SETUP, Study, last_words, run_vitlora
 from vitlora.evaluation.table import clock, to_markdown
 from vitlora.files import write_json, write_whole
 
@@ -160,13 +158,7 @@ def _check_overrides(configs: Sequence[str], overrides: Sequence[str]) -> None:
 def _resolved(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
     """Returns the whole configuration as ``fit`` reads it, which finds misspelt keys."""
     words = [word for name in configs for word in ("--config", name)]
-    done = subprocess.run(
-        [sys.executable, "-m", "vitlora", "fit", *words, *overrides, "--print_config"],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    done = run_vitlora(["fit", *words, *overrides, "--print_config"], capture_output=True)
     if done.returncode:
         raise UsageError(last_words(done.stderr))
     config = yaml.safe_load(done.stdout)

@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
             f"{bundle.folder} was never calibrated: how sure and how near its validation pictures "
             f"were is not known; first run 'vitlora calibrate {bundle.folder}'"
         )
-    network = merged_network(bundle, options.weights).to(pick_device(options.device)).eval()
+    network = merged_network(bundle, options.weights, pick_device(options.device))
     answers = answer(network, samples, bundle.record.preprocessing)
     for line in answers.unreadable.values():
         print(f"drift: {line}", file=sys.stderr)

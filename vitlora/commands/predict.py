@@ -167,6 +167,7 @@ def _show(path: Path, top: Sequence[tuple[str, float]], alone: bool) -> None:
         return
     folder = Path("predictions")
     folder.mkdir(exist_ok=True)
-    target = folder / f"{'_'.join(path.resolve().parts[-3:]).strip('/')}.png"
+    parts = path.resolve().relative_to(path.resolve().anchor).parts  # no drive, which would win
+    target = folder / f"{'_'.join(parts[-3:])}.png"
     picture.save(target)
     print(f"saved {target}", file=sys.stderr)

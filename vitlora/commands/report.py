@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     pictures = find_pictures(bundle, options.data, options.split)
     print(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
     device = pick_device(options.device)
-    network = merged_network(bundle, options.weights).to(device).eval()
+    network = merged_network(bundle, options.weights, device)
     answers = answer(network, pictures.samples, bundle.record.preprocessing)
     page = _Page(bundle, pictures, answers)
     values = {

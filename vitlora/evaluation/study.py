@@ -1,6 +1,7 @@
 """The folder a comparison leaves: its configurations, a bundle, log and record for each run."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -78,7 +79,8 @@ class Study:
         answers = self.path(method, seed, ".answers")
         with log.open("wb") as file:
             for words in (self._fit(method, seed), self._score(method, seed, answers)):
-                if status := run_vitlora(words, file):
+                done = run_vitlora(words, stdout=file, stderr=subprocess.STDOUT)
+                if status := done.returncode:
                     return Failure(
                         method, seed, last_words(log.read_text("utf-8", "replace"), status)
                     )
@@ -114,15 +116,16 @@ def _size(bundle: Path) -> int:
     return sum((bundle / name).stat().st_size for name in ("vitlora.json", *files))
 
 
-def run_vitlora(words: Sequence[str], log: Any) -> int:
-    """Runs a command of vitlora's in a process of its own; returns its exit status.
+def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command of vitlora's in a process of its own, which speaks UTF-8.
 
     Args:
         words: After ``vitlora``.
-        log: Open file that takes all it prints.
+        streams: Where what it prints goes; options of ``subprocess.run``.
     """
     command = [sys.executable, "-m", "vitlora", *words]
-    return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    env = {**os.environ, "PYTHONUTF8": "1"}
+    return subprocess.run(command, env=env, encoding="utf-8", check=False, **streams)
 
 
 def last_words(text: str, status: int = 1) -> str:

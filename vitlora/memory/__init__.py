@@ -4,7 +4,6 @@ from vitlora.memory.batch import (
     Batches,
     MemoryFullError,
     fitting_batch,
-    free_memory,
     is_out_of_memory,
 )
 from vitlora.memory.footprint import Footprint, footprint
@@ -23,7 +22,6 @@ __all__ = [
     "bars",
     "fitting_batch",
     "footprint",
-    "free_memory",
     "is_out_of_memory",
     "parse_size",
     "pick",

@@ -1,6 +1,5 @@
 """What ``fit`` has of the plan: a batch that fits, and a clear word where one did not."""
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,12 +8,13 @@ import torch
 
 from vitlora.classifier import Classifier
 from vitlora.errors import UsageError, VitloraError
+from vitlora.hardware import keep_off_host_memory
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import Room, room_here
 from vitlora.memory.table import size
 
-# how torch's allocators for the CPU and for Apple's GPU say it, in words of a plain RuntimeError
-_FULL = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "ALLOC_FAILED")
+# how torch, its allocators and CUDA's libraries say it, in words of a plain RuntimeError
+_FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 class MemoryFullError(VitloraError):
@@ -45,6 +45,7 @@ class Batches:
         self._options = {k: v for k, v in options.items() if k != "num_classes"}
         self._options["adapter"] = model.adapter
         self._data, self._trainer = data, trainer
+        self._model = model
         self._device: torch.device = trainer.strategy.root_device
         self._room = room_here(self._device)
 
@@ -82,6 +83,7 @@ class Batches:
             MemoryFullError: It ran out; with what to try if the batch was ours to choose.
         """
         error: MemoryFullError | None = None
+        keep_off_host_memory(self._device)
         try:
             yield
         except (RuntimeError, MemoryError) as full:
@@ -109,7 +111,8 @@ class Batches:
 
     def _count(self, accumulates: bool) -> Footprint:
         kind, precision = self._device.type, str(self._trainer.precision)
-        return footprint(self._options, self._data.num_classes, kind, precision, accumulates)
+        options, classes, kept = self._options, self._data.num_classes, self._model.given_storage
+        return footprint(options, classes, kind, precision, accumulates, kept)
 
 
 def fitting_batch(counted: Footprint, room: Room, most: int) -> int:
@@ -131,10 +134,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
-
-
-def free_memory() -> None:
-    """Gives back what nothing refers to any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from vitlora.classifier import Classifier
 from vitlora.hardware import storage_dtype
 from vitlora.memory.ledger import count_step
 from vitlora.optimizers import state_bytes, step_bytes
-from vitlora.quantization import frozen_bytes
+from vitlora.quantization import Storage, frozen_bytes
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def footprint(
     device: str,
     precision: str,
     accumulates: bool = False,
+    kept: Storage | None = None,
 ) -> Footprint:
     """Counts what a run takes, on the very network that it would train, without its weights.
 
@@ -81,11 +82,14 @@ def footprint(
         device: Kind of device it is to run on: cpu, cuda or mps.
         precision: Lightning's name of it.
         accumulates: Whether several batches go into one step, so that gradients stay.
+        kept: How a bundle that the run goes on from keeps its base.
 
     Raises:
         VitloraError: The options do not fit the backbone or each other.
     """
     module = _Outline(num_classes, **{**model, "compile": False})
+    if kept is not None:
+        module.keep_as(kept)
     parameters = sum(p.numel() for p in module.backbone.module.parameters())
     with torch.device("meta"):
         module.build(torch.device(device), precision)

@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from vitlora.errors import UsageError
+from vitlora.hardware import free_memory
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -55,6 +56,7 @@ def room_of(size: int, device: str) -> Room:
 
 def room_here(device: torch.device) -> Room:
     """Returns what is free now on a device of this machine."""
+    free_memory()  # what torch keeps for later counts as taken otherwise
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return Room(free, f"free on {torch.cuda.get_device_name(device)}")
