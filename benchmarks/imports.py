@@ -2,7 +2,8 @@
 
     python benchmarks/imports.py
 
-Fresh processes in turns: seconds of CPU time of ``import torch, timm`` as they come, and inside ``without_compiler``. Printed and appended to benchmarks/results/imports.jsonl.
+Fresh processes in turns: seconds of CPU time of ``import torch, timm`` as they come, and inside
+``without_compiler``. Printed and appended to benchmarks/results/imports.jsonl.
 """
 
 import json
