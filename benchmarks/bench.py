@@ -27,6 +27,8 @@ JOBS: dict[str, list[list[str]]] = {
         [*STEP, precision, *more] for more in ([], VIT_B) for precision in ("bf16", "fp32")
     ],
     "method_step": [["method_step.py"]],
+    "step_profile": [["step_profile.py"]],
+    "imports": [["imports.py"]],
     "plan": [["plan.py", "--device", "cpu"]],
     "prefix_cache": [["prefix_cache.py", "steps"], ["prefix_cache.py", "epochs", *PHOTOS]],
     "loading": [["loading.py", *PHOTOS]],
@@ -35,9 +37,9 @@ JOBS: dict[str, list[list[str]]] = {
         ["trainer_peer.py", *REAL, *FAST, "--peer", "6", "4", "--seeds", "0", "1", "2"]
     ],
     "giant": [
-        ["giant.py", "timm/vit_large_patch16_224", "--limit", "1.4"],
-        ["giant.py", "timm/vit_giant_patch14_dinov2", "--limit", "2"],
-        ["giant.py", "timm/vit_7b_patch16_dinov3", "--limit", "6"],
+        ["giant.py", "timm/vit_large_patch16_224", "--batch", "1", "--limit", "1.4"],
+        ["giant.py", "timm/vit_giant_patch14_dinov2", "--batch", "1", "--limit", "2"],
+        ["giant.py", "timm/vit_7b_patch16_dinov3", "--batch", "1", "--limit", "6"],
     ],
 }
 CAPTURED = {"step_peer", "method_step", "plan", "trainer_peer"}

@@ -15,7 +15,8 @@ PAGE = HERE.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- written by benchmarks/performance.py -->\n", "<!-- end -->"
 NAMES = {"vit_tiny_patch16_224": "ViT-Tiny", "vit_base_patch16_224": "ViT-B/16"}
 
-GOOD = 0.916  # macro-F1
+GOOD = 0.916  # macro-F1: what six epochs of plain PEFT in a plain loop gave once
+OURS, PEER = "vitlora", "transformers.Trainer + PEFT"
 
 Row = tuple[str, str, str, str]  # what, measured, aim, file
 
@@ -140,24 +141,26 @@ def _load() -> Iterator[Row]:
 
 
 def _good() -> Iterator[Row]:
-    ways: dict[str, dict[tuple[Any, ...], list[Any]]] = {}
+    ways: dict[str, dict[tuple[Any, ...], dict[int, Any]]] = {OURS: {}, PEER: {}}
     for row in _newest("trainer_peer", "who", "epochs", "options", "seed"):
-        runs = ways.setdefault(row["who"], {})
-        runs.setdefault((row["epochs"], row["options"]), []).append(row)
-    for runs in ways.values():
-        for way in [way for way in runs if _mean(runs[way], "macro_f1") < GOOD]:
-            del runs[way]
-    if len(ways) < 2 or not all(ways.values()):
-        return
-    ours, theirs = (
-        min(ways[who].values(), key=lambda runs: _mean(runs, "seconds"))
-        for who in ("vitlora", "transformers.Trainer + PEFT")
-    )
+        runs = ways[row["who"]].setdefault((row["epochs"], row["options"]), {})
+        runs[row["seed"]] = row
+    seeds = {seed for runs in ways[PEER].values() for seed in runs}
+    best: dict[str, list[Any]] = {}
+    for who, each in ways.items():
+        good = [
+            [runs[seed] for seed in sorted(seeds)] for runs in each.values() if seeds <= {*runs}
+        ]
+        good = [runs for runs in good if runs and _mean(runs, "macro_f1") >= GOOD]
+        if not good:
+            return
+        best[who] = min(good, key=lambda runs: _mean(runs, "seconds"))
+    ours, theirs = best[OURS], best[PEER]
     ratios = sorted(a["seconds"] / b["seconds"] for a, b in zip(ours, theirs, strict=True))
     way = f"{ours[0]['epochs']} epochs {ours[0]['options']}".replace("--model.", "").strip()
     yield (
-        f"time until the mean macro-F1 of {len(ours)} seeds on TrashNet is {GOOD}, ViT-Tiny: "
-        f"{way}, against {theirs[0]['epochs']} of `transformers.Trainer` + PEFT",
+        f"time until the mean test macro-F1 of {len(ours)} seeds on TrashNet is {GOOD}, ViT-Tiny: "
+        f"{way}, against {theirs[0]['epochs']} of `{PEER}`",
         f"{ratios[len(ratios) // 2]:.2f} x its time ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
         f"macro-F1 {_mean(ours, 'macro_f1'):.3f}, {_mean(theirs, 'macro_f1'):.3f}",
         "0.5 x",

@@ -54,6 +54,7 @@ class StepTimes(Callback):
         return round(time.monotonic() - self._clock, 2)
 
     def _note(self, what: str, **fields: float) -> None:
-        peak = (peak_host_bytes() or 0) / 2**20
+        peak = peak_host_bytes()
+        mib = None if peak is None else round(peak / 2**20, 1)
         with self.file.open("a") as file:
-            file.write(json.dumps({"what": what, "hwm_mib": round(peak, 1), **fields}) + "\n")
+            file.write(json.dumps({"what": what, "hwm_mib": mib, **fields}) + "\n")

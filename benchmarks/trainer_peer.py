@@ -6,8 +6,8 @@
 
 Both read the same files, augment them the same way, train LoRA with rank 8 on the same weights with
 the same schedule, and evaluate after each epoch; what follows our epochs is passed to fit. The time
-is that of the whole process; the score is that of the test split afterwards, vitlora's best epoch
-and the peer's last.
+is that of the whole process: vitlora's also calibrates the confidence, the peer's also scores the
+test split. Scored is vitlora's best epoch on the validation split, and the peer's last.
 """
 
 import argparse

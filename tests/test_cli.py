@@ -470,13 +470,14 @@ def test_a_config_is_utf_8_whatever_the_console(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = "data: {root: fotos, classes: [Água, Conservas de café]}\nmodel: {lr: 1e-3}\n"
+    names = ["Água", "Conservas de café", "缶 😀", "1e3", "no"]
+    text = f"data: {{root: C:\\fotos, classes: {json.dumps(names)}}}\nmodel: {{lr: 1e-3}}\n"
     Path("a.yaml").write_text(mark + text, encoding="utf-8")
     c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
     done = run("fit", "--config", "a.yaml", "--print_config", **c, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(done.stdout)
-    assert config["data"]["classes"] == ["Água", "Conservas de café"]
+    assert config["data"]["classes"] == names and config["data"]["root"] == "C:\\fotos"
     assert config["model"]["lr"] == 1e-3 and config["output"] == "checkpoints/a"
     assert "config" not in config
 

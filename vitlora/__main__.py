@@ -131,7 +131,7 @@ def _find_files(command: str, options: list[str]) -> list[str]:
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
     # configs first: what is typed counts more, wherever it stands
     # and as what they hold: jsonargparse would read the files in the console's code page
-    options = [word for run in runs for word in ("--config", json.dumps(run))] + options
+    options = [word for run in runs for word in ("--config", _as_yaml(run))] + options
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         return options
     if command == "fit":
@@ -269,16 +269,24 @@ def _read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def _as_yaml(run: dict[str, Any]) -> str:
+    """Returns ASCII that reads as the same values again: quoted, so that '1e3' stays a name."""
+    import yaml
+
+    return yaml.safe_dump(run, default_style='"')
+
+
 def _as_user_error(error: Exception) -> VitloraError | None:
     """Returns the error if a user can mend it, with the command line's own put into our words."""
     if isinstance(error, VitloraError):
         return error
     if isinstance(error, OSError) and error.filename is not None:
         return VitloraError(f"{error.filename}: {error.strerror}")
-    if isinstance(error, RuntimeError) and "out of memory" in str(error):
-        return VitloraError(
-            "the device ran out of memory; halve data.batch_size, or set model.checkpointing true"
-        )
+    if isinstance(error, RuntimeError | MemoryError):
+        from vitlora.hardware import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return VitloraError("memory ran out; take smaller batches, or --device cpu")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's
         return UsageError(" ".join(str(error).split()))
     return None

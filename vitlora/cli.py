@@ -32,8 +32,8 @@ from vitlora.errors import (
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.files import write_json
-from vitlora.hardware import free_memory
-from vitlora.memory import Batches, MemoryFullError, is_out_of_memory
+from vitlora.hardware import free_memory, is_out_of_memory
+from vitlora.memory import Batches, MemoryFullError
 from vitlora.scores import Scores
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.continued import check_output, start

@@ -19,7 +19,8 @@ class FourBitLinear(Linear4bit):
 
     On the CPU the product is our own. bitsandbytes (0.50) would repack the weight in evaluation
     mode, for a kernel that has no gradient and rounds to bf16; a training step after that is
-    silently wrong. Can go once bitsandbytes unpacks again and ``dequantized`` is mended.
+    silently wrong. Can go once bitsandbytes unpacks again and ``dequantized`` is mended. On a GPU
+    it is our own where a base kept in bf16 or fp16 answers in fp32.
     """
 
     @classmethod

@@ -15,6 +15,9 @@ from vitlora.errors import UsageError
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 PredictionPrecision = Literal["32", "bf16", "auto"]
 
+# how torch, its allocators and CUDA's libraries say it, in words of a plain RuntimeError
+_FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """Returns the device to run on: CUDA, else Apple's MPS, else the CPU.
@@ -129,6 +132,13 @@ def keep_off_host_memory(device: torch.device) -> None:
         free, total = torch.cuda.mem_get_info(device)
         there = free + torch.cuda.memory_reserved(device)
         torch.cuda.set_per_process_memory_fraction(min(there / total, 1.0), device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that the device, or the host, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
 
 
 def free_memory() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from vitlora.__main__ import _resolved, main
@@ -87,6 +88,11 @@ def test_too_small_a_card_is_said(capsys: Any) -> None:
         (["--model.backbone", "timm/vit_basse"], "timm has no 'vit_basse'"),
         (["--png", "no/where.png"], "--png 'no/where.png': expected a file in a folder"),
         (["photos"], "'photos' stands alone"),
+        pytest.param(
+            ["--vram", "6GB", "--measure"],
+            "--measure times this machine, which has no cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], message: str, capsys: Any) -> None:

@@ -13,8 +13,8 @@ import torch
 from vitlora.__main__ import main
 from vitlora.checkpoint import load_bundle
 from vitlora.classifier import Classifier
+from vitlora.hardware import is_out_of_memory
 from vitlora.memory import batch as batches
-from vitlora.memory import is_out_of_memory
 from vitlora.memory.room import Room
 
 MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.weights", "none"]

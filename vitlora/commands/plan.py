@@ -251,7 +251,7 @@ def _measured(
     host = psutil.virtual_memory().available
     if not batch or 4 * way.counted.parameters > host:  # fp32 at first
         return way
-    device = pick_device(kind)  # refuses one that is not here
+    device = pick_device(kind)
     print(f"\rmeasuring {way.name:<24}", end="\r", file=sys.stderr, flush=True)
     return replace(way, per_second=images_per_second(model, classes, device, bits, batch))
 

@@ -125,7 +125,8 @@ def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedPro
     """
     command = [sys.executable, "-m", "vitlora", *words]
     env = {**os.environ, "PYTHONUTF8": "1"}
-    return subprocess.run(command, env=env, encoding="utf-8", check=False, **streams)
+    streams = {"encoding": "utf-8", "errors": "replace", **streams}
+    return subprocess.run(command, env=env, check=False, **streams)
 
 
 def last_words(text: str, status: int = 1) -> str:

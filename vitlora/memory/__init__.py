@@ -4,7 +4,6 @@ from vitlora.memory.batch import (
     Batches,
     MemoryFullError,
     fitting_batch,
-    is_out_of_memory,
 )
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import CONTEXT, MARGIN, Room, parse_size, room_here, room_of
@@ -22,7 +21,6 @@ __all__ = [
     "bars",
     "fitting_batch",
     "footprint",
-    "is_out_of_memory",
     "parse_size",
     "pick",
     "room_here",

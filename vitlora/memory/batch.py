@@ -8,13 +8,10 @@ import torch
 
 from vitlora.classifier import Classifier
 from vitlora.errors import UsageError, VitloraError
-from vitlora.hardware import keep_off_host_memory
+from vitlora.hardware import is_out_of_memory, keep_off_host_memory
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import Room, room_here
 from vitlora.memory.table import size
-
-# how torch, its allocators and CUDA's libraries say it, in words of a plain RuntimeError
-_FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 class MemoryFullError(VitloraError):
@@ -127,10 +124,3 @@ def fitting_batch(counted: Footprint, room: Room, most: int) -> int:
     while batch and counted.total(batch) > room.usable:
         batch //= 2
     return batch
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that the device, or the host, has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
