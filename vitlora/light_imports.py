@@ -16,8 +16,9 @@ def without_compiler() -> Iterator[None]:
 
     Both import the compiler for next to nothing: torchvision 0.30 for one function that RoI pooling
     asks, timm 1.0.31 to keep NaFlexViT's position embeddings out of compiled graphs. For a process
-    that answers a question and ends it was one second of the 2.7 of ``import torch, timm``. It can
-    go when they no longer do. Whatever else is asked of the compiler imports it, as ever.
+    that answers a question and ends it was 1.0 of the 2.9 seconds of ``import torch, timm``
+    (benchmarks/imports.py). It can go when they no longer do. Whatever else is asked of the
+    compiler imports it, as ever.
     """
     import torch
 
