@@ -9,9 +9,11 @@ Rows are printed and appended to benchmarks/results/step_profile.jsonl.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
 from torch.utils.data import TensorDataset
 
 from vitlora.adapters import Lora
@@ -42,16 +44,16 @@ class Profiled(Callback):
 
     def on_train_batch_end(
         self,
-        trainer: object,
+        trainer: LightningTrainer,
         pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        index: int,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Starts and stops the profiler."""
-        if index + 1 == WARM_UP:
+        if batch_idx + 1 == WARM_UP:
             self.profile.start()
-        if index + 1 == WARM_UP + STEPS:
+        if batch_idx + 1 == WARM_UP + STEPS:
             self.profile.stop()
 
 
