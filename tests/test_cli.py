@@ -471,7 +471,8 @@ def test_a_config_is_utf_8_whatever_the_console(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = ["Água", "Conservas de café", "缶 😀", "1e3", "no"]
-    text = f"data: {{root: C:\\fotos, classes: {json.dumps(names, ensure_ascii=False)}}}\nmodel: {{lr: 1e-3}}\n"
+    classes = json.dumps(names, ensure_ascii=False)
+    text = f"data: {{root: C:\\fotos, classes: {classes}}}\nmodel: {{lr: 1e-3}}\n"
     Path("a.yaml").write_text(mark + text, encoding="utf-8")
     c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
     done = run("fit", "--config", "a.yaml", "--print_config", **c, encoding="utf-8")
