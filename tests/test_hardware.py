@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from vitlora.__main__ import main
 from vitlora.errors import UsageError
 from vitlora.hardware import (
     check_compiles,
@@ -143,6 +144,15 @@ def test_windows_lends_a_gpu_no_host_memory(monkeypatch, system, device, want):
     )
     keep_off_host_memory(device)
     assert shares == want
+
+
+def test_memory_that_runs_out_is_one_line_in_every_command(monkeypatch, capsys):
+    def full(options):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("vitlora.commands.doctor.main", full)
+    assert main(["doctor", "--data", "photos"]) == 1
+    assert capsys.readouterr().err.startswith("vitlora: memory ran out; take smaller batches")
 
 
 def test_cpu_without_pytorchs_private_probes_computes_in_fp32(machine, monkeypatch):

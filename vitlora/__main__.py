@@ -286,7 +286,7 @@ def _as_user_error(error: Exception) -> VitloraError | None:
         from vitlora.hardware import is_out_of_memory
 
         if is_out_of_memory(error):
-            return VitloraError("memory ran out; take smaller batches, or --device cpu")
+            return VitloraError("memory ran out; take smaller batches, or run on the CPU")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's
         return UsageError(" ".join(str(error).split()))
     return None

@@ -64,7 +64,7 @@ def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed"
-        # the GTX 16 series is known for fp16 convolutions that come out as NaN
+        # fp16 convolutions come out as NaN on GTX 16 cards: pytorch/pytorch issue 77955
         return "32-true" if " GTX 16" in torch.cuda.get_device_name(device) else "16-mixed"
     if device.type == "cpu" and _cpu_has_bf16():
         return "bf16-mixed"
