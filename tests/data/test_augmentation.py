@@ -88,6 +88,131 @@ def test_one_seed_one_result_other_seed_other_result(recipe):
     assert not any(same)
 
 
+def leaves(step):
+    """Returns the steps that change pictures, in order, those of nested ones too."""
+    if hasattr(step, "apply_with_params"):
+        return [step]
+    return [leaf for part in step.transforms for leaf in leaves(part)]
+
+
+def numbers_of(step, parameters, picture):
+    """Returns what a step drew, as one number: where or how much it changes the picture."""
+    match type(step).__name__:
+        case "RandomResizedCrop":
+            left, top, right, bottom = parameters["crop_coords"]
+            return (right - left) * (bottom - top) / (picture.shape[0] * picture.shape[1])
+        case "Rotate":
+            return parameters["matrix"][0, 1]  # the sine of the angle
+        case "ColorJitter":
+            return parameters["brightness"]
+        case "RandomGamma":
+            return parameters["gamma"]
+        case "CoarseDropout":
+            return len(parameters["holes"])
+        case "ImageCompression":
+            return parameters["quality"]
+        case "GaussianBlur" | "MotionBlur":
+            return parameters["kernel"].max()
+    return 1.0  # a flip is a flip
+
+
+def joint_draws(recipe, seeds):
+    """Returns the names of the steps and what each drew, `(pictures, steps)`; NaN if it slept.
+
+    `seeds` has an entry for each picture: what to seed with before it, None to draw on.
+    """
+    augmentation = Augmentation(recipe, PREPROCESSING)
+    steps = leaves(augmentation._compose)
+    names = [type(step).__name__ for step in steps]
+    row: dict[str, float] = {}
+
+    def listen(step, name):
+        apply = step.apply_with_params
+
+        def spy(params, *args, **kwargs):
+            row[name] = numbers_of(step, params, kwargs["image"])
+            return apply(params, *args, **kwargs)
+
+        step.apply_with_params = spy
+
+    for step, name in zip(steps, names, strict=True):
+        listen(step, name)
+    picture, rows = noise(50, 40), []
+    for seed in seeds:
+        if seed is not None:
+            augmentation.seed(*seed)
+        row.clear()
+        augmentation(picture)
+        rows.append([row.get(name, np.nan) for name in names])
+    return names, np.array(rows, dtype=np.float64)
+
+
+COUNT = 2000
+REGIMES = {  # how training seeds: once for a whole worker, or anew for each cached view
+    "a worker's": [(1234567890123,)] + [None] * (COUNT - 1),
+    "one view of each picture": [(42, 0, index) for index in range(COUNT)],
+    "many views of one picture": [(42, view, 7) for view in range(COUNT)],
+    "one picture under many seeds": [(seed, 0, 0) for seed in range(COUNT)],
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("recipe", RANDOM)
+def test_steps_draw_independently_of_each_other(recipe, regime):
+    names, drawn = joint_draws(recipe, REGIMES[regime])
+    alternatives = {"GaussianBlur", "MotionBlur", "ImageCompression"}  # of which one is taken
+    awake = ~np.isnan(drawn)
+    for one in range(len(names)):
+        for other in range(one + 1, len(names)):
+            if {names[one], names[other]} <= alternatives:
+                continue
+            pair = f"{names[one]}, {names[other]}"
+            if awake[:, one].std() and awake[:, other].std():
+                # five standard errors: 0.11
+                assert abs(np.corrcoef(awake[:, one], awake[:, other])[0, 1]) < 0.11, pair
+                joint = set(zip(awake[:, one].tolist(), awake[:, other].tolist(), strict=True))
+                assert len(joint) == 4, pair
+            both = awake[:, one] & awake[:, other]
+            values = drawn[both][:, [one, other]].T
+            if both.sum() > 50 and values.std(axis=1).min() > 0:
+                assert abs(np.corrcoef(values)[0, 1]) < 5 / np.sqrt(both.sum()), pair
+            for sleeper, value in ((one, other), (other, one)):
+                there = awake[:, value]
+                states, amounts = awake[there, sleeper], drawn[there, value]
+                if states.std() and amounts.std():
+                    limit = 5 / np.sqrt(there.sum())
+                    assert abs(np.corrcoef(states, amounts)[0, 1]) < limit, pair
+
+
+@pytest.mark.parametrize("recipe", RANDOM)
+def test_no_step_repeats_itself_from_one_picture_or_view_to_the_next(recipe):
+    for regime in REGIMES.values():
+        names, drawn = joint_draws(recipe, regime)
+        awake = ~np.isnan(drawn)
+        for index, name in enumerate(names):
+            states = awake[:, index]
+            if states.std():
+                assert abs(np.corrcoef(states[1:], states[:-1])[0, 1]) < 0.11, name
+
+
+def test_strong_leaves_one_picture_in_so_many_with_the_crop_alone():
+    """Every step but the crop sleeps as often as their chances say: 0.5 * 0.5 * 0.3 * ..."""
+    names, drawn = joint_draws("strong", REGIMES["one view of each picture"])
+    crop_alone = np.isnan(np.delete(drawn, names.index("RandomResizedCrop"), axis=1)).all(axis=1)
+    chance = 0.5 * 0.5 * 0.3 * 0.7 * 0.7 * 0.6  # flip, turn, colour, blur, gamma, holes
+    assert abs(crop_alone.mean() - chance) < 5 * np.sqrt(chance / COUNT)
+
+
+def test_every_number_of_the_seed_counts():
+    seeds = [(1,), (2,), (1, 0, 1), (1, 1, 0), (2, 1, 0), (2**32, 1, 0), (2**63, 1, 0)]
+    results = []
+    for seed in seeds:
+        augmentation = Augmentation("light", PREPROCESSING)
+        augmentation.seed(*seed)
+        results.append(torch.stack([augmentation(noise(50, 40)) for _ in range(8)]))
+    assert len({result.numpy().tobytes() for result in results}) == len(seeds)
+
+
 @pytest.mark.parametrize("recipe", RANDOM)
 def test_successive_draws_differ(recipe):
     tensors = draws(recipe, 0, count=6)

@@ -4,8 +4,9 @@ albumentations 2.0.8 is the last release under the MIT licence.
 """
 
 import os
-from collections.abc import Callable
-from typing import Literal
+import random
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -14,6 +15,9 @@ from PIL import Image
 
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import UsageError
+
+if TYPE_CHECKING:
+    import albumentations
 
 Recipe = Literal["none", "light", "medium", "strong"]
 
@@ -82,9 +86,34 @@ class Augmentation:
         """Returns ``(3, H, W)``."""
         return self._normalise(self._compose(image=np.asarray(image))["image"])
 
-    def seed(self, seed: int) -> None:
-        """Starts the random draws anew; every loader worker needs its own seed."""
-        self._compose.set_random_seed(seed)
+    def seed(self, *entropy: int) -> None:
+        """Starts the random draws anew, each step's independent of the others'.
+
+        albumentations' own ``set_random_seed`` gives every step the same seed, and so the same
+        draws: as of 2.0.8, two coin flips of one picture always agree.
+
+        Args:
+            entropy: Numbers from 0 that decide on the draws. Every loader worker needs its own.
+        """
+        steps = list(_with_parts(self._compose))
+        for step, sequence in zip(
+            steps, np.random.SeedSequence(entropy).spawn(len(steps)), strict=True
+        ):
+            first, second = sequence.spawn(2)
+            # a step that holds others hands its own generators down: they come later
+            step.set_random_state(
+                np.random.default_rng(first), random.Random(second.generate_state(4).tobytes())
+            )
+
+
+def _with_parts(
+    step: "albumentations.BasicTransform | albumentations.BaseCompose",
+) -> Iterator["albumentations.BasicTransform | albumentations.BaseCompose"]:
+    """Yields a step and, after it, all that are nested in it."""
+    yield step
+    for part in getattr(step, "transforms", ()):
+        if hasattr(part, "set_random_state"):  # ColorJitter's are plain functions
+            yield from _with_parts(part)
 
 
 Transform = Callable[[Image.Image], torch.Tensor]

@@ -144,7 +144,7 @@ class FolderData(LightningDataModule):
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
         pictures = self.pictures("train")
         if isinstance(pictures.transform, Augmentation):
-            pictures.transform.seed(torch.initial_seed() % 2**32)
+            pictures.transform.seed(torch.initial_seed())
         return self._loader(pictures, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:

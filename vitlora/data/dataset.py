@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -59,8 +58,7 @@ class Views(Dataset[tuple[torch.Tensor, int]]):
         """Returns ``(3, H, W)``, normalised, and the label."""
         transform = self.pictures.transform
         if isinstance(transform, Augmentation):
-            mixed = np.random.SeedSequence([self.seed, self.view, index])
-            transform.seed(int(mixed.generate_state(1)[0]))
+            transform.seed(self.seed, self.view, index)
         return self.pictures[index]
 
 
@@ -93,4 +91,4 @@ def seed_worker(worker: int) -> None:
     if info is not None:
         transform = getattr(info.dataset, "transform", None)
         if isinstance(transform, Augmentation):
-            transform.seed(info.seed % 2**32)
+            transform.seed(info.seed)
