@@ -23,6 +23,7 @@ from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError
 from vitlora.training import RunFolder, Trainer
 from vitlora.training import cache as cache_module
+from vitlora.training import features as features_module
 from vitlora.training.cache import PrefixCache, pays, usual_views
 from vitlora.training.features import Features
 from vitlora.training.prefix import Prefix
@@ -257,6 +258,12 @@ def test_only_what_depends_on_a_change_is_computed_again(change, root, filled, t
     shutil.copytree(filled, tmp_path / "cache")
     options, expected = CHANGES[change]
     assert probe(root, tmp_path / "cache", **options) == expected
+
+
+def test_what_an_older_vitlora_kept_is_computed_again(root, filled, tmp_path):
+    shutil.copytree(filled, tmp_path / "cache")
+    with patch.object(features_module, "REVISION", features_module.REVISION + 1):
+        assert probe(root, tmp_path / "cache") == EVERYTHING
 
 
 def test_a_changed_picture_is_seen(root, filled, tmp_path):

@@ -13,6 +13,8 @@ from vitlora.training.prefix import Prefix
 
 # what decodes, changes and multiplies: another version may give other numbers
 _LIBRARIES = ("torch", "timm", "albumentations", "opencv-python-headless", "pillow")
+# one more whenever vitlora itself reads or changes pictures otherwise than before
+REVISION = 2
 
 
 class Features:
@@ -87,6 +89,7 @@ class Features:
             "precision": self._precision,
             "device": self._module.device.type,
             "versions": {name: version(name) for name in _LIBRARIES},
+            "revision": REVISION,
         }
 
     @cached_property
