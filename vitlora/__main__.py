@@ -197,16 +197,12 @@ def _as_trained(checkpoint: str) -> list[str]:
     A bundle may come from anywhere, and Lightning's CLI imports any class a configuration names:
     only plain values pass.
     """
-    import yaml
-
     from vitlora.checkpoint import RUN_CONFIG, is_network_path, load_bundle
 
     bundle = load_bundle(checkpoint)
     record = bundle.record
-    run = yaml.safe_load((bundle.folder / RUN_CONFIG).read_text("utf-8"))
-    if not isinstance(run, dict) or not all(
-        isinstance(run.get(k), dict) for k in ("data", "model")
-    ):
+    run = bundle.run()
+    if not all(isinstance(run.get(k), dict) for k in ("data", "model")):
         raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: data and model are missing")
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
     fields: dict[str, object] = {

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
 from vitlora.adapters import Lora
-from vitlora.checkpoint import Bundle, bundle_bytes, bundle_digest, load_bundle
+from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
@@ -122,7 +122,7 @@ class VitloraCLI(LightningCLI):
             output,
             run_config=self._run_config(),
             logs=config.trainer.logger in (None, True),
-            parent=bundle_digest(parent.folder)[:16] if parent else None,
+            parent=parent.digest[:16] if parent else None,
         )
         self.memory: Memory | None = None
         if parent:

@@ -15,7 +15,7 @@ from runs import BACKBONE, train
 
 from vitlora.__main__ import main
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.checkpoint import Bundle, bundle_digest, load_bundle, save_bundle
+from vitlora.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.classifier import Classifier
 from vitlora.errors import AdapterError, BundleError, UsageError
 from vitlora.predictor import Predictor
@@ -184,7 +184,7 @@ def test_old_classes_come_first_and_the_bundle_says_what_it_came_from(
     new = load_bundle(tmp_path / "new")
     assert new.record.classes == ("b", "c", "a")
     record = json.loads((bundle.folder / "vitlora.json").read_text())
-    assert new.record.parent == record["digest"][:16] == bundle_digest(bundle.folder)[:16]
+    assert new.record.parent == record["digest"][:16] == bundle.digest[:16]
     assert bundle.record.parent is None and "parent" not in record
     assert {path: path.read_bytes() for path in bundle.folder.iterdir()} == before
     capsys.readouterr()
@@ -199,7 +199,7 @@ def test_old_classes_come_first_and_the_bundle_says_what_it_came_from(
     assert go_on(new.folder, pictures / "old", "--output", str(tmp_path / "third")) == 0
     third = load_bundle(tmp_path / "third")
     assert third.record.classes == ("b", "c", "a")
-    assert third.record.parent == bundle_digest(new.folder)[:16]
+    assert third.record.parent == new.digest[:16]
 
 
 def test_an_old_class_without_a_folder_keeps_its_output(

@@ -17,11 +17,12 @@ from torch import nn
 
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
-from vitlora.checkpoint import RECORD, Bundle, load_bundle
+from vitlora.checkpoint import Bundle, load_bundle
 from vitlora.command_line import CommandParser
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.pictures import folder_of
+from vitlora.files import draft, rename, write_through, write_whole
 from vitlora.hardware import pick_device
 from vitlora.quantization import Storage, dequantize
 from vitlora.updates import Update, bundle_backbone, merge_into, read_changes
@@ -72,10 +73,12 @@ def main(args: Sequence[str] | None = None) -> int:
     print(f"proving on the validation pictures of {data.folder.root} …")
     labels = torch.tensor([sample.label for sample in data.folder.splits["val"]])
     expected = _logits(_unmerged(backbone, bundle), data)
-    drafts = {base: out.with_name(f".new-{base}-{out.name}") for base in _BASES}
-    draft_proof = proof_file.with_name(f".{proof_file.name}.new")
+    if not torch.isfinite(expected).all():
+        raise BundleError(f"{bundle.folder} answers with logits that are not finite; train again")
     proofs: dict[str, Proof] = {}
-    try:
+    with draft(out) as room:
+        room.mkdir()
+        drafts = {base: room / f"{base}.safetensors" for base in _BASES}
         for base in _BASES:
             if base == "full" and bundle.record.storage == Storage():  # nothing was rounded
                 proofs[base], drafts[base] = proofs["trained"], drafts["trained"]
@@ -84,12 +87,8 @@ def main(args: Sequence[str] | None = None) -> int:
             merged = create_model(name, **arguments, checkpoint_path=drafts[base])
             proofs[base] = _compare(expected, _logits(merged, data), labels)
         _check(proofs["trained"])
-        draft_proof.write_text(_to_json(options, bundle, data, proofs, name, arguments), "utf-8")
-        draft_proof.replace(proof_file)
-        drafts[options.base].replace(out)
-    finally:
-        for draft in (*drafts.values(), draft_proof):
-            draft.unlink(missing_ok=True)
+        write_whole(proof_file, _to_json(options, bundle, data, proofs, name, arguments))
+        rename(drafts[options.base], out)
     _report(out, proof_file, options.base, proofs, len(labels))
     print(
         f"\nnetwork   timm.create_model({_call([name], arguments | {'checkpoint_path': str(out)})})"
@@ -249,12 +248,13 @@ def _write(file: Path, backbone: Backbone, bundle: Bundle, base: str) -> None:
         "backbone": record.backbone,
         "base": base,
         "base_digest": record.base_digest,
-        "bundle_digest": json.loads((bundle.folder / RECORD).read_text("utf-8"))["digest"],
+        "bundle_digest": bundle.digest,
         "classes": json.dumps(record.classes),
         "preprocessing": json.dumps(asdict(record.preprocessing)),
     }
     tensors = {name: tensor.contiguous() for name, tensor in merged.state_dict().items()}
-    file.write_bytes(dump_tensors(tensors, metadata))  # save_file would keep others from reading it
+    # save_file would keep others from reading it
+    write_through(file, dump_tensors(tensors, metadata))
 
 
 def _compare(expected: torch.Tensor, got: torch.Tensor, labels: torch.Tensor) -> Proof:

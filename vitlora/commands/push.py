@@ -36,16 +36,11 @@ def main(args: Sequence[str] | None = None) -> int:
         raise UsageError(f"REPO is '{options.repo}'; expected owner/name, as in jane/waste5")
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.card import model_card
-    from vitlora.checkpoint import CARD, load_bundle, read_contents
+    from vitlora.checkpoint import CARD, read_bundle
 
-    bundle = load_bundle(options.checkpoint)
-    files = read_contents(bundle.folder)
-    card = bundle.folder / CARD
-    files[CARD] = (
-        card.read_bytes()
-        if card.is_file()
-        else model_card(bundle.record, bundle.tensors, bundle.peft).encode()
-    )
+    bundle, files = read_bundle(options.checkpoint)
+    card = bundle.card() or model_card(bundle.record, bundle.tensors, bundle.peft)
+    files[CARD] = card.encode("utf-8", "surrogateescape")
     message = options.message or f"{bundle.record.method} on {bundle.record.backbone}, by vitlora"
     print(_upload(options.repo, files, message, options.private))
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vitlora import __version__
-from vitlora.checkpoint import RUN_CONFIG, Bundle, is_bundle, load_bundle
+from vitlora.checkpoint import Bundle, is_bundle, load_bundle
 from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
 from vitlora.errors import DataError, UsageError
@@ -118,7 +118,7 @@ class _Page:
             "risk": numbers.risk_coverage(self.confidence, self.right),
             "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
             "axis": numbers.axis,
-            "config": (self.bundle.folder / RUN_CONFIG).read_text("utf-8"),
+            "config": self.bundle.config,
             "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
         }
 

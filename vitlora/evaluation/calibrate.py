@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vitlora.checkpoint import CARD, RUN_CONFIG, Bundle, load_bundle, save_bundle
+from vitlora.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.confidence import (
     Confidence,
     Reference,
@@ -80,14 +80,13 @@ def calibrate(
     held_out = answer(network, _thinned(val, _MOST_HELD_OUT), record.preprocessing, batch_size)
     reference = Reference.of(seen.features, seen.labels, _dimensions(bundle))
     confidence = learn(held_out, record.classes, reference, unsure)
-    card = bundle.folder / CARD
     save_bundle(
         bundle.folder,
         replace(record, confidence=confidence),
         bundle.tensors,
         bundle.peft,
-        (bundle.folder / RUN_CONFIG).read_text("utf-8"),
-        card.read_text("utf-8") if card.exists() else None,
+        bundle.config,
+        bundle.card(),
         reference,
     )
     return load_bundle(bundle.folder)

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.checkpoint import RUN_CONFIG, Bundle
 from vitlora.classifier import Classifier
@@ -118,8 +116,7 @@ def check_output(output: Path, bundle: Bundle) -> None:
 
 def _run(bundle: Bundle) -> dict[str, Any]:
     """Returns what a bundle's ``config.yaml`` says under ``model``."""
-    run = yaml.safe_load((bundle.folder / RUN_CONFIG).read_text("utf-8"))
-    model = run.get("model") if isinstance(run, dict) else None
+    model = bundle.run().get("model")
     if not isinstance(model, dict):
         raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: model is missing")
     return model
