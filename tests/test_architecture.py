@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"four_bit"},
     {"quantization"},
     {"adapters"},
-    {"scores", "confidence", "optimizers"},
+    {"scores", "confidence", "optimizers", "lora_options"},
     {"classifier", "checkpoint"},
     {"updates", "card"},
     {"training", "predictor", "picture", "pool", "evaluation", "memory"},
@@ -41,6 +41,7 @@ ALONE: dict[str, set[str]] = {
     "quantization": {"errors", "four_bit"},
     "scores": {"intervals"},
     "confidence": set(),
+    "lora_options": set(),
     "picture": {"data"},
 }
 # Libraries that few modules know, so that they can be replaced there.

@@ -25,8 +25,9 @@ from safetensors.torch import save as dump_tensors
 from vitlora import __version__
 from vitlora.confidence import Confidence, Reference
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import BundleError
+from vitlora.errors import BundleError, UsageError
 from vitlora.files import alone_in, is_draft, keep_names, rename, write_through
+from vitlora.lora_options import LoraOptions
 from vitlora.quantization import Storage
 
 FORMAT = 1
@@ -41,6 +42,11 @@ FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, CARD)
 _SUMMED = (TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE)
 # a pending file bears a digest; those of older versions of vitlora did not
 _PENDING = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})(\.[0-9a-f]{{16}})?\.new")
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_DRAWN = {
+    **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
+    **{"groups": str, "resplit": bool},
+}
 _MOST_VALUES = 10**6  # in config.yaml; a few lines of YAML can stand for more than memory holds
 _TRIES = 10  # to read a bundle that others are writing
 
@@ -128,6 +134,17 @@ class Bundle:
                 f"{self.folder / RUN_CONFIG} describes no run ({type(error).__name__}: {said})"
             ) from None
         return run
+
+    def lora(self) -> LoraOptions | None:
+        """Returns what ``peft`` says of the low-rank updates; None where the bundle has none.
+
+        Raises:
+            BundleError: It says what cannot be.
+        """
+        try:
+            return None if self.peft is None else LoraOptions.from_json(self.peft)
+        except ValueError as error:
+            raise BundleError(f"{self.folder / PEFT_CONFIG}: {error}") from None
 
     def card(self) -> str | None:
         """Returns the model card, which people may have edited; None where there is none."""
@@ -241,15 +258,19 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
                 "parent": fields.get("parent"),
             }
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        _check_record(record)
+    except (
+        *(KeyError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError),
+        *(SafetensorError, UsageError),
+    ) as error:
+        said = " ".join(str(error).split())
         raise BundleError(
-            f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {error}); train "
+            f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {said}); train "
             "again"
         ) from None
-    problem = _malformed(record, peft)
-    if problem:
-        raise BundleError(f"{folder} is no bundle of vitlora's: {problem}; train again")
-    return Bundle(folder, record, tensors, peft, reference, config, fields["digest"]), contents
+    bundle = Bundle(folder, record, tensors, peft, reference, config, fields["digest"])
+    bundle.lora()
+    return bundle, contents
 
 
 def _list(value: Any) -> list[Any]:
@@ -258,15 +279,47 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _malformed(record: Record, peft: Any) -> str | None:
-    """Returns what is wrong with fields whose sums are right: a bundle may come from anywhere."""
-    if not all(isinstance(name, str) for name in record.classes) or len(record.classes) < 2:
-        return "classes holds no names"
-    if not {"root", "counts", "digests"} <= record.split.keys():
-        return "split is incomplete"
-    if peft is not None and not isinstance(peft, dict):
-        return f"{PEFT_CONFIG} holds no fields"
-    return None
+def _check_record(record: Record) -> None:
+    """Refuses values that make no sense though their sums are right: anyone may have written them.
+
+    Raises:
+        ValueError: One does not.
+    """
+    split, drawn = record.split, record.split.get("drawn", {})
+    if not {"root", "counts", "digests"} <= split.keys():
+        raise ValueError("split is incomplete")
+    expected = {
+        **{n: (getattr(record, n), str) for n in ("backbone", "base_digest", "weights", "created")},
+        **{n: (getattr(record, n), str) for n in ("method", "head")},
+        **{f"metrics {n}": (value, float) for n, value in record.metrics.items()},
+        **{f"libraries {n}": (value, str) for n, value in record.libraries.items()},
+        **{f"classes {i}": (value, str) for i, value in enumerate(record.classes)},
+        "parent": ("" if record.parent is None else record.parent, str),
+        "split root": (split["root"], str),
+        **{f"split digests {n}": (value, str) for n, value in split["digests"].items()},
+        **{
+            f"split counts {n}": (count, int)
+            for n, counts in split["counts"].items()
+            for count in _list(counts)
+        },
+        **{f"split drawn {n}": (drawn[n], kind) for n, kind in _DRAWN.items() if n in drawn},
+    }
+    for name, (value, kind) in expected.items():
+        if not _is(value, kind):
+            raise ValueError(f"{name} is {ascii(value)[:40]}; expected {_KINDS[kind]}")
+    if len(record.classes) < 2 or len(set(record.classes)) < len(record.classes):
+        raise ValueError("classes holds no names, or one twice")
+    if record.head not in ("full", "lora"):
+        raise ValueError(f"head is {record.head!r}; expected full or lora")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is str:
+        return isinstance(value, str)
+    whole = isinstance(value, int) or (kind is float and isinstance(value, float))
+    return whole and abs(value) < 2**63
 
 
 def is_network_path(path: str) -> bool:

@@ -45,13 +45,21 @@ class Confidence:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Confidence":
         """Reads what ``dataclasses.asdict`` and JSON made of it."""
-        lists = {name: tuple(map(float, fields[name])) for name in _LISTS}
-        numbers = {name: float(fields[name]) for name in _NUMBERS}
+        lists = {name: tuple(map(_number, fields[name])) for name in _LISTS}
+        numbers = {name: _number(fields[name]) for name in _NUMBERS}
+        chosen = {name: _number(value) for name, value in fields["chosen_for"].items()}
         if not all(map(math.isfinite, [*numbers.values(), *sum(lists.values(), ())])):
             raise ValueError("confidence is not finite")
-        if not numbers["temperature"] > 0 or [*map(len, lists.values())] != [2, 11, 11]:
+        if not 1e-6 < numbers["temperature"] < 1e6 or [*map(len, lists.values())] != [2, 11, 11]:
             raise ValueError("confidence is out of range")
-        return cls(**{**fields, **lists, **numbers, "images": int(fields["images"])})
+        images = int(_number(fields["images"]))
+        return cls(**{**fields, **lists, **numbers, "chosen_for": chosen, "images": images})
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"confidence holds {ascii(value)[:40]}; expected a number")
+    return float(value)
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:

@@ -14,6 +14,10 @@ CropMode = Literal["center", "squash"]
 # A JPEG decoded at no less than so many times the side it is resized to answers alike (see
 # benchmarks/results/predicting.jsonl); with fewer pixels than a camera's it is decoded in full.
 _AMPLE, _CAMERA = 3, 1344
+# What a bundle, which may come from anywhere, can ask for.
+_MOST_PIXELS, _LEAST_SHARE, _MOST_COLOUR = 4096, 0.1, 1e4
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+_CROPS = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,22 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
-        """Reads what ``dataclasses.asdict`` and JSON made of it."""
-        return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+        """Reads what ``dataclasses.asdict`` and JSON made of it.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something else made it.
+        """
+        mean, std = (tuple(map(float, fields[name])) for name in ("mean", "std"))
+        size, share = fields["image_size"], float(fields["crop_pct"])
+        if type(size) is not int or not 1 <= size <= _MOST_PIXELS or not _LEAST_SHARE <= share <= 1:
+            raise ValueError(f"pictures are of {size} pixels, crop_pct {share}")
+        colours = [*mean, *(1 / value for value in std)]
+        if len(mean) != 3 or len(std) != 3 or not all(abs(v) < _MOST_COLOUR for v in colours):
+            raise ValueError(f"pictures are normalised by mean {mean}, std {std}")
+        ways = fields["interpolation"], fields["crop_mode"]
+        if ways[0] not in _INTERPOLATIONS or ways[1] not in _CROPS:
+            raise ValueError(f"pictures are resized as {ways[0]!r} and cropped as {ways[1]!r}")
+        return cls(**{**fields, "mean": mean, "std": std, "crop_pct": share})
 
     @property
     def at_least(self) -> int:
