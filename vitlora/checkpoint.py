@@ -260,7 +260,7 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
         )
         _check_record(record)
     except (
-        *(KeyError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError),
+        *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError),
         *(SafetensorError, UsageError),
     ) as error:
         said = " ".join(str(error).split())
