@@ -234,7 +234,8 @@ def _read_tensors(folder: Path) -> Tensors:
 
 def _check_library(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> None:
     """Refuses an adapter whose tensors are named as another library names its layers."""
-    names = sorted(name.removeprefix(_PREFIX) for name in tensors)
+    names = [name.removeprefix(_PREFIX) for name in tensors]
+    names = sorted(names, key=lambda name: (".lora_" not in name, name))  # the head says less
     if any(name.startswith("blocks.") for name in names):
         return
     for pattern, library in _STRANGERS.items():
