@@ -11,7 +11,8 @@ import torch
 from runs import train
 
 from vitlora.adapters import Lora
-from vitlora.checkpoint import load_bundle, newest_bundle, save_bundle
+from vitlora.bundle_folder import newest_bundle
+from vitlora.checkpoint import load_bundle, save_bundle
 from vitlora.errors import BundleError
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -21,19 +21,36 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
 from vitlora import __version__
+from vitlora.bundle_folder import PEFT_CONFIG, RECORD, check_there, is_bundle
 from vitlora.confidence import Confidence, Reference
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import BundleError
+from vitlora.errors import BundleError, UsageError
+from vitlora.plain import is_a
 from vitlora.quantization import Storage
 
 FORMAT = 1
-RECORD = "vitlora.json"
 TENSORS = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
 RUN_CONFIG = "config.yaml"
 REFERENCE = "reference.safetensors"
 CARD = "README.md"
 FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, CARD)
+# what a record's split, and the draw that made it, may hold
+_SPLIT: dict[str, Any] = {
+    "root": str,
+    "counts": dict[str, list[int]],
+    "digests": dict[str, str],
+    "drawn": dict[str, Any],
+    "grouping": str,
+}
+_DRAWN: dict[str, Any] = {
+    "val": float,
+    "test": float,
+    "seed": int,
+    "folds": int,
+    "fold": int,
+    "groups": str,
+    "resplit": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -188,7 +205,15 @@ def load_bundle(folder: str | Path) -> Bundle:
                 "parent": fields.get("parent"),
             }
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+        UsageError,
+    ) as error:
         raise BundleError(
             f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {error}); train "
             "again"
@@ -207,10 +232,20 @@ def _list(value: Any) -> list[Any]:
 
 def _malformed(record: Record, peft: Any) -> str | None:
     """Returns what is wrong with fields whose sums are right: a bundle may come from anywhere."""
-    if not all(isinstance(name, str) for name in record.classes) or len(record.classes) < 2:
+    for name, hint in get_type_hints(Record).items():
+        if not is_a(getattr(record, name), hint):
+            return f"{name} is {getattr(record, name)!r:.200}"
+    if len(record.classes) < 2:
         return "classes holds no names"
     if not {"root", "counts", "digests"} <= record.split.keys():
         return "split is incomplete"
+    for name, hint in _SPLIT.items():
+        if name in record.split and not is_a(record.split[name], hint):
+            return f"split's {name} is {record.split[name]!r:.200}"
+    for name, hint in _DRAWN.items():
+        drawn = record.split.get("drawn", {})
+        if name in drawn and not is_a(drawn[name], hint):
+            return f"split's {name} is {drawn[name]!r:.200}"
     if peft is not None and not isinstance(peft, dict):
         return f"{PEFT_CONFIG} holds no fields"
     return None
@@ -230,26 +265,6 @@ def is_network_path(path: str) -> bool:
     return path.replace("\\", "/").startswith("//")
 
 
-def newest_bundle(root: str | Path = "checkpoints") -> Path:
-    """Returns the folder of the bundle written last, anywhere under ``root``.
-
-    Raises:
-        BundleError: There is none.
-    """
-    found = sorted(Path(root).rglob(RECORD), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise BundleError(
-            f"no trained adapter under {Path(root).resolve()}; train one with "
-            "'python -m vitlora fit --config demo.yaml', or name one with --checkpoint DIR"
-        )
-    return found[-1].parent
-
-
-def is_bundle(folder: Path) -> bool:
-    """Returns whether a folder claims to hold a bundle."""
-    return (folder / RECORD).is_file()
-
-
 def bundle_bytes(folder: Path) -> int:
     """Returns the size of a bundle's files in bytes; the card, for people, does not count."""
     paths = [folder / name for name in FILES if name != CARD]
@@ -257,17 +272,11 @@ def bundle_bytes(folder: Path) -> int:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        kind = "is a file; expected the bundle's folder" if folder.exists() else "no such folder"
-        raise BundleError(f"checkpoint '{folder}': {kind}")
-    if not is_bundle(folder):
-        kind = "a PEFT adapter" if (folder / PEFT_CONFIG).exists() else "no vitlora bundle"
-        todo = "; 'vitlora adopt' makes a bundle of it" if "PEFT" in kind else ""
-        raise BundleError(f"{folder} holds {kind}: it has no {RECORD}{todo}")
+    check_there(folder)
     try:
         fields = json.loads((folder / RECORD).read_text("utf-8"))
         digest = fields.pop("digest")
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise BundleError(f"{folder / RECORD} is torn or not a bundle's; train again") from None
     if fields.get("format") != FORMAT:
         raise BundleError(

@@ -5,13 +5,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from vitlora import yaml_text
 from vitlora.adapters.adapter import Tensors
 from vitlora.adapters.lora import anchored_pattern
 from vitlora.backbones import Backbone, load_backbone
@@ -25,14 +25,10 @@ from vitlora.checkpoint import (
     bundle_bytes,
     save_bundle,
 )
-from vitlora.command_line import CommandParser
 from vitlora.errors import BundleError, UsageError
-from vitlora.quantization import Quantization, Storage
+from vitlora.parsers import adopt as _parser
+from vitlora.quantization import Storage
 from vitlora.updates import read_changes
-
-_EPILOG = """example:
-  vitlora adopt my-adapter --classes can,glass,tyre \\
-    --backbone timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"""
 
 _PREFIX = "base_model.model."
 # How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the
@@ -97,38 +93,6 @@ def main(args: Sequence[str] | None = None) -> int:
         "the adapter was trained with; test it on pictures whose classes you know"
     )
     return 0
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora adopt",
-        description="Makes a bundle of a LoRA adapter that PEFT's save_pretrained wrote for a timm "
-        "model. The adapter must hold the head: modules_to_save=['head'].",
-        epilog=_EPILOG,
-    )
-    parser.add_argument(
-        "adapter", metavar="ADAPTER_DIR", help=f"folder with {PEFT_CONFIG} and {TENSORS}"
-    )
-    parser.add_argument(
-        "--classes", required=True, metavar="A,B,C", help="names in the order of the head's outputs"
-    )
-    parser.add_argument(
-        "--backbone", required=True, metavar="timm/NAME.TAG", help="the base it was trained on"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="the base's weights")
-    parser.add_argument(
-        "--output", metavar="DIR", help="of the bundle (default: checkpoints/ADAPTER_DIR's name)"
-    )
-    parser.add_argument(
-        "--image-size", type=int, metavar="N", help="side in pixels (default: the weights' own)"
-    )
-    parser.add_argument(
-        "--quantization",
-        choices=get_args(Quantization),
-        default="none",
-        help="how the base's blocks were kept in training (default: none)",
-    )
-    return parser
 
 
 def _classes(text: str) -> tuple[str, ...]:
@@ -309,5 +273,5 @@ def _run_config(folder: Path, record: Record) -> str:
             "quantization": record.storage.quantization,
         },
     }
-    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    text = yaml_text.write(fields)
     return f"# Trained by PEFT elsewhere, adopted from {folder.resolve().name}.\n{text}"

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from vitlora.bundle_folder import check_there
 from vitlora.command_line import CommandParser
 from vitlora.errors import DataError
 
@@ -21,6 +22,7 @@ def main(args: Sequence[str] | None = None) -> int:
         DataError: There are no pictures to learn from.
     """
     options = _parser().parse_args(args)
+    check_there(options.checkpoint)
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.checkpoint import load_bundle
     from vitlora.evaluation.calibrate import Unsure, calibrate, describe

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.checkpoint import load_bundle
-from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
 from vitlora.data.images import is_image_file
 from vitlora.errors import BundleError, DataError, UsageError
@@ -16,13 +15,8 @@ from vitlora.evaluation.answers import answer
 from vitlora.evaluation.drift import FEW, Drift, Shift, compare
 from vitlora.files import write_json
 from vitlora.hardware import pick_device
+from vitlora.parsers import drift as _parser
 from vitlora.updates import merged_network
-
-_EPILOG = """examples:
-  vitlora drift checkpoints/waste5 --data photos-of-june
-  vitlora drift checkpoints/waste5 --data inbox --json - | grep -q '"drift": true' && echo look
-
-The exit status is 0 whether something changed or not."""
 
 _SHOWN = 10  # pictures, and classes of the mix
 _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
@@ -195,24 +189,3 @@ def _pictures(root: Path) -> list[Path]:
     if not found:
         raise DataError(f"--data '{root}': no pictures in this folder")
     return found
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora drift",
-        description="Says whether new photos, which need no labels, are still like the training "
-        "data: the mix of classes, how sure the answers are, how far they lie from its pictures.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument(
-        "--data", metavar="DIR", required=True, help="folder of new photos, searched to its depths"
-    )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write every number and picture as JSON; - prints that and no text; an earlier such "
-        "file is replaced",
-    )
-    parser.add_base_arguments()
-    return parser

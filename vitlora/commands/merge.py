@@ -18,16 +18,13 @@ from torch import nn
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
 from vitlora.checkpoint import RECORD, Bundle, load_bundle
-from vitlora.command_line import CommandParser
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.pictures import folder_of
 from vitlora.hardware import pick_device
+from vitlora.parsers import merge as _parser
 from vitlora.quantization import Storage, dequantize
 from vitlora.updates import Update, bundle_backbone, merge_into, read_changes
-
-_EPILOG = """example:
-  vitlora merge checkpoints/waste5 waste5.safetensors"""
 
 _BASES = {"trained": "as the adapter was trained on", "full": "in full precision"}
 _MOST = 1e-3  # of the logits' spread; two exact merges in fp32 differ by a hundredth of it
@@ -122,29 +119,6 @@ def timm_arguments(backbone: Backbone, num_classes: int) -> tuple[str, dict[str,
         "depth": backbone.num_blocks,
         "num_heads": module.blocks[0].attn.num_heads,
     }
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora merge",
-        description="Merges an adapter into its base: one file of weights that timm opens without "
-        "vitlora. Compares it with the unmerged network on the validation pictures first, and "
-        "writes what it found beside it, as OUT with .json for .safetensors.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument("out", metavar="OUT.safetensors", help="file to write; must not exist yet")
-    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
-    parser.add_argument(
-        "--base",
-        choices=list(_BASES),
-        default="trained",
-        help="merge into the base as it was rounded in training (default), or in full precision",
-    )
-    parser.add_argument(
-        "--data", metavar="DIR", help="pictures to compare on (default: those of training)"
-    )
-    return parser
 
 
 def _check_free(out: Path, proof_file: Path) -> None:

@@ -12,6 +12,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlora.bundle_folder import check_there, newest_bundle
 from vitlora.command_line import CommandParser
 from vitlora.data.images import is_image_file
 from vitlora.errors import DataError, UsageError
@@ -45,14 +46,14 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"predict: {error}", file=sys.stderr)
     if not paths:
         return 1
+    named = options.checkpoint is not None
+    folder = check_there(options.checkpoint) if named else newest_bundle()
     # torch and timm take seconds to import: only now, when the words typed make sense
     with without_compiler():
-        from vitlora.checkpoint import newest_bundle
         from vitlora.predictor import Predictor
 
-    folder = options.checkpoint or newest_bundle()
     predictor = Predictor(folder, options.weights, options.device, options.precision)
-    if options.checkpoint is None:
+    if not named:
         print(f"using {folder}", file=sys.stderr)
     if not predictor.validated:
         print(f"note: {folder} was never validated: how good it is, is not known", file=sys.stderr)

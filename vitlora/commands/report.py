@@ -11,7 +11,6 @@ import torch
 
 from vitlora import __version__
 from vitlora.checkpoint import RUN_CONFIG, Bundle, is_bundle, load_bundle
-from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
 from vitlora.errors import DataError, UsageError
 from vitlora.evaluation import report as numbers
@@ -21,11 +20,9 @@ from vitlora.evaluation.pictures import Pictures, copies, find_pictures, folder_
 from vitlora.files import write_whole
 from vitlora.hardware import pick_device
 from vitlora.page import render
+from vitlora.parsers import report as _parser
 from vitlora.scores import Scores
 from vitlora.updates import merged_network
-
-_EPILOG = """example:
-  vitlora report checkpoints/waste5 --data photos"""
 
 _MARK = b'<meta name="generator" content="vitlora report">'  # as the template has it
 # What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
@@ -213,32 +210,3 @@ def _summary(scores: Scores) -> str:
         f"accuracy {scores.accuracy:.4f}  (95% interval {low:.4f} to {high:.4f})   "
         f"macro-F1 {scores.macro_f1:.4f}   {scores.images} images"
     )
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora report",
-        description="Scores a bundle on labelled pictures and writes one HTML page that needs no "
-        "network: numbers with intervals, a confusion matrix with the pictures behind it, "
-        "confidence, learning curves, the worst mistakes and where the network looked.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder of pictures, with test/, val/ or train/, or class folders alone (default: "
-        "that of training)",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test", "all"),
-        help="which part of it (default: test, else val, else all)",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE.html",
-        help="page to write; an earlier report is replaced (default: NAME-report.html here)",
-    )
-    parser.add_base_arguments()
-    return parser
