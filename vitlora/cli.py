@@ -7,15 +7,18 @@ import math
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
+import yaml
+from jsonargparse import ArgumentError, set_dumper, set_loader
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
+from vitlora import yaml_text
 from vitlora.adapters import Lora
 from vitlora.checkpoint import Bundle, bundle_bytes, bundle_digest, load_bundle
 from vitlora.classifier import Classifier
@@ -47,8 +50,42 @@ _DESCRIPTIONS = {
 _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
 
 
+class _Parser(LightningArgumentParser):
+    def dump(self, *args: Any, **options: Any) -> str:
+        """Returns YAML; what is read back on the way holds values, not words typed."""
+        mode, self.parser_mode = self.parser_mode, "yaml"
+        try:
+            return super().dump(*args, **options)
+        finally:
+            self.parser_mode = mode
+
+
 class VitloraCLI(LightningCLI):
-    """Puts a model, a folder and a trainer together and runs one subcommand."""
+    """Puts a model, a folder and a trainer together and runs one subcommand.
+
+    Args:
+        inherited: Names of options and the values they have unless a config or the words typed say
+            otherwise.
+        args: The words after the program's name.
+    """
+
+    def __init__(self, inherited: Mapping[str, Any], args: list[str]) -> None:
+        self._inherited = dict(inherited)
+        reading = {"exit_on_error": False, "parser_mode": yaml_text.MODE}
+        parsers: dict[str, Any] = {
+            name: {"description": text, **reading} for name, text in _DESCRIPTIONS.items()
+        }
+        super().__init__(
+            Classifier,
+            FolderData,
+            trainer_class=Trainer,
+            parser_class=_Parser,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "vitlora", "allow_abbrev": False, **reading, **parsers},
+            args=args,
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -104,6 +141,7 @@ class VitloraCLI(LightningCLI):
             help="validate and test: also write the numbers to this file, or - for the screen.",
         )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.set_defaults(self._inherited)
 
     def before_fit(self) -> None:
         """Attaches the callbacks that tell of the run and keep it."""
@@ -241,18 +279,21 @@ class VitloraCLI(LightningCLI):
         return self._parser("fit").dump(self.config.fit, skip_link_targets=True, format="yaml")
 
 
-def main(args: list[str]) -> None:
+def main(args: list[str], inherited: Mapping[str, Any]) -> None:
     """Runs one subcommand; a ``fit`` that ran out of memory once more if it may.
 
     Args:
         args: The words after the program's name; ``--config`` names are files by now.
+        inherited: What options are if neither a config nor a word says so; nothing of it is parsed.
 
     Raises:
         VitloraError: A mistake a user can mend.
     """
     _quieten()
+    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
+    set_dumper("yaml", yaml_text.write)
     try:
-        _run(args)
+        _run(args, inherited)
         return
     except MemoryFullError as full:
         if not full.again:
@@ -260,29 +301,12 @@ def main(args: list[str]) -> None:
         _note(str(full))
         args = [*args, *full.again]
     free_memory()  # the network and its step went with the exception
-    _run(args)
+    _run(args, inherited)
 
 
-def _run(args: list[str]) -> None:
-    parsers: dict[str, Any] = {
-        name: {"description": text, "exit_on_error": False} for name, text in _DESCRIPTIONS.items()
-    }
+def _run(args: list[str], inherited: Mapping[str, Any]) -> None:
     try:
-        VitloraCLI(
-            Classifier,
-            FolderData,
-            trainer_class=Trainer,
-            seed_everything_default=0,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                "prog": "vitlora",
-                "exit_on_error": False,
-                "allow_abbrev": False,
-                **parsers,
-            },
-            args=args,
-        )
+        VitloraCLI(inherited, args)
     except ArgumentError as error:
         raise _explained(error) from None
 

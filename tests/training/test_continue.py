@@ -65,13 +65,12 @@ def first(root: Path, output: Path, method: str, precision: str = "32-true") -> 
 
 def at_step_zero(bundle: Bundle, classes: int, precision: Any = "32-true") -> Classifier:
     """Returns what training by the bundle's options begins with."""
-    words = options_of(bundle, {}, [])
-    found = dict(zip(words[::2], words[1::2], strict=True))
-    adapter = json.loads(found["--model.adapter"])
+    found = options_of(bundle, [], [])
+    adapter = found["model.adapter"]
     method = {**CLASSES, "Lora": Lora}[adapter["class_path"]]
     names = ("backbone", "weights", "head", "quantization")
-    model: dict[str, Any] = {name: found[f"--model.{name}"] for name in names}
-    size, made = json.loads(found["--model.image_size"]), method(**adapter["init_args"])
+    model: dict[str, Any] = {name: found[f"model.{name}"] for name in names}
+    size, made = found["model.image_size"], method(**adapter["init_args"])
     classifier = Classifier(classes, image_size=size, adapter=made, **model)
     start(classifier, bundle)
     classifier.trainer = Trainer(precision=precision, accelerator="cpu")

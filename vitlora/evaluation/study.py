@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vitlora import yaml_text
 from vitlora.errors import UsageError
 from vitlora.evaluation.comparison import Failure, Run
 from vitlora.evaluation.methods import configure
@@ -97,7 +96,7 @@ class Study:
     def _fit(self, method: str, seed: int) -> list[str]:
         config = self.folder / f"{method}.yaml"
         fields = configure(self.base, method, self.same_rate)
-        write_whole(config, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
+        write_whole(config, yaml_text.write(fields))
         words = ["fit", "--config", str(config), "--output", str(self.path(method, seed))]
         words += ["--seed_everything", str(seed)]
         return [*words, "--trainer.callbacks+", "vitlora.training.Cost"]
