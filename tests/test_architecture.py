@@ -24,6 +24,7 @@ FLOORS: list[set[str]] = [
     {"classifier", "checkpoint"},
     {"updates", "card"},
     {"training", "predictor", "picture", "pool", "evaluation", "memory"},
+    {"complaints"},
     {"cli", "commands"},
     {"__main__"},
 ]

@@ -283,7 +283,11 @@ def _as_user_error(error: Exception) -> VitloraError | None:
     if isinstance(error, OSError) and error.filename is not None:
         return VitloraError(f"{error.filename}: {error.strerror}")
     if isinstance(error, RuntimeError | MemoryError):
+        from vitlora.data.loading import lost_workers
         from vitlora.hardware import is_out_of_memory
+
+        if lost := lost_workers(error):
+            return VitloraError(lost)
 
         if is_out_of_memory(error):
             return VitloraError("memory ran out; take smaller batches, or run on the CPU")

@@ -93,6 +93,8 @@ class Classifier(LightningModule):
         self.checkpointing = checkpointing
         self.compile_blocks = compile
         self.backbone = self.load(backbone, num_classes, weights, image_size)
+        # before quantisation packs two of them into a byte, and adapters are added
+        self.base_parameters = sum(p.numel() for p in self.backbone.module.parameters())
         if crop_mode is not None:
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
         if quantization == "none" and block_size != 64:

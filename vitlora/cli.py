@@ -4,31 +4,26 @@ import argparse
 import inspect
 import logging
 import math
-import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
-from lightning.pytorch import Trainer as LightningTrainer
+from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
-from vitlora.adapters import Lora
 from vitlora.checkpoint import Bundle, bundle_bytes, bundle_digest, load_bundle
 from vitlora.classifier import Classifier
+from vitlora.complaints import explained
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import (
-    BundleError,
-    DataError,
-    UsageError,
-    VitloraError,
-    nearest,
-    nearest_of,
-)
+from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.files import write_json
@@ -105,6 +100,23 @@ class VitloraCLI(LightningCLI):
         )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        """Takes the enumerations among the defaults of classes by value: YAML knows no others."""
+        _by_value(self.config)
+
+    def instantiate_classes(self) -> None:
+        """Makes model, data and trainer; what a named class refuses is said with its key.
+
+        Raises:
+            UsageError: A class could not be made of what it was given.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Problem with given class_path" not in str(error):
+                raise
+            raise explained(error, self.config.get(str(self.subcommand))) from None
+
     def before_fit(self) -> None:
         """Attaches the callbacks that tell of the run and keep it."""
         config = self.config.fit
@@ -112,6 +124,13 @@ class VitloraCLI(LightningCLI):
             raise UsageError("output is empty; expected a folder")
         if config.checkpoint or config.json:
             raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
+        quantization = self.model.storage.quantization
+        if self.trainer.checkpoint_callbacks and quantization != "none":
+            raise UsageError(
+                f"trainer.enable_checkpointing and ModelCheckpoint keep the whole network, which "
+                f"cannot be read back with model.quantization {quantization}; leave them out: the "
+                "bundle keeps the best epoch"
+            )
         output = Path(config.output or "checkpoints/run")
         parent = config["from"] and load_bundle(config["from"])
         if parent:
@@ -128,14 +147,15 @@ class VitloraCLI(LightningCLI):
         if parent:
             self.memory = self._go_on(parent)
         trainer: Any = self.trainer
-        trainer.callbacks += [Summary(), self.run_folder]
+        # before the others: some look for its loggers
+        trainer.callbacks = [Summary(), self.run_folder, *trainer.callbacks]
 
     def fit(self, model: Classifier, datamodule: FolderData) -> None:
         """Trains, with a batch that fits if that is asked for; says clearly if none did."""
         batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
         if datamodule.auto_batch:
             print(batches.settle())
-        with batches.explained():
+        with batches.explained(), _stopped_by_callbacks():
             self.trainer.fit(model, datamodule=datamodule)
 
     def after_fit(self) -> None:
@@ -284,7 +304,33 @@ def _run(args: list[str]) -> None:
             args=args,
         )
     except ArgumentError as error:
-        raise _explained(error) from None
+        raise explained(error) from None
+
+
+@contextmanager
+def _stopped_by_callbacks() -> Iterator[None]:
+    """Turns the errors by which Lightning's callbacks end a training into lines of ours."""
+    try:
+        yield
+    except TrainingSpikeException as spike:
+        raise VitloraError(
+            f"trainer.callbacks: SpikeDetection stopped training at batch {spike.batch_idx + 1} of "
+            "an epoch; the best epoch before, if there was one, is kept. Lower model.lr, or leave "
+            "the callback out"
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UsageError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
+
+
+def _by_value(fields: Any) -> None:
+    for name, value in list(vars(fields).items()):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Namespace):
+                _by_value(one)
+        if isinstance(value, Enum):
+            setattr(fields, name, value.value)
 
 
 def _show_only_ours(parser: LightningArgumentParser) -> None:
@@ -294,72 +340,6 @@ def _show_only_ours(parser: LightningArgumentParser) -> None:
         name = action.dest.removesuffix(".help")
         if name.startswith("trainer.") and name not in ours:
             action.help = argparse.SUPPRESS
-
-
-def _explained(error: ArgumentError) -> UsageError:
-    """Returns jsonargparse's complaint on one line: key, value, what was expected, nearest key."""
-    text = " ".join(str(error).split())
-    within = "model.adapter." if "Problem with given class_path" in text else ""
-    lost = re.search(r"import path string: (\w+)", text)
-    if lost is not None:
-        names = ("Lora", "LinearProbe", "FullFineTuning")
-        return UsageError(
-            f"model.adapter '{lost[1]}' is unknown; expected one of {', '.join(names)}"
-            f"{nearest(lost[1], names)}"
-        )
-    if "Option 'class_path' is not accepted" in text:
-        return UsageError(
-            "model.adapter takes class_path and init_args; put its options in the latter"
-        )
-    unknown = re.search(
-        r"(?:unrecognized arguments: --|does not accept option '|Option ')([\w.]+)", text
-    )
-    if unknown is not None:
-        key = within + unknown[1]
-        if key in {f"model.adapter.{n}" for n in inspect.signature(Lora.__init__).parameters}:
-            return UsageError(
-                f"{key} belongs to the Lora adapter; the one chosen has no such option"
-            )
-        return UsageError(f"unknown key '{key}'{_nearest_key(key)}; 'vitlora fit --help' lists all")
-    expected = (
-        r"Subtypes: \[(?P<union>.+?)\] Errors: .*Given value: (?P<given>.*)"
-        r"|Expected (?:an? )?(?P<type>.+?)\. Got value: (?P<value>.*)"
-    )
-    wrong = re.search(rf'Parser key "(?P<key>[\w.]+)": (?:[^"]*? )?(?:{expected})$', text)
-    if wrong is None:
-        return UsageError(text)
-    wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wrong["union"] or wrong["type"])
-    wanted = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", wanted)
-    wanted = re.sub(r"Literal\[(.+?)\]", r"one of \1", wanted).replace(", NoneType", " or null")
-    value = wrong["given"] or wrong["value"]
-    return UsageError(f"{within}{wrong['key']} is {value!r}; expected {wanted}")
-
-
-def _nearest_key(key: str) -> str:
-    """Returns a hint for an unknown dotted key, or for a lone word that may be the end of one."""
-    owners: dict[str, type] = {
-        "data": FolderData,
-        "model": Classifier,
-        "model.adapter": Lora,
-        "trainer": Trainer,
-        "unsure": Unsure,
-    }
-    ends = {
-        name: f"{group}.{name}"
-        for group, owner in owners.items()
-        for name in inspect.signature(owner.__init__).parameters
-        if name not in ("self", "kwargs", "num_classes")
-    }
-    lightning = [f"trainer.{name}" for name in inspect.signature(LightningTrainer).parameters]
-    tops = ["output", "seed_everything", "checkpoint", "json", "config"]
-    group, dot, _ = key.partition(".")
-    if group in owners:
-        inside = [name for name in (*ends.values(), *lightning) if name.startswith(f"{group}.")]
-        return nearest(key, inside)
-    if dot:
-        return nearest(key, ends.values())
-    end = nearest_of(key, (*ends, *tops))
-    return f" (did you mean '{ends.get(end, end)}'?)" if end else ""
 
 
 def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:

@@ -15,6 +15,7 @@ from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import Folder, read_folder, split_record
 from vitlora.data.groups import DUPLICATES, groups_of
 from vitlora.data.leaks import leak_notes
+from vitlora.data.loading import MORE_ROOM, SHARED, shared_memory, workers_in
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
 
@@ -107,6 +108,7 @@ class FolderData(LightningDataModule):
         self._checked: set[str] = set()
         self._prints: dict[Path, Fingerprint] = {}
         self._compared = False
+        self._told = False
 
     @property
     def num_classes(self) -> int:
@@ -188,6 +190,8 @@ class FolderData(LightningDataModule):
         self, dataset: ImageDataset | Views, shuffle: bool, again: bool = True
     ) -> DataLoader[Any]:
         workers = min(self.num_workers, -(-len(dataset) // self.batch_size))
+        side = self._needed_preprocessing().image_size
+        workers = self._with_room(workers, self.batch_size * 3 * side * side * 4)
         return Batches(
             dataset,
             batch_size=self.batch_size,
@@ -197,6 +201,24 @@ class FolderData(LightningDataModule):
             persistent_workers=workers > 0 and again,
             worker_init_fn=seed_worker,
         )
+
+    def _with_room(self, workers: int, batch: int) -> int:
+        """Returns as many workers as the shared memory has room for; says so once if it is fewer.
+
+        Args:
+            workers: As many as are wanted.
+            batch: Bytes of one.
+        """
+        room = shared_memory()
+        fit = workers if room is None else min(workers, workers_in(room, batch))
+        if fit < workers and not self._told:
+            self._told = True
+            print(
+                f"note: {SHARED} has {room / 1e6:.0f} MB free, too little for {workers} loader "
+                f"processes; {fit or 'none'} will load. {MORE_ROOM} gives it more",
+                file=sys.stderr,
+            )
+        return fit
 
     def _needed_preprocessing(self) -> Preprocessing:
         if self.preprocessing is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Folder:
     def digest(self, split: str) -> str:
         """Returns a SHA-256 over the relative paths (NFC) of a split's pictures."""
         names = sorted(self.name(sample) for sample in self.splits[split])
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+        return hashlib.sha256(as_bytes("\n".join(names))).hexdigest()
 
     def pooled(self) -> "Folder":
         """Returns the folder with the pictures of all its splits together, not yet split."""
@@ -157,12 +158,34 @@ class Folder:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _draw(self, sample: Sample, seed: int) -> bytes:
-        return hashlib.sha256(f"{seed}/{self.name(sample)}".encode()).digest()
+        return hashlib.sha256(as_bytes(f"{seed}/{self.name(sample)}")).digest()
 
     def name(self, sample: Sample) -> str:
         """Returns a picture's path below the root, with forward slashes (NFC)."""
         # a Mac writes "é" as two characters where Linux writes one: the name must not depend on it
         return unicodedata.normalize("NFC", sample.path.relative_to(self.root).as_posix())
+
+
+def as_bytes(name: str) -> bytes:
+    """Returns a path's UTF-8; of a file whose name is none, the bytes it has on the disk."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def class_name(folder: Path) -> str:
+    """Returns the class of a class folder (NFC).
+
+    Raises:
+        DataError: Its name is not UTF-8, and a class's name is written into bundles.
+    """
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        shown = ascii(os.fsencode(folder.name))[2:-1]
+        raise DataError(
+            f"the class folder '{shown}' in {folder.parent} has a name that is not UTF-8; rename "
+            f"it: mv $'{shown}' NEW_NAME, or convmv -f latin1 -t utf8 -r --notest for all"
+        ) from None
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def read_folder(
@@ -235,7 +258,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     for child in sorted(folder.iterdir()):
         if not child.is_dir() or child.name.startswith((".", "__")):
             continue
-        name = unicodedata.normalize("NFC", child.name)
+        name = class_name(child)
         if name in folders:
             raise DataError(
                 f"{folder} has two folders named '{name}', their accents written in different "

@@ -1,7 +1,6 @@
 """Everything that lies in an image folder, looked at once: what the folder doctor judges."""
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vitlora.data.duplicates import Fingerprint, fingerprint
-from vitlora.data.folder import SPLITS
+from vitlora.data.folder import SPLITS, class_name
 from vitlora.data.images import is_image_file, open_image
 from vitlora.errors import DataError
 
@@ -113,7 +112,7 @@ def survey(root: Path, report: Callable[[int, int], None] | None = None) -> Surv
             found.note("folders", child)
     for split in found.splits:
         for child in _folders(found, root if split == "all" else root / split):
-            found.present.add((split, unicodedata.normalize("NFC", child.name)))
+            found.present.add((split, class_name(child)))
             found.pictures += _pictures(found, child, split)
     found.classes = sorted({label for _, label in found.present})
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -173,7 +172,7 @@ def _folders(found: Survey, parent: Path) -> list[Path]:
 
 def _pictures(found: Survey, folder: Path, split: str) -> Iterator[Picture]:
     """Yields the files below a class folder that training takes for pictures; notes the others."""
-    label = unicodedata.normalize("NFC", folder.name)
+    label = class_name(folder)
     below = [folder]
     while below:
         for child in sorted(_listed(found, below.pop())):

@@ -1,6 +1,5 @@
 """The labelled pictures a bundle is judged on, found as training found them."""
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from vitlora.checkpoint import Bundle, is_network_path
 from vitlora.data.datamodule import FolderData
-from vitlora.data.folder import SPLITS, Sample
+from vitlora.data.folder import SPLITS, Sample, class_name
 from vitlora.errors import BundleError, DataError, nearest
 
 
@@ -146,7 +145,7 @@ def _check_classes(bundle: Bundle, root: Path) -> list[str]:
         raise DataError(f"--data '{root}': no such folder")
     parts = [root / name for name in SPLITS if (root / name).is_dir()] or [root]
     found = {
-        unicodedata.normalize("NFC", child.name)
+        class_name(child)
         for part in parts
         for child in part.iterdir()
         if child.is_dir() and not child.name.startswith((".", "__"))

@@ -12,17 +12,11 @@ from vitlora.quantization import frozen_bytes
 class Summary(Callback):
     """Prints parameters, bytes, image size and the classes with their counts."""
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Counts the parameters before quantisation packs two of them into a byte."""
-        module: Any = pl_module
-        if stage == "fit" and module.network is None:
-            self._base = sum(p.numel() for p in module.backbone.module.parameters())
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table."""
         module: Any = pl_module
         folder: Folder = trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
-        print(run_table(module, folder, self._base, str(trainer.precision)))
+        print(run_table(module, folder, module.base_parameters, str(trainer.precision)))
 
 
 def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
