@@ -190,3 +190,40 @@ def test_columns_of_the_matrix_stand_in_line():
     text = scores([[12345, 1], [22, 333]]).to_text().splitlines()
     header, *rows = text[-6:-3]
     assert len({len(line) for line in (header, *rows)}) == 1
+
+
+def test_confusions_are_the_largest_off_the_diagonal() -> None:
+    some = scores([[9, 0, 3], [5, 7, 0], [1, 0, 8]])
+    assert some.confusions(10) == [(1, 0, 5), (0, 2, 3), (2, 0, 1)]
+    assert some.confusions(1) == [(1, 0, 5)]
+    assert scores([[3, 0], [0, 4]]).confusions(5) == []
+
+
+def test_of_many_classes_the_worst_and_the_commonest_mistakes_are_shown() -> None:
+    names = tuple(f"class {index}" for index in range(1200))
+    true = torch.arange(1199).repeat(2)  # the last class has no pictures
+    predicted = true.clone()
+    predicted[7] = predicted[7 + 1199] = 500  # class 7 twice for 500: F1 0, and 500's 2/3
+    predicted[9] = 10
+    answers = torch.zeros(len(true), 1200)
+    answers[torch.arange(len(true)), predicted] = 5.0
+    text = Scores(names, answers, true).to_text()
+    lines = text.splitlines()
+    assert len(lines) < 45
+    assert max(map(len, lines)) < 100
+    assert (
+        "15 classes with the lowest F1; 1,185 more are in --json and 'vitlora report'" in lines[0]
+    )
+    assert lines[2].split() == ["class", "7", "0.000", "0.000", "0.000", "2"]
+    assert "    2  class 7 taken for class 500" in lines
+    assert "    1  class 9 taken for class 10" in lines
+    assert "the most frequent mistakes; 0 of 3 are others" in lines
+    assert not any("class 1199" in line for line in lines)
+    assert len(Scores(names, answers, true).to_json()["per_class"]) == 1200
+
+
+@pytest.mark.parametrize("count", [25, 26])
+def test_up_to_25_classes_are_all_shown(count: int) -> None:
+    names = tuple(f"class{index}." for index in range(count))
+    text = Scores(names, torch.eye(count), torch.arange(count)).to_text()
+    assert all(name in text for name in names) == (count == 25)

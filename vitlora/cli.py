@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
@@ -23,7 +23,7 @@ from vitlora.classifier import Classifier
 from vitlora.complaints import explained
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import BundleError, DataError, UsageError, VitloraError
+from vitlora.errors import BundleError, DataError, UsageError, VitloraError, a_few
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.files import write_json
@@ -39,6 +39,7 @@ _DESCRIPTIONS = {
     "validate": "Scores a bundle on its validation split.",
     "test": "Scores a bundle on a test split.",
 }
+_FEW = 10  # names that a line lists
 _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
 
 
@@ -218,7 +219,7 @@ class VitloraCLI(LightningCLI):
         counts = zip(folder.classes, folder.counts("train"), strict=True)
         if absent := [name for name, count in counts if not count]:
             _note(
-                f"{folder.root} has no training pictures of {', '.join(absent)}: they may be "
+                f"{folder.root} has no training pictures of {a_few(absent)}: they may be "
                 "forgotten; old pictures among the new ones prevent that"
             )
         try:
@@ -352,8 +353,8 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
         )
     if folder.classes != record.classes:
         raise BundleError(
-            f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
-            f"{', '.join(folder.classes)}"
+            f"{bundle.folder} knows the classes {_unlike(record.classes, folder.classes)}"
+            f"; {folder.root} has {_unlike(folder.classes, record.classes)}"
         )
     known_root = str(folder.root.resolve()) == record.split["root"]
     if data.drawn and not known_root:
@@ -377,6 +378,14 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
             f"training pictures could be in it: {changed} changed. Score on a folder of new "
             "pictures with --data.root"
         )
+
+
+def _unlike(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Returns classes as a list; of many those first that the others lack."""
+    known = set(others)
+    return a_few(
+        classes if len(classes) <= _FEW else sorted(classes, key=lambda c: c in known), _FEW
+    )
 
 
 def _ran_away(scores: Scores) -> str | None:

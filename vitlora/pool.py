@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from vitlora.checkpoint import Bundle, Record, load_bundle
-from vitlora.errors import BundleError, UsageError, nearest
+from vitlora.errors import BundleError, UsageError, a_few, nearest
 from vitlora.hardware import pick_device
 from vitlora.quantization import dequantize
 from vitlora.updates import Update, bundle_backbone, read_changes
@@ -186,8 +186,7 @@ class AdapterPool:
         if adapter is None:
             names = self.names
             raise UsageError(
-                f"no adapter is named '{name}'{nearest(name, names)}; loaded: "
-                f"{', '.join(names) or 'none'}"
+                f"no adapter is named '{name}'{nearest(name, names)}; loaded: {a_few(names)}"
             )
         return adapter
 

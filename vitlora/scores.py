@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import (
 from vitlora.intervals import Interval, macro_f1, macro_f1_interval, wilson
 
 _TOP = 3  # as many as predict shows
+_MOST_CLASSES, _WORST = 25, 15  # classes that are all listed; of more, so many
 _BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
 
@@ -164,24 +165,24 @@ class Scores:
             },
         }
 
+    def confusions(self, most: int) -> list[tuple[int, int, int]]:
+        """Returns the most frequent mistakes as (true class, predicted class, count).
+
+        Args:
+            most: How many at most.
+        """
+        wrong = self.confusion - torch.diag(self.confusion.diag())
+        order = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
+        pairs = [divmod(index, len(wrong)) for index in order]
+        return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
+
     def to_text(self) -> str:
-        """Returns the per-class table, the confusion matrix and the headline numbers."""
-        width = max(len(name) for name in (*self.classes, "class"))
-        lines = [f"{'class':<{width}}  precision  recall     f1  images"]
-        columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
-        for name, precision, recall, f1, support in columns:
-            lines.append(
-                f"{name:<{width}}      {precision:5.3f}   {recall:5.3f}  {f1:5.3f}  {support:6d}"
-            )
-        cell = max(len(str(int(self.confusion.max()))), len(str(len(self.classes))), 2)
-        header = " ".join(f"{index:>{cell}}" for index in range(1, len(self.classes) + 1))
-        lines += ["", f"{'confusion (row: true, column: predicted)':<{width + 4}}"]
-        lines.append(f"{'':<{width}}      {header}")
-        for index, (name, row) in enumerate(
-            zip(self.classes, self.confusion.tolist(), strict=True)
-        ):
-            cells = " ".join(f"{count:>{cell}}" for count in row)
-            lines.append(f"{name:<{width}}  {index + 1:>2}  {cells}")
+        """Returns the per-class table, the confusion matrix and the headline numbers.
+
+        Of many classes only the worst, and the most frequent mistakes in place of the matrix.
+        """
+        many = len(self.classes) > _MOST_CLASSES
+        lines = self._worst() if many else self._matrix()
         top = f"top-{_TOP} {self.top_k(_TOP):.3f}   " if len(self.classes) > _TOP else ""
         return "\n".join(
             [
@@ -193,6 +194,49 @@ class Scores:
                 f"loss {self.loss:.3f}   {self.images} images",
             ]
         )
+
+    def _table(self, most: int) -> list[str]:
+        """Returns a line for each class under a heading; of more than ``most`` the lowest F1."""
+        columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
+        rows = list(columns)
+        if len(rows) > most:  # those without images have no F1
+            rows = sorted((row for row in rows if row[4]), key=lambda row: row[3])[:most]
+        width = max(len(name) for name in (*(row[0] for row in rows), "class"))
+        lines = [f"{'class':<{width}}  precision  recall     f1  images"]
+        for name, precision, recall, f1, support in rows:
+            lines.append(
+                f"{name:<{width}}      {precision:5.3f}   {recall:5.3f}  {f1:5.3f}  {support:6d}"
+            )
+        return lines
+
+    def _worst(self) -> list[str]:
+        table, mistakes = self._table(_WORST), self.confusions(_WORST)
+        left_out = len(self.classes) - len(table) + 1
+        wrong = self.images - int(self.confusion.diag().sum())
+        rest = wrong - sum(count for _, _, count in mistakes)
+        names = self.classes
+        return [
+            f"the {len(table) - 1} classes with the lowest F1; {left_out:,} more are in --json and "
+            "'vitlora report'",
+            *table,
+            "",
+            f"the most frequent mistakes; {rest:,} of {wrong:,} are others",
+            *(f"{count:>5}  {names[t]} taken for {names[p]}" for t, p, count in mistakes),
+        ]
+
+    def _matrix(self) -> list[str]:
+        lines = self._table(len(self.classes))
+        width = max(len(name) for name in (*self.classes, "class"))
+        cell = max(len(str(int(self.confusion.max()))), len(str(len(self.classes))), 2)
+        header = " ".join(f"{index:>{cell}}" for index in range(1, len(self.classes) + 1))
+        lines += ["", f"{'confusion (row: true, column: predicted)':<{width + 4}}"]
+        lines.append(f"{'':<{width}}      {header}")
+        for index, (name, row) in enumerate(
+            zip(self.classes, self.confusion.tolist(), strict=True)
+        ):
+            cells = " ".join(f"{count:>{cell}}" for count in row)
+            lines.append(f"{name:<{width}}  {index + 1:>2}  {cells}")
+        return lines
 
 
 def _shown(interval: Interval) -> str:

@@ -176,7 +176,7 @@ def test_classes_choose_and_order_the_labels(tmp_path):
     ("classes", "error", "message"),
     [
         (["cat", "dgo"], UsageError, r"'dgo'.*did you mean 'dog'.*found: cat, dog"),
-        (["cat", "cat"], UsageError, r"names a class twice: cat, cat"),
+        (["cat", "cat"], UsageError, r"names a class twice: cat"),
         (["cat"], DataError, r"has 1 class folders \(cat\); expected at least 2"),
     ],
 )

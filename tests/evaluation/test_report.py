@@ -11,7 +11,6 @@ import torch
 
 from vitlora.evaluation.report import (
     axis,
-    confusions,
     learning_curves,
     least_sure,
     reliability,
@@ -95,13 +94,6 @@ def test_axis_of_one_value_has_a_length(value: float) -> None:
     assert 2 <= len(ticks) <= 7
     assert ticks[0] < ticks[-1]
     assert 0 <= axis([value]).at(value) <= 1
-
-
-def test_confusions_are_the_largest_off_the_diagonal() -> None:
-    counts = torch.tensor([[9, 0, 3], [5, 7, 0], [1, 0, 8]])
-    assert confusions(counts, 10) == [(1, 0, 5), (0, 2, 3), (2, 0, 1)]
-    assert confusions(counts, 1) == [(1, 0, 5)]
-    assert confusions(torch.diag(torch.tensor([3, 4])), 5) == []
 
 
 def test_mistakes_get_their_pictures_before_right_answers() -> None:

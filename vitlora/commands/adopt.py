@@ -26,7 +26,7 @@ from vitlora.checkpoint import (
     save_bundle,
 )
 from vitlora.command_line import CommandParser
-from vitlora.errors import BundleError, UsageError
+from vitlora.errors import BundleError, UsageError, a_few
 from vitlora.quantization import Quantization, Storage
 from vitlora.updates import read_changes
 
@@ -195,7 +195,7 @@ def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
         )
     if len(head) != len(classes):
         raise UsageError(
-            f"--classes names {len(classes)} classes ({', '.join(classes)}), but the adapter's "
+            f"--classes names {len(classes)} classes ({a_few(classes)}), but the adapter's "
             f"head has {len(head)} outputs"
         )
 

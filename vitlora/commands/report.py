@@ -105,7 +105,7 @@ class _Page:
                 zip(scores.classes, *(c.tolist() for c in scores.per_class()), strict=True)
             ),
             "matrix": scores.confusion.tolist() if small else None,
-            "confusions": numbers.confusions(scores.confusion, _MOST_PAIRS),
+            "confusions": scores.confusions(_MOST_PAIRS),
             "cells": self._cells(),
             "reliability": [
                 ("as the network says it", numbers.reliability(plain, self.right), self.plain),

@@ -17,7 +17,7 @@ from vitlora.data.groups import DUPLICATES, groups_of
 from vitlora.data.leaks import leak_notes
 from vitlora.data.loading import MORE_ROOM, SHARED, shared_memory, workers_in
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, a_few_lines
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
 _FAR = 0.05  # of all pictures, a split's share may be off by without a word
@@ -215,7 +215,7 @@ class FolderData(LightningDataModule):
             self._told = True
             print(
                 f"note: {SHARED} has {room / 1e6:.0f} MB free, too little for {workers} loader "
-                f"processes; {fit or 'none'} will load. {MORE_ROOM} gives it more",
+                f"processes; {fit or 'the main one'} will load. {MORE_ROOM} gives it more",
                 file=sys.stderr,
             )
         return fit
@@ -241,7 +241,7 @@ class FolderData(LightningDataModule):
         samples = self.folder.splits[split]
         prints, problems = fingerprints(sample.path for sample in samples)
         self._prints |= prints
-        listed = "\n  ".join(problems.values())
+        listed = a_few_lines(list(problems.values()))
         if problems and not self.skip_unreadable:
             raise DataError(
                 f"{len(problems)} of {len(samples)} {split} pictures cannot be read:\n  {listed}\n"

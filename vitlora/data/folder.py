@@ -12,7 +12,7 @@ from typing import Any
 
 from vitlora.data.images import is_image_file
 from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
-from vitlora.errors import DataError, UsageError, nearest
+from vitlora.errors import DataError, UsageError, a_few, nearest
 
 SPLITS = ("train", "val", "test")
 
@@ -224,30 +224,31 @@ def _class_names(
     if wanted is not None:
         names = [unicodedata.normalize("NFC", name) for name in wanted]
         if len(set(names)) != len(names):
-            raise UsageError(f"data.classes names a class twice: {', '.join(names)}")
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            raise UsageError(f"data.classes names a class twice: {a_few(twice)}")
         if names[: len(known)] != list(known):
             raise UsageError(
-                f"data.classes is {', '.join(names)}; expected it to begin with the classes known "
-                f"already, in their order: {', '.join(known)}. Add new ones behind, or leave it out"
+                f"data.classes is {a_few(names)}; expected it to begin with the classes known "
+                f"already, in their order: {a_few(known)}. Add new ones behind, or leave it out"
             )
         for name in names[len(known) :]:
             if name not in everywhere:
                 raise UsageError(
                     f"data.classes has '{name}', which is no folder under {root}"
-                    f"{nearest(name, everywhere)}; found: {', '.join(everywhere) or 'none'}"
+                    f"{nearest(name, everywhere)}; found: {a_few(everywhere)}"
                 )
     else:
         names = [*known, *(name for name in everywhere if name not in known)]
     for part, found in present.items():
         where = root if part == "all" else root / part
         if known and not found & set(names):
-            raise DataError(f"{where} has no class folders; expected some of {', '.join(names)}")
+            raise DataError(f"{where} has no class folders; expected some of {a_few(names)}")
         for name in names[len(known) :]:
             if name not in found:
                 raise DataError(f"{where} has no class folder '{name}', but other splits do")
     if len(names) < 2:
         raise DataError(
-            f"{root} has {len(names)} class folders ({', '.join(names) or 'none'}); expected at "
+            f"{root} has {len(names)} class folders ({a_few(names)}); expected at "
             "least 2, each holding the pictures of one class"
         )
     return tuple(names)

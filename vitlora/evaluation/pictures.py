@@ -8,7 +8,7 @@ from pathlib import Path
 from vitlora.checkpoint import Bundle, is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import SPLITS, Sample, class_name
-from vitlora.errors import BundleError, DataError, nearest
+from vitlora.errors import BundleError, DataError, a_few, nearest
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ def _check_classes(bundle: Bundle, root: Path) -> list[str]:
         if name not in found:
             raise DataError(
                 f"{root} has no class folder '{name}'{nearest(name, strangers)}; {bundle.folder} "
-                f"knows {', '.join(bundle.record.classes)}, and needs pictures of each"
+                f"knows {a_few(bundle.record.classes)}, and needs pictures of each"
             )
     if not strangers:
         return []
-    names = ", ".join(strangers)
+    names = a_few(strangers)
     return [f"Left out, because the bundle does not know these classes: {names}."]

@@ -136,19 +136,6 @@ def axis(values: Sequence[float], least: float = 0.0) -> Axis:
     return Axis(tuple(round(step * n, 12) for n in range(first, last + 1)))
 
 
-def confusions(confusion: torch.Tensor, most: int) -> list[tuple[int, int, int]]:
-    """Returns the most frequent mistakes as (true class, predicted class, count).
-
-    Args:
-        confusion: ``(C, C)`` counts, row = true class.
-        most: How many at most.
-    """
-    wrong = confusion - torch.diag(confusion.diag())
-    order = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
-    pairs = [divmod(index, len(confusion)) for index in order]
-    return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
-
-
 def shown_in_cells(
     labels: Sequence[int], predicted: Sequence[int], confidence: Sequence[float], most: int
 ) -> dict[tuple[int, int], list[int]]:
