@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import sys
 import unicodedata
 from collections import Counter
 
 import pytest
 
 from vitlora.data.folder import read_folder, split_record
+from vitlora.data.survey import survey
 from vitlora.errors import DataError, UsageError
 
 CAFE = "Conservas de café"
@@ -233,3 +236,27 @@ def test_record_tells_how_a_drawn_split_can_be_drawn_again(tmp_path):
     again = read_folder(record["root"]).split(**record["drawn"])
     assert {part: again.digest(part) for part in again.splits} == record["digests"]
     assert "drawn" not in split_record(drawn, digests, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_file_whose_name_is_not_utf_8_is_split_and_hashed(tmp_path):
+    empty_files(tmp_path, {"cat": 4, "dog": 4})
+    plain = read_folder(tmp_path).split(0.25, 0.0, 0)
+    (tmp_path / "cat" / "000.jpg").rename(tmp_path / "cat" / os.fsdecode(b"caf\xe9.jpg"))
+    folder = read_folder(tmp_path)
+    split = folder.split(0.25, 0.0, 0)
+    assert split.counts("train") == [3, 3]
+    assert {split.digest(part) for part in split.splits}.isdisjoint(
+        plain.digest(part) for part in ["train"]
+    )
+    assert folder.grouping_digest(range(8))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_class_folder_whose_name_is_not_utf_8_is_refused_with_what_to_type(tmp_path):
+    empty_files(tmp_path, {"cat": 2, "dog": 2})
+    (tmp_path / "cat").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match=r"class folder 'caf\\xe9' .* not UTF-8; rename it: mv"):
+        read_folder(tmp_path)
+    with pytest.raises(DataError, match=r"class folder 'caf\\xe9' .* not UTF-8; rename it: mv"):
+        survey(tmp_path)

@@ -59,6 +59,6 @@ def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
     for name, *numbers in table:
         lines.append(f"{name:<{width}}  " + "  ".join(f"{number:>6}" for number in numbers))
     if len(folder.classes) > _MOST_CLASSES:
-        lines.append(f"and {left_out:,} larger ones")
+        lines.append(f"and {left_out:,} more classes")
     totals = "  ".join(f"{sum(numbers):>6}" for numbers in counts)
     return "\n".join([*lines, f"{'total':<{width}}  {totals}", ""])
