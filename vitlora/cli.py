@@ -127,10 +127,11 @@ class VitloraCLI(LightningCLI):
             raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
         quantization = self.model.storage.quantization
         if self.trainer.checkpoint_callbacks and quantization != "none":
+            name = type(self.trainer.checkpoint_callbacks[0]).__name__
             raise UsageError(
-                f"trainer.enable_checkpointing and ModelCheckpoint keep the whole network, which "
-                f"cannot be read back with model.quantization {quantization}; leave them out: the "
-                "bundle keeps the best epoch"
+                f"{name} (trainer.enable_checkpointing) keeps the whole network, which cannot be "
+                f"read back with model.quantization {quantization}; leave it out: the bundle keeps "
+                "the best epoch"
             )
         output = Path(config.output or "checkpoints/run")
         parent = config["from"] and load_bundle(config["from"])
@@ -315,9 +316,8 @@ def _stopped_by_callbacks() -> Iterator[None]:
         yield
     except TrainingSpikeException as spike:
         raise VitloraError(
-            f"trainer.callbacks: SpikeDetection stopped training at batch {spike.batch_idx + 1} of "
-            "an epoch; the best epoch before, if there was one, is kept. Lower model.lr, or leave "
-            "the callback out"
+            f"trainer.callbacks: SpikeDetection stopped training ({spike}); the best epoch before, "
+            "if there was one, is kept. Lower model.lr, or leave the callback out"
         ) from None
     except RuntimeError as error:
         if not str(error).startswith("Early stopping conditioned on metric"):

@@ -29,7 +29,7 @@ def test_fewer_processes_load_where_there_is_no_room_and_a_line_says_so(
     make_folder, tmp_path, monkeypatch, capsys
 ):
     data = FolderData(str(make_folder(tmp_path, count=8)), batch_size=2, num_workers=4)
-    data.preprocessing = Preprocessing(32, 1.0, (0.5,) * 3, (0.5,) * 3)
+    data.preprocessing = Preprocessing(32, 1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     bytes_of_one = 2 * 3 * 32 * 32 * 4
     monkeypatch.setattr(datamodule, "shared_memory", lambda: 4 * bytes_of_one)
     assert data.train_dataloader().num_workers == 1

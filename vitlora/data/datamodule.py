@@ -210,7 +210,9 @@ class FolderData(LightningDataModule):
             batch: Bytes of one.
         """
         room = shared_memory()
-        fit = workers if room is None else min(workers, workers_in(room, batch))
+        if room is None:
+            return workers
+        fit = min(workers, workers_in(room, batch))
         if fit < workers and not self._told:
             self._told = True
             print(

@@ -192,5 +192,5 @@ def _on_its_own(plugins: Any) -> list[Any]:
     given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
     if any(isinstance(plugin, ClusterEnvironment) for plugin in given):
         return list(given)
-    rank_zero_only.rank = 0
+    rank_zero_only.rank = 0  # pyright: ignore[reportFunctionMemberAccess]
     return [*given, LightningEnvironment()]
