@@ -147,7 +147,8 @@ def _find_files(command: str, options: list[str]) -> list[str]:
             # the bundle's split may be changed by a config, its network by nothing
             given = {k: v for run in runs for k, v in _mapping(run, "model").items()}
             inherited = options_of(bundle, given, names)
-            options = [*split_of(bundle), *options[:words], *inherited, *options[words:]]
+            drawn = [w for k, v in split_of(bundle).items() for w in (f"--data.{k}", _plain(v))]
+            options = [*drawn, *options[:words], *inherited, *options[words:]]
         return ["--output", str(Path("checkpoints") / name), *options]
     if "--from" in names or "--old_data" in names:
         raise UsageError(f"--from and --old-data belong to fit, not to {command}")

@@ -23,6 +23,7 @@ from safetensors.torch import save as dump_tensors
 from vitlora import __version__
 from vitlora.confidence import Confidence, Reference
 from vitlora.data.preprocessing import Preprocessing
+from vitlora.data.usage import Usage
 from vitlora.errors import BundleError
 from vitlora.quantization import Storage
 
@@ -32,8 +33,9 @@ TENSORS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 RUN_CONFIG = "config.yaml"
 REFERENCE = "reference.safetensors"
+PICTURES = "pictures.safetensors"
 CARD = "README.md"
-FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, CARD)
+FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Bundle:
         tensors: Adapter and head, on the CPU.
         peft: What ``adapter_config.json`` says; None where the bundle has no LoRA.
         reference: Where the training pictures lie; None where ``record.confidence`` is.
+        usage: What training did with which picture; None in older bundles and adopted ones.
     """
 
     folder: Path
@@ -90,6 +93,7 @@ class Bundle:
     tensors: dict[str, torch.Tensor]
     peft: dict[str, Any] | None
     reference: Reference | None = None
+    usage: Usage | None = None
 
     @property
     def weights(self) -> str | None:
@@ -120,6 +124,7 @@ def save_bundle(
     run_config: str,
     card: str | None = None,
     reference: Reference | None = None,
+    usage: Usage | None = None,
 ) -> None:
     """Writes a bundle; whatever interrupts that, the folder still loads as the old one or the new.
 
@@ -135,6 +140,7 @@ def save_bundle(
         run_config: The resolved run as YAML.
         card: The model card, Markdown, if there is to be one.
         reference: Where the training pictures lie, if that is known.
+        usage: What training did with which picture, if that is known.
     """
     files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
     if peft is not None:
@@ -142,6 +148,8 @@ def save_bundle(
     files[RUN_CONFIG] = run_config.encode()
     if reference is not None:
         files[REFERENCE] = dump_tensors(reference.tensors())
+    if usage is not None:
+        files[PICTURES] = usage.to_bytes()
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     fields = {"format": FORMAT, **asdict(record), "files": sums}
     if record.parent is None:
@@ -177,6 +185,7 @@ def load_bundle(folder: str | Path) -> Bundle:
         reference = (
             None if learnt is None else Reference.from_tensors(load_tensors(contents[REFERENCE]))
         )
+        usage = Usage.from_bytes(contents[PICTURES]) if PICTURES in contents else None
         names = Record.__dataclass_fields__.keys() - {"confidence", "parent"}
         record = Record(
             **{
@@ -196,7 +205,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     problem = _malformed(record, peft)
     if problem:
         raise BundleError(f"{folder} is no bundle of vitlora's: {problem}; train again")
-    return Bundle(folder, record, tensors, peft, reference)
+    return Bundle(folder, record, tensors, peft, reference, usage)
 
 
 def _list(value: Any) -> list[Any]:
@@ -274,7 +283,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{folder} is a bundle of format {fields.get('format')!r}; this vitlora reads format "
             f"{FORMAT}. Install a newer vitlora"
         )
-    known = {TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE}
+    known = {TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES}
     files = fields.get("files")
     if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - known:
         raise BundleError(f"{folder / RECORD} was changed after it was written; train again")

@@ -21,6 +21,7 @@ from vitlora.checkpoint import Bundle, bundle_bytes, bundle_digest, load_bundle
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
+from vitlora.data.usage import Usage
 from vitlora.errors import (
     BundleError,
     DataError,
@@ -31,6 +32,7 @@ from vitlora.errors import (
 )
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
+from vitlora.evaluation.pictures import at_home, seen, settle, usage_of
 from vitlora.files import write_json
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
@@ -193,13 +195,25 @@ class VitloraCLI(LightningCLI):
     def _go_on(self, parent: Bundle) -> Memory | None:
         """Starts from a bundle, and asks it about its old pictures before anything is trained."""
         start(self.model, parent)
-        print(f"goes on from {parent.folder}")
+        print(f"goes on from {parent.folder}{self._follow(parent)}")
         folder, old = self.datamodule.folder, self.config.fit.old_data
         counts = zip(folder.classes, folder.counts("train"), strict=True)
         if absent := [name for name, count in counts if not count]:
             _note(
                 f"{folder.root} has no training pictures of {', '.join(absent)}: they may be "
                 "forgotten; old pictures among the new ones prevent that"
+            )
+        unseen = [
+            name
+            for name, trained, held in zip(
+                folder.classes, folder.counts("train"), folder.counts("val"), strict=True
+            )
+            if trained and not held
+        ]
+        if unseen:
+            _note(
+                f"{folder.root} has no validation pictures of {', '.join(unseen)}: the score says "
+                "nothing about them"
             )
         try:
             return remember(parent, self._merged(parent), folder.splits.get("train", []), old)
@@ -208,6 +222,20 @@ class VitloraCLI(LightningCLI):
                 raise
             _note(f"{error}; pass --old-data DIR to measure what is forgotten")
             return None
+
+    def _follow(self, parent: Bundle) -> str:
+        """Keeps held out what a bundle held out; returns what became of the pictures."""
+        before, data = usage_of(parent), self.datamodule
+        if before is not None:
+            return f": {data.follow(before)}"
+        data.before = Usage(whole=False)
+        digests = parent.record.split["digests"]
+        if any(data.digest(split) != digests[split] for split in digests):
+            _note(
+                f"{parent.folder} does not record which pictures it was trained on, and its folder "
+                "is gone or has changed: some may be validated on now, and their score flatters"
+            )
+        return ""
 
     def validate(self, model: Classifier, datamodule: FolderData) -> None:
         """Scores a bundle on the validation split."""
@@ -224,7 +252,17 @@ class VitloraCLI(LightningCLI):
         if target not in (None, "-") and Path(target).is_dir():
             raise UsageError(f"--json '{target}' is a folder; expected a file")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
-        _check_fits(bundle, model, data, split)
+        _check_fits(bundle, model, data)
+        if note := settle(bundle, data, split):
+            _note(note)
+        known = seen(bundle, data.folder.splits.get(split, ()))
+        for line in known.notes(split):
+            print(f"warning: {line}", file=sys.stderr)
+        if known.trained is None and data.drawn and not at_home(bundle, data):
+            _note(
+                f"{data.folder.root} is not the folder of training; if it is a copy of it, "
+                "training pictures may be among those scored"
+            )
         model.network = trained_network(model.backbone, bundle, self.trainer.strategy.root_device)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
@@ -235,7 +273,7 @@ class VitloraCLI(LightningCLI):
             print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
         if target:
             about = {"checkpoint": str(bundle.folder), "split": split}
-            write_json({**about, **scores.to_json()}, target)
+            write_json({**about, **scores.to_json(), **known.to_json()}, target)
 
     def _run_config(self) -> str:
         return self._parser("fit").dump(self.config.fit, skip_link_targets=True, format="yaml")
@@ -362,7 +400,7 @@ def _nearest_key(key: str) -> str:
     return f" (did you mean '{ends.get(end, end)}'?)" if end else ""
 
 
-def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
+def _check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
     record, folder = bundle.record, data.folder
     if model.backbone.preprocessing != record.preprocessing:
         raise BundleError(
@@ -374,28 +412,6 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
         raise BundleError(
             f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
             f"{', '.join(folder.classes)}"
-        )
-    known_root = str(folder.root.resolve()) == record.split["root"]
-    if data.drawn and not known_root:
-        anew = "; its splits were pooled and drawn anew (data.resplit)" if data.resplit else ""
-        _note(
-            f"{folder.root} is not the folder of training; if it is a copy of it, training "
-            f"pictures may be among those scored{anew}"
-        )
-    if known_root and "drawn" in record.split and not data.drawn:
-        raise BundleError(
-            f"training drew its splits from {folder.root} by a seed, and now they are found as "
-            "folders, so training pictures could be among those scored: leave out data.resplit, or "
-            "score on a folder of new pictures with --data.root"
-        )
-    drawn_here = data.drawn and known_root and split in folder.splits
-    if drawn_here and data.digest(split) != record.split["digests"].get(split):
-        regrouped = "train" in folder.splits and data.grouping != record.split.get("grouping")
-        changed = "the groups of data.groups" if regrouped else "the folder or the split's options"
-        raise BundleError(
-            f"the {split} split drawn from {folder.root} is not the one held out in training, so "
-            f"training pictures could be in it: {changed} changed. Score on a folder of new "
-            "pictures with --data.root"
         )
 
 

@@ -14,6 +14,7 @@ from vitlora.data.images import is_image_file
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.answers import answer
 from vitlora.evaluation.drift import FEW, Drift, Shift, compare
+from vitlora.evaluation.pictures import seen
 from vitlora.files import write_json
 from vitlora.hardware import pick_device
 from vitlora.updates import merged_network
@@ -52,12 +53,16 @@ def main(args: Sequence[str] | None = None) -> int:
     answers = answer(network, samples, bundle.record.preprocessing)
     for line in answers.unreadable.values():
         print(f"drift: {line}", file=sys.stderr)
+    known_ones = seen(bundle, samples)
     drift = compare(answers, bundle.record, known, reference)
+    for line in known_ones.notes("all"):
+        print(f"warning: {line}", file=sys.stderr)
     if options.json != "-":
         print(_text(drift, root, options.checkpoint, len(answers.unreadable)))
     if options.json:
         fields = _fields(drift, {str(path): why for path, why in answers.unreadable.items()})
-        write_json({"checkpoint": str(bundle.folder), "data": str(root), **fields}, options.json)
+        about = {"checkpoint": str(bundle.folder), "data": str(root)}
+        write_json({**about, **fields, **known_ones.to_json()}, options.json)
     return 0
 
 

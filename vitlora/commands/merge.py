@@ -21,7 +21,7 @@ from vitlora.checkpoint import RECORD, Bundle, load_bundle
 from vitlora.command_line import CommandParser
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
-from vitlora.evaluation.pictures import folder_of
+from vitlora.evaluation.pictures import folder_of, seen, settle
 from vitlora.hardware import pick_device
 from vitlora.quantization import Storage, dequantize
 from vitlora.updates import Update, bundle_backbone, merge_into, read_changes
@@ -160,7 +160,12 @@ def _check_free(out: Path, proof_file: Path) -> None:
 def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     """Returns the validation split of training, or that of another folder."""
     data, record = folder_of(bundle, root), bundle.record
-    if data.digest("val") != record.split["digests"].get("val"):
+    note = settle(bundle, data, "val") if bundle.usage is not None else None
+    if (
+        note is None
+        and not data.recalled
+        and data.digest("val") != record.split["digests"].get("val")
+    ):
         if root is None:
             groups = (
                 ", or data.groups changed" if record.split.get("drawn", {}).get("groups") else ""
@@ -170,7 +175,11 @@ def _pictures(bundle: Bundle, root: str | None) -> FolderData:
                 f"were added, removed or renamed{groups}; pass --data DIR, a folder with pictures "
                 "of the same classes"
             )
-        print(f"note: these are not the validation pictures of training: {root}")
+        note = f"these are not the validation pictures of training: {root}"
+    if note:
+        print(f"note: {note}")
+    for line in seen(bundle, data.folder.splits.get("val", ())).notes("val"):
+        print(f"warning: {line}")
     data.setup("validate")
     return data
 

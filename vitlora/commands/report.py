@@ -1,6 +1,7 @@
 """The ``report`` command: how good a bundle is, as one offline HTML page."""
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -12,12 +13,11 @@ import torch
 from vitlora import __version__
 from vitlora.checkpoint import RUN_CONFIG, Bundle, is_bundle, load_bundle
 from vitlora.command_line import CommandParser
-from vitlora.data.folder import Sample
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import UsageError
 from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.figures import Figure, looked_at, thumbnail
-from vitlora.evaluation.pictures import Pictures, copies, find_pictures, folder_of
+from vitlora.evaluation.pictures import Pictures, find_pictures
 from vitlora.files import write_whole
 from vitlora.hardware import pick_device
 from vitlora.page import render
@@ -59,12 +59,14 @@ def main(args: Sequence[str] | None = None) -> int:
     values = {
         **page.values(),
         **page.looked_at(network, device),
-        **_problems(bundle, pictures, answers.unreadable),
+        **_problems(pictures, answers.unreadable),
         "command": shlex.join(["vitlora", "report", *words]),
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     write_whole(out, render("report.html", **values))
     print(_summary(page.scores))
+    for line in pictures.seen.notes(pictures.split):
+        print(f"warning: {line}", file=sys.stderr)
     print(f"report   {out}  ({out.stat().st_size:,} bytes)")
     return 0
 
@@ -156,32 +158,20 @@ class _Page:
         )
 
 
-def _problems(bundle: Bundle, pictures: Pictures, unread: Mapping[Path, str]) -> dict[str, Any]:
+def _problems(pictures: Pictures, unread: Mapping[Path, str]) -> dict[str, Any]:
     """Returns what is wrong with the pictures: for each problem a line and the files it is about.
 
     And whether the pictures of training were there to compare with.
     """
-    training = _training_pictures(bundle, pictures)
-    known = [str(path) for path in copies(pictures.samples, training)]
-    found = []
+    seen, found = pictures.seen, []
     if unread:
         count = _count(len(unread), "picture cannot", "pictures cannot")
         found.append((f"{count} be read and so not be scored", list(unread.values())))
-    if known:
-        count = _count(len(known), "picture is", "pictures are")
-        line = f"{count}, byte for byte, among the training pictures too; the scores flatter"
-        found.append((line, known))
-    return {"compared": bool(training), "problems": [(line, _some(files)) for line, files in found]}
-
-
-def _training_pictures(bundle: Bundle, pictures: Pictures) -> list[Sample]:
-    """Returns what training saw; nothing where its folder is gone, or is what was scored."""
-    if pictures.split == "train":
-        return []
-    try:
-        return folder_of(bundle).folder.splits.get("train", [])
-    except (DataError, UsageError):
-        return []
+    known = [*(seen.trained or ()), *(seen.validated if pictures.split != "val" else ())]
+    for index, line in enumerate(seen.notes(pictures.split)):
+        found.append((f"{line[0].upper()}{line[1:]}", [] if index else [str(p) for p in known]))
+    compared = seen.trained is not None and pictures.split != "train"
+    return {"compared": compared, "problems": [(line, _some(files)) for line, files in found]}
 
 
 def _count(number: int, one: str, many: str) -> str:

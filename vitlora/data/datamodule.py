@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,11 @@ from torch.utils.data import DataLoader
 from vitlora.data.augmentation import Augmentation, Recipe
 from vitlora.data.dataset import Batches, ImageDataset, Views, seed_worker
 from vitlora.data.duplicates import Fingerprint, fingerprints
-from vitlora.data.folder import Folder, read_folder, split_record
+from vitlora.data.folder import SPLITS, Folder, Sample, read_folder, split_record
 from vitlora.data.groups import DUPLICATES, groups_of
 from vitlora.data.leaks import leak_notes
 from vitlora.data.preprocessing import Preprocessing
+from vitlora.data.usage import Usage, content_of, contents, used, with_copies
 from vitlora.errors import DataError, UsageError
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
@@ -95,7 +97,8 @@ class FolderData(LightningDataModule):
                 f"{option}: {found.root} is split into {parts} already; set data.resplit true to "
                 f"pool them and split anew, or {option.split()[0]} null to take them as they are"
             )
-        self.folder = self._split(found.pooled(), groups) if self.drawn else found
+        self._found, self._groups = found.pooled() if self.drawn else found, None
+        self.folder = self._split(self._found, groups) if self.drawn else found
         self._digests = {split: self.folder.digest(split) for split in self.folder.splits}
         self.batch_size = batch_size
         self.augment: Recipe = augment
@@ -104,6 +107,9 @@ class FolderData(LightningDataModule):
         )
         self.skip_unreadable = skip_unreadable
         self.preprocessing: Preprocessing | None = None
+        self.recalled = False
+        self.before = Usage()
+        self._contents: dict[Path, bytes] = {}
         self._checked: set[str] = set()
         self._prints: dict[Path, Fingerprint] = {}
         self._compared = False
@@ -123,6 +129,103 @@ class FolderData(LightningDataModule):
     def digest(self, split: str) -> str | None:
         """Returns the digest of a split as it lies in the folder, unreadable pictures included."""
         return self._digests.get(split)
+
+    def usage(self) -> Usage:
+        """Returns what pictures are used for, those of the trainings this one goes on from too."""
+        splits = self.folder.splits
+        known = self._known(sample for samples in splits.values() for sample in samples)
+        now = {
+            split: [known[s.path] for s in samples if s.path in known]
+            for split, samples in splits.items()
+        }
+        return self.before.joined(used(now))
+
+    def follow(self, before: Usage) -> str:
+        """Leaves each picture, by its content, on the side that earlier trainings had it on.
+
+        What was held out stays held out, what was trained on is never scored, and only new pictures
+        are drawn. Where the folder is split already, what stands on the wrong side is left out.
+
+        Args:
+            before: Of the bundle that training goes on from.
+
+        Returns:
+            What became of the pictures, in a line.
+
+        Raises:
+            DataError: Nothing is left to train on, or to validate on.
+        """
+        self.before = before
+        samples = [sample for some in self._found.splits.values() for sample in some]
+        known = self._known(samples)
+        sides = {s.path: before.side(known.get(s.path)) for s in samples}
+        settled = {path: side for path, side in sides.items() if side is not None}
+        if not self.drawn:
+            parts = self._found.splits.items()
+            self._take(
+                {
+                    part: [s for s in some if _fits(settled.get(s.path), part)]
+                    for part, some in parts
+                }
+            )
+        elif self._draw["test"] != 1:
+            groups = range(len(samples)) if self._groups is None else self._groups
+            groups = with_copies(groups, [known.get(s.path) for s in samples])
+            draw = {key: value for key, value in self._draw.items() if key != "groups"}
+            self._take(self._found.split(**draw, groups=groups, known=settled).splits)
+        kept = {sample.path for some in self.folder.splits.values() for sample in some}
+        lost = [side for path, side in settled.items() if path not in kept]
+        for line in _left_out(lost, self.drawn):
+            print(f"note: {line}", file=sys.stderr)
+        for part, what in (("train", "train on"), ("val", "validate on")):
+            wanted = self._draw["test"] != 1 if self.drawn else part in self._found.splits
+            if wanted and part not in self.folder.splits:
+                why = "held out" if part == "train" else "was trained on"
+                raise DataError(
+                    f"{self.folder.root} has no picture left to {what}: the bundle that training "
+                    f"goes on from {why} all of them; add pictures that it does not know"
+                )
+        stay, new = len(settled) - len(lost), len(samples) - len(settled)
+        return f"{stay:,} pictures stay on the side they were on, {new:,} are new"
+
+    def recall(self, before: Usage, least: float) -> int | None:
+        """Puts back the splits of a training by the contents of its pictures; others are left out.
+
+        Args:
+            before: Of the training.
+            least: Share of the pictures that must be known, in ``[0, 1]``; else nothing is done.
+
+        Returns:
+            How many pictures are left out since they are new; None if nothing was done.
+        """
+        samples = [sample for some in self._found.splits.values() for sample in some]
+        known = self._known(samples)
+        splits: dict[str, list[Sample]] = {}
+        for sample in sorted(samples, key=self.folder.name):
+            if (side := before.side(known.get(sample.path))) is not None:
+                splits.setdefault(side, []).append(sample)
+        new = len(samples) - sum(map(len, splits.values()))
+        if not splits or len(samples) - new < least * len(samples):
+            return None
+        self._take(splits)
+        self.recalled = True
+        return new
+
+    def leave_out(self, before: Usage, split: str, digest: str) -> None:
+        """Leaves out of a split what does not belong there, if that makes it a training's split.
+
+        So did the training: what the trainings before it had on another side was left out.
+
+        Args:
+            before: Of the training.
+            split: ``train``, ``val`` or ``test``.
+            digest: Of the training's split.
+        """
+        samples = self.folder.splits.get(split, [])
+        known = self._known(samples)
+        kept = [s for s in samples if _fits(before.side(known.get(s.path)), split)]
+        if Folder(self.folder.root, self.folder.classes, {split: kept}).digest(split) == digest:
+            self._take({**self.folder.splits, split: kept})
 
     def setup(self, stage: str) -> None:
         """Checks that the pictures of a stage can be read, and takes the model's preprocessing.
@@ -177,12 +280,25 @@ class FolderData(LightningDataModule):
         """Returns the pictures split as asked; what the draw needs besides is recorded."""
         if source is None or self._draw["test"] == 1:
             return pool.split(**self._draw)
-        groups = groups_of(pool, source)
+        self._groups = groups = groups_of(pool, source)
         folder = pool.split(**self._draw, groups=groups)
         _note_shares(folder, self._draw)
         self.grouping = pool.grouping_digest(groups)
         self._draw["groups"] = source if source == DUPLICATES else str(Path(source).resolve())
         return folder
+
+    def _take(self, splits: dict[str, list[Sample]]) -> None:
+        """Replaces the splits; those left empty go."""
+        splits = {split: splits[split] for split in SPLITS if splits.get(split)}
+        self.folder = Folder(self.folder.root, self.folder.classes, splits)
+        self._digests = {split: self.folder.digest(split) for split in splits}
+        self._checked.clear()
+
+    def _known(self, samples: Iterable[Sample]) -> dict[Path, bytes]:
+        """Returns by which contents pictures are known; each file is read once."""
+        paths = {sample.path for sample in samples}
+        self._contents |= contents(paths - self._contents.keys())
+        return self._contents
 
     def _loader(
         self, dataset: ImageDataset | Views, shuffle: bool, again: bool = True
@@ -219,6 +335,7 @@ class FolderData(LightningDataModule):
         samples = self.folder.splits[split]
         prints, problems = fingerprints(sample.path for sample in samples)
         self._prints |= prints
+        self._contents |= {path: content_of(one.digest) for path, one in prints.items()}
         listed = "\n  ".join(problems.values())
         if problems and not self.skip_unreadable:
             raise DataError(
@@ -250,6 +367,31 @@ class FolderData(LightningDataModule):
             )
         self._prints = {}
         self._compared = True
+
+
+def _fits(side: str | None, split: str) -> bool:
+    """Returns whether a split may hold a picture of that side: none trained on is scored."""
+    return side is None or (side == "train") == (split == "train")
+
+
+def _left_out(sides: Sequence[str], drawn: bool) -> Iterator[str]:
+    """Yields what to say of pictures that found no place, by the sides they were on."""
+    trained = sum(side == "train" for side in sides)
+    if trained:
+        yield (
+            f"{_counted(trained)} left out of val/ and test/: the bundle that training goes on "
+            "from was trained on them"
+        )
+    if held := len(sides) - trained:
+        but = "their groups hold some it was trained on" if drawn else "lie in train/ now"
+        yield (
+            f"{_counted(held)} left out: they were held out from the bundle that training goes on "
+            f"from, and stay so, but {but}"
+        )
+
+
+def _counted(pictures: int) -> str:
+    return "1 picture is" if pictures == 1 else f"{pictures:,} pictures are"
 
 
 def _check_shares(val: float, test: float, folds: int | None, fold: int) -> None:

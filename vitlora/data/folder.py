@@ -4,7 +4,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,16 @@ from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
 from vitlora.errors import DataError, UsageError, nearest
 
 SPLITS = ("train", "val", "test")
+# what a bundle's record says of a draw -> the option under ``data`` that asked for it
+DRAW = {
+    "val": "val_fraction",
+    "test": "test_fraction",
+    "seed": "split_seed",
+    "groups": "groups",
+    "resplit": "resplit",
+    "folds": "folds",
+    "fold": "fold",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class Folder:
         groups: Sequence[int] | None = None,
         folds: int | None = None,
         fold: int = 0,
+        known: Mapping[Path, str] | None = None,
     ) -> "Folder":
         """Returns class folders divided into train, val and (where ``test`` > 0) test.
 
@@ -77,28 +88,37 @@ class Folder:
                 None where every picture stands for itself.
             folds: Divide what is not for testing into so many parts of equal size.
             fold: The part to validate on, ``0 <= fold < folds``; the others are for training.
+            known: ``train``, ``val`` or ``test`` for pictures whose side is settled; the others of
+                their group go with them, and the rest is drawn. A held-out picture whose group was
+                trained on has no place and is left out.
 
         Raises:
             DataError: A class has too few pictures, or groups, to have one in each split.
         """
-        samples, counts = self.splits["all"], self.counts("all")
+        samples = self.splits["all"]
         if test == 1:
             return Folder(self.root, self.classes, {"test": samples})
+        whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
+        splits, whole = _settled(whole, known or {})
+        sizes = [Counter(sample.label for sample in group) for group in whole]
+        total = sum(sizes, Counter[int]())
+        counts = [total[label] for label in range(len(self.classes))]
         if folds is None:
-            parts, wanted = wanted_shares(counts, val, test)
+            placed = Folder(self.root, self.classes, splits)
+            there = {part: placed.counts(part) for part in SPLITS} if known else None
+            parts, wanted = wanted_shares(counts, val, test, there)
         else:
             parts, wanted = wanted_folds(counts, folds, fold, test)
-        whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
-        sizes = [Counter(sample.label for sample in group) for group in whole]
         into = "train, val and test"
         if folds is not None:
             into = f"{folds} folds" + (" and test" if test else "")
-        self._check_enough(wanted, sizes, into)
+        if not known:
+            self._check_enough(wanted, sizes, into)
         dealt: list[list[Sample]] = [[] for _ in parts]
         for group, side in zip(whole, deal(sizes, wanted), strict=True):
             dealt[side] += group
-        self._check_everywhere(dealt, into)
-        splits: dict[str, list[Sample]] = {part: [] for part in SPLITS}
+        if not known:
+            self._check_everywhere(dealt, into)
         for part, some in zip(parts, dealt, strict=True):
             splits[part] += some
         splits = {part: sorted(s, key=self.name) for part, s in splits.items() if s}
@@ -163,6 +183,22 @@ class Folder:
         """Returns a picture's path below the root, with forward slashes (NFC)."""
         # a Mac writes "é" as two characters where Linux writes one: the name must not depend on it
         return unicodedata.normalize("NFC", sample.path.relative_to(self.root).as_posix())
+
+
+def _settled(
+    whole: Sequence[list[Sample]], known: Mapping[Path, str]
+) -> tuple[dict[str, list[Sample]], list[list[Sample]]]:
+    """Returns the pictures of groups whose side is settled, by split, and the other groups."""
+    splits: dict[str, list[Sample]] = {part: [] for part in SPLITS}
+    others = []
+    for group in whole:
+        sides = {known[sample.path] for sample in group if sample.path in known}
+        side = next((part for part in SPLITS if part in sides), None)
+        if side is None:
+            others.append(group)
+            continue
+        splits[side] += [s for s in group if side != "train" or known.get(s.path, side) == side]
+    return splits, others
 
 
 def read_folder(

@@ -89,6 +89,7 @@ def calibrate(
         (bundle.folder / RUN_CONFIG).read_text("utf-8"),
         card.read_text("utf-8") if card.exists() else None,
         reference,
+        bundle.usage,
     )
     return load_bundle(bundle.folder)
 

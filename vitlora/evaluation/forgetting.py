@@ -13,7 +13,7 @@ from vitlora.data.folder import Sample
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, VitloraError
 from vitlora.evaluation.answers import Answers, answer
-from vitlora.evaluation.pictures import copies, folder_of
+from vitlora.evaluation.pictures import copies, folder_of, seen
 
 _SHOWN = 3  # classes that lost most
 _CHANCE = 0.05  # p-values above are put down to it
@@ -164,8 +164,11 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
         if root is not None:
             raise
         raise DataError("the old pictures are no more where they were") from None
+    if bundle.usage is not None and any(data.digest(split) != digests[split] for split in digests):
+        data.recall(bundle.usage, least=0.5 if root is not None else 0)
     for split in ("test", "val"):
-        if split in digests and data.digest(split) == digests[split]:
+        as_then = data.recalled or (split in digests and data.digest(split) == digests[split])
+        if as_then and split in data.folder.splits:
             return f"the old {split} set", data.folder.splits[split]
     if root is None:
         raise DataError(f"the old pictures in {data.folder.root} were changed")
@@ -196,6 +199,10 @@ def remember(
     if again:
         where += f" ({len(again)} of {len(samples)} left out: they are trained on now)"
         samples = [sample for sample in samples if sample.path not in again]
+    learnt = set(seen(bundle, samples).trained or ())
+    if learnt:
+        where += f" ({len(learnt)} more left out: the old bundle was trained on them)"
+        samples = [sample for sample in samples if sample.path not in learnt]
     if not samples:
         raise DataError(f"{where}: what is forgotten cannot be measured on them")
     answers = answer(network, samples, bundle.record.preprocessing)

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.checkpoint import RUN_CONFIG, Bundle
+from vitlora.checkpoint import RUN_CONFIG, Bundle, is_network_path
 from vitlora.classifier import Classifier
+from vitlora.data.folder import DRAW
 from vitlora.errors import BundleError, UsageError, VitloraError
 
 _METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}
@@ -69,19 +70,16 @@ def options_of(bundle: Bundle, given: Mapping[str, Any], typed: Iterable[str]) -
     return [word for name, value in options.items() for word in (name, _shown(value))]
 
 
-def split_of(bundle: Bundle) -> list[str]:
-    """Returns the options of the draw that held pictures out from a bundle, if one did.
+def split_of(bundle: Bundle) -> dict[str, Any]:
+    """Returns the options under ``data`` that drew a bundle's splits, if they were drawn.
 
-    By them, class folders that were corrected are drawn alike: what was not trained on stays so.
+    New pictures are drawn by them; where those the bundle knows go, its ``usage`` says.
     """
-    names = {"val": "val_fraction", "test": "test_fraction", "seed": "split_seed"}
     drawn = bundle.record.split.get("drawn") or {}
-    return [
-        word
-        for key, name in names.items()
-        if key in drawn
-        for word in (f"--data.{name}", json.dumps(drawn[key]))
-    ]
+    options = {DRAW[key]: value for key, value in drawn.items() if key in DRAW}
+    if is_network_path(str(options.get("groups", ""))):
+        del options["groups"]
+    return options
 
 
 def start(model: Classifier, bundle: Bundle) -> None:

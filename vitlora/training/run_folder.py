@@ -125,7 +125,7 @@ class RunFolder(Callback):
         tensors = module.adapter.tensors(module.network)
         peft = module.adapter.config(module.network)
         card = model_card(record, tensors, peft)
-        save_bundle(self.folder, record, tensors, peft, self.run_config, card)
+        save_bundle(self.folder, record, tensors, peft, self.run_config, card, usage=data.usage())
         self.written = True
 
 
