@@ -273,5 +273,10 @@ def _notes(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> st
             "There is no test split: these are the validation pictures, by which each run chose "
             "its epoch, so all numbers flatter."
         )
+    if known := max((run.seen_in_training or 0 for run in runs), default=0):
+        lines.append(
+            f"{known:,} of the {len(runs[0].labels):,} pictures scored are, byte for byte, "
+            "training pictures: what is measured on them flatters; 'vitlora doctor' shows them."
+        )
     lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in failures]
     return "\n".join(f"- {line}" for line in lines)

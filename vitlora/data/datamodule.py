@@ -188,11 +188,12 @@ class FolderData(LightningDataModule):
         stay, new = len(settled) - len(lost), len(samples) - len(settled)
         return f"{stay:,} pictures stay on the side they were on, {new:,} are new"
 
-    def recall(self, before: Usage, least: float) -> int | None:
+    def recall(self, before: Usage, split: str, least: float) -> int | None:
         """Puts back the splits of a training by the contents of its pictures; others are left out.
 
         Args:
             before: Of the training.
+            split: The one that is wanted: where none of its pictures is found, nothing is done.
             least: Share of the pictures that must be known, in ``[0, 1]``; else nothing is done.
 
         Returns:
@@ -205,7 +206,7 @@ class FolderData(LightningDataModule):
             if (side := before.side(known.get(sample.path))) is not None:
                 splits.setdefault(side, []).append(sample)
         new = len(samples) - sum(map(len, splits.values()))
-        if not splits or len(samples) - new < least * len(samples):
+        if split not in splits or len(samples) - new < least * len(samples):
             return None
         self._take(splits)
         self.recalled = True

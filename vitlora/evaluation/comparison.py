@@ -32,6 +32,8 @@ class Run:
         bundle_bytes: Size of the bundle.
         device: What it ran on.
         precision: Lightning's name of it.
+        seen_in_training: Pictures scored that are, byte for byte, training pictures; None in
+            records that do not say.
     """
 
     method: str
@@ -48,6 +50,7 @@ class Run:
     bundle_bytes: int
     device: str
     precision: str
+    seen_in_training: int | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vitlora.data.folder import Sample
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, VitloraError
 from vitlora.evaluation.answers import Answers, answer
-from vitlora.evaluation.pictures import copies, folder_of, seen
+from vitlora.evaluation.pictures import SAME_FOLDER, copies, folder_of, seen
 
 _SHOWN = 3  # classes that lost most
 _CHANCE = 0.05  # p-values above are put down to it
@@ -164,11 +164,12 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
         if root is not None:
             raise
         raise DataError("the old pictures are no more where they were") from None
-    if bundle.usage is not None and any(data.digest(split) != digests[split] for split in digests):
-        data.recall(bundle.usage, least=0.5 if root is not None else 0)
     for split in ("test", "val"):
-        as_then = data.recalled or (split in digests and data.digest(split) == digests[split])
-        if as_then and split in data.folder.splits:
+        as_then = split in digests and data.digest(split) == digests[split]
+        if bundle.usage is not None and not as_then:
+            least = 0 if root is None else SAME_FOLDER
+            as_then = data.recall(bundle.usage, split, least) is not None
+        if as_then:
             return f"the old {split} set", data.folder.splits[split]
     if root is None:
         raise DataError(f"the old pictures in {data.folder.root} were changed")

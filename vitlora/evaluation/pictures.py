@@ -17,7 +17,7 @@ from vitlora.data.usage import Usage, contents, used
 from vitlora.errors import BundleError, DataError, UsageError, nearest
 
 _MEANINGLESS = 0.5  # of the pictures trained on: a score then says nothing of new ones
-_SAME_FOLDER = 0.5  # of the pictures known: it is a copy of training's folder
+SAME_FOLDER = 0.5  # of the pictures known: it is a copy of training's folder
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
     options += ("folds", "fold", "resplit") if home else ()
     as_asked = all(now.get(key) == drawn.get(key) for key in options)
     if as_asked and bundle.usage is not None:
-        new = data.recall(bundle.usage, least=0 if home else _SAME_FOLDER)
-        if new is not None and split in data.folder.splits:
+        new = data.recall(bundle.usage, split, least=0 if home else SAME_FOLDER)
+        if new is not None:
             if _same(data, digests, split):
                 return None
             there, then = len(data.folder.splits[split]), sum(record["counts"].get(split, ()))
