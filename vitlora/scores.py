@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_auroc,
-    multiclass_calibration_error,
     multiclass_confusion_matrix,
 )
 
@@ -19,6 +18,44 @@ from vitlora.intervals import Interval, macro_f1, macro_f1_interval, wilson
 
 _TOP = 3  # as many as predict shows
 _BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The answers of one range of confidence.
+
+    Attributes:
+        low: Lower end of the range, outside it.
+        high: Upper end, inside it.
+        count: Number of answers.
+        confidence: Their mean confidence; 0 where there are none.
+        accuracy: Share of them that is right; 0 where there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(confidence: torch.Tensor, right: torch.Tensor) -> list[Bin]:
+    """Returns 15 bins of equal width, lowest confidence first (Guo et al. 2017, equation 3).
+
+    A bin holds its upper end: a confidence of exactly 1 is in the last. torchmetrics 1.9 gives it a
+    bin of its own.
+
+    Args:
+        confidence: ``(N,)`` in ``[0, 1]``.
+        right: ``(N,)`` bool.
+    """
+    edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
+    where = torch.bucketize(confidence, edges[1:-1].to(confidence.dtype))
+    counts = where.bincount(minlength=_BINS)
+    sums = (where.bincount(x.double(), _BINS) for x in (confidence, right))
+    means = ((total / counts.clamp(min=1)).tolist() for total in sums)
+    ends = edges.tolist()
+    return [Bin(*row) for row in zip(ends[:-1], ends[1:], counts.tolist(), *means, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +104,7 @@ class Scores:
 
     @cached_property
     def macro_f1_interval(self) -> Interval:
-        """95% interval of the macro-F1, by bootstrap over the images."""
+        """95% interval of the macro-F1."""
         return macro_f1_interval(*self._labels_and_answers)
 
     @property
@@ -111,16 +148,19 @@ class Scores:
         return float(counted.mean()) if len(counted) else 0.5
 
     @property
+    def reliability(self) -> list[Bin]:
+        """The answers in 15 bins of confidence."""
+        confidence, predicted = self.logits.softmax(1).max(1)
+        return reliability(confidence, predicted == self.labels)
+
+    @property
     def calibration_error(self) -> float:
         """Expected calibration error in ``[0, 1]``, 15 bins: how far confidence is from the truth.
 
         Naeini et al. 2015; weighted mean over bins of ``|accuracy - confidence|``.
         """
-        return float(
-            multiclass_calibration_error(
-                self.logits.softmax(1), self.labels, len(self.classes), n_bins=_BINS
-            )
-        )
+        gaps = (b.count * abs(b.accuracy - b.confidence) for b in self.reliability)
+        return sum(gaps) / max(self.images, 1)
 
     def answered(self, threshold: float) -> tuple[float, float]:
         """Returns the share of images answered so surely, and the share of those that is wrong.

@@ -93,7 +93,6 @@ class _Page:
         record, scores = self.bundle.record, self.scores
         small = len(scores.classes) <= _MOST_CLASSES
         logs = self.bundle.folder / "logs" / "metrics.csv"
-        plain = self.plain.logits.softmax(1).max(1).values
         return {
             "bundle": self.bundle,
             "record": record,
@@ -108,12 +107,8 @@ class _Page:
             "confusions": numbers.confusions(scores.confusion, _MOST_PAIRS),
             "cells": self._cells(),
             "reliability": [
-                ("as the network says it", numbers.reliability(plain, self.right), self.plain),
-                (
-                    "after the temperature",
-                    numbers.reliability(self.confidence, self.right),
-                    scores,
-                ),
+                ("as the network says it", self.plain),
+                ("after the temperature", scores),
             ][: 2 if record.confidence else 1],
             "risk": numbers.risk_coverage(self.confidence, self.right),
             "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
