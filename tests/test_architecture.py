@@ -40,7 +40,7 @@ ALONE: dict[str, set[str]] = {
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},
     "scores": {"intervals"},
-    "confidence": set(),
+    "confidence": {"intervals"},
     "picture": {"data"},
 }
 # Libraries that few modules know, so that they can be replaced there.

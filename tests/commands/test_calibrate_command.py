@@ -26,7 +26,8 @@ def test_it_learns_again_for_another_error_rate(bundle: Path, capsys: Any) -> No
     out = capsys.readouterr().out
     assert "temperature" in out and "on 16 validation pictures" in out
     first = load_bundle(bundle).record.confidence
-    assert first is not None and first.chosen_for == {"max_error": 0.05}
+    assert first is not None and first.chosen_for == {"max_error": 0.05, "certainty": 0.9}
+    assert "16 validation pictures cannot promise that at most 5.0% of any answers" in out
     assert main(["calibrate", str(bundle), "--coverage", "0.5", "--device", "cpu"]) == 0
     again = load_bundle(bundle).record.confidence
     assert again is not None and again.chosen_for == {"coverage": 0.5}
