@@ -108,7 +108,7 @@ def test_fit_tells_what_it_trains_and_what_to_type_next(photos: Path, capsys: An
         r"gradient self-test: all \d+ trainable tensors are reached",
         r"epoch 1/1 \[#+\] loss \d.\d+ acc \d.\d+ \d+ img/s, 0:00 left \| val acc",
         r"accuracy \d\.\d+  95% interval \d\.\d+ to \d\.\d+   macro-F1 \d\.\d+",
-        r"unsure below \d+%: of those pictures",
+        r"unsure always: \d+ validation pictures cannot promise that at most 5.0% of any answers",
         r"bundle   checkpoints.mine  \([\d,]+ bytes\)",
         r"predict  python predict.py --checkpoint checkpoints.mine IMAGE.jpg",
     ):

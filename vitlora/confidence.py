@@ -168,9 +168,11 @@ def threshold_for_error(confidence: torch.Tensor, right: torch.Tensor, max_error
     shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(0))
     values, order = confidence[shuffled].sort(descending=True, stable=True)
     wrong = (~right[shuffled][order]).cumsum(0).tolist()
-    threshold = NEVER
-    for count in range(first_tested(images, max_error)[0], images + 1):
-        if binomial_tail(wrong[count - 1], count, max_error) > 1 - CERTAINTY:
+    threshold, first = NEVER, first_tested(images, max_error)[0]
+    for count in range(first, images + 1):
+        if count > first and wrong[count - 1] == wrong[count - 2]:
+            pass  # one more right answer: what passed still passes
+        elif binomial_tail(wrong[count - 1], count, max_error) > 1 - CERTAINTY:
             break
         if count == images:
             threshold = 0.0

@@ -79,7 +79,8 @@ def _parser() -> CommandParser:
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="wrong answers accepted among the sure ones (default: 0.05)",
+        help="wrong answers accepted among the sure ones of new pictures, kept to with 90%% "
+        "probability (default: 0.05)",
     )
     either.add_argument(
         "--coverage", type=float, metavar="SHARE", help="or: pictures to be answered for sure"

@@ -16,10 +16,12 @@ from vitlora.data.folder import Sample
 from vitlora.errors import DataError, UsageError
 from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers, answer
+from vitlora.evaluation.calibrate import describe_threshold
 from vitlora.evaluation.figures import Figure, looked_at, thumbnail
 from vitlora.evaluation.pictures import Pictures, copies, find_pictures, folder_of
 from vitlora.files import write_whole
 from vitlora.hardware import pick_device
+from vitlora.intervals import Interval, exact_interval
 from vitlora.page import render
 from vitlora.scores import Scores
 from vitlora.updates import merged_network
@@ -100,6 +102,8 @@ class _Page:
             "scores": scores,
             "plain": self.plain,
             "known": record.confidence,
+            "threshold": describe_threshold(record.confidence) if record.confidence else None,
+            "sure": self._sure(),
             "per_class": list(
                 zip(scores.classes, *(c.tolist() for c in scores.per_class()), strict=True)
             ),
@@ -116,6 +120,15 @@ class _Page:
             "config": (self.bundle.folder / RUN_CONFIG).read_text("utf-8"),
             "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
         }
+
+    def _sure(self) -> tuple[Interval, Interval] | None:
+        """Returns the 95% intervals of the share answered for sure, and of the wrong ones there."""
+        known = self.bundle.record.confidence
+        if known is None:
+            return None
+        sure = self.confidence >= known.unsure_below
+        count, wrong = int(sure.sum()), int((sure & ~self.right).sum())
+        return exact_interval(count, len(sure)), exact_interval(wrong, count)
 
     def looked_at(self, network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
         """Returns the worst mistakes and the least sure answers with the network's maps."""

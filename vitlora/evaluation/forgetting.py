@@ -14,6 +14,7 @@ from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, VitloraError
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.pictures import copies, folder_of
+from vitlora.intervals import paired
 
 _SHOWN = 3  # classes that lost most
 _CHANCE = 0.05  # p-values above are put down to it
@@ -53,17 +54,10 @@ class Forgetting:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the change in accuracy, in ``[-1, 1]``.
-
-        Bonett and Price 2012 (doi:10.3102/1076998611411915): Wald's interval for paired shares
-        with a picture added to those lost and to those gained, which keeps it honest where they
-        are few.
-        """
-        pictures = len(self.labels) + 2
-        lost, gained = (self.lost + 1) / pictures, (self.gained + 1) / pictures
-        change = gained - lost
-        half = 1.959964 * math.sqrt((lost + gained - change**2) / pictures)
-        return max(change - half, -1.0), min(change + half, 1.0)
+        """95% interval of the change in accuracy, in ``[-1, 1]``, as ``paired`` has it."""
+        before, after = ((x == self.labels).double().numpy() for x in (self.before, self.after))
+        change, error = paired(after - before)
+        return max(change - 1.959964 * error, -1.0), min(change + 1.959964 * error, 1.0)
 
     @property
     def p_value(self) -> float:
