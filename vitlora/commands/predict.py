@@ -58,6 +58,13 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"note: {folder} was never validated: how good it is, is not known", file=sys.stderr)
     elif predictor.confidence is None:
         print(f"note: {folder} was never calibrated: its confidence may mislead", file=sys.stderr)
+    elif predictor.confidence.unsure_below > 1:
+        print(
+            f"note: {folder} calls every answer unsure: its {predictor.confidence.images} "
+            "validation pictures promise nothing better; 'vitlora calibrate' takes a larger "
+            "--max-error",
+            file=sys.stderr,
+        )
     rows: list[Prediction] = []
     failed = len(bad)
     for result in predictor.predict(paths, options.top_k, options.batch_size):
