@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from multiprocessing.context import ForkProcess, SpawnProcess
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -360,6 +361,18 @@ def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path,
     assert "warning: 1 scene stands in two splits or more, such as train/a/0.png and val/a/" in err
     assert "warning: 1 scene stands in two classes or more, such as train/a/0.png and" in err
     assert "data.groups duplicates" in err and f"vitlora doctor --data {tmp_path}" in err
+
+
+def test_the_search_for_copies_can_be_switched_off(tmp_path, capsys):
+    one_picture_many_times(tmp_path)
+    data = ready(tmp_path)
+    data.check_copies = False
+    with patch("vitlora.data.datamodule.leak_notes", side_effect=AssertionError):
+        data.setup("fit")
+        data.setup("fit")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "copies in two splits or classes are not looked for, as data.check_copies is" in err
 
 
 def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(

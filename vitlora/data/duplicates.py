@@ -8,17 +8,19 @@ ways a picture can lie, where hashing each anew would take eight times as long.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitlora.data.hamming import ROWS, bits_apart, near_pairs
 from vitlora.data.images import open_image
+from vitlora.data.waiting import shown
 from vitlora.errors import DataError
 
 # On TrashNet every pair within 46 bits shows one scene twice, and the first that does not is 48
@@ -29,7 +31,7 @@ _SIDE, _KEPT = 64, 16  # pixels transformed, frequencies kept, along each axis
 _CORRELATION = 0.8  # of the small grey pictures: 0.85 and more where TrashNet shows a scene twice
 _COLOUR = 30.0  # of 255, in the worst of 16 patches: 11 and less there
 _FLAT = 2.0  # standard deviation of grey, of 255: with less there is nothing to compare but bytes
-_ROWS = 64  # compared with all others at once; the working set then fits a processor's cache
+_AT_ONCE = 8192  # pictures whose hashes are made at once, which takes 3 kB each
 _WAYS = tuple(product((False, True), repeat=3))  # transposed, mirrored, upside down
 # the first waves of the cosine transform (DCT-II, orthonormal): (_KEPT, _SIDE)
 _COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(_KEPT), np.arange(_SIDE) + 0.5))
@@ -73,7 +75,8 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
         DataError: A file is missing or may not be read.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return group(list(pool.map(fingerprint_or_bytes, paths)), distance)
+        prints = pool.map(fingerprint_or_bytes, paths)
+        return group(list(shown(prints, len(paths), f"reading {len(paths):,} pictures")), distance)
 
 
 def fingerprints(paths: Iterable[Path]) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
@@ -90,7 +93,8 @@ def fingerprints(paths: Iterable[Path]) -> tuple[dict[Path, Fingerprint], dict[P
 
     paths = list(paths)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = dict(zip(paths, pool.map(read, paths), strict=True))
+        prints = shown(pool.map(read, paths), len(paths), f"reading {len(paths):,} pictures")
+        found = dict(zip(paths, prints, strict=True))
     return (
         {path: one for path, one in found.items() if isinstance(one, Fingerprint)},
         {path: line for path, line in found.items() if isinstance(line, str)},
@@ -138,41 +142,20 @@ def group(prints: Sequence[Fingerprint], distance: int = DISTANCE) -> list[int]:
     different = list(unique.values())
     hashes = _hashes([p for p in different if p.detail >= _FLAT])  # those that come first
     first = np.arange(len(different))  # of each picture's group
-    for way, i, j in _close(hashes, distance):
+    apart: set[tuple[int, int]] = set()  # first pictures that are never to be in one group
+    blocks, count = near_pairs(hashes, distance), hashes.shape[-1]
+    shown_blocks = shown(blocks, -(-count // ROWS), f"comparing {count:,} pictures")
+    for way, i, j in chain.from_iterable(shown_blocks):
         for a, b in np.stack([i, j], axis=1)[first[i] != first[j]].tolist():
-            low, high = sorted((first[a], first[b]))
-            if low == high or not _same_look(different[a], different[b], way):
+            low, high = sorted((int(first[a]), int(first[b])))
+            if low == high or (low, high) in apart:
                 continue
-            if _bits(hashes[0, :, low, None], hashes[:, :, high].T).min() <= 2 * distance:
+            if bits_apart(hashes[0, :, low, None], hashes[:, :, high].T).min() > 2 * distance:
+                apart.add((low, high))
+            elif _same_look(different[a], different[b], way):
                 first[first == high] = low
     numbers: dict[int, int] = {}
     return [numbers.setdefault(int(first[place[p.digest]]), len(numbers)) for p in prints]
-
-
-_Pairs = tuple[int, NDArray[np.intp], NDArray[np.intp]]
-
-
-def _close(hashes: NDArray[np.uint64], distance: int) -> Iterator[_Pairs]:
-    """Yields a way to lie and the places of the pairs whose hashes are close if one lies so."""
-
-    def close(start: int) -> list[_Pairs]:
-        rows, found = hashes[0, :, start : start + _ROWS], []
-        for way, others in enumerate(hashes[:, :, start:]):
-            # half of the bits first: few pairs are left that need the others
-            half = np.bitwise_count(rows[0, :, None] ^ others[0])
-            half += np.bitwise_count(rows[1, :, None] ^ others[1])
-            i, j = np.nonzero(half <= distance)
-            near = (i < j) & (_bits(rows[:, i], others[:, j]) <= distance)
-            found.append((way, start + i[near], start + j[near]))
-        return found
-
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        # a few at a time: were all pictures alike, the pairs of all would not fit the memory
-        for start in range(0, hashes.shape[-1], workers * _ROWS):
-            starts = range(start, min(start + workers * _ROWS, hashes.shape[-1]), _ROWS)
-            for found in pool.map(close, starts):
-                yield from found
 
 
 def _same_look(one: Fingerprint, other: Fingerprint, way: int) -> bool:
@@ -198,18 +181,15 @@ def _lain(frequencies: NDArray[np.float32], way: int) -> NDArray[np.float32]:
 
 def _hashes(prints: Sequence[Fingerprint]) -> NDArray[np.uint64]:
     """Returns ``(8, 4, N)``: the 4 x 64 bits of each picture's hash, for each way it can lie."""
-    frequencies = np.array([print_.frequencies for print_ in prints], np.float32)
     hashes = np.empty((len(_WAYS), 4, len(prints)), np.uint64)
-    for way in range(len(_WAYS)):
-        lain = _lain(frequencies.reshape(-1, _KEPT, _KEPT), way).reshape(len(prints), _KEPT**2)
-        bits = lain > np.median(lain, axis=1, keepdims=True)
-        hashes[way] = np.packbits(bits, axis=1).view(np.uint64).T
+    for start in range(0, len(prints), _AT_ONCE):
+        some = np.stack([print_.frequencies for print_ in prints[start : start + _AT_ONCE]])
+        for way in range(len(_WAYS)):
+            lain = _lain(some, way).reshape(len(some), _KEPT**2)
+            bits = lain > np.median(lain, axis=1, keepdims=True)
+            packed = np.packbits(bits, axis=1).view(np.uint64)
+            hashes[way, :, start : start + _AT_ONCE] = packed.T
     return hashes
-
-
-def _bits(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """Returns in how many bits hashes ``(4, ...)`` differ."""
-    return np.bitwise_count(a ^ b).sum(axis=0, dtype=np.uint16)
 
 
 def _digest(path: Path) -> bytes:
