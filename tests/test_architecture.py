@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
     {"quantization"},
     {"adapters"},
     {"scores", "confidence", "optimizers"},
+    {"judge"},
     {"classifier", "checkpoint"},
     {"updates", "card"},
     {"training", "predictor", "picture", "pool", "evaluation", "memory"},
@@ -41,6 +42,7 @@ ALONE: dict[str, set[str]] = {
     "quantization": {"errors", "four_bit"},
     "scores": {"intervals"},
     "confidence": set(),
+    "judge": {"confidence"},
     "picture": {"data"},
 }
 # Libraries that few modules know, so that they can be replaced there.

@@ -24,6 +24,7 @@ from vitlora import __version__
 from vitlora.confidence import Confidence, Reference
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError
+from vitlora.judge import Judge
 from vitlora.quantization import Storage
 
 FORMAT = 1
@@ -97,6 +98,11 @@ class Bundle:
         known = self.record.weights
         there = not is_network_path(known) and Path(known).is_file()
         return known if known == "none" or there else None
+
+    @property
+    def judge(self) -> Judge:
+        """What makes answers of its network's features and logits."""
+        return Judge(self.record.classes, self.record.confidence, self.reference)
 
     def check_base(self, digest: str) -> None:
         """Refuses base weights that are not those of training.

@@ -229,8 +229,7 @@ class VitloraCLI(LightningCLI):
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
-        if bundle.record.confidence is not None:
-            scores = replace(scores, logits=scores.logits / bundle.record.confidence.temperature)
+        scores = replace(scores, logits=bundle.judge.calibrated(scores.logits))
         if target != "-":
             print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
         if target:

@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -17,39 +16,13 @@ from vitlora.checkpoint import Bundle, load_bundle
 from vitlora.data.images import open_image
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
+from vitlora.judge import Prediction
 from vitlora.quantization import is_quantized
 from vitlora.updates import merged_network
 
 _MOST_THREADS = 16  # that open pictures
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one picture shows.
-
-    Attributes:
-        path: The picture's file.
-        top: Classes and confidences in ``[0, 1]``, most confident first.
-        unsure: Whether the confidence is below the one chosen after training.
-        unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
-    """
-
-    path: Path
-    top: tuple[tuple[str, float], ...]
-    unsure: bool = False
-    unfamiliar: bool = False
-
-    @property
-    def label(self) -> str:
-        """The most likely class."""
-        return self.top[0][0]
-
-    @property
-    def confidence(self) -> float:
-        """That of the most likely class, in ``[0, 1]``."""
-        return self.top[0][1]
 
 
 class Predictor:
@@ -81,7 +54,7 @@ class Predictor:
         self.classes = bundle.record.classes
         self.validated = bool(bundle.record.metrics)
         self.confidence = bundle.record.confidence
-        self._reference = bundle.reference
+        self._judge = bundle.judge
         self._transform = bundle.record.preprocessing.transform()
         self._at_least = bundle.record.preprocessing.at_least
         self.network = merged_network(bundle, weights, self.device)
@@ -136,31 +109,14 @@ class Predictor:
     def _predict_group(
         self, group: Sequence[tuple[Path, torch.Tensor | DataError]], top_k: int
     ) -> Iterator[Prediction | DataError]:
-        tensors = [tensor for _, tensor in group if isinstance(tensor, torch.Tensor)]
-        answers = iter(self._answers(tensors, min(max(top_k, 1), len(self.classes))))
-        for path, opened in group:
-            if isinstance(opened, DataError):
-                yield opened
-            else:
-                top, unsure, unfamiliar = next(answers)
-                yield Prediction(path, top, unsure, unfamiliar)
-
-    def _answers(
-        self, tensors: Sequence[torch.Tensor], top_k: int
-    ) -> Iterator[tuple[tuple[tuple[str, float], ...], bool, bool]]:
-        """Yields each picture's most likely classes, whether that is unsure, or it unfamiliar."""
-        if not tensors:
-            return
-        features, logits = self._forward(tensors)
-        learnt, reference = self.confidence, self._reference
-        far = [False] * len(tensors)
-        if learnt is not None and reference is not None:
-            logits = logits / learnt.temperature
-            far = (reference.distances(features) > learnt.unfamiliar_above).tolist()
-        values, indices = logits.softmax(1).topk(top_k)
-        for row, names, unfamiliar in zip(values.tolist(), indices.tolist(), far, strict=True):
-            top = tuple((self.classes[i], value) for i, value in zip(names, row, strict=True))
-            yield top, learnt is not None and row[0] < learnt.unsure_below, unfamiliar
+        opened = [(path, x) for path, x in group if isinstance(x, torch.Tensor)]
+        made: list[Prediction] = []
+        if opened:
+            features, logits = self._forward([tensor for _, tensor in opened])
+            made = self._judge.predictions([path for path, _ in opened], features, logits, top_k)
+        predictions = iter(made)
+        for _, tensor in group:
+            yield tensor if isinstance(tensor, DataError) else next(predictions)
 
 
 def _ahead(

@@ -81,11 +81,11 @@ class _Page:
     def __init__(self, bundle: Bundle, pictures: Pictures, answers: Answers) -> None:
         self.bundle, self.pictures = bundle, pictures
         self.samples, self.labels = answers.samples, answers.labels
-        known = bundle.record.confidence
-        classes, temperature = bundle.record.classes, known.temperature if known else 1.0
-        self.plain = answers.scores(classes)
-        self.scores = answers.scores(classes, temperature)
-        self.confidence, self.predicted = self.scores.logits.softmax(1).max(1)
+        classes, judge = bundle.record.classes, bundle.judge
+        judged = judge.judge(answers.features, answers.logits)
+        self.plain = Scores(classes, answers.logits, answers.labels)
+        self.scores = Scores(classes, judge.calibrated(answers.logits), answers.labels)
+        self.confidence, self.predicted = judged.confidence, judged.predicted
         self.right = self.predicted == self.labels
 
     def values(self) -> dict[str, Any]:
