@@ -108,11 +108,16 @@ def fingerprint(path: Path) -> Fingerprint:
         DataError: The picture cannot be read.
     """
     image = open_image(path, at_least=_SIDE)
+    return fingerprint_of(image, _digest(path))
+
+
+def fingerprint_of(image: Image.Image, digest: bytes) -> Fingerprint:
+    """Returns what of an upright RGB picture is compared with others, besides its file's digest."""
     grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     patches = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.float32)
     luminance = patches @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return Fingerprint(
-        _digest(path),
+        digest,
         (_COSINES @ np.asarray(grey, np.float64) @ _COSINES.T).astype(np.float32),
         np.array(patches[..., ::2] - luminance[..., None], np.float32),
     )
