@@ -1,6 +1,6 @@
 """What can go wrong, said in one line: what was got, what was expected, what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -30,6 +30,18 @@ class DataError(VitloraError):
 
 class BundleError(VitloraError):
     """A bundle that is torn, tampered with, foreign, or made for another base."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns ``"1 picture"``, ``"2 pictures"``, ``"2 classes"``."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Returns names with commas between them; of many the first, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

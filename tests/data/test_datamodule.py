@@ -214,7 +214,7 @@ def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, 
 def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path):
     make_folder(tmp_path, count=1)
     (tmp_path / "val" / "b" / "0.jpg").write_text("no picture")
-    with pytest.raises(DataError, match="class 'b' has no readable picture in val"):
+    with pytest.raises(DataError, match="1 class without a readable picture in val: 'b'"):
         ready(tmp_path, skip_unreadable=True).setup("fit")
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from vitlora.data.datamodule import FolderData
 from vitlora.data.doctor import examine
 from vitlora.data.duplicates import fingerprints
 from vitlora.data.finding import Finding
 from vitlora.data.folder import read_folder
 from vitlora.data.leaks import leak_notes
 from vitlora.data.survey import survey
+from vitlora.errors import DataError
 
 
 def scene(seed: int, size=(120, 90)) -> Image.Image:
@@ -332,3 +334,28 @@ def test_training_is_warned_of_copies_in_a_line_each(root):
     ]
     (root / "val/b/copy.jpg").unlink()
     assert list(leak_notes(read_folder(root), prints)) == []
+
+
+def test_what_fit_cannot_split_is_an_error_in_the_words_of_fit(root):
+    folder = root / "train"
+    for name in ("c", "d"):
+        (folder / name).mkdir()
+        scene(ord(name)).save(folder / name / "only.png")
+    with pytest.raises(DataError) as refused:
+        FolderData(str(folder))
+    finding = found(folder)["too_few_to_split"]
+    assert finding.severity == "error"
+    assert f"{finding.what}. {finding.advice}" == str(refused.value)
+    assert "2 classes" in finding.what and "'c'" in finding.what and "'d'" in finding.what
+    for name in ("c", "d"):
+        scene(ord(name) + 9).save(folder / name / "second.png")
+    FolderData(str(folder))
+    assert "too_few_to_split" not in found(folder)
+
+
+def test_a_class_of_which_one_picture_can_be_read_cannot_be_split(root):
+    folder = root / "train"
+    (folder / "c").mkdir()
+    scene(77).save(folder / "c/only.png")
+    (folder / "c/torn.png").touch()
+    assert "'c' has 1 picture of at least 2" in found(folder)["too_few_to_split"].what

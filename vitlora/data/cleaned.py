@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitlora.data.flaws import endings
-from vitlora.data.folder import SPLITS, Folder, Sample
+from vitlora.data.folder import SPLITS, VAL_FRACTION, Folder, Sample
 from vitlora.data.leaks import copy_groups, file_of
 from vitlora.data.survey import RECORD, Picture, Survey
 from vitlora.errors import DataError, UsageError
@@ -40,7 +40,7 @@ class Shares:
             split: sum(picture.split == split for picture in survey.pictures) / total
             for split in SPLITS
         }
-        val = self.val if self.val is not None else own["val"] or 0.2
+        val = self.val if self.val is not None else own["val"] or VAL_FRACTION
         test = self.test if self.test is not None else own["test"]
         if not (0 < val < 1 and 0 <= test < 1 - val):
             raise UsageError(

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 from vitlora.data.augmentation import Augmentation, Recipe
 from vitlora.data.dataset import Batches, ImageDataset, Views, seed_worker
 from vitlora.data.duplicates import Fingerprint, fingerprints
-from vitlora.data.folder import Folder, read_folder, split_record
+from vitlora.data.folder import VAL_FRACTION, Folder, read_folder, split_record
 from vitlora.data.groups import DUPLICATES, groups_of
 from vitlora.data.leaks import leak_notes
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, counted, listed
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
 _FAR = 0.05  # of all pictures, a split's share may be off by without a word
@@ -60,7 +60,7 @@ class FolderData(LightningDataModule):
         classes: list[str] | None = None,
         batch_size: int | Literal["auto"] = 32,
         augment: Recipe = "light",
-        val_fraction: float = 0.2,
+        val_fraction: float = VAL_FRACTION,
         test_fraction: float = 0.0,
         split_seed: int = 0,
         groups: str | None = None,
@@ -223,20 +223,22 @@ class FolderData(LightningDataModule):
         samples = self.folder.splits[split]
         prints, problems = fingerprints(sample.path for sample in samples)
         self._prints |= prints
-        listed = "\n  ".join(problems.values())
+        lines = "\n  ".join(problems.values())
         if problems and not self.skip_unreadable:
             raise DataError(
-                f"{len(problems)} of {len(samples)} {split} pictures cannot be read:\n  {listed}\n"
+                f"{len(problems)} of {len(samples)} {split} pictures cannot be read:\n  {lines}\n"
                 "Mend or remove them, or set data.skip_unreadable to true"
             )
         if problems:
-            print(f"skipping {len(problems)} unreadable {split} pictures:\n  {listed}")
+            print(f"skipping {len(problems)} unreadable {split} pictures:\n  {lines}")
             before = self.folder.counts(split)
             self.folder.splits[split] = [s for s in samples if s.path not in problems]
             counts = zip(self.folder.classes, before, self.folder.counts(split), strict=True)
-            for name, had, left in counts:
-                if had and not left:
-                    raise DataError(f"class '{name}' has no readable picture in {split}")
+            if lost := [f"'{name}'" for name, had, left in counts if had and not left]:
+                raise DataError(
+                    f"{counted(len(lost), 'class')} without a readable picture in {split}: "
+                    f"{listed(lost)}; add some, or leave such a class out of data.classes"
+                )
         self._checked.add(split)
 
     def _compare(self) -> None:

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from vitlora.data.finding import Finding, Severity
+from vitlora.data.folder import VAL_FRACTION, Folder, Sample
 from vitlora.data.survey import Picture, Survey
+from vitlora.errors import DataError
 
 _SMALL = 32  # pixels of the short side
 _FEW = 10  # pictures of a class to train on
@@ -71,6 +73,8 @@ def classes(survey: Survey) -> Iterator[Finding]:
             "add pictures, or leave the class out with data.classes",
             empty,
         )
+    if survey.splits == ["all"] and len(survey.classes) > 1 and not empty:
+        yield from _not_splittable(survey)
     train = {label: counts["train", label] + counts["all", label] for label in survey.classes}
     train = {label: count for label, count in train.items() if count}
     few = {label: f"{count} to train on" for label, count in train.items() if count < _FEW}
@@ -100,6 +104,18 @@ def classes(survey: Survey) -> Iterator[Finding]:
             f"{' and '.join(f'{split}/' for split in missing)}: fit needs train/ and val/",
             "add what is missing, or split anew: vitlora doctor --data DIR --fix OUT",
         )
+
+
+def _not_splittable(survey: Survey) -> Iterator[Finding]:
+    """Yields what ``fit`` would say if it could not split class folders, in its own words."""
+    numbers = {label: number for number, label in enumerate(survey.classes)}
+    samples = [Sample(picture.path, numbers[picture.label]) for picture in survey.readable]
+    pool = Folder(survey.root, tuple(survey.classes), {"all": samples})
+    try:
+        pool.split(val=VAL_FRACTION, test=0.0, seed=0)
+    except DataError as error:
+        what, _, advice = str(error).partition(". ")
+        yield Finding("too_few_to_split", "error", what, advice)
 
 
 def endings(kind: str) -> list[str]:

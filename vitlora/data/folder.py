@@ -11,9 +11,10 @@ from typing import Any
 
 from vitlora.data.images import is_image_file
 from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
-from vitlora.errors import DataError, UsageError, nearest
+from vitlora.errors import DataError, UsageError, counted, listed, nearest
 
 SPLITS = ("train", "val", "test")
+VAL_FRACTION = 0.2  # held out of class folders unless another share is asked for
 
 
 @dataclass(frozen=True)
@@ -116,37 +117,54 @@ class Folder:
         return sorted(whole, key=lambda group: self._draw(group[0], seed))
 
     def _check_enough(self, wanted: Wanted, sizes: Sequence[Counter[int]], into: str) -> None:
+        """Refuses all classes at once that have too few pictures, or else too few groups."""
         in_groups = Counter(label for size in sizes for label in size)
+        few: dict[str, tuple[int, int]] = {}
+        tied: dict[str, int] = {}
         for label, name in enumerate(self.classes):
             shares = [part[label] for part in wanted]
             count, groups = sum(shares), in_groups[label]
             if not count:  # a known class without a folder
                 continue
             if min(shares) < 1:  # a share to hold out is never less than one: one more, at least
-                least = sum(max(share, 1) for share in shares)
-                raise DataError(
-                    f"class '{name}' has {count} pictures; expected at least {least} to split into "
-                    f"{into}. Add pictures or leave it out of data.classes"
-                )
-            if groups < len(wanted):
-                raise DataError(
-                    f"class '{name}' has {count} pictures in {groups} "
-                    f"{'group' if groups == 1 else 'groups'}, which data.groups keeps whole; "
-                    f"expected at least {len(wanted)} groups to split into {into}. Add pictures "
-                    "that belong to none of them, or leave it out of data.classes"
-                )
+                few[name] = count, sum(max(share, 1) for share in shares)
+            elif groups < len(wanted):
+                tied[name] = groups
+        if few:
+            least = [
+                f"'{name}' has {counted(n, 'picture')} of at least {m}"
+                for name, (n, m) in few.items()
+            ]
+            raise DataError(
+                f"{counted(len(few), 'class')} with too few pictures to split into {into}: "
+                f"{listed(least)}. Add pictures, or leave such a class out of data.classes"
+            )
+        if tied:
+            least = [f"'{name}' has {counted(n, 'group')}" for name, n in tied.items()]
+            raise DataError(
+                f"{counted(len(tied), 'class')} with too few groups, which data.groups keeps "
+                f"whole, to split into {into}: {listed(least)}; expected at least {len(wanted)}. "
+                "Add pictures that belong to none of them, or leave such a class out of "
+                "data.classes"
+            )
 
     def _check_everywhere(self, dealt: Sequence[Sequence[Sample]], into: str) -> None:
+        """Refuses all classes at once that a part has no picture of."""
         counts = self.counts("all")
-        for samples in dealt:
-            present = {sample.label for sample in samples}
-            for label, name in enumerate(self.classes):
-                if counts[label] and label not in present:
-                    raise DataError(
-                        f"class '{name}' found no place in each part when split into {into}: its "
-                        "groups hold other classes too, and data.groups divides none. Make groups "
-                        "smaller, ask for other shares, or leave it out of data.classes"
-                    )
+        missing = {
+            label
+            for samples in dealt
+            for label in set(range(len(counts))) - {sample.label for sample in samples}
+            if counts[label]
+        }
+        if missing:
+            names = [f"'{self.classes[label]}'" for label in sorted(missing)]
+            raise DataError(
+                f"{counted(len(names), 'class')} found no place in each part when split into "
+                f"{into}: {listed(names)}. Groups hold other classes too, and data.groups divides "
+                "none. Make groups smaller, ask for other shares, or leave such a class out of "
+                "data.classes"
+            )
 
     def grouping_digest(self, groups: Sequence[int]) -> str:
         """Returns a SHA-256 over which pictures of ``all`` stand together."""
@@ -219,9 +237,8 @@ def _class_names(
         where = root if part == "all" else root / part
         if known and not found & set(names):
             raise DataError(f"{where} has no class folders; expected some of {', '.join(names)}")
-        for name in names[len(known) :]:
-            if name not in found:
-                raise DataError(f"{where} has no class folder '{name}', but other splits do")
+        if absent := [f"'{name}'" for name in names[len(known) :] if name not in found]:
+            raise DataError(f"{where} has no class folder {listed(absent)}, but other splits do")
     if len(names) < 2:
         raise DataError(
             f"{root} has {len(names)} class folders ({', '.join(names) or 'none'}); expected at "
@@ -248,16 +265,18 @@ def _class_folders(folder: Path) -> dict[str, Path]:
 def _samples(folder: Path, classes: Sequence[str]) -> list[Sample]:
     folders = _class_folders(folder)
     samples: list[Sample] = []
+    empty: list[str] = []
     for label, name in enumerate(classes):
         if name not in folders:
             continue
         paths = _pictures(folders[name])
-        if not paths:
-            raise DataError(
-                f"class folder {folders[name]} has no pictures; add some, or leave '{name}' out "
-                "with data.classes"
-            )
         samples += [Sample(path, label) for path in paths]
+        empty += [] if paths else [f"'{name}'"]
+    if empty:
+        raise DataError(
+            f"{counted(len(empty), 'class folder')} in {folder} without pictures: {listed(empty)}; "
+            "add some, or leave such a class out with data.classes"
+        )
     return samples
 
 
