@@ -146,6 +146,8 @@ def save_bundle(
     fields = {"format": FORMAT, **asdict(record), "files": sums}
     if record.parent is None:
         del fields["parent"]
+    if record.preprocessing.value_range is None:
+        del fields["preprocessing"]["value_range"]
     fields["digest"] = _fields_digest(fields)
     lines = [
         f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, separators=(',', ':'))}"

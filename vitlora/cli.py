@@ -364,6 +364,8 @@ def _nearest_key(key: str) -> str:
 
 def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
     record, folder = bundle.record, data.folder
+    scale = record.preprocessing.value_range  # training found it; no option says it
+    model.backbone.preprocessing = replace(model.backbone.preprocessing, value_range=scale)
     if model.backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "

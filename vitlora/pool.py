@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from vitlora.checkpoint import Bundle, Record, load_bundle
+from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, UsageError, nearest
 from vitlora.hardware import pick_device
 from vitlora.quantization import dequantize
@@ -88,6 +89,15 @@ class AdapterPool:
             UsageError: No adapter has this name.
         """
         return self._find(name).classes
+
+    def open(self, path: str | Path, name: str) -> Image.Image:
+        """Returns a picture file as an adapter's bundle sees it: upright RGB, for ``logits``.
+
+        Raises:
+            UsageError: No adapter has this name.
+            DataError: The picture cannot be read.
+        """
+        return self._find(name).preprocessing.open(path).image
 
     def load(self, name: str, checkpoint: str | Path | Bundle) -> None:
         """Adds an adapter.
@@ -225,6 +235,7 @@ class AdapterPool:
                 changed[path] = _change(self._parts[path], update, tensors)
         return _Adapter(
             classes=bundle.record.classes,
+            preprocessing=bundle.record.preprocessing,
             transform=bundle.record.preprocessing.transform(),
             changed=changed,
             head_weight=own["head"]["weight"],
@@ -267,6 +278,7 @@ class _Adapter:
 
     Attributes:
         classes: Names in the order of the logits.
+        preprocessing: What a picture goes through.
         transform: Upright RGB picture -> ``(3, H, W)``, normalised.
         changed: Path of a part of the base -> its change, or its twin with tensors of its own.
         head_weight: ``(classes, width)``.
@@ -274,6 +286,7 @@ class _Adapter:
     """
 
     classes: tuple[str, ...]
+    preprocessing: Preprocessing
     transform: Callable[[Image.Image], torch.Tensor]
     changed: dict[str, _LinearChange | nn.Module]
     head_weight: torch.Tensor

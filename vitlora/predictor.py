@@ -14,7 +14,6 @@ from PIL import Image
 
 from vitlora.backbones import features_and_logits
 from vitlora.checkpoint import Bundle, load_bundle
-from vitlora.data.images import open_image
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
 from vitlora.quantization import is_quantized
@@ -23,6 +22,7 @@ from vitlora.updates import merged_network
 _MOST_THREADS = 16  # that open pictures
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Seen = tuple[Path, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Prediction:
         top: Classes and confidences in ``[0, 1]``, most confident first.
         unsure: Whether the confidence is below the one chosen after training.
         unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
+        outside: Whether its values do not lie in the range of training; see ``Opened``.
     """
 
     path: Path
     top: tuple[tuple[str, float], ...]
     unsure: bool = False
     unfamiliar: bool = False
+    outside: bool = False
 
     @property
     def label(self) -> str:
@@ -82,8 +84,8 @@ class Predictor:
         self.validated = bool(bundle.record.metrics)
         self.confidence = bundle.record.confidence
         self._reference = bundle.reference
-        self._transform = bundle.record.preprocessing.transform()
-        self._at_least = bundle.record.preprocessing.at_least
+        self.preprocessing = bundle.record.preprocessing
+        self._transform = self.preprocessing.transform()
         self.network = merged_network(bundle, weights, self.device)
         # a base that was too large to unpack
         if any(map(is_quantized, self.network.modules())):
@@ -97,7 +99,10 @@ class Predictor:
             self.network.to(self._dtype)
 
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained."""
+        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained.
+
+        ``predictor.preprocessing.open(path).image`` is a file as such a picture.
+        """
         return self._forward([self._transform(image) for image in images])[1]
 
     @torch.inference_mode()
@@ -127,23 +132,24 @@ class Predictor:
         while group := list(islice(opened, batch_size)):
             yield from self._predict_group(group, top_k)
 
-    def _open(self, path: Path) -> tuple[Path, torch.Tensor | DataError]:
+    def _open(self, path: Path) -> _Seen:
         try:
-            return path, self._transform(open_image(path, self._at_least))
+            opened = self.preprocessing.open(path)
+            return path, self._transform(opened.image), opened.outside
         except DataError as error:
-            return path, error
+            return path, error, False
 
     def _predict_group(
-        self, group: Sequence[tuple[Path, torch.Tensor | DataError]], top_k: int
+        self, group: Sequence[_Seen], top_k: int
     ) -> Iterator[Prediction | DataError]:
-        tensors = [tensor for _, tensor in group if isinstance(tensor, torch.Tensor)]
+        tensors = [tensor for _, tensor, _ in group if isinstance(tensor, torch.Tensor)]
         answers = iter(self._answers(tensors, min(max(top_k, 1), len(self.classes))))
-        for path, opened in group:
+        for path, opened, outside in group:
             if isinstance(opened, DataError):
                 yield opened
             else:
                 top, unsure, unfamiliar = next(answers)
-                yield Prediction(path, top, unsure, unfamiliar)
+                yield Prediction(path, top, unsure, unfamiliar, outside)
 
     def _answers(
         self, tensors: Sequence[torch.Tensor], top_k: int

@@ -10,7 +10,7 @@ from typing import Any
 from vitlora.checkpoint import load_bundle
 from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
-from vitlora.data.images import is_image_file
+from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.answers import answer
 from vitlora.evaluation.drift import FEW, Drift, Shift, compare
@@ -52,6 +52,12 @@ def main(args: Sequence[str] | None = None) -> int:
     answers = answer(network, samples, bundle.record.preprocessing)
     for line in answers.unreadable.values():
         print(f"drift: {line}", file=sys.stderr)
+    if answers.outside:
+        print(
+            f"drift: {len(answers.outside):,} photos have values outside the range of training, "
+            f"such as {answers.outside[0]}",
+            file=sys.stderr,
+        )
     drift = compare(answers, bundle.record, known, reference)
     if options.json != "-":
         print(_text(drift, root, options.checkpoint, len(answers.unreadable)))
@@ -191,10 +197,14 @@ def _pictures(root: Path) -> list[Path]:
     if not root.is_dir():
         kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
         raise DataError(f"--data '{root}': {kind}")
-    found = sorted(path for path in root.rglob("*") if is_image_file(path) and path.is_file())
-    if not found:
-        raise DataError(f"--data '{root}': no pictures in this folder")
-    return found
+    found = list_pictures(root)
+    others = found.passed_over.get("other", [])
+    if not found.pictures:
+        only = f"; passed over {describe(others)}" if others else ""
+        raise DataError(f"--data '{root}': no pictures in this folder{only}")
+    if others:
+        print(f"drift: passed over {describe(others)}", file=sys.stderr)
+    return found.pictures
 
 
 def _parser() -> CommandParser:

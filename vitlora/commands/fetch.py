@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from vitlora.command_line import CommandParser
-from vitlora.data.images import SUFFIXES
+from vitlora.data.listing import SUFFIXES
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, nearest
 

@@ -20,6 +20,7 @@ from vitlora.backbones.torchvision import ARCHITECTURES
 from vitlora.checkpoint import RECORD, Bundle, load_bundle
 from vitlora.command_line import CommandParser
 from vitlora.data.datamodule import FolderData
+from vitlora.data.value_range import range_text
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.pictures import folder_of
 from vitlora.hardware import pick_device
@@ -95,8 +96,13 @@ def main(args: Sequence[str] | None = None) -> int:
         f"\nnetwork   timm.create_model({_call([name], arguments | {'checkpoint_path': str(out)})})"
     )
     seen = asdict(bundle.record.preprocessing)
+    value_range = seen.pop("value_range")
     seen = {"input_size": seen.pop("image_size"), **seen}
     print(f"pictures  timm.data.create_transform({_call([], seen)})")
+    if value_range is not None:
+        print(
+            f"          files deeper than 8 bits: {range_text(value_range)} become 0 to 255 first"
+        )
     return 0
 
 

@@ -1,7 +1,7 @@
 """The ``report`` command: how good a bundle is, as one offline HTML page."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
     values = {
         **page.values(),
         **page.looked_at(network, device),
-        **_problems(bundle, pictures, answers.unreadable),
+        **_problems(bundle, pictures, answers),
         "command": shlex.join(["vitlora", "report", *words]),
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
@@ -139,8 +139,9 @@ class _Page:
         chosen = numbers.shown_in_cells(
             self.labels.tolist(), self.predicted.tolist(), self.confidence.tolist(), _THUMBNAILS
         )
+        value_range = self.bundle.record.preprocessing.value_range
         return {
-            cell: [self._figure(index, thumbnail(self.samples[index].path)) for index in indices]
+            cell: [self._figure(i, thumbnail(self.samples[i].path, value_range)) for i in indices]
             for cell, indices in sorted(chosen.items())
         }
 
@@ -156,7 +157,7 @@ class _Page:
         )
 
 
-def _problems(bundle: Bundle, pictures: Pictures, unread: Mapping[Path, str]) -> dict[str, Any]:
+def _problems(bundle: Bundle, pictures: Pictures, answers: Answers) -> dict[str, Any]:
     """Returns what is wrong with the pictures: for each problem a line and the files it is about.
 
     And whether the pictures of training were there to compare with.
@@ -164,9 +165,13 @@ def _problems(bundle: Bundle, pictures: Pictures, unread: Mapping[Path, str]) ->
     training = _training_pictures(bundle, pictures)
     known = [str(path) for path in copies(pictures.samples, training)]
     found = []
-    if unread:
+    if unread := answers.unreadable:
         count = _count(len(unread), "picture cannot", "pictures cannot")
         found.append((f"{count} be read and so not be scored", list(unread.values())))
+    if outside := answers.outside:
+        count = _count(len(outside), "picture has", "pictures have")
+        line = f"{count} values outside the range of training; their scores say little"
+        found.append((line, list(map(str, outside))))
     if known:
         count = _count(len(known), "picture is", "pictures are")
         line = f"{count}, byte for byte, among the training pictures too; the scores flatter"

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,11 @@ from vitlora.data.dataset import Batches, ImageDataset, Views, seed_worker
 from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import Folder, read_folder, split_record
 from vitlora.data.groups import DUPLICATES, groups_of
+from vitlora.data.images import ValueRange
 from vitlora.data.leaks import leak_notes
+from vitlora.data.listing import describe
 from vitlora.data.preprocessing import Preprocessing
+from vitlora.data.value_range import find_range, range_text, read_range
 from vitlora.errors import DataError, UsageError
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
@@ -50,6 +54,8 @@ class FolderData(LightningDataModule):
         skip_unreadable: Train without the pictures that cannot be read, instead of stopping.
         known_classes: Classes that come first, in this order, and need no folder: those of the
             bundle that --from names, which sets it.
+        value_range: The two values that become black and white in files deeper than 8 bits; null
+            finds them over the training pictures. Scoring takes those of the bundle.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class FolderData(LightningDataModule):
         num_workers: int | None = None,
         skip_unreadable: bool = False,
         known_classes: list[str] | None = None,
+        value_range: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.auto_batch = batch_size == "auto"
@@ -107,6 +114,11 @@ class FolderData(LightningDataModule):
         self._checked: set[str] = set()
         self._prints: dict[Path, Fingerprint] = {}
         self._compared = False
+        self._passed_over = found.passed_over
+        try:
+            self.value_range = read_range(value_range)
+        except ValueError as error:
+            raise UsageError(f"data.value_range {error}, or null") from None
 
     @property
     def num_classes(self) -> int:
@@ -132,8 +144,13 @@ class FolderData(LightningDataModule):
         Raises:
             DataError: A split is missing, or pictures are unreadable; each is named.
         """
+        if self._passed_over:
+            print(f"note: passed over {describe(self._passed_over)}", file=sys.stderr)
+            self._passed_over = ()
         model = getattr(self.trainer, "lightning_module", None)
         if model is not None:
+            if stage == "fit":
+                model.backbone.preprocessing = self._scaled(model.backbone.preprocessing)
             self.preprocessing = model.backbone.preprocessing
         for split in _SPLITS[stage]:
             self._check(split)
@@ -169,9 +186,11 @@ class FolderData(LightningDataModule):
         """Returns a split's pictures as training (``train``) or evaluation sees them."""
         samples, preprocessing = self.folder.splits[split], self._needed_preprocessing()
         if split != "train" or self.augment == "none":
-            return ImageDataset(samples, preprocessing.transform(), preprocessing.at_least)
-        augmentation = Augmentation(self.augment, preprocessing)
-        return ImageDataset(samples, augmentation, at_least=2 * preprocessing.image_size)
+            transform, at_least = preprocessing.transform(), preprocessing.at_least
+        else:
+            transform = Augmentation(self.augment, preprocessing)
+            at_least = 2 * preprocessing.image_size
+        return ImageDataset(samples, transform, at_least, preprocessing.value_range)
 
     def _split(self, pool: Folder, source: str | None) -> Folder:
         """Returns the pictures split as asked; what the draw needs besides is recorded."""
@@ -203,6 +222,36 @@ class FolderData(LightningDataModule):
             raise UsageError("FolderData has no preprocessing yet: set it from the backbone first")
         return self.preprocessing
 
+    @property
+    def _value_range(self) -> ValueRange | None:
+        return None if self.preprocessing is None else self.preprocessing.value_range
+
+    def _scaled(self, preprocessing: Preprocessing) -> Preprocessing:
+        """Returns the preprocessing with the scale of the training pictures, if they need one."""
+        if preprocessing.value_range is not None or "train" not in self.folder.splits:
+            return preprocessing
+        if self.value_range is not None:
+            return replace(preprocessing, value_range=self.value_range)
+        found = find_range(sample.path for sample in self.folder.splits["train"])
+        if found.value_range is not None:
+            print(f"note: training: {found.to_text()}", file=sys.stderr)
+        return replace(preprocessing, value_range=found.value_range)
+
+    def _note_outside(self, split: str, paths: list[Path]) -> None:
+        if not paths:
+            return
+        such = f"such as {paths[0].relative_to(self.folder.root).as_posix()}"
+        if self._value_range is None:
+            said = f"are deeper than 8 bits, unlike those of training, {such}: no scale is known"
+        else:
+            said = (
+                f"have values outside {range_text(self._value_range)}, or in a sixteenth of "
+                f"it, {such}: look whether they are of another depth or camera, or set "
+                "data.value_range in training"
+            )
+        total = len(self.folder.splits[split])
+        print(f"warning: {len(paths):,} of {total:,} {split} pictures {said}", file=sys.stderr)
+
     def _check(self, split: str) -> None:
         if split not in self.folder.splits:
             found = ", ".join(f"{part}/" for part in self.folder.splits)
@@ -217,8 +266,9 @@ class FolderData(LightningDataModule):
         if split in self._checked:
             return
         samples = self.folder.splits[split]
-        prints, problems = fingerprints(sample.path for sample in samples)
+        prints, problems = fingerprints((sample.path for sample in samples), self._value_range)
         self._prints |= prints
+        self._note_outside(split, [path for path, one in prints.items() if one.outside])
         listed = "\n  ".join(problems.values())
         if problems and not self.skip_unreadable:
             raise DataError(
@@ -238,7 +288,9 @@ class FolderData(LightningDataModule):
     def _compare(self) -> None:
         """Warns of copies in two splits or classes."""
         others = [s.path for s in self.folder.splits.get("test", ()) if s.path not in self._prints]
-        notes = list(leak_notes(self.folder, {**self._prints, **fingerprints(others)[0]}))
+        notes = list(
+            leak_notes(self.folder, {**self._prints, **fingerprints(others, self._value_range)[0]})
+        )
         for note in notes:
             print(f"warning: {note}", file=sys.stderr)
         if notes:

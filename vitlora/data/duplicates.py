@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitlora.data.images import open_image
+from vitlora.data.images import MemoryShortError, ValueRange, open_marked
+from vitlora.data.value_range import find_range
 from vitlora.errors import DataError
 
 # On TrashNet every pair within 46 bits shows one scene twice, and the first that does not is 48
@@ -45,11 +47,13 @@ class Fingerprint:
         digest: SHA-256 of the file.
         frequencies: ``(16, 16)``, the lowest of the orthonormal 64 x 64 DCT of grey in [0, 255].
         colour: ``(4, 4, 2)``, red and blue less luminance of 16 patches, in [-255, 255].
+        outside: Whether its values do not fit the range it was read with.
     """
 
     digest: bytes
     frequencies: NDArray[np.float32]
     colour: NDArray[np.float32]
+    outside: bool = False
 
     @property
     def detail(self) -> float:
@@ -72,19 +76,27 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
     Raises:
         DataError: A file is missing or may not be read.
     """
+    read = partial(fingerprint_or_bytes, value_range=find_range(paths).value_range)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return group(list(pool.map(fingerprint_or_bytes, paths)), distance)
+        return group(list(pool.map(read, paths)), distance)
 
 
-def fingerprints(paths: Iterable[Path]) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
+def fingerprints(
+    paths: Iterable[Path], value_range: ValueRange | None = None
+) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
     """Returns the fingerprints of pictures, and of those that cannot be decoded to their end why.
 
     JPEGs are decoded at a small scale, which still reads the whole file.
+
+    Raises:
+        MemoryShortError: There is too little memory for a picture, which may be good.
     """
 
     def read(path: Path) -> Fingerprint | str:
         try:
-            return fingerprint(path)
+            return fingerprint(path, value_range)
+        except MemoryShortError:
+            raise
         except DataError as error:
             return str(error)
 
@@ -97,13 +109,18 @@ def fingerprints(paths: Iterable[Path]) -> tuple[dict[Path, Fingerprint], dict[P
     )
 
 
-def fingerprint(path: Path) -> Fingerprint:
+def fingerprint(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
     """Returns what of a picture file is compared with others; decodes the file to its end.
+
+    Args:
+        path: The file.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits.
 
     Raises:
         DataError: The picture cannot be read.
     """
-    image = open_image(path, at_least=_SIDE)
+    opened = open_marked(path, _SIDE, value_range)
+    image = opened.image
     grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     patches = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.float32)
     luminance = patches @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -111,17 +128,18 @@ def fingerprint(path: Path) -> Fingerprint:
         _digest(path),
         (_COSINES @ np.asarray(grey, np.float64) @ _COSINES.T).astype(np.float32),
         np.array(patches[..., ::2] - luminance[..., None], np.float32),
+        opened.outside,
     )
 
 
-def fingerprint_or_bytes(path: Path) -> Fingerprint:
+def fingerprint_or_bytes(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
     """Returns a picture's fingerprint; of a file that is no readable picture, that of a flat one.
 
     Raises:
         DataError: The file is missing or may not be read.
     """
     try:
-        return fingerprint(path)
+        return fingerprint(path, value_range)
     except DataError:
         nothing = np.zeros((_KEPT, _KEPT), np.float32)
         return Fingerprint(_digest(path), nothing, np.zeros((4, 4, 2), np.float32))

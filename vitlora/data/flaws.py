@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 
 from vitlora.data.finding import Finding, Severity
+from vitlora.data.listing import by_ending
 from vitlora.data.survey import Picture, Survey
 
 _SMALL = 32  # pixels of the short side
@@ -14,14 +16,15 @@ _FLAT, _DARK, _BRIGHT = 2.0, 20.0, 245.0  # of grey; TrashNet's photos: contrast
 _BLURRED = 0.006  # of sharpness; TrashNet's sharp photos of blank paper: 0.014
 _ENDINGS = {
     "JPEG": ".jpg .jpeg .jpe .jfif",
-    "MPO": ".jpg .jpeg .jpe .jfif",  # a phone's JPEG with a second picture in it
     "PNG": ".png",
     "WEBP": ".webp",
     "BMP": ".bmp",
     "GIF": ".gif",
     "TIFF": ".tif .tiff",
-    "PPM": ".ppm .pgm",
+    "PPM": ".ppm .pgm .pnm .pfm",
     "AVIF": ".avif",
+    "HEIF": ".heic .heif .hif",
+    "JPEG2000": ".jp2 .j2k .jpx .jpf .j2c",
 }
 _MODES = {
     "L": "grey",
@@ -159,6 +162,23 @@ def files(survey: Survey) -> Iterator[Finding]:
         "nothing: vitlora turns them into RGB",
         lambda p: _MODES.get(p.mode, "16-bit grey" if p.mode.startswith("I") else p.mode),
     )
+    if survey.value_range is not None:
+        yield Finding(
+            "deep",
+            "note",
+            survey.depth.to_text(),
+            "nothing: fit says and keeps the same range; data.value_range sets another",
+        )
+    yield from _those(
+        survey,
+        lambda p: p.print is not None and p.print.outside,
+        "outside",
+        "warning",
+        "pictures whose values lie outside that range, or in a sixteenth of it"
+        if survey.value_range is not None
+        else "pictures deeper than 8 bits, of which train/ has none",
+        "look whether they are of another depth or camera: one scale cannot suit both",
+    )
     yield from _those(
         survey,
         lambda p: p.turned,
@@ -218,15 +238,17 @@ def unused(survey: Survey) -> Iterator[Finding]:
         (
             "linked",
             "warning",
-            "links to folders, which are not followed",
-            "put the pictures, or links to them one by one, into the class folder",
+            "links to folders that are looked through anyway, or lie above; not followed",
+            "remove the links",
         ),
-        ("other", "note", "files that are no pictures, which are not used", leave),
         ("hidden", "note", "hidden files and folders, which are not used", leave),
     ]
     for kind, severity, what, advice in said:
         if names := survey.unused.get(kind):
             yield Finding(kind, severity, what, advice, names)
+    if names := survey.unused.get("other"):
+        what = f"files passed over ({by_ending(map(PurePath, names))})"
+        yield Finding("other", "note", what, leave, names)
 
 
 def _those(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitlora.data.images import is_image_file
+from vitlora.data.listing import describe, list_pictures
 from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
 from vitlora.errors import DataError, UsageError, nearest
 
@@ -33,11 +33,13 @@ class Folder:
         classes: Class names in label order, Unicode-normalised (NFC).
         splits: ``train``, ``val`` and ``test`` as far as they exist, or ``all`` for class folders
             that have not been split.
+        passed_over: Files in class folders that are no pictures; known of a folder as it was read.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, list[Sample]]
+    passed_over: tuple[Path, ...] = ()
 
     def counts(self, split: str) -> list[int]:
         """Returns the number of pictures of each class in a split."""
@@ -189,8 +191,9 @@ def read_folder(
     parts = {name: root / name for name in SPLITS if (root / name).is_dir()}
     parts = parts or {"all": root}
     names = _class_names(root, parts, classes, known)
-    splits = {part: _samples(folder, names) for part, folder in parts.items()}
-    return Folder(root, names, splits)
+    passed_over: list[Path] = []
+    splits = {part: _samples(folder, names, passed_over) for part, folder in parts.items()}
+    return Folder(root, names, splits, tuple(passed_over))
 
 
 def _class_names(
@@ -245,30 +248,23 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     return folders
 
 
-def _samples(folder: Path, classes: Sequence[str]) -> list[Sample]:
+def _samples(folder: Path, classes: Sequence[str], passed_over: list[Path]) -> list[Sample]:
+    """Returns the pictures of a split's class folders; adds the others to those passed over."""
     folders = _class_folders(folder)
     samples: list[Sample] = []
     for label, name in enumerate(classes):
         if name not in folders:
             continue
-        paths = _pictures(folders[name])
-        if not paths:
+        found = list_pictures(folders[name])
+        passed_over += (others := found.passed_over.get("other", []))
+        if not found.pictures:
+            only = f" (passed over {describe(others)})" if others else ""
             raise DataError(
-                f"class folder {folders[name]} has no pictures; add some, or leave '{name}' out "
-                "with data.classes"
+                f"class folder {folders[name]} has no pictures{only}; add some, or leave '{name}' "
+                "out with data.classes"
             )
-        samples += [Sample(path, label) for path in paths]
+        samples += [Sample(path, label) for path in found.pictures]
     return samples
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Returns the pictures below a folder; hidden folders hold copies (.ipynb_checkpoints …)."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_image_file(path)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
 
 
 def split_record(

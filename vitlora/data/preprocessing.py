@@ -1,6 +1,7 @@
 """What a set of weights wants of a picture before it becomes a tensor."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -8,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+
+from vitlora.data.images import Opened, ValueRange, open_marked
+from vitlora.data.value_range import read_range
 
 CropMode = Literal["center", "squash"]
 
@@ -27,6 +31,8 @@ class Preprocessing:
         std: Per-channel standard deviation of RGB in ``[0, 1]``.
         interpolation: ``bilinear`` or ``bicubic``.
         crop_mode: timm's name: ``center``, ``squash`` or ``border``.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits; None where
+            training had no such files.
     """
 
     image_size: int
@@ -35,6 +41,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     crop_mode: str = "center"
+    value_range: ValueRange | None = None
 
     @classmethod
     def from_timm(cls, cfg: dict[str, Any]) -> "Preprocessing":
@@ -51,7 +58,9 @@ class Preprocessing:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
         """Reads what ``dataclasses.asdict`` and JSON made of it."""
-        return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+        read = {"mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
+        # older bundles have no range
+        return cls(**{**fields, **read, "value_range": read_range(fields.get("value_range"))})
 
     @property
     def at_least(self) -> int:
@@ -61,6 +70,14 @@ class Preprocessing:
         1/8 scale: at 224 pixels and ``crop_pct`` 1, and for smaller inputs, from 1344 pixels on.
         """
         return max(_AMPLE * math.ceil(self.image_size / self.crop_pct), _CAMERA // 2)
+
+    def open(self, path: str | os.PathLike[str]) -> Opened:
+        """Returns a picture file as upright 8-bit RGB, and whether its values fit the range.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return open_marked(path, self.at_least, self.value_range)
 
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same preprocessing for another input size in pixels."""

@@ -7,6 +7,7 @@ adapter is one of vitlora's own, and only plain values pass.
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def start(model: Classifier, bundle: Bundle) -> None:
     if record.method == "FullFineTuning":  # whatever stood there at its start is gone
         backbone.load()
         backbone.digest = record.base_digest
+    scale = record.preprocessing.value_range  # found in training; no option says it
+    backbone.preprocessing = replace(backbone.preprocessing, value_range=scale)
     if backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder / RUN_CONFIG} does not say how {bundle.folder} sees pictures; it "
