@@ -606,10 +606,10 @@ def test_csv_holds_the_runners_up(photos: Path) -> None:
     assert main(["predict", str(photos / "val"), "--csv", "a.csv", "--top-k", "2"]) == 0
     assert len(list(photos.glob("val/*/*.jpg"))) == 8
     header, *rows = Path("a.csv").read_text("utf-8-sig").splitlines()
-    assert header == "path,class,confidence,unsure,unfamiliar,class_2,confidence_2"
+    assert header == "path,class,confidence,unsure,unfamiliar,outside,class_2,confidence_2"
     assert len(rows) == 8
     for row in rows:
-        _, first, p, _, _, second, q = row.split(",")
+        _, first, p, _, _, _, second, q = row.split(",")
         assert {first, second} == {"a", "b"}
         assert float(p) + float(q) == pytest.approx(1, abs=1e-5)
 

@@ -310,7 +310,7 @@ def test_ten_thousand_pictures_make_a_page_of_a_few_megabytes(
     values = {
         **content.values(),
         **content.looked_at(network, torch.device("cpu")),
-        **report._problems(bundle, pictures, unread),
+        **report._problems(bundle, pictures, answers),
         "command": "",
         "made": "",
     }

@@ -20,6 +20,7 @@ ValueRange = tuple[float, float]  # the values of a deep picture that become 0 a
 MOST_PIXELS = 178_956_970
 _DRAFTED = 4  # times as many may a JPEG have that is decoded smaller
 
+_JPEG = b"\xff\xd8\xff"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,12 +105,15 @@ def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
     """Returns the values of a picture deeper than 8 bits, ``(H, W)`` or ``(H, W, 3)``.
 
     Returns:
-        None for a picture of 8 bits, of which only the header is read.
+        None for a picture of 8 bits, of which only the header is read; of a JPEG not even that.
 
     Raises:
         DataError: As :func:`open_image`.
         MemoryShortError: As :func:`open_image`.
     """
+    with suppress(OSError):
+        if _start(path).startswith(_JPEG):
+            return None
     with reading(path) as image:
         return _load(path, image) if _is_deep(image) else None
 
@@ -168,9 +172,8 @@ def orientation(image: Image.Image) -> int:
 
 def _file(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
     """Opens a file, its pixels not yet decoded."""
-    with Path(path).open("rb") as file:
-        start = file.read(12)
-    if start.startswith(b"\xff\xd8\xff"):
+    start = _start(path)
+    if start.startswith(_JPEG):
         # past Pillow's limit on the nominal size: what counts is how large it is decoded
         return JpegImagePlugin.JpegImageFile(path)
     if start[4:8] == b"ftyp" and find_spec("pillow_heif"):
@@ -178,6 +181,12 @@ def _file(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
 
         register_heif_opener()
     return Image.open(path)
+
+
+def _start(path: str | os.PathLike[str]) -> bytes:
+    """Returns the first bytes of a file, which tell most kinds apart."""
+    with Path(path).open("rb") as file:
+        return file.read(12)
 
 
 def _load(
@@ -273,8 +282,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "no permission to read it"
     if path.stat().st_size == 0:
         return "the file is empty"
-    with path.open("rb") as file:
-        start = file.read(16)
+    start = _start(path)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC and not find_spec("pillow_heif"):
         return "HEIC photos need the package pillow-heif; install it, or export them as JPEG"
     if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
