@@ -148,6 +148,13 @@ def test_an_impossible_range_is_refused(tmp_path: Path, given: list[float]) -> N
         FolderData(str(write(tmp_path / "photos", 255, np.uint8)), value_range=given)
 
 
+def test_going_on_with_another_range_is_refused(tmp_path: Path) -> None:
+    data = ready(write(tmp_path / "photos", 4095), value_range=[0.0, 9.0])
+    assert data.preprocessing is not None
+    with pytest.raises(UsageError, match="0 to 9, but the bundle .* reads values 0 to 4095"):
+        data._scaled(data.preprocessing)
+
+
 CONFIG = """
 data: {root: ROOT, num_workers: 0, batch_size: 4}
 model: {backbone: vitlora/vit_micro_patch8_96, weights: none, image_size: 32}

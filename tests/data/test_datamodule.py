@@ -187,9 +187,9 @@ def test_each_stage_checks_its_own_splits(make_folder, tmp_path):
 def test_a_split_is_checked_once(make_folder, tmp_path, monkeypatch):
     checked = []
 
-    def counting(paths):
+    def counting(paths, *more):
         checked.append(len(paths := [*paths]))
-        return fingerprints(paths)
+        return fingerprints(paths, *more)
 
     monkeypatch.setattr(datamodule, "fingerprints", counting)
     data = ready(make_folder(tmp_path))

@@ -228,7 +228,13 @@ class FolderData(LightningDataModule):
 
     def _scaled(self, preprocessing: Preprocessing) -> Preprocessing:
         """Returns the preprocessing with the scale of the training pictures, if they need one."""
-        if preprocessing.value_range is not None or "train" not in self.folder.splits:
+        known = preprocessing.value_range
+        if known is not None and self.value_range not in (None, known):
+            raise UsageError(
+                f"data.value_range is {range_text(self.value_range)}, but the bundle that training "
+                f"goes on from reads values {range_text(known)}; leave it out"
+            )
+        if known is not None or "train" not in self.folder.splits:
             return preprocessing
         if self.value_range is not None:
             return replace(preprocessing, value_range=self.value_range)
