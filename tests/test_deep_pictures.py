@@ -22,6 +22,9 @@ from vitlora.pool import AdapterPool
 from vitlora.predictor import Predictor
 
 
+HALF = (0.5, 0.5, 0.5)
+
+
 def grey(index: int, label: int) -> np.ndarray:
     """Returns a picture of shares, 0 to 1, both of which occur; each class has its own stripes."""
     rng = np.random.default_rng(100 * label + index)
@@ -112,7 +115,7 @@ def test_a_deep_picture_is_marked_where_training_had_none(where: Path) -> None:
 
 def ready(root: Path, **options: object) -> FolderData:
     data = FolderData(str(root), num_workers=0, **options)  # pyright: ignore
-    data.preprocessing = Preprocessing(32, 1.0, (0.5,) * 3, (0.5,) * 3, value_range=(0, 4095))
+    data.preprocessing = Preprocessing(32, 1.0, HALF, HALF, value_range=(0, 4095))
     return data
 
 
