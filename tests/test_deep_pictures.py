@@ -21,7 +21,6 @@ from vitlora.errors import UsageError
 from vitlora.pool import AdapterPool
 from vitlora.predictor import Predictor
 
-
 HALF = (0.5, 0.5, 0.5)
 
 
