@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import binary_auroc
 from vitlora.checkpoint import load_bundle
 from vitlora.confidence import Reference
 from vitlora.data.folder import Sample, read_folder
-from vitlora.data.images import is_image_file
+from vitlora.data.listing import list_pictures
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.calibrate import Unsure, calibrate
 from vitlora.hardware import pick_device
@@ -47,7 +47,7 @@ def main() -> None:
     seen = {name: answer(network, splits[name], record.preprocessing) for name in splits}
     for word in options.other:
         name, _, root = word.partition("=")
-        paths = sorted(p for p in Path(root).rglob("*") if is_image_file(p))
+        paths = list_pictures(Path(root)).pictures
         samples = [Sample(path, 0) for path in paths]
         seen[name] = answer(network, samples, record.preprocessing)
     learnt, test = record.confidence, seen.pop("test")

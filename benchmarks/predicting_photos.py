@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from predicting import answers, int8, ratios, record, seconds_of
 
+from vitlora.data.images import open_image
 from vitlora.predictor import Prediction, Predictor
 
 
@@ -52,14 +53,15 @@ def _agreement(options: Any) -> Iterator[dict[str, Any]]:
 def _large(options: Any) -> Iterator[dict[str, Any]]:
     photos = sorted(options.data.rglob("*.jpg"))[::50]
     predictor = Predictor(options.checkpoint, device="cpu")
-    ample = predictor._at_least
+    ample = predictor.preprocessing.at_least
+    transform = predictor.preprocessing.transform()
     with tempfile.TemporaryDirectory() as folder:
         enlarged = [_enlarged(p, Path(folder) / f"{i}.jpg") for i, p in enumerate(photos)]
         mosaics = [_mosaic(photos, i, Path(folder) / f"m{i}.jpg") for i in range(16)]
         for kind, files in (("enlarged", enlarged), ("mosaic", mosaics)):
             said, opening = [], []
             for at_least in (None, ample):
-                predictor._at_least = at_least  # pyright: ignore
+                predictor._open = partial(_opened, transform, at_least)  # pyright: ignore
                 said.append(answers(predictor, files))
                 opening.append([seconds_of(partial(predictor._open, file)) for file in files])
             yield {
@@ -68,6 +70,10 @@ def _large(options: Any) -> Iterator[dict[str, Any]]:
                 "faster": ratios(*opening),
                 **_differences(*said),
             }
+
+
+def _opened(transform: Any, at_least: int | None, path: Path) -> tuple[Path, Any, bool]:
+    return path, transform(open_image(path, at_least)), False
 
 
 def _enlarged(photo: Path, file: Path) -> Path:

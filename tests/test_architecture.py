@@ -13,18 +13,20 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors", "files", "page", "intervals", "light_imports"},
-    {"hardware", "command_line"},
-    {"data"},
+    {"errors", "files", "page", "intervals", "light_imports", "plain", "yaml_text"},
+    {"hardware", "command_line", "bundle_folder"},
+    {"data", "parsers"},
     {"backbones"},
     {"four_bit"},
     {"quantization"},
     {"adapters"},
-    {"scores", "confidence", "optimizers"},
+    {"scores", "confidence", "optimizers", "lora_options"},
+    {"judge"},
     {"classifier", "checkpoint"},
     {"updates", "card"},
     {"training", "predictor", "picture", "pool", "evaluation", "memory"},
-    {"cli", "commands"},
+    {"complaints"},
+    {"cli", "commands", "run_options"},
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -34,13 +36,19 @@ ALONE: dict[str, set[str]] = {
     "page": set(),
     "intervals": set(),
     "light_imports": set(),
+    "plain": set(),
+    "yaml_text": set(),
     "hardware": {"errors"},
     "command_line": {"errors"},
+    "bundle_folder": {"errors"},
+    "parsers": {"command_line"},
     "data": {"errors", "files", "page", "intervals"},
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},
     "scores": {"intervals"},
-    "confidence": set(),
+    "confidence": {"intervals"},
+    "judge": {"confidence"},
+    "lora_options": set(),
     "picture": {"data"},
 }
 # Libraries that few modules know, so that they can be replaced there.

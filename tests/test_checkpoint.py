@@ -11,7 +11,8 @@ import torch
 from runs import train
 
 from vitlora.adapters import Lora
-from vitlora.checkpoint import load_bundle, newest_bundle, save_bundle
+from vitlora.bundle_folder import newest_bundle
+from vitlora.checkpoint import load_bundle, save_bundle
 from vitlora.errors import BundleError
 
 
@@ -194,9 +195,9 @@ def test_record_is_readable_json_with_the_classes_spelt_out(bundle: Path) -> Non
     ("change", "message"),
     [
         ({"classes": "abc"}, "expected a list, got 'abc'"),
-        ({"classes": ["a", 1]}, "classes holds no names"),
+        ({"classes": ["a", 1]}, "classes 1 is 1; expected text"),
         ({"split": {}}, "split is incomplete"),
-        ({"peft": [1]}, "adapter_config.json holds no fields"),
+        ({"peft": [1]}, "adapter_config.json: holds [1]; expected PEFT's options"),
     ],
 )
 def test_fields_that_make_no_sense_are_refused_though_their_sums_are_right(
@@ -208,3 +209,52 @@ def test_fields_that_make_no_sense_are_refused_though_their_sums_are_right(
     save_bundle(tmp_path / "odd", record, read.tensors, peft, "")
     with pytest.raises(BundleError, match=re.escape(message)):
         load_bundle(tmp_path / "odd")
+
+
+def test_config_yaml_is_read_once_and_that_is_what_was_verified(bundle: Path) -> None:
+    read = load_bundle(bundle)
+    (bundle / "config.yaml").write_text("model: changed after it was verified\n")
+    assert read.config == "model: {}\n"
+    assert read.run() == {"model": {}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a list\n",
+        "text",
+        "a: [",
+        "a: !!python/object/apply:os.getcwd []\n",
+        "a: !!bool x\n",
+        "a: !!timestamp x\n",
+        f"a: {'[' * 1500}",
+        "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 99) if i else 1}]\n" for i in range(8)),
+        "a: &a [*a]\n",
+    ],
+)
+def test_a_run_that_is_no_mapping_is_one_line(bundle: Path, text: str, tmp_path: Path) -> None:
+    read = load_bundle(bundle)
+    save_bundle(tmp_path / "odd", read.record, read.tensors, read.peft, text)
+    with pytest.raises(BundleError, match=r"config\.yaml describes no run") as caught:
+        load_bundle(tmp_path / "odd").run()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_that_is_written_while_it_is_read_is_read_again(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_bundle(bundle)
+    real = Path.read_bytes
+    saved: list[bool] = []
+
+    def read(path: Path) -> bytes:
+        content = real(path)
+        if path.name == "vitlora.json" and not saved:
+            saved.append(True)
+            other = {name: tensor + 1 for name, tensor in first.tensors.items()}
+            save_bundle(bundle, first.record, other, first.peft, "later: 1\n")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert load_bundle(bundle).config == "later: 1\n"

@@ -108,7 +108,7 @@ def test_fit_tells_what_it_trains_and_what_to_type_next(photos: Path, capsys: An
         r"gradient self-test: all \d+ trainable tensors are reached",
         r"epoch 1/1 \[#+\] loss \d.\d+ acc \d.\d+ \d+ img/s, 0:00 left \| val acc",
         r"accuracy \d\.\d+  95% interval \d\.\d+ to \d\.\d+   macro-F1 \d\.\d+",
-        r"unsure below \d+%: of those pictures",
+        r"unsure always: \d+ validation pictures cannot promise that at most 5.0% of any answers",
         r"bundle   checkpoints.mine  \([\d,]+ bytes\)",
         r"predict  python predict.py --checkpoint checkpoints.mine IMAGE.jpg",
     ):
@@ -606,10 +606,10 @@ def test_csv_holds_the_runners_up(photos: Path) -> None:
     assert main(["predict", str(photos / "val"), "--csv", "a.csv", "--top-k", "2"]) == 0
     assert len(list(photos.glob("val/*/*.jpg"))) == 8
     header, *rows = Path("a.csv").read_text("utf-8-sig").splitlines()
-    assert header == "path,class,confidence,unsure,unfamiliar,class_2,confidence_2"
+    assert header == "path,class,confidence,unsure,unfamiliar,outside,class_2,confidence_2"
     assert len(rows) == 8
     for row in rows:
-        _, first, p, _, _, second, q = row.split(",")
+        _, first, p, _, _, _, second, q = row.split(",")
         assert {first, second} == {"a", "b"}
         assert float(p) + float(q) == pytest.approx(1, abs=1e-5)
 
@@ -623,8 +623,11 @@ def test_scoring_another_folder_warns_of_copies(
     capsys.readouterr()
     assert main(["validate"]) == 0
     assert "note:" not in capsys.readouterr().err
-    assert main(["validate", "--data.root", str(tmp_path / "copy")]) == 0
-    assert "is not the folder of training" in capsys.readouterr().err
+    copy = ["--data.root", str(tmp_path / "copy")]
+    assert main(["validate", *copy]) == 0  # drawn alike, and known by content
+    assert capsys.readouterr().err == ""
+    assert main(["test", *copy, "--data.test_fraction", "1"]) == 0
+    assert "16 of 20 pictures (80%) are, byte for byte, training" in capsys.readouterr().err
 
 
 def test_stopping_before_the_first_validation_puts_the_earlier_bundle_back(

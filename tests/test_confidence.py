@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import mahalanobis
+from scipy.stats import binom
 
 from vitlora.confidence import (
+    NEVER,
     Confidence,
     Reference,
+    first_tested,
     fit_temperature,
     threshold_for_coverage,
     threshold_for_error,
@@ -36,13 +39,14 @@ def test_the_temperature_undoes_too_much_or_too_little_confidence(sharpness: flo
 
 
 @pytest.mark.parametrize("count", [3, 40, 1000])
-def test_the_temperature_has_the_least_cross_entropy_with_one_unknown_picture(count: int) -> None:
+def test_the_temperature_is_the_most_plausible_with_one_unknown_picture(count: int) -> None:
     logits, labels = answers(count, 3.0, seed=count)
 
     def loss(log_temperature: float) -> float:
         scaled = logits.double() / math.exp(log_temperature)
         unknown = -scaled.log_softmax(1).mean()  # one picture, its label spread over all classes
-        return float(F.cross_entropy(scaled, labels, reduction="sum") + unknown)
+        entropy = float(F.cross_entropy(scaled, labels, reduction="sum") + unknown)
+        return entropy + log_temperature**2 / 2  # the standard normal's, but for a constant
 
     best = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-9})
     assert math.log(fit_temperature(logits, labels)) == pytest.approx(best.x, abs=1e-4)
@@ -55,26 +59,108 @@ def test_a_few_right_answers_do_not_make_it_certain() -> None:
     assert 0.8 < float(confidence.min()) < 0.99
 
 
-def test_wrong_answers_make_it_doubt() -> None:
-    logits = torch.eye(2).repeat(10, 1)
-    labels = torch.tensor([1, 0]).repeat(10)
-    confidence = (logits / fit_temperature(logits, labels)).softmax(1).amax(1)
-    assert float(confidence.max()) < 0.51
+@pytest.mark.parametrize("count", [1, 3, 10, 60, 1000])
+@pytest.mark.parametrize("margin", [0.05, 1.0, 8.0, 50.0])
+def test_right_answers_support_no_more_confidence_than_there_are_pictures(
+    count: int, margin: float
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.randint(5, (count,), generator=generator)
+    spread = 0.5 + torch.rand(count, 1, generator=generator)
+    logits = margin * spread * torch.eye(5)[labels]
+    temperature = fit_temperature(logits, labels)
+    doubt = 1 - (logits / temperature).softmax(1).amax(1).mean()
+    assert float(doubt) > 0.1 / (count + 1)
+    assert temperature >= 1 / (1 + count) - 1e-9
 
 
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("max_error", [0.0, 0.05, 0.3])
-def test_the_threshold_is_the_lowest_that_keeps_to_the_error(seed: int, max_error: float) -> None:
+@pytest.mark.parametrize("count", [1, 3, 10, 60, 1000])
+@pytest.mark.parametrize("margin", [0.05, 1.0, 8.0, 50.0])
+def test_wrong_answers_make_it_doubt_as_far_as_they_are_many(count: int, margin: float) -> None:
+    labels = torch.arange(count) % 5
+    logits = margin * torch.eye(5)[(labels + 1) % 5]
+    temperature = fit_temperature(logits, labels)
+    confidence = (logits / temperature).softmax(1).amax(1)
+    assert 0.99 <= temperature < 100.01
+    assert float(confidence.max()) < (0.5 if count >= 60 else 0.95)
+
+
+@pytest.mark.parametrize("count", [10, 60, 1000])
+def test_confidence_follows_the_share_of_right_answers(count: int) -> None:
+    labels = torch.arange(count) % 5
+    answered = torch.where(torch.arange(count) % 10 < 7, labels, (labels + 1) % 5)
+    for margin in (0.5, 4.0, 30.0):
+        logits = margin * torch.eye(5)[answered]
+        confidence = (logits / fit_temperature(logits, labels)).softmax(1).amax(1)
+        assert float(confidence.mean()) == pytest.approx(0.7, abs=0.15 if count == 10 else 0.04)
+
+
+def tail(wrong: int, count: int, share: float) -> float:
+    return float(binom.cdf(wrong, count, share))
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("max_error", [0.05, 0.2])
+def test_the_threshold_is_where_the_first_test_fails(seed: int, max_error: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    confidence = torch.randint(1, 12, (30,), generator=generator) / 12
-    right = torch.rand(30, generator=generator) < confidence
+    confidence = torch.rand(200, generator=generator)
+    right = torch.rand(200, generator=generator) < 0.5 + confidence / 2
+    ranked = sorted(zip(confidence.tolist(), right.tolist(), strict=True), reverse=True)
+    count = max(next(k for k in range(1, 200) if tail(0, k, max_error) <= 0.1), 200 // 6)
+    answered = 0
+    while count <= 200 and tail(sum(not r for _, r in ranked[:count]), count, max_error) <= 0.1:
+        answered, count = count, count + 1
     got = threshold_for_error(confidence, right, max_error)
-    fitting = [
-        float(t)
-        for t in confidence.unique()
-        if 1 - right[confidence >= t].float().mean() <= max_error
-    ]
-    assert got == (min(fitting) if fitting else 1.0)
+    assert int((confidence >= got).sum()) == answered
+    assert (got == NEVER) == (answered == 0)
+
+
+@pytest.mark.parametrize(("images", "promised"), [(44, False), (45, True)])
+def test_45_right_answers_of_45_promise_5_percent(images: int, promised: bool) -> None:
+    confidence, right = torch.linspace(0.5, 1, images), torch.ones(images, dtype=torch.bool)
+    got = threshold_for_error(confidence, right, 0.05)
+    assert got == (0.0 if promised else NEVER)
+    assert first_tested(images, 0.05) == (45, 0)
+    assert first_tested(1200, 0.05) == (200, 5)
+    assert tail(5, 200, 0.05) <= 0.1 < tail(6, 200, 0.05)
+
+
+def test_wrong_answers_among_the_surest_promise_nothing_even_at_confidence_one() -> None:
+    confidence, right = torch.ones(60), torch.arange(60) % 5 > 0
+    got = threshold_for_error(confidence, right, 0.05)
+    assert got == NEVER and not (confidence >= got).any()
+
+
+def test_equal_confidences_stand_or_fall_together_whatever_their_order() -> None:
+    confidence = torch.tensor([1.0] * 600 + [0.6] * 100)
+    right = torch.tensor([True] * 597 + [False] * 3 + [True] * 60 + [False] * 40)
+    for seed in range(5):
+        order = torch.randperm(700, generator=torch.Generator().manual_seed(seed))
+        got = threshold_for_error(confidence[order], right[order], 0.05)
+        assert 0.6 < got <= 1
+        assert int((confidence >= got).sum()) == 600
+
+
+@pytest.mark.parametrize("images", [60, 200, 1000])
+@pytest.mark.parametrize("kind", ["plain", "overconfident", "bumpy", "saturated"])
+def test_the_promise_is_broken_in_at_most_one_draw_of_ten(images: int, kind: str) -> None:
+    """Populations whose share of wrong answers at each confidence is known."""
+    levels = torch.linspace(0, 1, 4001)[1:]
+    wrong = {
+        "plain": 0.4 * (1 - levels),
+        "overconfident": 0.04 + 0.3 * (levels < 0.5),
+        "bumpy": 0.05 + 0.15 * torch.sin(9 * levels).clamp(-0.3, 1),
+        "saturated": torch.where(levels > 0.6, 0.055, 0.3),
+    }[kind]
+    if kind == "saturated":
+        levels = torch.where(levels > 0.6, 1.0, levels)
+    generator, broken = torch.Generator().manual_seed(images), 0
+    for _ in range(300):
+        drawn = torch.randint(len(levels), (images,), generator=generator)
+        right = torch.rand(images, generator=generator) >= wrong[drawn]
+        sure = levels >= threshold_for_error(levels[drawn], right, 0.05)
+        broken += bool(sure.any()) and float(wrong[sure].mean()) > 0.05
+    assert broken / 300 <= 0.1 + 0.03  # three points: 1.7 standard errors
 
 
 @pytest.mark.parametrize(
@@ -188,4 +274,5 @@ def test_a_strangers_confidence_is_refused(damage: dict[str, object]) -> None:
 
 
 def test_logits_that_say_nothing_keep_their_temperature() -> None:
-    assert fit_temperature(torch.zeros(5, 3), torch.tensor([0, 1, 2, 0, 1])) == 1.0
+    said = fit_temperature(torch.zeros(5, 3), torch.tensor([0, 1, 2, 0, 1]))
+    assert said == pytest.approx(1.0, abs=1e-3)

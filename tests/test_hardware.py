@@ -95,7 +95,12 @@ def test_absent_device_is_refused_with_a_way_out(machine, has, name):
         pick_device(name)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:first", "cuda:-1", "GPU 0"])
+def test_gpu_is_cuda_as_lightning_calls_it(machine):
+    machine(cuda=1)
+    assert pick_device("gpu").type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["cuda:first", "cuda:-1", "GPU 0"])
 def test_unknown_device_is_refused_with_the_known_ones(machine, name):
     machine(cuda=1)
     with pytest.raises(UsageError, match=rf"'{name}' is unknown; use auto, cpu, cuda or mps"):

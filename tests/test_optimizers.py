@@ -1,10 +1,15 @@
 import math
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import torch
+from backbones.families import FAMILIES, shrunk
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
+from vitlora.adapters import FullFineTuning, Lora
+from vitlora.backbones import Backbone, load_backbone
 from vitlora.classifier import Classifier
 from vitlora.errors import UsageError
 from vitlora.optimizers import OptimizerName, make_optimizer
@@ -72,8 +77,6 @@ def test_what_does_not_run_is_refused(name: Any, device: str, message: str) -> N
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "sgd", "lion"])
 def test_only_matrices_trained_in_full_decay_and_b_has_its_own_rate(optimizer: Any) -> None:
-    from vitlora.adapters import Lora
-
     classifier: Any = Classifier(
         3,
         backbone="vitlora/vit_micro_patch8_96",
@@ -102,3 +105,47 @@ def test_only_matrices_trained_in_full_decay_and_b_has_its_own_rate(optimizer: A
         decay = 0.1 if name.endswith("head.modules_to_save.default.weight") else 0.0
         rate = 16e-3 if ".lora_B." in name else 1e-3
         assert found[id(parameter)] == pytest.approx((decay, rate)), name
+
+
+def grouped(backbone: Backbone, network: nn.Module) -> dict[int, float]:
+    """Returns the decay of each trained parameter, by the classifier."""
+    classifier: Any = Classifier(
+        3, "vitlora/vit_micro_patch8_96", weights="none", image_size=32, weight_decay=0.1
+    )
+    classifier.backbone, classifier.network = backbone, network
+    classifier._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    groups = classifier.configure_optimizers()["optimizer"].param_groups
+    return {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+
+
+@pytest.mark.parametrize(("family", "name", "kwargs"), FAMILIES)
+def test_full_fine_tuning_decays_what_timm_decays(family: str, name: str, kwargs: Any) -> None:
+    with shrunk(name, kwargs):
+        backbone = load_backbone(f"timm/{name}", 3, "none")
+    module: Any = FullFineTuning().inject(backbone, "full")
+    exempt = module.no_weight_decay()
+    expected = {
+        id(parameter): group["weight_decay"]
+        for group in param_groups_weight_decay(module, 0.1, no_weight_decay_list=exempt)
+        for parameter in group["params"]
+    }
+    got = grouped(backbone, module)
+    assert got == expected
+    named = dict(module.named_parameters())
+    assert {got[id(named[n])] for n in exempt if n in named} <= {0.0}
+    assert got[id(module.head.weight)] == 0.1
+
+
+def test_a_table_that_timm_exempts_does_not_decay_beside_lora_either() -> None:
+    _, name, kwargs = next(row for row in FAMILIES if row[0] == "beit")
+    with shrunk(name, kwargs):
+        backbone = load_backbone(f"timm/{name}", 3, "none")
+    network = Lora(rank=2, norms=True, biases=True).inject(backbone, "full")
+    named = dict(backbone.module.named_parameters())
+    tables = [p for n, p in named.items() if "relative_position_bias_table" in n]
+    for parameter in (*tables, named["cls_token"]):
+        parameter.requires_grad_(True)
+    got = grouped(backbone, network)
+    assert tables and {got[id(p)] for p in (*tables, named["cls_token"])} == {0.0}
+    decayed = [n for n, p in named.items() if p.requires_grad and got[id(p)]]
+    assert decayed == ["head.modules_to_save.default.weight"]

@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vitlora.adapters import Adapter, LinearProbe, Lora
-from vitlora.backbones import load_backbone
+from vitlora.backbones import features_and_logits, load_backbone
 from vitlora.checkpoint import Record, load_bundle, save_bundle
-from vitlora.errors import BundleError, UsageError, VitloraError
+from vitlora.confidence import Confidence, Reference
+from vitlora.errors import BundleError, DataError, UsageError, VitloraError
+from vitlora.judge import Prediction
 from vitlora.pool import AdapterPool
 from vitlora.predictor import Predictor
 from vitlora.quantization import Storage, dequantize, freeze
@@ -429,3 +431,77 @@ def test_mistakes_in_a_call_are_one_clear_line(
     with pytest.raises(VitloraError, match=message) as caught:
         call(two)
     assert "\n" not in str(caught.value)
+
+
+def calibrated(folder: Path, temperature: float, unsure_below: float, quantile: float) -> None:
+    """Writes into a bundle what validation might have taught it."""
+    bundle = load_bundle(folder)
+    features = torch.randn(60, KWARGS["embed_dim"], generator=torch.Generator().manual_seed(2))
+    labels = torch.arange(60) % len(bundle.record.classes)
+    reference = Reference.of(features, labels, dimensions=8)
+    merged = Predictor(bundle, device="cpu").network
+    with torch.inference_mode():
+        seen, _ = features_and_logits(merged, pictures(200, seed=9))
+    known = Confidence(
+        temperature=temperature,
+        unsure_below=unsure_below,
+        chosen_for={"max_error": 0.05},
+        coverage=0.9,
+        error=0.04,
+        calibration_error=(0.2, 0.1),
+        unfamiliar_above=float(reference.distances(seen).quantile(quantile)),
+        images=100,
+        confidences=tuple(torch.linspace(0.3, 1, 11).tolist()),
+        distances=tuple(torch.linspace(1, 2, 11).tolist()),
+    )
+    record = replace(bundle.record, confidence=known)
+    save_bundle(folder, record, bundle.tensors, bundle.peft, "", reference=reference)
+
+
+def test_a_pool_answers_as_each_bundles_own_predictor(tmp_path: Path, weights: Path) -> None:
+    """Temperatures far from 1 and thresholds in the midst: all that a bundle knows counts."""
+    known = {"waste": (0.2, 0.8, 0.5), "birds": (6.0, 0.27, 0.3), "new": None}
+    for number, (name, learnt) in enumerate(known.items()):
+        make_bundle(tmp_path / name, weights, 3 + number, Lora(rank=4, norms=number == 1))
+        if learnt:
+            calibrated(tmp_path / name, *learnt)
+    files = [tmp_path / f"{n}.png" for n in range(24)]
+    for number, file in enumerate(files):
+        Image.effect_noise((70, 50 + number), 10 * number).convert("RGB").save(file)
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    files.insert(7, tmp_path / "torn.png")
+    names = [("waste", "birds", "birds", "new")[n % 4] for n in range(len(files))]
+    pool = AdapterPool({name: tmp_path / name for name in known}, device="cpu")
+    got = pool.predict(files, names, top_k=4)
+    marks: set[tuple[str, bool, bool]] = set()
+    for name in known:
+        own = [n for n, adapter in enumerate(names) if adapter == name]
+        expected = Predictor(tmp_path / name, device="cpu").predict([files[n] for n in own], 4)
+        for number, want in zip(own, expected, strict=True):
+            answer = got[number]
+            if isinstance(want, DataError):
+                assert isinstance(answer, DataError) and str(answer) == str(want)
+                continue
+            assert isinstance(answer, Prediction)
+            assert (answer.path, answer.unsure, answer.unfamiliar) == (
+                (files[number], want.unsure, want.unfamiliar)
+            )
+            assert [c for c, _ in answer.top] == [c for c, _ in want.top]
+            assert [v for _, v in answer.top] == pytest.approx([v for _, v in want.top], abs=1e-6)
+            marks.add((name, answer.unsure, answer.unfamiliar))
+    for name in ("waste", "birds"):  # each mark was given and not given
+        own_marks = [mark[1:] for mark in marks if mark[0] == name]
+        assert {unsure for unsure, _ in own_marks} == {far for _, far in own_marks} == {True, False}
+    assert {mark for mark in marks if mark[0] == "new"} == {("new", False, False)}
+
+
+def test_open_pictures_are_answered_too(two: AdapterPool, tmp_path: Path) -> None:
+    image = Image.effect_noise((60, 60), 80).convert("RGB")
+    image.save(tmp_path / "a.png")
+    one, other = two.predict([image, str(tmp_path / "a.png")], ["birds", "birds"], top_k=9)
+    assert isinstance(one, Prediction) and isinstance(other, Prediction)
+    assert (one.path, other.path) == (Path(), tmp_path / "a.png")
+    assert one.top == other.top and len(one.top) == 5
+    assert two.predict([], []) == []
+    with pytest.raises(UsageError, match="expected a list of a name for each"):
+        two.predict([image], [])

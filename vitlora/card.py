@@ -11,6 +11,7 @@ import yaml
 from timm.models import get_pretrained_cfg
 
 from vitlora.checkpoint import Record
+from vitlora.data.value_range import range_text
 from vitlora.quantization import Storage
 
 _MOST_CLASSES = 50  # names to list: a bundle is to stay a few kilobytes beside its tensors
@@ -101,7 +102,12 @@ def _facts(
         else "not known",
         "input": f"RGB, {seen.image_size} x {seen.image_size}: {seen.crop_mode}, crop_pct "
         f"{seen.crop_pct:.4g}, {seen.interpolation}, mean {_rounded(seen.mean)}, "
-        f"std {_rounded(seen.std)}",
+        f"std {_rounded(seen.std)}"
+        + (
+            f"; values {range_text(seen.value_range)} of files deeper than 8 bits become 0 to 255"
+            if seen.value_range
+            else ""
+        ),
         "made": f"{record.created[:10]}, "
         + ", ".join(f"{name} {version}" for name, version in record.libraries.items()),
     }

@@ -7,8 +7,9 @@ holds a base weight, and none is a pickle.
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,24 +17,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
 from vitlora import __version__
+from vitlora.bundle_folder import PEFT_CONFIG, RECORD, check_there
 from vitlora.confidence import Confidence, Reference
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import BundleError
+from vitlora.data.usage import Usage
+from vitlora.errors import BundleError, UsageError
+from vitlora.files import alone_in, is_draft, keep_names, rename, write_through
+from vitlora.judge import Judge
+from vitlora.lora_options import LoraOptions
 from vitlora.quantization import Storage
 
 FORMAT = 1
-RECORD = "vitlora.json"
 TENSORS = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
 RUN_CONFIG = "config.yaml"
 REFERENCE = "reference.safetensors"
+PICTURES = "pictures.safetensors"
 CARD = "README.md"
-FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, CARD)
+FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
+_SUMMED = (TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES)
+# a pending file bears a digest; those of older versions of vitlora did not
+_PENDING = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})(\.[0-9a-f]{{16}})?\.new")
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_DRAWN = {
+    **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
+    **{"groups": str, "resplit": bool},
+}
+_MOST_VALUES = 10**6  # in config.yaml; a few lines of YAML can stand for more than memory holds
+_TRIES = 10  # to read a bundle that others are writing
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,9 @@ class Bundle:
         tensors: Adapter and head, on the CPU.
         peft: What ``adapter_config.json`` says; None where the bundle has no LoRA.
         reference: Where the training pictures lie; None where ``record.confidence`` is.
+        usage: What training did with which picture; None in older bundles and adopted ones.
+        config: The resolved run, the text of ``config.yaml``.
+        digest: SHA-256 that ``vitlora.json`` gives itself.
     """
 
     folder: Path
@@ -90,6 +109,9 @@ class Bundle:
     tensors: dict[str, torch.Tensor]
     peft: dict[str, Any] | None
     reference: Reference | None = None
+    usage: Usage | None = None
+    config: str = ""
+    digest: str = ""
 
     @property
     def weights(self) -> str | None:
@@ -97,6 +119,47 @@ class Bundle:
         known = self.record.weights
         there = not is_network_path(known) and Path(known).is_file()
         return known if known == "none" or there else None
+
+    @property
+    def judge(self) -> Judge:
+        """What makes answers of its network's features and logits."""
+        return Judge(self.record.classes, self.record.confidence, self.reference)
+
+    def run(self) -> dict[str, Any]:
+        """Returns what ``config`` says, as YAML's plain values: nothing is imported or run.
+
+        Raises:
+            BundleError: It is no YAML, or no mapping.
+        """
+        try:
+            run = yaml.safe_load(self.config)
+            if not isinstance(run, dict):
+                raise TypeError(f"expected keys and values, got {type(run).__name__}")
+            _check_size(run)
+        except Exception as error:  # PyYAML raises whatever a malformed scalar makes it
+            said = " ".join(str(error).split())
+            raise BundleError(
+                f"{self.folder / RUN_CONFIG} describes no run ({type(error).__name__}: {said})"
+            ) from None
+        return run
+
+    def lora(self) -> LoraOptions | None:
+        """Returns what ``peft`` says of the low-rank updates; None where the bundle has none.
+
+        Raises:
+            BundleError: It says what cannot be.
+        """
+        try:
+            return None if self.peft is None else LoraOptions.from_json(self.peft)
+        except ValueError as error:
+            raise BundleError(f"{self.folder / PEFT_CONFIG}: {error}") from None
+
+    def card(self) -> str | None:
+        """Returns the model card, which people may have edited; None where there is none."""
+        for path in (_pending(self.folder / CARD, self.digest), self.folder / CARD):
+            with suppress(FileNotFoundError):
+                return path.read_text("utf-8", errors="surrogateescape")
+        return None
 
     def check_base(self, digest: str) -> None:
         """Refuses base weights that are not those of training.
@@ -120,12 +183,15 @@ def save_bundle(
     run_config: str,
     card: str | None = None,
     reference: Reference | None = None,
+    usage: Usage | None = None,
 ) -> None:
     """Writes a bundle; whatever interrupts that, the folder still loads as the old one or the new.
 
-    All files are written under other names first. Renaming ``vitlora.json`` is what makes the new
-    bundle count: a file that was not renamed after that is read under its other name. The card is
-    for people: it may be edited, so no sum is kept of it.
+    All files are written under pending names first, which carry their digests. Renaming
+    ``vitlora.json``, which lists the digests, is what makes the new bundle count: it says which
+    pending files are its own, and they are read under those names until they have been renamed. An
+    earlier save that was interrupted there is finished first. The card is for people: it may be
+    edited, so no sum is kept of it; its pending name carries the digest of ``vitlora.json``.
 
     Args:
         folder: Where it goes.
@@ -135,6 +201,7 @@ def save_bundle(
         run_config: The resolved run as YAML.
         card: The model card, Markdown, if there is to be one.
         reference: Where the training pictures lie, if that is known.
+        usage: What training did with which picture, if that is known.
     """
     files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
     if peft is not None:
@@ -142,23 +209,31 @@ def save_bundle(
     files[RUN_CONFIG] = run_config.encode()
     if reference is not None:
         files[REFERENCE] = dump_tensors(reference.tensors())
+    if usage is not None:
+        files[PICTURES] = usage.to_bytes()
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     fields = {"format": FORMAT, **asdict(record), "files": sums}
     if record.parent is None:
         del fields["parent"]
+    if record.preprocessing.value_range is None:
+        del fields["preprocessing"]["value_range"]
     fields["digest"] = _fields_digest(fields)
     lines = [
         f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, separators=(',', ':'))}"
         for k, v in fields.items()
     ]
-    files[RECORD] = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    files[RECORD], sums[RECORD] = ("{\n" + ",\n".join(lines) + "\n}\n").encode(), fields["digest"]
     if card is not None:
-        files[CARD] = card.encode()
+        files[CARD], sums[CARD] = card.encode("utf-8", "surrogateescape"), fields["digest"]
+    pending = {name: _pending(folder / name, digest) for name, digest in sums.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        _write_through(folder / f".{name}.new", content)
-    for name in sorted(files, key=lambda name: name != RECORD):
-        (folder / f".{name}.new").replace(folder / name)
+    with alone_in(folder):
+        _settle(folder)
+        for name, content in files.items():
+            write_through(pending[name], content)
+        keep_names(folder)
+        rename(pending[RECORD], folder / RECORD)
+        _settle(folder)
 
 
 def load_bundle(folder: str | Path) -> Bundle:
@@ -167,9 +242,17 @@ def load_bundle(folder: str | Path) -> Bundle:
     Raises:
         BundleError: No bundle is there, or it is torn, was changed, or is of another format.
     """
+    return read_bundle(folder)[0]
+
+
+def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
+    """Returns a bundle and the bytes it was read from, by the names of their files.
+
+    Raises:
+        BundleError: As ``load_bundle``.
+    """
     folder = Path(folder)
-    fields = _read_record(folder)
-    contents = _read_files(folder, fields)
+    fields, contents = _read_files(folder)
     learnt = fields.get("confidence")  # older bundles have none
     try:
         tensors = load_tensors(contents[TENSORS])
@@ -177,6 +260,8 @@ def load_bundle(folder: str | Path) -> Bundle:
         reference = (
             None if learnt is None else Reference.from_tensors(load_tensors(contents[REFERENCE]))
         )
+        usage = Usage.from_bytes(contents[PICTURES]) if PICTURES in contents else None
+        config = contents[RUN_CONFIG].decode("utf-8")
         names = Record.__dataclass_fields__.keys() - {"confidence", "parent"}
         record = Record(
             **{
@@ -188,15 +273,19 @@ def load_bundle(folder: str | Path) -> Bundle:
                 "parent": fields.get("parent"),
             }
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        _check_record(record)
+    except (
+        *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError),
+        *(SafetensorError, UsageError),
+    ) as error:
+        said = " ".join(str(error).split())
         raise BundleError(
-            f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {error}); train "
+            f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {said}); train "
             "again"
         ) from None
-    problem = _malformed(record, peft)
-    if problem:
-        raise BundleError(f"{folder} is no bundle of vitlora's: {problem}; train again")
-    return Bundle(folder, record, tensors, peft, reference)
+    bundle = Bundle(folder, record, tensors, peft, reference, usage, config, fields["digest"])
+    bundle.lora()
+    return bundle, contents
 
 
 def _list(value: Any) -> list[Any]:
@@ -205,24 +294,47 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _malformed(record: Record, peft: Any) -> str | None:
-    """Returns what is wrong with fields whose sums are right: a bundle may come from anywhere."""
-    if not all(isinstance(name, str) for name in record.classes) or len(record.classes) < 2:
-        return "classes holds no names"
-    if not {"root", "counts", "digests"} <= record.split.keys():
-        return "split is incomplete"
-    if peft is not None and not isinstance(peft, dict):
-        return f"{PEFT_CONFIG} holds no fields"
-    return None
-
-
-def bundle_digest(folder: Path) -> str:
-    """Returns the SHA-256 that a bundle's record gives itself.
+def _check_record(record: Record) -> None:
+    """Refuses values that make no sense though their sums are right: anyone may have written them.
 
     Raises:
-        BundleError: As ``load_bundle``.
+        ValueError: One does not.
     """
-    return _fields_digest(_read_record(folder))
+    split, drawn = record.split, record.split.get("drawn", {})
+    if not {"root", "counts", "digests"} <= split.keys():
+        raise ValueError("split is incomplete")
+    expected = {
+        **{n: (getattr(record, n), str) for n in ("backbone", "base_digest", "weights", "created")},
+        **{n: (getattr(record, n), str) for n in ("method", "head")},
+        **{f"metrics {n}": (value, float) for n, value in record.metrics.items()},
+        **{f"libraries {n}": (value, str) for n, value in record.libraries.items()},
+        **{f"classes {i}": (value, str) for i, value in enumerate(record.classes)},
+        "parent": ("" if record.parent is None else record.parent, str),
+        "split root": (split["root"], str),
+        **{f"split digests {n}": (value, str) for n, value in split["digests"].items()},
+        **{
+            f"split counts {n}": (count, int)
+            for n, counts in split["counts"].items()
+            for count in _list(counts)
+        },
+        **{f"split drawn {n}": (drawn[n], kind) for n, kind in _DRAWN.items() if n in drawn},
+    }
+    for name, (value, kind) in expected.items():
+        if not _is(value, kind):
+            raise ValueError(f"{name} is {ascii(value)[:40]}; expected {_KINDS[kind]}")
+    if len(record.classes) < 2 or len(set(record.classes)) < len(record.classes):
+        raise ValueError("classes holds no names, or one twice")
+    if record.head not in ("full", "lora"):
+        raise ValueError(f"head is {record.head!r}; expected full or lora")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is str:
+        return isinstance(value, str)
+    whole = isinstance(value, int) or (kind is float and isinstance(value, float))
+    return whole and abs(value) < 2**63
 
 
 def is_network_path(path: str) -> bool:
@@ -230,24 +342,9 @@ def is_network_path(path: str) -> bool:
     return path.replace("\\", "/").startswith("//")
 
 
-def newest_bundle(root: str | Path = "checkpoints") -> Path:
-    """Returns the folder of the bundle written last, anywhere under ``root``.
-
-    Raises:
-        BundleError: There is none.
-    """
-    found = sorted(Path(root).rglob(RECORD), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise BundleError(
-            f"no trained adapter under {Path(root).resolve()}; train one with "
-            "'python -m vitlora fit --config demo.yaml', or name one with --checkpoint DIR"
-        )
-    return found[-1].parent
-
-
-def is_bundle(folder: Path) -> bool:
-    """Returns whether a folder claims to hold a bundle."""
-    return (folder / RECORD).is_file()
+def is_leftover(name: str) -> bool:
+    """Returns whether an interrupted save leaves files of this name in a bundle's folder."""
+    return is_draft(name) or _PENDING.fullmatch(name) is not None
 
 
 def bundle_bytes(folder: Path) -> int:
@@ -256,68 +353,115 @@ def bundle_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in paths if path.exists())
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        kind = "is a file; expected the bundle's folder" if folder.exists() else "no such folder"
-        raise BundleError(f"checkpoint '{folder}': {kind}")
-    if not is_bundle(folder):
-        kind = "a PEFT adapter" if (folder / PEFT_CONFIG).exists() else "no vitlora bundle"
-        todo = "; 'vitlora adopt' makes a bundle of it" if "PEFT" in kind else ""
-        raise BundleError(f"{folder} holds {kind}: it has no {RECORD}{todo}")
+def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Returns a record's fields, and the checked bytes of its files and of itself."""
+    record, fields = _read_record(folder)
+    for _ in range(_TRIES):
+        try:
+            contents = {n: _read_checked(folder / n, d) for n, d in fields["files"].items()}
+            return fields, {RECORD: record, **contents}
+        except BundleError:
+            before = record
+            record, fields = _read_record(folder)
+            if record == before:
+                raise
+    raise BundleError(f"{folder} is written to again and again; read it when that has ended")
+
+
+def _read_record(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """Returns the bytes of ``vitlora.json`` and its checked fields."""
+    record = (check_there(folder) / RECORD).read_bytes()
     try:
-        fields = json.loads((folder / RECORD).read_text("utf-8"))
-        digest = fields.pop("digest")
-    except (ValueError, AttributeError, KeyError, TypeError):
+        fields = json.loads(record.decode("utf-8"))
+        digest = fields["digest"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BundleError(f"{folder / RECORD} is torn or not a bundle's; train again") from None
     if fields.get("format") != FORMAT:
         raise BundleError(
             f"{folder} is a bundle of format {fields.get('format')!r}; this vitlora reads format "
             f"{FORMAT}. Install a newer vitlora"
         )
-    known = {TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE}
     files = fields.get("files")
-    if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - known:
+    if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - _SUMMED:
         raise BundleError(f"{folder / RECORD} was changed after it was written; train again")
-    return fields
+    return record, fields
 
 
-def read_contents(folder: Path) -> dict[str, bytes]:
-    """Returns the checked bytes of all that a bundle's record sums up, and of the record.
-
-    Raises:
-        BundleError: As ``load_bundle``.
-    """
-    record = (folder / RECORD).read_bytes() if is_bundle(folder) else b""
-    return {RECORD: record, **_read_files(folder, _read_record(folder))}
-
-
-def _read_files(folder: Path, fields: Mapping[str, Any]) -> dict[str, bytes]:
-    return {name: _read_checked(folder / name, digest) for name, digest in fields["files"].items()}
-
-
-def _read_checked(path: Path, digest: str) -> bytes:
-    candidates = [p for p in (path, path.with_name(f".{path.name}.new")) if p.is_file()]
-    if not candidates:
+def _read_checked(path: Path, digest: Any) -> bytes:
+    found = False
+    for candidate in _candidates(path, digest):
+        with suppress(FileNotFoundError):
+            content, found = candidate.read_bytes(), True
+            if hashlib.sha256(content).hexdigest() == digest:
+                return content
+    if not found:
         raise BundleError(f"{path.parent} is torn: {path.name} is missing; train again")
-    for candidate in candidates:
-        content = candidate.read_bytes()
-        if hashlib.sha256(content).hexdigest() == digest:
-            return content
     raise BundleError(
         f"{path} was truncated or changed after it was written; train again or restore it"
     )
 
 
+def _candidates(path: Path, digest: Any) -> Iterator[Path]:
+    """Yields where a bundle's file may be; a pending one is there until its name is its own."""
+    yield _pending(path, digest)
+    yield path
+    yield path.with_name(f".{path.name}.new")  # an older vitlora's
+
+
+def _pending(path: Path, digest: Any) -> Path:
+    short = digest[:16] if isinstance(digest, str) and re.match("[0-9a-f]{16}", digest) else "none"
+    return path.with_name(f".{path.name}.{short}.new")
+
+
+def _settle(folder: Path) -> None:
+    """Finishes what an interrupted save left: pending files get their names, or are removed.
+
+    Where nothing says which bundle counts, nothing is touched.
+    """
+    left = [path for path in folder.iterdir() if _PENDING.fullmatch(path.name)]
+    try:
+        fields = _read_record(folder)[1]
+    except BundleError:
+        return
+    if not left:
+        return
+    for name, digest in fields["files"].items():
+        there = next((p for p in _candidates(folder / name, digest) if _sum(p) == digest), None)
+        if there not in (None, folder / name):
+            rename(there, folder / name)
+    with suppress(FileNotFoundError):
+        rename(_pending(folder / CARD, fields["digest"]), folder / CARD)
+    others = [folder / name for name in (PEFT_CONFIG, REFERENCE) if name not in fields["files"]]
+    for path in (*left, *others):
+        with suppress(OSError):  # gone, or somebody reads it
+            path.unlink()
+
+
+def _sum(path: Path) -> str | None:
+    """Returns the SHA-256 of a file, None if it is not there."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
+
+
+def _check_size(run: Any) -> None:
+    """Refuses what would take all memory to walk through: in YAML, a value may stand for others."""
+    waiting, seen = [run], 1
+    while waiting:
+        value = waiting.pop()
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        if isinstance(parts, list | tuple | set):
+            seen += len(parts)
+            if seen > _MOST_VALUES:
+                raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+            waiting += parts
+
+
 def _fields_digest(fields: Mapping[str, Any]) -> str:
+    """Returns the digest of a record's fields, itself left out."""
+    fields = {name: value for name, value in fields.items() if name != "digest"}
     canonical = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _library_versions() -> dict[str, str]:

@@ -45,7 +45,8 @@ class Classifier(LightningModule):
         optimizer: adamw, adamw8bit (its state in 8 bits), paged_adamw8bit (and moved to the host
             when the GPU is full), sgd (with momentum 0.9) or lion.
         lr: Peak learning rate.
-        weight_decay: Decay of matrices trained in full; LoRA's, biases and norms never decay.
+        weight_decay: Decay of matrices trained in full; LoRA's, biases, norms and what timm exempts
+            (position embeddings, class and register tokens) never decay.
         warmup: Share of all steps over which the rate rises; then it falls along a cosine.
         label_smoothing: Share of each label spread over all classes.
         class_weights: Weigh classes by the inverse of their frequency in the training set.
@@ -93,6 +94,8 @@ class Classifier(LightningModule):
         self.checkpointing = checkpointing
         self.compile_blocks = compile
         self.backbone = self.load(backbone, num_classes, weights, image_size)
+        # before quantisation packs two of them into a byte, and adapters are added
+        self.base_parameters = sum(p.numel() for p in self.backbone.module.parameters())
         if crop_mode is not None:
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
         if quantization == "none" and block_size != 64:
@@ -110,6 +113,7 @@ class Classifier(LightningModule):
         self.given_storage: Storage | None = None  # a bundle's
         self._check_base: Callable[[str], None] = lambda digest: None
         self.loss_weight: torch.Tensor | None = None
+        self._weights: list[Any] = []  # of the batches accumulated since the last step
 
     def start_from(
         self,
@@ -251,7 +255,30 @@ class Classifier(LightningModule):
             on_epoch=True,
             batch_size=len(labels),
         )
-        return loss
+        if self.trainer.accumulate_grad_batches == 1:
+            return loss
+        weight = len(labels) if self.loss_weight is None else self.loss_weight[labels].sum()
+        self._weights.append(weight)
+        return loss * (weight / self._weights[0])
+
+    def on_train_epoch_start(self) -> None:
+        """Forgets batches of which an interrupted training made no step."""
+        self._weights = []
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Makes an accumulated gradient the mean over the pictures it saw, before it is clipped.
+
+        Lightning divides each loss by ``accumulate_grad_batches``, also where fewer batches, or
+        fewer pictures, were left of the epoch: to them the step would be that much smaller.
+        """
+        if not self._weights:
+            return
+        nominal = self.trainer.accumulate_grad_batches * self._weights[0]
+        scale, self._weights = nominal / sum(self._weights), []
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        if not isinstance(scale, float) or scale != 1:
+            torch._foreach_mul_(grads, scale)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last evaluation."""
@@ -292,9 +319,11 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Returns the optimiser with warm-up and cosine decay, stepped every batch."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        exempt = self.backbone.never_decayed()
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                decays = parameter.ndim > 1 and "lora_" not in name
+                plain = parameter.ndim > 1 and not name.endswith(".bias")
+                decays = plain and "lora_" not in name and id(parameter) not in exempt
                 decay, rate = self.weight_decay if decays else 0.0, self.adapter.rate(name)
                 groups.setdefault((decay, rate * self.lr), []).append(parameter)
         options = [

@@ -4,33 +4,32 @@ import argparse
 import inspect
 import logging
 import math
-import re
 import sys
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
-from lightning.pytorch import Trainer as LightningTrainer
+import yaml
+from jsonargparse import ArgumentError, Namespace, set_dumper, set_loader
+from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
-from vitlora.adapters import Lora
-from vitlora.checkpoint import Bundle, bundle_bytes, bundle_digest, load_bundle
+from vitlora import yaml_text
+from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.classifier import Classifier
+from vitlora.complaints import explained
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import (
-    BundleError,
-    DataError,
-    UsageError,
-    VitloraError,
-    nearest,
-    nearest_of,
-)
+from vitlora.data.usage import Usage
+from vitlora.errors import BundleError, DataError, UsageError, VitloraError, a_few
 from vitlora.evaluation.calibrate import Unsure, calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
+from vitlora.evaluation.pictures import at_home, seen, settle, usage_of
 from vitlora.files import write_json
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
@@ -44,11 +43,46 @@ _DESCRIPTIONS = {
     "validate": "Scores a bundle on its validation split.",
     "test": "Scores a bundle on a test split.",
 }
+_FEW = 10  # names that a line lists
 _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
 
 
+class _Parser(LightningArgumentParser):
+    def dump(self, *args: Any, **options: Any) -> str:
+        """Returns YAML; what is read back on the way holds values, not words typed."""
+        mode, self.parser_mode = self.parser_mode, "yaml"
+        try:
+            return super().dump(*args, **options)
+        finally:
+            self.parser_mode = mode
+
+
 class VitloraCLI(LightningCLI):
-    """Puts a model, a folder and a trainer together and runs one subcommand."""
+    """Puts a model, a folder and a trainer together and runs one subcommand.
+
+    Args:
+        inherited: Names of options and the values they have unless a config or the words typed say
+            otherwise.
+        args: The words after the program's name.
+    """
+
+    def __init__(self, inherited: Mapping[str, Any], args: list[str]) -> None:
+        self._inherited = dict(inherited)
+        reading = {"exit_on_error": False, "parser_mode": yaml_text.MODE}
+        parsers: dict[str, Any] = {
+            name: {"description": text, **reading} for name, text in _DESCRIPTIONS.items()
+        }
+        super().__init__(
+            Classifier,
+            FolderData,
+            trainer_class=Trainer,
+            parser_class=_Parser,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "vitlora", "allow_abbrev": False, **reading, **parsers},
+            args=args,
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -104,6 +138,24 @@ class VitloraCLI(LightningCLI):
             help="validate and test: also write the numbers to this file, or - for the screen.",
         )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.set_defaults(self._inherited)
+
+    def before_instantiate_classes(self) -> None:
+        """Takes the enumerations among the defaults of classes by value: YAML knows no others."""
+        _by_value(self.config)
+
+    def instantiate_classes(self) -> None:
+        """Makes model, data and trainer; what a named class refuses is said with its key.
+
+        Raises:
+            UsageError: A class could not be made of what it was given.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Problem with given class_path" not in str(error):
+                raise
+            raise explained(error, self.config.get(str(self.subcommand))) from None
 
     def before_fit(self) -> None:
         """Attaches the callbacks that tell of the run and keep it."""
@@ -112,6 +164,14 @@ class VitloraCLI(LightningCLI):
             raise UsageError("output is empty; expected a folder")
         if config.checkpoint or config.json:
             raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
+        quantization = self.model.storage.quantization
+        if self.trainer.checkpoint_callbacks and quantization != "none":
+            name = type(self.trainer.checkpoint_callbacks[0]).__name__
+            raise UsageError(
+                f"{name} (trainer.enable_checkpointing) keeps the whole network, which cannot be "
+                f"read back with model.quantization {quantization}; leave it out: the bundle keeps "
+                "the best epoch"
+            )
         output = Path(config.output or "checkpoints/run")
         parent = config["from"] and load_bundle(config["from"])
         if parent:
@@ -122,20 +182,21 @@ class VitloraCLI(LightningCLI):
             output,
             run_config=self._run_config(),
             logs=config.trainer.logger in (None, True),
-            parent=bundle_digest(parent.folder)[:16] if parent else None,
+            parent=parent.digest[:16] if parent else None,
         )
         self.memory: Memory | None = None
         if parent:
             self.memory = self._go_on(parent)
         trainer: Any = self.trainer
-        trainer.callbacks += [Summary(), self.run_folder]
+        # before the others: some look for its loggers
+        trainer.callbacks = [Summary(), self.run_folder, *trainer.callbacks]
 
     def fit(self, model: Classifier, datamodule: FolderData) -> None:
         """Trains, with a batch that fits if that is asked for; says clearly if none did."""
         batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
         if datamodule.auto_batch:
             print(batches.settle())
-        with batches.explained():
+        with batches.explained(), _stopped_by_callbacks():
             self.trainer.fit(model, datamodule=datamodule)
 
     def after_fit(self) -> None:
@@ -193,13 +254,25 @@ class VitloraCLI(LightningCLI):
     def _go_on(self, parent: Bundle) -> Memory | None:
         """Starts from a bundle, and asks it about its old pictures before anything is trained."""
         start(self.model, parent)
-        print(f"goes on from {parent.folder}")
+        print(f"goes on from {parent.folder}{self._follow(parent)}")
         folder, old = self.datamodule.folder, self.config.fit.old_data
         counts = zip(folder.classes, folder.counts("train"), strict=True)
         if absent := [name for name, count in counts if not count]:
             _note(
-                f"{folder.root} has no training pictures of {', '.join(absent)}: they may be "
+                f"{folder.root} has no training pictures of {a_few(absent)}: they may be "
                 "forgotten; old pictures among the new ones prevent that"
+            )
+        unseen = [
+            name
+            for name, trained, held in zip(
+                folder.classes, folder.counts("train"), folder.counts("val"), strict=True
+            )
+            if trained and not held
+        ]
+        if unseen:
+            _note(
+                f"{folder.root} has no validation pictures of {a_few(unseen)}: the score says "
+                "nothing about them"
             )
         try:
             return remember(parent, self._merged(parent), folder.splits.get("train", []), old)
@@ -208,6 +281,20 @@ class VitloraCLI(LightningCLI):
                 raise
             _note(f"{error}; pass --old-data DIR to measure what is forgotten")
             return None
+
+    def _follow(self, parent: Bundle) -> str:
+        """Keeps held out what a bundle held out; returns what became of the pictures."""
+        before, data = usage_of(parent), self.datamodule
+        if before is not None:
+            return f": {data.follow(before)}"
+        data.before = Usage(whole=False)
+        digests = parent.record.split["digests"]
+        if any(data.digest(split) != digests[split] for split in digests):
+            _note(
+                f"{parent.folder} does not record which pictures it was trained on, and its folder "
+                "is gone or has changed: some may be validated on now, and their score flatters"
+            )
+        return ""
 
     def validate(self, model: Classifier, datamodule: FolderData) -> None:
         """Scores a bundle on the validation split."""
@@ -224,35 +311,47 @@ class VitloraCLI(LightningCLI):
         if target not in (None, "-") and Path(target).is_dir():
             raise UsageError(f"--json '{target}' is a folder; expected a file")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
-        _check_fits(bundle, model, data, split)
+        _check_fits(bundle, model, data)
+        if note := settle(bundle, data, split):
+            _note(note)
+        known = seen(bundle, data.folder.splits.get(split, ()))
+        for line in known.notes(split):
+            print(f"warning: {line}", file=sys.stderr)
+        if known.trained is None and data.drawn and not at_home(bundle, data):
+            _note(
+                f"{data.folder.root} is not the folder of training; if it is a copy of it, "
+                "training pictures may be among those scored"
+            )
         model.network = trained_network(model.backbone, bundle, self.trainer.strategy.root_device)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
-        if bundle.record.confidence is not None:
-            scores = replace(scores, logits=scores.logits / bundle.record.confidence.temperature)
+        scores = replace(scores, logits=bundle.judge.calibrated(scores.logits))
         if target != "-":
             print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
         if target:
             about = {"checkpoint": str(bundle.folder), "split": split}
-            write_json({**about, **scores.to_json()}, target)
+            write_json({**about, **scores.to_json(), **known.to_json()}, target)
 
     def _run_config(self) -> str:
         return self._parser("fit").dump(self.config.fit, skip_link_targets=True, format="yaml")
 
 
-def main(args: list[str]) -> None:
+def main(args: list[str], inherited: Mapping[str, Any]) -> None:
     """Runs one subcommand; a ``fit`` that ran out of memory once more if it may.
 
     Args:
         args: The words after the program's name; ``--config`` names are files by now.
+        inherited: What options are if neither a config nor a word says so; nothing of it is parsed.
 
     Raises:
         VitloraError: A mistake a user can mend.
     """
     _quieten()
+    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
+    set_dumper("yaml", yaml_text.write)
     try:
-        _run(args)
+        _run(args, inherited)
         return
     except MemoryFullError as full:
         if not full.again:
@@ -260,31 +359,39 @@ def main(args: list[str]) -> None:
         _note(str(full))
         args = [*args, *full.again]
     free_memory()  # the network and its step went with the exception
-    _run(args)
+    _run(args, inherited)
 
 
-def _run(args: list[str]) -> None:
-    parsers: dict[str, Any] = {
-        name: {"description": text, "exit_on_error": False} for name, text in _DESCRIPTIONS.items()
-    }
+def _run(args: list[str], inherited: Mapping[str, Any]) -> None:
     try:
-        VitloraCLI(
-            Classifier,
-            FolderData,
-            trainer_class=Trainer,
-            seed_everything_default=0,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                "prog": "vitlora",
-                "exit_on_error": False,
-                "allow_abbrev": False,
-                **parsers,
-            },
-            args=args,
-        )
+        VitloraCLI(inherited, args)
     except ArgumentError as error:
-        raise _explained(error) from None
+        raise explained(error) from None
+
+
+@contextmanager
+def _stopped_by_callbacks() -> Iterator[None]:
+    """Turns the errors by which Lightning's callbacks end a training into lines of ours."""
+    try:
+        yield
+    except TrainingSpikeException as spike:
+        raise VitloraError(
+            f"trainer.callbacks: SpikeDetection stopped training ({spike}); the best epoch before, "
+            "if there was one, is kept. Lower model.lr, or leave the callback out"
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UsageError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
+
+
+def _by_value(fields: Any) -> None:
+    for name, value in list(vars(fields).items()):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Namespace):
+                _by_value(one)
+        if isinstance(value, Enum):
+            setattr(fields, name, value.value)
 
 
 def _show_only_ours(parser: LightningArgumentParser) -> None:
@@ -296,74 +403,10 @@ def _show_only_ours(parser: LightningArgumentParser) -> None:
             action.help = argparse.SUPPRESS
 
 
-def _explained(error: ArgumentError) -> UsageError:
-    """Returns jsonargparse's complaint on one line: key, value, what was expected, nearest key."""
-    text = " ".join(str(error).split())
-    within = "model.adapter." if "Problem with given class_path" in text else ""
-    lost = re.search(r"import path string: (\w+)", text)
-    if lost is not None:
-        names = ("Lora", "LinearProbe", "FullFineTuning")
-        return UsageError(
-            f"model.adapter '{lost[1]}' is unknown; expected one of {', '.join(names)}"
-            f"{nearest(lost[1], names)}"
-        )
-    if "Option 'class_path' is not accepted" in text:
-        return UsageError(
-            "model.adapter takes class_path and init_args; put its options in the latter"
-        )
-    unknown = re.search(
-        r"(?:unrecognized arguments: --|does not accept option '|Option ')([\w.]+)", text
-    )
-    if unknown is not None:
-        key = within + unknown[1]
-        if key in {f"model.adapter.{n}" for n in inspect.signature(Lora.__init__).parameters}:
-            return UsageError(
-                f"{key} belongs to the Lora adapter; the one chosen has no such option"
-            )
-        return UsageError(f"unknown key '{key}'{_nearest_key(key)}; 'vitlora fit --help' lists all")
-    expected = (
-        r"Subtypes: \[(?P<union>.+?)\] Errors: .*Given value: (?P<given>.*)"
-        r"|Expected (?:an? )?(?P<type>.+?)\. Got value: (?P<value>.*)"
-    )
-    wrong = re.search(rf'Parser key "(?P<key>[\w.]+)": (?:[^"]*? )?(?:{expected})$', text)
-    if wrong is None:
-        return UsageError(text)
-    wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wrong["union"] or wrong["type"])
-    wanted = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", wanted)
-    wanted = re.sub(r"Literal\[(.+?)\]", r"one of \1", wanted).replace(", NoneType", " or null")
-    value = wrong["given"] or wrong["value"]
-    return UsageError(f"{within}{wrong['key']} is {value!r}; expected {wanted}")
-
-
-def _nearest_key(key: str) -> str:
-    """Returns a hint for an unknown dotted key, or for a lone word that may be the end of one."""
-    owners: dict[str, type] = {
-        "data": FolderData,
-        "model": Classifier,
-        "model.adapter": Lora,
-        "trainer": Trainer,
-        "unsure": Unsure,
-    }
-    ends = {
-        name: f"{group}.{name}"
-        for group, owner in owners.items()
-        for name in inspect.signature(owner.__init__).parameters
-        if name not in ("self", "kwargs", "num_classes")
-    }
-    lightning = [f"trainer.{name}" for name in inspect.signature(LightningTrainer).parameters]
-    tops = ["output", "seed_everything", "checkpoint", "json", "config"]
-    group, dot, _ = key.partition(".")
-    if group in owners:
-        inside = [name for name in (*ends.values(), *lightning) if name.startswith(f"{group}.")]
-        return nearest(key, inside)
-    if dot:
-        return nearest(key, ends.values())
-    end = nearest_of(key, (*ends, *tops))
-    return f" (did you mean '{ends.get(end, end)}'?)" if end else ""
-
-
-def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str) -> None:
+def _check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
     record, folder = bundle.record, data.folder
+    scale = record.preprocessing.value_range  # training found it; no option says it
+    model.backbone.preprocessing = replace(model.backbone.preprocessing, value_range=scale)
     if model.backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "
@@ -372,31 +415,17 @@ def _check_fits(bundle: Bundle, model: Classifier, data: FolderData, split: str)
         )
     if folder.classes != record.classes:
         raise BundleError(
-            f"{bundle.folder} knows the classes {', '.join(record.classes)}; {folder.root} has "
-            f"{', '.join(folder.classes)}"
+            f"{bundle.folder} knows the classes {_unlike(record.classes, folder.classes)}"
+            f"; {folder.root} has {_unlike(folder.classes, record.classes)}"
         )
-    known_root = str(folder.root.resolve()) == record.split["root"]
-    if data.drawn and not known_root:
-        anew = "; its splits were pooled and drawn anew (data.resplit)" if data.resplit else ""
-        _note(
-            f"{folder.root} is not the folder of training; if it is a copy of it, training "
-            f"pictures may be among those scored{anew}"
-        )
-    if known_root and "drawn" in record.split and not data.drawn:
-        raise BundleError(
-            f"training drew its splits from {folder.root} by a seed, and now they are found as "
-            "folders, so training pictures could be among those scored: leave out data.resplit, or "
-            "score on a folder of new pictures with --data.root"
-        )
-    drawn_here = data.drawn and known_root and split in folder.splits
-    if drawn_here and data.digest(split) != record.split["digests"].get(split):
-        regrouped = "train" in folder.splits and data.grouping != record.split.get("grouping")
-        changed = "the groups of data.groups" if regrouped else "the folder or the split's options"
-        raise BundleError(
-            f"the {split} split drawn from {folder.root} is not the one held out in training, so "
-            f"training pictures could be in it: {changed} changed. Score on a folder of new "
-            "pictures with --data.root"
-        )
+
+
+def _unlike(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Returns classes as a list; of many those first that the others lack."""
+    known = set(others)
+    return a_few(
+        classes if len(classes) <= _FEW else sorted(classes, key=lambda c: c in known), _FEW
+    )
 
 
 def _ran_away(scores: Scores) -> str | None:

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from vitlora.intervals import Interval, binomial_tail, exact_interval
+
+CERTAINTY = 0.9  # of a promised share of wrong answers, over the draw of the validation pictures
+NEVER = 2.0  # no confidence reaches it
+_FIRST = 6  # the surest one in so many pictures are tested first
 _LISTS = ("calibration_error", "confidences", "distances")
+_WIDEST = math.log(100)  # of log T; outside, the network has learnt nothing yet
 _NUMBERS = ("temperature", "unsure_below", "coverage", "error", "unfamiliar_above")
 
 
@@ -20,8 +26,9 @@ class Confidence:
 
     Attributes:
         temperature: The logits are divided by it before the softmax, > 0.
-        unsure_below: Answers of a lower confidence are unsure, in ``[0, 1]``.
-        chosen_for: What that was chosen for: ``{"max_error": 0.05}`` or ``{"coverage": 0.9}``.
+        unsure_below: Answers of a lower confidence are unsure, in ``[0, 1]``; ``NEVER`` marks all.
+        chosen_for: What that was chosen for: ``{"max_error": 0.05, "certainty": 0.9}`` or
+            ``{"coverage": 0.9}``. Bundles of vitlora 0.1 lack the certainty: they promise nothing.
         coverage: Share of the validation pictures that were answered so, in ``[0, 1]``.
         error: Share of those that were answered wrongly, in ``[0, 1]``.
         calibration_error: Expected calibration error before and after the temperature.
@@ -42,63 +49,144 @@ class Confidence:
     confidences: tuple[float, ...]
     distances: tuple[float, ...]
 
+    @property
+    def sure(self) -> int:
+        """How many validation pictures were answered for sure."""
+        return round(self.coverage * self.images)
+
+    @property
+    def wrong(self) -> int:
+        """How many of those were answered wrongly."""
+        return round(self.error * self.sure)
+
+    @property
+    def coverage_interval(self) -> Interval:
+        """95% interval of the share of new pictures that will be answered for sure."""
+        return exact_interval(self.sure, self.images)
+
+    @property
+    def error_interval(self) -> Interval:
+        """95% interval of the share of wrong answers among those; for a chosen coverage only.
+
+        Where the threshold was chosen by the errors themselves it does not hold.
+        """
+        return exact_interval(self.wrong, self.sure)
+
+    @property
+    def promised(self) -> float | None:
+        """The share of wrong answers among the sure ones that is promised; None where none is."""
+        return self.chosen_for.get("max_error") if "certainty" in self.chosen_for else None
+
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Confidence":
         """Reads what ``dataclasses.asdict`` and JSON made of it."""
-        lists = {name: tuple(map(float, fields[name])) for name in _LISTS}
-        numbers = {name: float(fields[name]) for name in _NUMBERS}
+        lists = {name: tuple(map(_number, fields[name])) for name in _LISTS}
+        numbers = {name: _number(fields[name]) for name in _NUMBERS}
+        chosen = {name: _number(value) for name, value in fields["chosen_for"].items()}
         if not all(map(math.isfinite, [*numbers.values(), *sum(lists.values(), ())])):
             raise ValueError("confidence is not finite")
-        if not numbers["temperature"] > 0 or [*map(len, lists.values())] != [2, 11, 11]:
+        if not 1e-6 < numbers["temperature"] < 1e6 or [*map(len, lists.values())] != [2, 11, 11]:
             raise ValueError("confidence is out of range")
-        return cls(**{**fields, **lists, **numbers, "images": int(fields["images"])})
+        images = int(_number(fields["images"]))
+        return cls(**{**fields, **lists, **numbers, "chosen_for": chosen, "images": images})
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"confidence holds {ascii(value)[:40]}; expected a number")
+    return float(value)
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Returns the temperature of the least cross-entropy (Guo et al. 2017, arXiv:1706.04599).
+    """Returns the most plausible temperature (Guo et al. 2017, arXiv:1706.04599).
 
-    One picture of unknown class is added to the N: without it, N right answers, however few, would
-    make the network certain of everything. The same idea as Platt's (1999) targets.
+    That of the least cross-entropy, with what few pictures cannot say filled in twice. One picture
+    of unknown class is added to the N: without it, N right answers, however few, would make the
+    network certain of everything (the idea of Platt's targets, 1999). And log(T)^2 / 2 is added, as
+    if the temperatures of networks were log-normal around 1: pictures must speak for a temperature
+    far from 1, on either side, with as many nats. It is at least 1 / (N + 1): to sharpen claims
+    confidence, and N pictures of a network that hardly tells classes apart support little of it.
+    To soften claims none.
 
     Args:
         logits: ``(N, C)`` of pictures that were not trained on.
         labels: ``(N,)``.
     """
     logits = logits.double()
-    if float(logits.std(1).max()) == 0:  # it says nothing, at any temperature
-        return 1.0
     right = logits.gather(1, labels[:, None]).sum() + logits.mean()
 
-    def slope(sharpness: float) -> float:
-        """Derivative of the cross-entropy, which is convex, by one over the temperature."""
-        expected = ((logits * sharpness).softmax(1) * logits).sum(1)
-        return float(expected.sum() + expected.mean() - right)
+    def loss(log_temperature: float) -> float:
+        sharp = logits / math.exp(log_temperature)
+        levels = sharp.logsumexp(1)
+        entropy = levels.sum() + levels.mean() - right / math.exp(log_temperature)
+        return float(entropy) + log_temperature**2 / 2
 
-    low, high = math.log(1 / 100), math.log(100)  # outside, the network has learnt nothing yet
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(math.exp(middle)) > 0 else (middle, high)
-    return math.exp(-low)
+    lowest = low = -min(math.log1p(len(logits)), _WIDEST)
+    high = _WIDEST
+    for points in (24, 10, 10, 10, 10, 10):  # it may have two valleys: a grid, then finer ones
+        grid = np.linspace(max(low, lowest), min(high, _WIDEST), points + 1)
+        best, step = min(grid.tolist(), key=loss), grid[1] - grid[0]
+        low, high = best - step, best + step
+    return math.exp(best)
+
+
+def first_tested(images: int, max_error: float) -> tuple[int, int]:
+    """Returns how many of the surest answers are tested first, and how many may be wrong.
+
+    Args:
+        images: Validation pictures; of too few, even all right promise nothing, and the first of
+            the two is more than there are.
+        max_error: In ``(0, 1)``.
+    """
+    count = max(math.ceil(math.log(1 - CERTAINTY) / math.log1p(-max_error)), images // _FIRST)
+    wrong = 0
+    while binomial_tail(wrong + 1, count, max_error) <= 1 - CERTAINTY:
+        wrong += 1
+    return count, wrong
 
 
 def threshold_for_error(confidence: torch.Tensor, right: torch.Tensor, max_error: float) -> float:
-    """Returns the lowest confidence at and above which at most ``max_error`` of answers are wrong.
+    """Returns a confidence at and above which at most ``max_error`` of new answers are wrong.
+
+    That holds with 90% probability over the draw of these pictures. The k surest answers are
+    tested, for k from ``first_tested`` on, until a test fails: k answers pass if so few wrong ones
+    among them had a chance of at most 10% were ``max_error`` of all such answers wrong, the exact
+    binomial tail of Geifman and El-Yaniv 2017 (arXiv:1705.08500). Tests in a fixed order need no
+    correction for their number (Angelopoulos et al. 2021, Learn then Test, arXiv:2110.01052).
+
+    Proof, for the threshold at the k-th place moves with the pictures: call a level t bad if more
+    than ``max_error`` of all answers surer than t are wrong. Cut the confidences at the ends of the
+    intervals of bad levels. At such an end the share is ``max_error`` exactly (ties are broken by a
+    seeded shuffle, so it is continuous), and so it is within each piece between two ends. Which
+    tested k is the first at a bad level depends only on how many pictures lie in each piece, and
+    on its own level. Given these, each surer answer in a whole piece is wrong with probability
+    ``max_error``, and in the piece cut at its level with more. So the number of wrong ones is
+    at least binomial, and its test passes with a chance of at most 10%. A bad level is chosen only
+    if it passes.
 
     Args:
         confidence: ``(N,)`` in ``[0, 1]``.
         right: ``(N,)`` bool.
-        max_error: In ``[0, 1)``.
+        max_error: In ``(0, 1)``.
 
     Returns:
-        1.0 if even the surest answers are wrong too often.
+        ``NEVER`` if nothing can be promised.
     """
-    values, order = confidence.sort(descending=True)
-    wrong = (~right[order]).cumsum(0)
-    share = wrong / torch.arange(1, len(values) + 1)
-    ends = torch.ones_like(right)  # equal confidences stand or fall together
-    ends[:-1] = values[:-1] != values[1:]
-    fits = ((share <= max_error) & ends).nonzero()
-    return float(values[fits[-1]]) if len(fits) else 1.0
+    images = len(confidence)
+    shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(0))
+    values, order = confidence[shuffled].sort(descending=True, stable=True)
+    wrong = (~right[shuffled][order]).cumsum(0).tolist()
+    threshold, first = NEVER, first_tested(images, max_error)[0]
+    for count in range(first, images + 1):
+        if count > first and wrong[count - 1] == wrong[count - 2]:
+            pass  # one more right answer: what passed still passes
+        elif binomial_tail(wrong[count - 1], count, max_error) > 1 - CERTAINTY:
+            break
+        if count == images:
+            threshold = 0.0
+        elif values[count] < values[count - 1]:  # equal confidences stand or fall together
+            threshold = float(values[count].nextafter(values[count - 1]))
+    return threshold
 
 
 def threshold_for_coverage(confidence: torch.Tensor, coverage: float) -> float:

@@ -1,6 +1,6 @@
 """What can go wrong, said in one line: what was got, what was expected, what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -30,6 +30,25 @@ class DataError(VitloraError):
 
 class BundleError(VitloraError):
     """A bundle that is torn, tampered with, foreign, or made for another base."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns ``"1 picture"``, ``"2 pictures"``, ``"2 classes"``."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def a_few(names: Iterable[str], most: int = 10) -> str:
+    """Returns the first names with commas, and how many more there are; ``none`` where none is."""
+    every = list(names)
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return f"{', '.join(every[:most]) or 'none'}{more}"
+
+
+def a_few_lines(lines: Sequence[str], most: int = 20) -> str:
+    """Returns the first lines, indented but for the first, and how many more there are."""
+    more = [f"... and {len(lines) - most:,} more"] if len(lines) > most else []
+    return "\n  ".join([*lines[:most], *more])
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

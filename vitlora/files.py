@@ -1,12 +1,28 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, whoever else writes there and whatever interrupts."""
 
 import json
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_DRAFT = re.compile(r"\.vitlora-[0-9a-f]{16}\.new")
+_ABANDONED = 24 * 3600  # seconds after which a draft that nobody finished is litter
+# Windows renames over no file that somebody is reading: seconds to wait for that to end
+_WAITS = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
+
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file under another name, then renames it; text is UTF-8.
+    """Writes a draft to the disk, then gives it the file's name; text is UTF-8.
+
+    Of several processes that write one file, the last one wins, with a whole file. What is no file,
+    such as ``/dev/stdout``, is written to as it is.
 
     Args:
         path: Where it goes; its folder is made if it is not there.
@@ -14,13 +30,85 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    with draft(path) as new:
+        write_through(new, data)
+        rename(new, path)
+
+
+@contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """Yields a name beside ``path`` that nobody else takes, for a file or a folder.
+
+    At the end, what still bears that name is removed. So is, at the start, what processes that were
+    killed more than a day ago left in that folder.
+    """
+    _tidy(path.parent)
+    new = path.with_name(f".vitlora-{secrets.token_hex(8)}.new")
     try:
-        new.write_bytes(data)
+        yield new
+    finally:
+        _remove(new)
+
+
+def is_draft(name: str) -> bool:
+    """Returns whether ``draft`` could have made a name."""
+    return _DRAFT.fullmatch(name) is not None
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Writes a file and waits until the disk has it; the disk may not have its name yet."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rename(new: Path, path: Path) -> None:
+    """Gives a file another name, even that of a file that is there."""
+    for seconds in _WAITS:
+        with suppress(PermissionError):
+            new.replace(path)
+            break
+        time.sleep(seconds)
+    else:
         new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
+    keep_names(path.parent)
+
+
+def keep_names(folder: Path) -> None:
+    """Waits until the disk has the names in a folder; Windows has no way to ask for that."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives do not know how
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process or thread is in here for the same folder.
+
+    The lock is the folder's own and ends with the process. Windows and some network drives have no
+    such lock: nobody waits there.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_json(fields: dict[str, Any], target: str) -> None:
@@ -34,3 +122,20 @@ def write_json(fields: dict[str, Any], target: str) -> None:
         print(json.dumps(fields, indent=1))
     else:
         write_whole(Path(target), json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+
+
+def _tidy(folder: Path) -> None:
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if is_draft(entry.name):
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
+                        _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -19,11 +19,13 @@ PredictionPrecision = Literal["32", "bf16", "auto"]
 _FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str = "auto", option: str = "--device") -> torch.device:
     """Returns the device to run on: CUDA, else Apple's MPS, else the CPU.
 
     Args:
-        name: ``auto``, or a torch device name such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        name: ``auto``, or a torch device name such as ``cpu``, ``cuda`` or ``gpu``, ``cuda:1`` or
+            ``mps``.
+        option: What the user sets it by.
 
     Raises:
         UsageError: The named device is unknown or not on this machine.
@@ -33,16 +35,16 @@ def pick_device(name: str = "auto") -> torch.device:
             return _exact(torch.device("cuda"))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda" if name == "gpu" else name)  # Lightning's name for it
     except RuntimeError:
-        raise UsageError(f"device '{name}' is unknown; use auto, cpu, cuda or mps") from None
+        raise UsageError(f"{option} '{name}' is unknown; use auto, cpu, cuda or mps") from None
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not present.get(device.type, False):
-        raise UsageError(f"device '{name}' is not on this machine; use --device auto or cpu")
+        raise UsageError(f"{option} '{name}' is not on this machine; use {option} auto or cpu")
     return _exact(device)
 
 

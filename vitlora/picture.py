@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vitlora.data.images import open_image
+from vitlora.data.images import ValueRange, open_image
 
 _SIDE = 480  # pixels of the picture's longer side
 _ROW = 34  # pixels of one class
@@ -15,14 +15,17 @@ _ROW = 34  # pixels of one class
 _FONTS = ("arial.ttf", "Arial.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf")
 
 
-def captioned(path: Path, top: Sequence[tuple[str, float]]) -> Image.Image:
+def captioned(
+    path: Path, top: Sequence[tuple[str, float]], value_range: ValueRange | None = None
+) -> Image.Image:
     """Returns the picture above one bar for each class.
 
     Args:
         path: The picture file.
         top: Classes and confidences in ``[0, 1]``, most confident first.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits.
     """
-    image = open_image(path)
+    image = open_image(path, _SIDE, value_range)
     scale = _SIDE / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     width = _SIDE

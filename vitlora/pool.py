@@ -1,8 +1,10 @@
 """Many adapters on one frozen ViT in memory, chosen picture by picture. Imports no PEFT."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,10 +17,14 @@ from PIL import Image
 from torch import nn
 
 from vitlora.checkpoint import Bundle, Record, load_bundle
-from vitlora.errors import BundleError, UsageError, nearest
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.errors import BundleError, DataError, UsageError, a_few, nearest
 from vitlora.hardware import pick_device
+from vitlora.judge import Judge, Prediction
 from vitlora.quantization import dequantize
 from vitlora.updates import Update, bundle_backbone, read_changes
+
+_MOST_THREADS = 16  # that open pictures
 
 
 class AdapterPool:
@@ -87,7 +93,7 @@ class AdapterPool:
         Raises:
             UsageError: No adapter has this name.
         """
-        return self._find(name).classes
+        return self._find(name).judge.classes
 
     def load(self, name: str, checkpoint: str | Path | Bundle) -> None:
         """Adds an adapter.
@@ -125,6 +131,40 @@ class AdapterPool:
             self._find(name)
             del self._adapters[name]
 
+    def predict(
+        self, pictures: Sequence[str | Path | Image.Image], names: Sequence[str], top_k: int = 3
+    ) -> list[Prediction | DataError]:
+        """Returns what each picture shows by its adapter, as its own ``Predictor`` would say it.
+
+        All go through the base in one pass.
+
+        Args:
+            pictures: Files, or upright RGB pictures; each is preprocessed as its adapter's bundle
+                says.
+            names: The adapter of each picture.
+            top_k: How many classes to keep, at least 1.
+
+        Returns:
+            In their order; the error of a file that cannot be read stands in its place.
+
+        Raises:
+            UsageError: A name is unknown, or there are not as many names as pictures.
+        """
+        adapters = self._find_all(names, len(pictures))
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+            opened = list(threads.map(_Adapter.open, adapters, pictures))
+        kept = [n for n, (tensor, _) in enumerate(opened) if isinstance(tensor, torch.Tensor)]
+        tensors = [tensor for tensor, _ in opened if isinstance(tensor, torch.Tensor)]
+        answers = self._answers(tensors, [adapters[n] for n in kept])
+        made: dict[int, Prediction] = {}
+        for number, (features, logits) in zip(kept, answers, strict=True):
+            picture = pictures[number]
+            path = Path() if isinstance(picture, Image.Image) else Path(picture)
+            judge = adapters[number].judge
+            [said] = judge.predictions([path], features[None], logits[None], top_k)
+            made[number] = replace(said, outside=opened[number][1])
+        return [x if isinstance(x, DataError) else made[n] for n, (x, _) in enumerate(opened)]
+
     def logits(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[torch.Tensor]:
         """Returns the logits ``(classes,)`` of each picture by its adapter, on the CPU.
 
@@ -137,7 +177,7 @@ class AdapterPool:
         """
         adapters = self._find_all(names, len(images))
         tensors = [a.transform(image) for a, image in zip(adapters, images, strict=True)]
-        return self._forward(torch.stack(tensors), adapters) if tensors else []
+        return [logits for _, logits in self._answers(tensors, adapters)]
 
     def forward(self, images: torch.Tensor, names: Sequence[str]) -> list[torch.Tensor]:
         """Returns the logits ``(classes,)`` of each picture by its adapter, on the CPU.
@@ -156,10 +196,15 @@ class AdapterPool:
                 f"(B, {', '.join(map(str, self._shape))}) of torch.float32, normalised"
             )
         adapters = self._find_all(names, len(images))
-        return self._forward(images, adapters) if adapters else []
+        return [logits for _, logits in self._answers(list(images), adapters)]
 
     @torch.inference_mode()
-    def _forward(self, images: torch.Tensor, adapters: "Sequence[_Adapter]") -> list[torch.Tensor]:
+    def _answers(
+        self, tensors: Sequence[torch.Tensor], adapters: "Sequence[_Adapter]"
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Returns features ``(D,)`` and logits ``(classes,)`` of each, fp32, on the CPU."""
+        if not tensors:
+            return []
         numbers: dict[_Adapter, list[int]] = {}
         for number, adapter in enumerate(adapters):
             numbers.setdefault(adapter, []).append(number)
@@ -169,25 +214,25 @@ class AdapterPool:
         for adapter, group in numbers.items():
             groups.append((adapter, slice(start, start + len(group))))
             start += len(group)
-        batch = images if order == sorted(order) else images[order]
+        batch = torch.stack([tensors[number] for number in order])
         self._batch.groups = groups
         try:
             features = self._network(batch.to(self.device, torch.float32))
         finally:
             self._batch.groups = ()
-        logits: dict[int, torch.Tensor] = {}
+        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for adapter, rows in groups:
-            answers = F.linear(features[rows], adapter.head_weight, adapter.head_bias)
-            logits |= zip(order[rows], answers.cpu(), strict=True)
-        return [logits[number] for number in range(len(adapters))]
+            logits = F.linear(features[rows], adapter.head_weight, adapter.head_bias)
+            pairs = zip(features[rows].cpu(), logits.cpu(), strict=True)
+            found |= zip(order[rows], pairs, strict=True)
+        return [found[number] for number in range(len(adapters))]
 
     def _find(self, name: str) -> "_Adapter":
         adapter = self._adapters.get(name)
         if adapter is None:
             names = self.names
             raise UsageError(
-                f"no adapter is named '{name}'{nearest(name, names)}; loaded: "
-                f"{', '.join(names) or 'none'}"
+                f"no adapter is named '{name}'{nearest(name, names)}; loaded: {a_few(names)}"
             )
         return adapter
 
@@ -224,7 +269,8 @@ class AdapterPool:
             if path != "head":
                 changed[path] = _change(self._parts[path], update, tensors)
         return _Adapter(
-            classes=bundle.record.classes,
+            judge=bundle.judge,
+            preprocessing=bundle.record.preprocessing,
             transform=bundle.record.preprocessing.transform(),
             changed=changed,
             head_weight=own["head"]["weight"],
@@ -266,18 +312,33 @@ class _Adapter:
     """An adapter in memory, on the device.
 
     Attributes:
-        classes: Names in the order of the logits.
+        judge: Makes answers of its features and logits.
+        preprocessing: What a picture goes through.
         transform: Upright RGB picture -> ``(3, H, W)``, normalised.
         changed: Path of a part of the base -> its change, or its twin with tensors of its own.
         head_weight: ``(classes, width)``.
         head_bias: ``(classes,)``.
     """
 
-    classes: tuple[str, ...]
+    judge: Judge
+    preprocessing: Preprocessing
     transform: Callable[[Image.Image], torch.Tensor]
     changed: dict[str, _LinearChange | nn.Module]
     head_weight: torch.Tensor
     head_bias: torch.Tensor
+
+    def open(self, picture: str | Path | Image.Image) -> tuple[torch.Tensor | DataError, bool]:
+        """Returns a picture ``(3, H, W)``, normalised, or why it cannot be read.
+
+        And whether its values lie outside the range of training.
+        """
+        if isinstance(picture, Image.Image):
+            return self.transform(picture), False
+        try:
+            opened = self.preprocessing.open(Path(picture))
+            return self.transform(opened.image), opened.outside
+        except DataError as error:
+            return error, False
 
 
 class _Batch(threading.local):

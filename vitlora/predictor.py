@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -14,42 +14,16 @@ from PIL import Image
 
 from vitlora.backbones import features_and_logits
 from vitlora.checkpoint import Bundle, load_bundle
-from vitlora.data.images import open_image
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
+from vitlora.judge import Prediction
 from vitlora.quantization import is_quantized
 from vitlora.updates import merged_network
 
 _MOST_THREADS = 16  # that open pictures
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one picture shows.
-
-    Attributes:
-        path: The picture's file.
-        top: Classes and confidences in ``[0, 1]``, most confident first.
-        unsure: Whether the confidence is below the one chosen after training.
-        unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
-    """
-
-    path: Path
-    top: tuple[tuple[str, float], ...]
-    unsure: bool = False
-    unfamiliar: bool = False
-
-    @property
-    def label(self) -> str:
-        """The most likely class."""
-        return self.top[0][0]
-
-    @property
-    def confidence(self) -> float:
-        """That of the most likely class, in ``[0, 1]``."""
-        return self.top[0][1]
+_Seen = tuple[Path, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
 
 
 class Predictor:
@@ -81,9 +55,9 @@ class Predictor:
         self.classes = bundle.record.classes
         self.validated = bool(bundle.record.metrics)
         self.confidence = bundle.record.confidence
-        self._reference = bundle.reference
-        self._transform = bundle.record.preprocessing.transform()
-        self._at_least = bundle.record.preprocessing.at_least
+        self.preprocessing = bundle.record.preprocessing
+        self._judge = bundle.judge
+        self._transform = self.preprocessing.transform()
         self.network = merged_network(bundle, weights, self.device)
         # a base that was too large to unpack
         if any(map(is_quantized, self.network.modules())):
@@ -97,7 +71,10 @@ class Predictor:
             self.network.to(self._dtype)
 
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained."""
+        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained.
+
+        ``predictor.preprocessing.open(path).image`` is a file as such a picture.
+        """
         return self._forward([self._transform(image) for image in images])[1]
 
     @torch.inference_mode()
@@ -127,40 +104,27 @@ class Predictor:
         while group := list(islice(opened, batch_size)):
             yield from self._predict_group(group, top_k)
 
-    def _open(self, path: Path) -> tuple[Path, torch.Tensor | DataError]:
+    def _open(self, path: Path) -> _Seen:
         try:
-            return path, self._transform(open_image(path, self._at_least))
+            opened = self.preprocessing.open(path)
+            return path, self._transform(opened.image), opened.outside
         except DataError as error:
-            return path, error
+            return path, error, False
 
     def _predict_group(
-        self, group: Sequence[tuple[Path, torch.Tensor | DataError]], top_k: int
+        self, group: Sequence[_Seen], top_k: int
     ) -> Iterator[Prediction | DataError]:
-        tensors = [tensor for _, tensor in group if isinstance(tensor, torch.Tensor)]
-        answers = iter(self._answers(tensors, min(max(top_k, 1), len(self.classes))))
-        for path, opened in group:
-            if isinstance(opened, DataError):
-                yield opened
+        opened = [(path, x) for path, x, _ in group if isinstance(x, torch.Tensor)]
+        made: list[Prediction] = []
+        if opened:
+            features, logits = self._forward([tensor for _, tensor in opened])
+            made = self._judge.predictions([path for path, _ in opened], features, logits, top_k)
+        predictions = iter(made)
+        for _, tensor, outside in group:
+            if isinstance(tensor, DataError):
+                yield tensor
             else:
-                top, unsure, unfamiliar = next(answers)
-                yield Prediction(path, top, unsure, unfamiliar)
-
-    def _answers(
-        self, tensors: Sequence[torch.Tensor], top_k: int
-    ) -> Iterator[tuple[tuple[tuple[str, float], ...], bool, bool]]:
-        """Yields each picture's most likely classes, whether that is unsure, or it unfamiliar."""
-        if not tensors:
-            return
-        features, logits = self._forward(tensors)
-        learnt, reference = self.confidence, self._reference
-        far = [False] * len(tensors)
-        if learnt is not None and reference is not None:
-            logits = logits / learnt.temperature
-            far = (reference.distances(features) > learnt.unfamiliar_above).tolist()
-        values, indices = logits.softmax(1).topk(top_k)
-        for row, names, unfamiliar in zip(values.tolist(), indices.tolist(), far, strict=True):
-            top = tuple((self.classes[i], value) for i, value in zip(names, row, strict=True))
-            yield top, learnt is not None and row[0] < learnt.unsure_below, unfamiliar
+                yield replace(next(predictions), outside=outside)
 
 
 def _ahead(

@@ -44,7 +44,8 @@ class Storage:
             raise UsageError(
                 f"model.quantization is '{self.quantization}'; expected one of {', '.join(kinds)}"
             )
-        if self.quantization != "none" and self.block_size not in BLOCK_SIZES:
+        known = isinstance(self.block_size, int) and self.block_size in BLOCK_SIZES
+        if self.quantization != "none" and not known:
             raise UsageError(
                 f"model.block_size is {self.block_size}; expected one of "
                 f"{', '.join(map(str, BLOCK_SIZES))}"

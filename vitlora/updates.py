@@ -1,12 +1,9 @@
 """What a bundle changes of its frozen base, and merging it in. Imports no PEFT."""
 
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +12,7 @@ from vitlora.backbones import Backbone, answer_from_class_token, open_backbone
 from vitlora.checkpoint import Bundle
 from vitlora.errors import BundleError
 from vitlora.hardware import give_memory_back
+from vitlora.lora_options import LoraOptions
 from vitlora.quantization import (
     Storage,
     add_beside,
@@ -26,6 +24,7 @@ from vitlora.quantization import (
 
 _PREFIX = "base_model.model."
 _CPU = torch.device("cpu")
+_MOST_CHANGE = 1e30  # far from overflow in fp32
 _MOST_MERGED = 2**28  # weights of a 4-bit base that are unpacked
 _PARTS = {
     ".lora_A.weight": "a",
@@ -106,15 +105,19 @@ def read_changes(bundle: Bundle, module: nn.Module) -> Changes:
             raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {name}")
         _check_place(bundle, name, tensor.shape, targets.get(plain))
         tensors[plain] = tensor.float()
-    config = bundle.peft or {}
-    if factors:
-        _check_kind(bundle.folder, config)
-    updates = {path: _update(bundle, path, parts, config) for path, parts in factors.items()}
+    options = bundle.lora()
+    if factors and options is None:
+        raise BundleError(f"{bundle.folder} has {min(factors)}.lora_A, but no adapter_config.json")
+    updates = {
+        path: _update(bundle, path, parts, options)
+        for path, parts in factors.items()
+        if options is not None
+    }
     for path, update in updates.items():
         shape = torch.Size((len(update.b), update.a.shape[1]))
         _check_place(bundle, f"{path}.lora_B @ lora_A", shape, targets.get(f"{path}.weight"))
     got = tensors.keys() | {f"{path}.weight" for path in updates}
-    if missing := sorted(_expected(module, bundle) - got):
+    if missing := sorted(_expected(module, bundle, options) - got):
         raise BundleError(f"{bundle.folder} lacks {len(missing)} tensors, first for {missing[0]}")
     return Changes(updates, tensors)
 
@@ -231,24 +234,21 @@ def _put_in(module: nn.Module, changes: Changes) -> None:
 
 
 def _update(
-    bundle: Bundle, path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+    bundle: Bundle, path: str, parts: Mapping[str, torch.Tensor], options: LoraOptions
 ) -> Update:
     a, b = parts.get("a"), parts.get("b")
     if b is None:
         raise BundleError(f"{bundle.folder} has {path}.lora_A, but its lora_B is missing")
     if a is None or a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
         raise BundleError(f"{bundle.folder} has {path}.lora_B without a lora_A that fits it")
-    rank = _of_pattern(config.get("rank_pattern"), path, config.get("r"))
-    alpha = _of_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha"))
-    if rank != len(a) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if (rank := options.rank_of(path)) != len(a):
         raise BundleError(
-            f"{bundle.folder}: {path} has rank {len(a)}, but adapter_config.json says rank {rank}, "
-            f"alpha {alpha}"
+            f"{bundle.folder}: {path} has rank {len(a)}, but adapter_config.json says rank {rank}"
         )
     magnitude = parts.get("magnitude")
-    if bool(config.get("use_dora")) != (magnitude is not None):
+    if options.dora != (magnitude is not None):
         raise BundleError(
-            f"{bundle.folder}: use_dora is {config.get('use_dora')} in adapter_config.json, but "
+            f"{bundle.folder}: use_dora is {options.dora} in adapter_config.json, but "
             f"{path} comes {'with' if magnitude is not None else 'without'} a magnitude"
         )
     if magnitude is not None and magnitude.shape != (len(b),):
@@ -256,41 +256,23 @@ def _update(
             f"{bundle.folder}: the magnitude of {path} is {tuple(magnitude.shape)}, expected "
             f"{(len(b),)}"
         )
-    return Update(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), magnitude)
+    scaling = options.scaling_of(path)
+    # no number of the product is larger than this
+    if not abs(scaling) * float(a.norm()) * float(b.norm()) < _MOST_CHANGE:
+        raise BundleError(f"{bundle.folder}: {path} changes its weights by numbers too large")
+    return Update(a, b, scaling, magnitude)
 
 
-def _of_pattern(patterns: Any, path: str, default: Any) -> Any:
-    """Returns a layer's rank or alpha as PEFT finds it: by the first pattern its name ends in."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            return value
-    return default
-
-
-def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    odd = [key for key in ("lora_bias", "fan_in_fan_out", "layer_replication") if config.get(key)]
-    if kind != "LORA" or odd:
-        raise BundleError(
-            f"{folder}/adapter_config.json is of {kind}{' with ' if odd else ''}{', '.join(odd)}; "
-            "expected LoRA, rsLoRA or DoRA: this vitlora cannot merge it"
-        )
-
-
-def _expected(module: nn.Module, bundle: Bundle) -> set[str]:
+def _expected(module: nn.Module, bundle: Bundle, options: LoraOptions | None) -> set[str]:
     """Returns the parameters the bundle must have something for."""
     if bundle.record.method == "FullFineTuning":
         return {name for name, _ in module.named_parameters()}
-    config = bundle.peft or {}
-    pattern = str(config.get("target_modules", ""))
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise BundleError(f"{bundle.folder}: target_modules is no pattern ({error})") from None
+    if options is None:
+        return {"head.weight", "head.bias"}
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    adapted = {name for name in linear if re.fullmatch(pattern, name)}
+    adapted = set(filter(options.adapts, linear))
     # as PEFT finds them: both by the end of their names
-    ends, bias = tuple(config.get("modules_to_save") or ()), config.get("bias")
+    ends, bias = options.whole, options.bias
     whole = [name for name, _ in module.named_modules() if ends and name.endswith(ends)]
     beside = {
         name

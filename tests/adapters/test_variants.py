@@ -369,8 +369,8 @@ def test_a_bundle_must_have_what_its_config_says_was_trained(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target_modules": "(("}, "target_modules is no pattern"),
-        ({"lora_alpha": float("nan")}, "alpha nan"),
+        ({"target_modules": "(("}, r"target_modules is '\(\('; expected names"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan; expected a number"),
     ],
 )
 def test_a_config_of_nonsense_is_refused(

@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vitlora.__main__ import main as vitlora
+from vitlora.adapters.lora import peft_defaults
 from vitlora.backbones import load_backbone
 from vitlora.checkpoint import load_bundle
-from vitlora.commands.adopt import main
+from vitlora.commands.adopt import _OVER, _READ, main
 from vitlora.errors import VitloraError
+from vitlora.lora_options import FOREIGN
 from vitlora.predictor import Predictor
 from vitlora.quantization import Storage, dequantize
 
@@ -201,6 +203,11 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "pissa": (lambda f: edit(f, init_lora_weights="pissa_niter_4"), "path_initial_model_for"),
     "olora": (lambda f: edit(f, init_lora_weights="olora"), "path_initial_model_for"),
     "corda": (lambda f: edit(f, init_lora_weights="corda"), "path_initial_model_for"),
+    "a newer option": (lambda f: edit(f, use_wonders=True), "has use_wonders, which this vitlora"),
+    "a newer number": (lambda f: edit(f, wonders=0), "has wonders, which this vitlora"),
+    "velora": (lambda f: edit(f, velora_config={"scale": 1.0}), "has velora_config, which"),
+    "a rank for no pattern": (lambda f: edit(f, rank_pattern={"(": 2}), "rank_pattern is no"),
+    "ranks in a list": (lambda f: edit(f, rank_pattern=[["x"]]), "rank_pattern is no"),
     "lora bias": (lambda f: edit(f, lora_bias=True), "has lora_bias, which"),
     "no target": (lambda f: edit(f, target_modules=["query"]), r"\['query'\] names no layer"),
     "null target": (lambda f: edit(f, target_modules=None), "names no layer"),
@@ -326,3 +333,48 @@ def test_other_weights_than_adopted_are_refused_later(tmp_path: Path) -> None:
     save_file(state, tmp_path / "other.safetensors")
     with pytest.raises(VitloraError, match=r"does not hold the weights|other weights"):
         Predictor(tmp_path / "bundle", weights=tmp_path / "other.safetensors")
+
+
+def test_newer_options_that_are_off_do_not_matter(tmp_path: Path) -> None:
+    save(tmp_path / "peft", target_modules=["qkv"])
+    edit(tmp_path / "peft", use_wonders=False, wonders=None, more=[], config={}, peft_version="9")
+    assert adopt(tmp_path / "peft", tmp_path / "bundle") == 0
+
+
+def test_every_option_of_the_installed_peft_was_thought_of() -> None:
+    """One that is neither read, nor over after training, nor foreign, must be off by default."""
+    known = {*_READ, *_OVER, *FOREIGN, "velora_config", "megatron_config", "megatron_core"}
+    assert set(peft_defaults()) - known == {"qalora_group_size", "ensure_weight_tying"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "head", "library"),
+    [
+        ("vit.encoder.layer.0.attention.attention.query", "classifier", "Hugging Face"),
+        ("vit.layers.0.attention.q_proj", "classifier", "Hugging Face"),
+        ("dinov2.encoder.layer.3.mlp.fc1", "classifier", "Hugging Face"),
+        ("vision_model.encoder.layers.0.self_attn.q_proj", "classifier", "Hugging Face"),
+        ("timm_model.blocks.0.attn.qkv", "timm_model.head", "inside Hugging Face transformers"),
+        ("encoder.layers.encoder_layer_0.mlp.0", "heads.head", "torchvision"),
+        ("visual.transformer.resblocks.0.mlp.c_fc", "head", "open_clip"),
+        ("model.layers.0.self_attn.q_proj", "score", "a language model"),
+    ],
+)
+def test_an_adapter_for_another_librarys_vit_is_told_what_it_is(
+    layer: str, head: str, library: str, tmp_path: Path
+) -> None:
+    start = "base_model.model."
+    tensors = {
+        f"{start}{layer}.lora_A.weight": torch.ones(4, 32),
+        f"{start}{layer}.lora_B.weight": torch.ones(32, 4),
+        f"{start}{head}.weight": torch.ones(3, 32),
+        f"{start}{head}.bias": torch.ones(3),
+    }
+    LoraConfig(
+        r=4, target_modules=[layer], base_model_name_or_path="google/vit-base-patch16-224"
+    ).save_pretrained(str(tmp_path))
+    save_file(tensors, tmp_path / TENSORS)
+    with pytest.raises(VitloraError, match=f"is an adapter for .*{library}") as caught:
+        adopt(tmp_path, tmp_path / "bundle")
+    assert "\n" not in str(caught.value) and layer in str(caught.value)
+    assert "google/vit-base-patch16-224" in str(caught.value)

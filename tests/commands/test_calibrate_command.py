@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from runs import train
 
 from vitlora.__main__ import main
-from vitlora.checkpoint import load_bundle
+from vitlora.checkpoint import load_bundle, save_bundle
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def test_it_learns_again_for_another_error_rate(bundle: Path, capsys: Any) -> No
     out = capsys.readouterr().out
     assert "temperature" in out and "on 16 validation pictures" in out
     first = load_bundle(bundle).record.confidence
-    assert first is not None and first.chosen_for == {"max_error": 0.05}
+    assert first is not None and first.chosen_for == {"max_error": 0.05, "certainty": 0.9}
+    assert "16 validation pictures cannot promise that at most 5.0% of any answers" in out
     assert main(["calibrate", str(bundle), "--coverage", "0.5", "--device", "cpu"]) == 0
     again = load_bundle(bundle).record.confidence
     assert again is not None and again.chosen_for == {"coverage": 0.5}
@@ -52,27 +54,41 @@ def test_mistakes_are_one_line(bundle: Path, tmp_path: Path, capsys: Any) -> Non
     assert load_bundle(bundle).record.confidence is None
 
 
-def test_other_validation_pictures_are_refused(bundle: Path, tmp_path: Path, capsys: Any) -> None:
+def test_other_validation_pictures_are_told_by_content(
+    bundle: Path, tmp_path: Path, capsys: Any
+) -> None:
     next((tmp_path / "photos").glob("val/a/*.jpg")).unlink()
-    assert main(["calibrate", str(bundle), "--device", "cpu"]) == 1
-    assert "are not those held out in training" in capsys.readouterr().err
-    words = ["--data", str(tmp_path / "photos"), "--device", "cpu"]
-    assert main(["calibrate", str(bundle), *words]) == 0
-    assert "is taken at its word" in capsys.readouterr().err
+    words = ["calibrate", str(bundle), "--device", "cpu"]
+    assert main(words) == 0  # none of those left was trained on
+    assert "these are not the validation pictures of training\n" in capsys.readouterr().err
     record = load_bundle(bundle).record
     assert record.confidence is not None and record.confidence.images == 15
 
+    old = shutil.copytree(bundle, tmp_path / "old")
+    record = replace(record, confidence=None)
+    loaded = load_bundle(old)
+    save_bundle(old, record, loaded.tensors, loaded.peft, "model: {}\n")
+    words = ["calibrate", str(old), "--device", "cpu"]
+    assert main(words) == 1
+    assert "are not those held out in training" in capsys.readouterr().err
+    assert main([*words, "--data", str(tmp_path / "photos")]) == 0
+    assert "is taken at its word" in capsys.readouterr().err
 
-def test_a_copy_drawn_otherwise_than_in_training_is_refused(
+
+def test_a_copy_drawn_otherwise_than_in_training(
     tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
 ) -> None:
     photos = make_folder(tmp_path / "photos", splits=(), count=8)
     train(photos, tmp_path / "bundle")
-    shutil.copytree(photos, tmp_path / "copy")
-    words = ["calibrate", str(tmp_path / "bundle"), "--data", str(tmp_path / "copy")]
-    assert main([*words, "--device", "cpu"]) == 0  # the same names: drawn alike
-    for path in sorted((tmp_path / "copy" / "a").iterdir()):
+    loaded = load_bundle(tmp_path / "bundle")
+    save_bundle(tmp_path / "old", loaded.record, loaded.tensors, loaded.peft, "model: {}\n")
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    for path in sorted((copy / "a").iterdir()):
         path.rename(path.with_name(f"new-{path.name}"))
+        (photos / "a" / path.name).unlink()
+    words = ["--data", str(copy), "--device", "cpu"]
     capsys.readouterr()
-    assert main([*words, "--device", "cpu"]) == 1
+    assert main(["calibrate", str(tmp_path / "bundle"), *words]) == 0  # its pictures are known
+    assert "of 4 val pictures held out then, 4 are there" in capsys.readouterr().err
+    assert main(["calibrate", str(tmp_path / "old"), *words]) == 1
     assert "are not those held out in training" in capsys.readouterr().err

@@ -160,6 +160,10 @@ def test_drawn_split_is_found_again(tmp_path: Path, make_folder: Any, capsys: An
     merge(bundle, tmp_path / "2.safetensors", "--data", str(moved))
     assert "note" not in capsys.readouterr().out
     next((root / "a").iterdir()).unlink()
+    held = merge(bundle, tmp_path / "4.safetensors")["pictures"]["count"]
+    assert held in (5, 6)  # those that were held out are known by their content
+    assert "note: the folder is not as it was" in capsys.readouterr().out or held == 6
+    save_bundle(bundle.folder, bundle.record, bundle.tensors, bundle.peft, "model: {}\n")
     with pytest.raises(DataError, match=r"are not those of training.*pass --data DIR"):
         main([str(bundle.folder), str(tmp_path / "3.safetensors")])
     shutil.rmtree(root)

@@ -27,7 +27,7 @@ from vitlora.data.folder import Sample
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.figures import as_seen
-from vitlora.evaluation.pictures import Pictures
+from vitlora.evaluation.pictures import Pictures, Seen
 from vitlora.page import render
 from vitlora.predictor import Prediction, Predictor
 
@@ -171,7 +171,7 @@ def test_page_says_how_it_was_made(bundle: Bundle, page: Page) -> None:
 
 
 def test_copies_of_training_pictures_are_named(page: Page) -> None:
-    assert "1 picture is, byte for byte, among the training pictures too" in page.text
+    assert "1 of 21 pictures is, byte for byte, training pictures: what is measured" in page.text
     assert "test/b/copy.jpg" in page.text
 
 
@@ -220,9 +220,9 @@ def test_a_temperature_and_a_threshold_are_applied(bundle: Bundle, tmp_path: Pat
     share = sum(answered) / len(paths)
     error = sum(a and w for a, w in zip(answered, wrong, strict=True)) / sum(answered)
     assert len(paths) - sum(answered) == 5
-    expected = f"Here {share:.1%} of the pictures are answered and {error:.1%} of those"
-    assert expected in page.text
-    assert "it was 71.0% and 3.0%" in page.text
+    assert f"Here {share:.1%} of the pictures are answered (" in page.text
+    assert f") and {error:.1%} of those answers are wrong (" in page.text
+    assert "which promises nothing for new ones" in page.text  # an older bundle's threshold
     assert f"{float(sure.min()):.1%}" in page.text  # the least sure picture's
     assert "After the temperature" in page.text
     assert "temperature 4.00" in page.text
@@ -285,9 +285,10 @@ def test_drawn_splits_are_the_ones_held_out(tmp_path: Path, make_folder: Any) ->
     (held_out,) = (a.name for a in (sample.path for sample in held) if a.parent.name == "b")
     (moved / "b" / held_out).unlink()
     main([str(bundle.folder), "--data", str(moved), "--out", str(out)])
-    assert "training pictures are among those scored" in Page(out).text
-    assert "byte for byte" in Page(out).text
-    (root / "b" / held_out).unlink()
+    assert "of 3 val pictures held out then, 2 are there and count" in Page(out).text
+    assert "2 pictures of" in Page(out).text
+    for sample in held:
+        sample.path.unlink(missing_ok=True)
     with pytest.raises(BundleError, match="is not the one held out in training"):
         main([str(bundle.folder), "--out", str(out)])
 
@@ -304,13 +305,13 @@ def test_ten_thousand_pictures_make_a_page_of_a_few_megabytes(
     samples = tuple(Sample(paths[i % 10], i % 3) for i in range(10_000))
     unread = {tmp_path / f"{i}.png": "damaged" for i in range(10_000)}
     answers = Answers(samples, torch.randn(10_000, 3), torch.zeros(10_000, 1), unread)
-    pictures = Pictures(tmp_path, "test", list(samples), ())
+    pictures = Pictures(tmp_path, "test", list(samples), (), Seen(len(samples)))
     content = report._Page(bundle, pictures, answers)
     network = Predictor(bundle).network
     values = {
         **content.values(),
         **content.looked_at(network, torch.device("cpu")),
-        **report._problems(bundle, pictures, unread),
+        **report._problems(pictures, answers),
         "command": "",
         "made": "",
     }

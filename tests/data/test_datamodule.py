@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from multiprocessing.context import ForkProcess, SpawnProcess
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -187,9 +188,9 @@ def test_each_stage_checks_its_own_splits(make_folder, tmp_path):
 def test_a_split_is_checked_once(make_folder, tmp_path, monkeypatch):
     checked = []
 
-    def counting(paths):
+    def counting(paths, *more):
         checked.append(len(paths := [*paths]))
-        return fingerprints(paths)
+        return fingerprints(paths, *more)
 
     monkeypatch.setattr(datamodule, "fingerprints", counting)
     data = ready(make_folder(tmp_path))
@@ -213,7 +214,7 @@ def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, 
 def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path):
     make_folder(tmp_path, count=1)
     (tmp_path / "val" / "b" / "0.jpg").write_text("no picture")
-    with pytest.raises(DataError, match="class 'b' has no readable picture in val"):
+    with pytest.raises(DataError, match="1 class without a readable picture in val: 'b'"):
         ready(tmp_path, skip_unreadable=True).setup("fit")
 
 
@@ -360,6 +361,18 @@ def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path,
     assert "warning: 1 scene stands in two splits or more, such as train/a/0.png and val/a/" in err
     assert "warning: 1 scene stands in two classes or more, such as train/a/0.png and" in err
     assert "data.groups duplicates" in err and f"vitlora doctor --data {tmp_path}" in err
+
+
+def test_the_search_for_copies_can_be_switched_off(tmp_path, capsys):
+    one_picture_many_times(tmp_path)
+    data = ready(tmp_path)
+    data.check_copies = False
+    with patch("vitlora.data.datamodule.leak_notes", side_effect=AssertionError):
+        data.setup("fit")
+        data.setup("fit")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "copies in two splits or classes are not looked for, as data.check_copies is" in err
 
 
 def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from vitlora.data.datamodule import FolderData
 from vitlora.data.doctor import examine
 from vitlora.data.duplicates import fingerprints
 from vitlora.data.finding import Finding
 from vitlora.data.folder import read_folder
 from vitlora.data.leaks import leak_notes
 from vitlora.data.survey import survey
+from vitlora.errors import DataError
 
 
 def scene(seed: int, size=(120, 90)) -> Image.Image:
@@ -181,9 +183,20 @@ def other(root):
 
 
 def linked(root):
-    (root.parent / "elsewhere").mkdir()
-    (root / "train/a/more").symlink_to(root.parent / "elsewhere")
+    (root / "train/a/more").symlink_to(root / "train")
     return ["train/a/more/"]
+
+
+def deep(seed, white):
+    grey = np.asarray(scene(seed).convert("L")).astype(np.float64)
+    return Image.fromarray(np.rint(grey / grey.max() * white).astype(np.uint16))
+
+
+def outside(root):
+    deep(100, 4095).save(root / "train/a/12.png")
+    deep(101, 65535).save(root / "train/b/16.png")
+    deep(102, 4095).save(root / "val/a/12.png")
+    return ["train/a/12.png", "val/a/12.png"]
 
 
 ILLS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
@@ -208,8 +221,14 @@ ILLS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "hidden": (hidden, "note"),
     "other": (other, "note"),
     "linked": (linked, "warning"),
+    "outside": (outside, "warning"),
 }
-ALONG = {"imbalance": {"giveaway"}, "folders": {"no_validation"}}  # what comes with an ill
+ALONG = {
+    "imbalance": {"giveaway"},
+    "folders": {"no_validation"},
+    "mode": {"deep"},
+    "outside": {"deep", "mode", "flat"},
+}  # what comes with an ill
 
 
 @pytest.mark.parametrize("kind", ILLS)
@@ -231,6 +250,32 @@ def test_every_unreadable_file_says_why(root):
     assert why["val/b/text.jpg"] == "not a picture, whatever its name says"
     assert "HEIC" in why["val/b/phone.heic"]
     assert why["val/b/gone.jpg"] == "a link to a file that is not there"
+
+
+def test_deep_pictures_are_seen_at_one_scale_and_it_is_said(root):
+    for n in range(4):
+        deep(100 + n, 4095).save(root / f"train/{'ab'[n % 2]}/deep{n}.png")
+    deep(104, 4000).save(root / "val/a/deep.png")
+    findings = found(root)
+    assert findings.keys() == {"deep", "mode"}  # neither dark nor copies of one another
+    total = len(list((root / "train").rglob("*.*")))
+    assert findings["deep"].title == (
+        f"4 of {total} pictures are deeper than 8 bits: values 0 to 4095 become 0 to 255"
+    )
+
+
+def test_deep_pictures_that_training_has_none_of_are_named(root):
+    deep(100, 4095).save(root / "val/a/deep.png")
+    finding = found(root)["outside"]
+    assert finding.files == ["val/a/deep.png"] and "train/ has none" in finding.what
+
+
+def test_what_is_passed_over_is_counted_by_ending(root):
+    for name in ("train/a/1.txt", "train/b/2.txt", "train/b/3.dng", "labels.csv"):
+        (root / name).touch()
+    assert found(root)["other"].title == (
+        "files passed over (2 .txt, 1 .csv, 1 .dng (camera raw is not read; export as JPEG)): 4"
+    )
 
 
 def test_pixel_kinds_are_named(root):
@@ -332,3 +377,28 @@ def test_training_is_warned_of_copies_in_a_line_each(root):
     ]
     (root / "val/b/copy.jpg").unlink()
     assert list(leak_notes(read_folder(root), prints)) == []
+
+
+def test_what_fit_cannot_split_is_an_error_in_the_words_of_fit(root):
+    folder = root / "train"
+    for name in ("c", "d"):
+        (folder / name).mkdir()
+        scene(ord(name)).save(folder / name / "only.png")
+    with pytest.raises(DataError) as refused:
+        FolderData(str(folder))
+    finding = found(folder)["too_few_to_split"]
+    assert finding.severity == "error"
+    assert f"{finding.what}. {finding.advice}" == str(refused.value)
+    assert "2 classes" in finding.what and "'c'" in finding.what and "'d'" in finding.what
+    for name in ("c", "d"):
+        scene(ord(name) + 9).save(folder / name / "second.png")
+    FolderData(str(folder))
+    assert "too_few_to_split" not in found(folder)
+
+
+def test_a_class_of_which_one_picture_can_be_read_cannot_be_split(root):
+    folder = root / "train"
+    (folder / "c").mkdir()
+    scene(77).save(folder / "c/only.png")
+    (folder / "c/torn.png").touch()
+    assert "'c' has 1 picture of at least 2" in found(folder)["too_few_to_split"].what

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import sys
 import unicodedata
 from collections import Counter
 
 import pytest
 
 from vitlora.data.folder import read_folder, split_record
+from vitlora.data.survey import survey
 from vitlora.errors import DataError, UsageError
 
 CAFE = "Conservas de café"
@@ -125,7 +128,7 @@ def test_split_is_drawn_at_random_not_from_one_end(tmp_path):
 
 def test_class_too_small_to_split_is_named(tmp_path):
     folder = read_folder(empty_files(tmp_path, {"many": 10, "few": 2}))
-    with pytest.raises(DataError, match=r"'few' has 2 pictures; expected at least 3"):
+    with pytest.raises(DataError, match=r"'few' has 2 pictures of at least 3"):
         folder.split(0.2, 0.2, 0)
 
 
@@ -176,7 +179,7 @@ def test_classes_choose_and_order_the_labels(tmp_path):
     ("classes", "error", "message"),
     [
         (["cat", "dgo"], UsageError, r"'dgo'.*did you mean 'dog'.*found: cat, dog"),
-        (["cat", "cat"], UsageError, r"names a class twice: cat, cat"),
+        (["cat", "cat"], UsageError, r"names a class twice: cat"),
         (["cat"], DataError, r"has 1 class folders \(cat\); expected at least 2"),
     ],
 )
@@ -191,8 +194,14 @@ def test_wrong_classes_are_explained(tmp_path, classes, error, message):
     [
         ({"train/a": 1, "train/b": 1, "val/a": 1}, r"val has no class folder 'b'"),
         ({"train/a": 1, "val/a": 1, "val/b": 1}, r"train has no class folder 'b'"),
-        ({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 0}, r"val/b has no pictures"),
-        ({"a": 1, "b": 0}, r"b has no pictures.*leave 'b' out with data\.classes"),
+        (
+            {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 0},
+            r"1 class folder in .*val without pictures: 'b'",
+        ),
+        (
+            {"a": 1, "b": 0},
+            r"1 class folder in .* without pictures: 'b'; .* out with data\.classes",
+        ),
         ({"a": 1}, r"has 1 class folders \(a\); expected at least 2"),
         ({"train": 3}, r"has 0 class folders \(none\)"),
         ({}, r"has 0 class folders \(none\)"),
@@ -233,3 +242,54 @@ def test_record_tells_how_a_drawn_split_can_be_drawn_again(tmp_path):
     again = read_folder(record["root"]).split(**record["drawn"])
     assert {part: again.digest(part) for part in again.splits} == record["digests"]
     assert "drawn" not in split_record(drawn, digests, None)
+
+
+def test_all_classes_that_are_too_small_are_named_at_once_and_many_are_bounded(tmp_path):
+    pictures = {"large": 20, **{f"c{n:02}": 1 for n in range(14)}}
+    with pytest.raises(DataError) as refused:
+        read_folder(empty_files(tmp_path, pictures)).split(0.2, 0.0, 0)
+    said = str(refused.value)
+    assert said.startswith("14 classes with too few pictures to split into train, val and test: ")
+    assert "'c00' has 1 picture of at least 2, 'c01' has 1 picture of at least 2" in said
+    assert "'c09'" in said and "'c10'" not in said and "'large'" not in said
+    assert " and 4 more. Add pictures" in said
+
+
+def test_all_classes_of_too_few_groups_and_all_that_are_tied_are_named(tmp_path):
+    folder = read_folder(empty_files(tmp_path, {"a": 4, "b": 4, "c": 4}))
+    groups = [0] * 8 + [1, 2, 3, 4]
+    with pytest.raises(DataError, match=r"2 classes with too few groups.*'a' has 1 group, 'b' has"):
+        folder.split(0.25, 0.0, 0, groups=groups)
+
+
+def test_all_empty_and_all_missing_class_folders_are_named(tmp_path):
+    empty_files(tmp_path / "x", {"a": 1, "b": 0, "c": 0})
+    with pytest.raises(DataError, match=r"2 class folders in .* without pictures: 'b', 'c'; add"):
+        read_folder(tmp_path / "x")
+    empty_files(tmp_path / "y", {"train/a": 1, "train/b": 1, "train/c": 1, "val/a": 1})
+    with pytest.raises(DataError, match=r"val has no class folder 'b', 'c', but other splits do"):
+        read_folder(tmp_path / "y")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_file_whose_name_is_not_utf_8_is_split_and_hashed(tmp_path):
+    empty_files(tmp_path, {"cat": 4, "dog": 4})
+    plain = read_folder(tmp_path).split(0.25, 0.0, 0)
+    (tmp_path / "cat" / "000.jpg").rename(tmp_path / "cat" / os.fsdecode(b"caf\xe9.jpg"))
+    folder = read_folder(tmp_path)
+    split = folder.split(0.25, 0.0, 0)
+    assert split.counts("train") == [3, 3]
+    assert {split.digest(part) for part in split.splits}.isdisjoint(
+        plain.digest(part) for part in ["train"]
+    )
+    assert folder.grouping_digest(range(8))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_class_folder_whose_name_is_not_utf_8_is_refused_with_what_to_type(tmp_path):
+    empty_files(tmp_path, {"cat": 2, "dog": 2})
+    (tmp_path / "cat").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match=r"class folder 'caf\\xe9' .* not UTF-8; rename it: mv"):
+        read_folder(tmp_path)
+    with pytest.raises(DataError, match=r"class folder 'caf\\xe9' .* not UTF-8; rename it: mv"):
+        survey(tmp_path)

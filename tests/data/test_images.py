@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
+from vitlora.data import images
 from vitlora.data.duplicates import fingerprints
-from vitlora.data.images import is_image_file, open_image
+from vitlora.data.images import MemoryShortError, open_image, open_marked
 from vitlora.errors import DataError
 
 RNG = np.random.default_rng(0)
+CASES = Path(__file__).parents[2] / ".." / "shared" / "cases"
 NOISE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 # EXIF 2.32, tag 0x0112: what the stored picture needs to stand upright, as array operations
@@ -236,6 +242,12 @@ def _heic(folder):
     return file
 
 
+def _jxl(folder):
+    file = folder / "a.jxl"
+    file.write_bytes(b"\xff\x0a" + bytes(100))
+    return file
+
+
 def _missing(folder):
     return folder / "gone.jpg"
 
@@ -246,7 +258,8 @@ BAD = {
     _torn_png: "damaged picture",
     _text: "not a picture, whatever its name says",
     _folder: "is a folder",
-    _heic: "export them as JPEG",
+    _heic: "install it, or export them as JPEG",
+    _jxl: "JPEG XL is not read; export it as JPEG",
     _missing: "no such file",
 }
 
@@ -261,9 +274,210 @@ def test_bad_file_is_named_with_the_reason_in_one_line(tmp_path, make, reason):
 
 
 def test_a_picture_too_large_to_be_honest_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "MOST_PIXELS", 1000)
     with pytest.raises(DataError, match="too large to open safely"):
         open_image(_good(tmp_path))
+
+
+def bomb(file, width=20_000, height=20_000):
+    """Writes a small PNG of one colour that decodes to gigabytes; returns it."""
+    chunk = lambda kind, data: (  # noqa: E731
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    lines = zlib.compress(bytes(100))
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+    )
+    return file
+
+
+def test_a_png_that_decodes_to_gigabytes_is_refused_before_it_does(tmp_path):
+    with pytest.raises(DataError, match=r"more than 178 million pixels.*make it smaller"):
+        open_image(bomb(tmp_path / "a.png"))
+
+
+def huge_jpeg(file, **how):
+    """Writes a JPEG of 14,000 x 14,000 pixels: 196 millions, as phones have them; returns it."""
+    Image.new("L", (14_000, 14_000), 99).save(file, **how)
+    return file
+
+
+def test_a_jpeg_counts_as_large_as_it_is_decoded(tmp_path, recwarn):
+    file = huge_jpeg(tmp_path / "a.jpg")
+    small = open_image(file, at_least=224)
+    assert small.size == (1750, 1750) and small.getpixel((9, 9)) == (99, 99, 99)
+    assert not recwarn.list  # nor is the user told of an attack
+    with pytest.raises(DataError, match="too large to open safely"):
+        open_image(file)
+
+
+def test_a_progressive_jpeg_counts_as_large_as_it_is_held(tmp_path):
+    file = huge_jpeg(tmp_path / "a.jpg", progressive=True)
+    with pytest.raises(DataError, match="too large to open safely"):
+        open_image(file, at_least=224)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory when reading image")])
+def test_too_little_memory_is_not_a_damaged_picture(tmp_path, monkeypatch, error):
+    def full(self):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", full)
+    with pytest.raises(MemoryShortError, match=r"too little memory.* 64 x 48 pixels; close other"):
+        open_image(_good(tmp_path))
+    with pytest.raises(MemoryShortError):  # and so skip_unreadable loses none
+        fingerprints([_good(tmp_path)])
+
+
+def exif_of(orientation, description=b"", kind=2):
+    """Returns an EXIF block with an orientation, after a description of some TIFF type."""
+    count = 2 if description else 1
+    block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", count)
+    if description:
+        values = 1 if kind == 11 else len(description)
+        block += struct.pack("<HHI4s", 0x010E, kind, values, description[:4])
+    return block + struct.pack("<HHIHHI", 0x0112, 3, 1, orientation, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_malformed_tag_costs_neither_the_picture_nor_its_orientation(tmp_path, orientation):
+    image = Image.fromarray(NOISE)
+    image.save(tmp_path / "good.jpg", exif=exif_of(orientation), quality=90)
+    # a text whose type says it is a float
+    image.save(tmp_path / "bad.jpg", exif=exif_of(orientation, b"text", kind=11), quality=90)
+    if orientation != 1:
+        with pytest.raises(AttributeError):  # of Pillow 13, which writes all EXIF anew
+            ImageOps.exif_transpose(Image.open(tmp_path / "bad.jpg"), in_place=True)
+    np.testing.assert_array_equal(opened(tmp_path / "bad.jpg"), _oracle(tmp_path / "good.jpg"))
+
+
+def _oracle(path):
+    return np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\0\0", b"Exif\0\0no TIFF", exif_of(6)[:20]]
+)
+def test_a_broken_exif_block_turns_nothing(tmp_path, block):
+    Image.fromarray(NOISE).save(tmp_path / "a.jpg", exif=block)
+    Image.fromarray(NOISE).save(tmp_path / "plain.jpg")
+    np.testing.assert_array_equal(opened(tmp_path / "a.jpg"), opened(tmp_path / "plain.jpg"))
+
+
+ROWS, COLUMNS = np.mgrid[:48, :64]
+SLOPE = np.stack([2 * ROWS + 60, 3 * COLUMNS + 9, ROWS + COLUMNS], axis=-1).astype(np.uint8)
+TURNING = {
+    "a.jpg": {},
+    "a.mpo": {"save_all": True, "append_images": [Image.fromarray(NOISE)]},
+    "a.png": {},
+    "a.webp": {"lossless": True},
+    "a.avif": {"quality": 100},
+    "a.tif": {},
+    "deflated.tif": {"compression": "tiff_adobe_deflate"},
+}
+
+
+@pytest.mark.parametrize("name", TURNING)
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_every_format_is_turned_exactly_once(tmp_path, orientation, name):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(SLOPE).save(tmp_path / name, exif=exif, **TURNING[name])
+    got = opened(tmp_path / name)
+    np.testing.assert_array_equal(got, _oracle(tmp_path / name))
+    upright = UPRIGHT[orientation](SLOPE)
+    assert got.shape == upright.shape
+    assert np.abs(got.astype(int) - upright).max() < 20  # lossy; the next turn differs by 100
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not CASES.is_dir(), reason="the misread files are not here")
+def test_files_that_were_misread_open():
+    upright = open_image(CASES / "exif-description-as-float-orientation-6.jpg")
+    assert upright.size == (341, 256)
+    assert open_image(CASES / "photo-without-ending").size == (256, 341)
+
+
+RANGES = {  # value range, values, what they become
+    "12 bits": ((0, 4095), np.array([[0, 2047.5, 4095, 5000]]), [0, 128, 255, 255]),
+    "thermal": ((7000, 9000), np.array([[6000, 7000, 8000, 9000]]), [0, 0, 128, 255]),
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("name", RANGES)
+def test_deep_grey_is_scaled_by_the_range_given(tmp_path, name, suffix):
+    value_range, values, want = RANGES[name]
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / f"a{suffix}")
+    got = np.asarray(open_image(tmp_path / f"a{suffix}", value_range=value_range))[0, :, 1]
+    assert np.abs(got.astype(int) - want).max() <= 1
+
+
+def test_signed_and_float_values_are_scaled_by_the_range_given(tmp_path):
+    values = np.array([[-1024, 0, 1023, 3071]])
+    for dtype in (np.int32, np.float32):
+        Image.fromarray(values.astype(dtype)).save(tmp_path / "a.tif")
+        got = np.asarray(open_image(tmp_path / "a.tif", value_range=(-1024, 3071)))[0, :, 0]
+        assert got.tolist() == [0, 64, 127, 255]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_colours_are_scaled_by_the_range_given(tmp_path, suffix, channels):
+    deep = RNG.integers(0, 4096, (20, 30, channels), dtype=np.uint16)
+    deep[..., 3:] = 65535
+    order = [2, 1, 0, 3][:channels]
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), deep[..., order])
+    got = np.asarray(open_image(tmp_path / f"a{suffix}", value_range=(0, 4095)))
+    np.testing.assert_array_equal(got, np.rint(deep[..., :3] / 4095 * 255))
+
+
+def test_a_big_endian_16_bit_tiff_keeps_its_colours(tmp_path):
+    deep = RNG.integers(0, 4096, (6, 7, 3), dtype=np.uint16)
+    tags = [(256, 3, 7), (257, 3, 6), (258, 3, None), (259, 3, 1), (262, 3, 2), (273, 4, None)]
+    tags += [(277, 3, 3), (278, 3, 6), (279, 4, deep.nbytes)]
+    after = 8 + 2 + 12 * len(tags) + 4
+    ifd = struct.pack(">H", len(tags))
+    for tag, kind, value in tags:
+        count = 3 if tag == 258 else 1
+        value = {258: after, 273: after + 6}.get(tag, value)
+        form = ">HHII" if kind == 4 or count > 1 else ">HHIHxx"
+        ifd += struct.pack(form, tag, kind, count, value)
+    data = b"MM\0*" + struct.pack(">I", 8) + ifd + bytes(4) + struct.pack(">3H", 16, 16, 16)
+    (tmp_path / "a.tif").write_bytes(data + deep.astype(">u2").tobytes())
+    got = np.asarray(open_image(tmp_path / "a.tif", value_range=(0, 4095)))
+    np.testing.assert_array_equal(got, np.rint(deep / 4095 * 255))
+
+
+OUTSIDE = {  # values, range -> outside
+    "within": ([0, 4095], (0, 4095), False),
+    "above": ([0, 65535], (0, 4095), True),
+    "below": ([-1000, 9000], (7000, 9000), True),
+    "in a sixteenth": ([0, 4095], (0, 65535), True),
+    "in an eighth": ([0, 8191], (0, 65535), False),
+    "no range": ([0, 65535], None, True),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_picture_outside_the_range_is_marked(tmp_path, name):
+    ends, value_range, want = OUTSIDE[name]
+    values = np.linspace(*ends, 48 * 64).reshape(48, 64).astype(np.int32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert open_marked(tmp_path / "a.tif", value_range=value_range).outside is want
+
+
+def test_a_few_hot_pixels_do_not_mark_a_picture_nor_any_range_one_of_8_bits(tmp_path):
+    values = np.linspace(0, 4095, 48 * 64).reshape(48, 64).astype(np.uint16)
+    values[0, :20] = 65535
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert not open_marked(tmp_path / "a.png", value_range=(0, 4095)).outside
+    assert not open_marked(_good(tmp_path), value_range=(7000, 9000)).outside
+    plain = np.asarray(open_image(tmp_path / "good.jpg"))
+    ranged = np.asarray(open_image(tmp_path / "good.jpg", value_range=(7000, 9000)))
+    np.testing.assert_array_equal(plain, ranged)
 
 
 def test_unreadable_finds_exactly_the_bad_files(tmp_path):
@@ -280,9 +494,3 @@ def test_a_jpeg_that_lacks_only_its_last_rows_is_unreadable(tmp_path):
     data = whole.read_bytes()
     (tmp_path / "torn.jpg").write_bytes(data[:-1500])
     assert list(fingerprints([whole, tmp_path / "torn.jpg"])[1]) == [tmp_path / "torn.jpg"]
-
-
-def test_picture_names_are_known_by_their_ending(tmp_path):
-    names = {"a.jpg": True, "b.JPEG": True, "c.heic": True, "d.txt": False, "jpg": False}
-    names |= {".hidden.jpg": False, "._a.jpg": False, "Thumbs.db": False}
-    assert {name: is_image_file(tmp_path / name) for name in names} == names

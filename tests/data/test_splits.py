@@ -170,10 +170,14 @@ def test_a_picture_for_each_side_comes_before_near_shares(tmp_path):
 @pytest.mark.parametrize(
     ("groups", "folds", "message"),
     [
-        ([0] * 6, None, r"class 'a' has 6 pictures in 1 group, .*at least 3 groups to split into "),
-        ([0, 0, 0, 1, 1, 1], None, r"class 'a' has 6 pictures in 2 groups"),
-        ([0, 1, 2, 3, 3, 3], 4, r"in 4 groups.* at least 5 groups to split into 4 folds and test"),
-        ([0, 1, 2, 3, 4, 5], 6, r"class 'a' has 6 pictures; expected at least 7 to split into 6 "),
+        ([0] * 6, None, r"1 class with too few groups, .* 'a' has 1 group; expected at least 3"),
+        ([0, 0, 0, 1, 1, 1], None, r"'a' has 2 groups; expected"),
+        ([0, 1, 2, 3, 3, 3], 4, r"into 4 folds and test: 'a' has 4 groups; expected at least 5"),
+        (
+            [0, 1, 2, 3, 4, 5],
+            6,
+            r"1 class .* into 6 folds.*: 'a' has 6 pictures of at least 7",
+        ),
     ],
 )
 def test_class_that_cannot_be_on_each_side_is_named(tmp_path, groups, folds, message):

@@ -89,6 +89,7 @@ def test_a_coverage_can_be_asked_for_instead(calibrated: tuple[Path, Bundle]) ->
     [
         ({"max_error": 1.0}, "max_error is 1.0"),
         ({"max_error": -0.1}, "max_error is -0.1"),
+        ({"max_error": 0.0}, "no number of pictures can promise"),
         ({"coverage": 0.0}, "coverage is 0.0"),
     ],
 )

@@ -11,27 +11,12 @@ import torch
 
 from vitlora.evaluation.report import (
     axis,
-    confusions,
     learning_curves,
     least_sure,
-    reliability,
     risk_coverage,
     shown_in_cells,
     worst,
 )
-
-
-def test_bins_hold_every_answer_once() -> None:
-    confidence = torch.tensor([0.1, 0.10001, 0.55, 0.6, 0.95, 1.0, 0.97])
-    right = torch.tensor([False, True, True, False, True, True, False])
-    bins = reliability(confidence, right)
-    assert [(b.low, b.high) for b in bins] == [
-        (pytest.approx(i / 10), pytest.approx((i + 1) / 10)) for i in range(10)
-    ]
-    assert [b.count for b in bins] == [1, 1, 0, 0, 0, 2, 0, 0, 0, 3]  # 0.1 and 0.6 end their bins
-    assert bins[9].accuracy == pytest.approx(2 / 3)
-    assert bins[9].confidence == pytest.approx((0.95 + 1.0 + 0.97) / 3)
-    assert (bins[5].accuracy, bins[2].accuracy) == (0.5, 0.0)
 
 
 def test_risk_is_the_share_of_wrong_answers_among_the_surest() -> None:
@@ -95,13 +80,6 @@ def test_axis_of_one_value_has_a_length(value: float) -> None:
     assert 2 <= len(ticks) <= 7
     assert ticks[0] < ticks[-1]
     assert 0 <= axis([value]).at(value) <= 1
-
-
-def test_confusions_are_the_largest_off_the_diagonal() -> None:
-    counts = torch.tensor([[9, 0, 3], [5, 7, 0], [1, 0, 8]])
-    assert confusions(counts, 10) == [(1, 0, 5), (0, 2, 3), (2, 0, 1)]
-    assert confusions(counts, 1) == [(1, 0, 5)]
-    assert confusions(torch.diag(torch.tensor([3, 4])), 5) == []
 
 
 def test_mistakes_get_their_pictures_before_right_answers() -> None:

@@ -493,3 +493,67 @@ def test_a_layer_that_drops_at_random_is_an_obstacle_before_the_first_trained_bl
     assert Prefix(module).blocks == 4
     module.blocks[3].mlp.drop1.p = 0.5
     assert Prefix(module).obstacle == "blocks.3.mlp.drop1 is random in training"
+
+
+def _keep(folder: Path, value: float, size: int = 6) -> torch.Tensor:
+    rows = (torch.full((1, 4), value) for _ in range(size))
+    return Shelf(folder, 10**6).keep({"what": "features"}, rows, (size, 4))
+
+
+def test_two_runs_that_compute_the_same_do_not_disturb_each_other(tmp_path):
+    first = iter(_interleaved(tmp_path))
+    kept = next(first)
+    assert torch.equal(kept, torch.full((6, 4), 2.0))  # of the run that finished meanwhile
+    late = next(first)
+    assert torch.equal(late, torch.full((6, 4), 1.0))
+    assert torch.equal(kept, torch.full((6, 4), 2.0))  # nobody wrote into its file
+    found = Shelf(tmp_path, 10**6).find({"what": "features"})
+    assert found is not None and torch.equal(found, late)
+
+
+def _interleaved(folder):
+    """Yields what a second run keeps while a first one is writing the same, then the first's."""
+    kept = []
+
+    def rows():
+        for index in range(6):
+            if index == 3:
+                kept.append(_keep(folder, 2.0))
+            yield torch.full((1, 4), 1.0)
+
+    late = Shelf(folder, 10**6).keep({"what": "features"}, rows(), (6, 4))
+    yield kept[0]
+    yield late
+
+
+def test_a_run_goes_on_where_only_later_ones_cannot_find_its_features(
+    tmp_path, monkeypatch, capsys
+):
+    def fail(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vitlora.training.shelf.write_whole", fail)
+    assert torch.equal(_keep(tmp_path, 3.0), torch.full((6, 4), 3.0))
+    assert "later runs will not find it: No space left" in capsys.readouterr().out
+
+
+def test_features_of_an_older_version_are_found(tmp_path):
+    _keep(tmp_path, 5.0)
+    (about,), (numbers,) = tmp_path.glob("*.json"), tmp_path.glob("*.bin")
+    fields = json.loads(about.read_text())
+    del fields["file"]
+    about.write_text(json.dumps(fields))
+    numbers.rename(about.with_suffix(".bin"))
+    found = Shelf(tmp_path, 10**6).find({"what": "features"})
+    assert found is not None and torch.equal(found, torch.full((6, 4), 5.0))
+
+
+def test_features_that_no_file_names_are_swept_after_an_hour(tmp_path):
+    _keep(tmp_path, 1.0)
+    (old,) = tmp_path.glob("*.bin")
+    _keep(tmp_path, 2.0)
+    Shelf(tmp_path, 10**6).make_room(0)
+    assert len(list(tmp_path.glob("*.bin"))) == 2
+    os.utime(old, (1, 1))
+    Shelf(tmp_path, 10**6).make_room(0)
+    assert len(list(tmp_path.glob("*.bin"))) == 1 and not old.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,7 +37,9 @@ def run(
     metrics = {"train/loss_step": 1.0, "train/acc_step": 0.5, "val/acc": 0.5, "val/macro_f1": 0.5}
     trainer: Any = SimpleNamespace(
         callback_metrics=metrics,
-        max_epochs=epochs,
+        num_training_batches=batches,
+        accumulate_grad_batches=1,
+        estimated_stepping_batches=epochs * batches,
         current_epoch=0,
         sanity_checking=False,
         state=SimpleNamespace(fn="fit"),
@@ -91,3 +94,22 @@ def test_on_a_terminal_a_shorter_line_hides_the_longer_one(monkeypatch, capsys):
     assert drawn[0] == "a long line | waits 47% for data"
     assert drawn[1] == "short" + 27 * " "
     assert drawn[2].rstrip() == "ends" and drawn[3].startswith("next | val acc 0.5000")
+
+
+@pytest.mark.parametrize(
+    ("steps", "accumulated", "epochs"),
+    [
+        (25, 1, 3),  # 2.5 epochs of 10 batches
+        (30, 1, 3),
+        (15, 2, 3),  # 5 steps an epoch
+        (4, 1, 1),  # not even one
+    ],
+)
+def test_a_run_told_in_steps_has_as_many_epochs(steps, accumulated, epochs):
+    trainer = SimpleNamespace(
+        num_training_batches=10,
+        accumulate_grad_batches=accumulated,
+        estimated_stepping_batches=steps,
+    )
+    assert math.ceil(progress.epochs_of(trainer)) == epochs
+    assert progress.epochs_of(trainer) * 10 == steps * accumulated

@@ -441,3 +441,10 @@ def anchored_pattern(layers: Iterable[str]) -> str:
         for rest, numbers in blocks.items()
     ]
     return "|".join(parts)
+
+
+def peft_defaults() -> dict[str, Any]:
+    """Returns the options of PEFT's LoRA with the values they have where nobody sets them."""
+    from peft import LoraConfig
+
+    return LoraConfig().to_dict()

@@ -94,6 +94,11 @@ class Backbone:
         """Returns the weights as they came, by timm's names, each read when it is asked for."""
         return Tensors(self.read())
 
+    def never_decayed(self) -> set[int]:
+        """Returns the ``id`` of each parameter that timm exempts from weight decay by its name."""
+        exempt: set[str] = self.module.no_weight_decay()  # pyright: ignore
+        return {id(p) for name, p in self.module.named_parameters() if name in exempt}
+
     def layers(self, role: str, last_blocks: int | None = None) -> list[str]:
         """Returns the module paths of a role, first block first.
 

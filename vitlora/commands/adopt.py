@@ -5,15 +5,15 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from vitlora import yaml_text
 from vitlora.adapters.adapter import Tensors
-from vitlora.adapters.lora import anchored_pattern
+from vitlora.adapters.lora import anchored_pattern, peft_defaults
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.card import model_card
 from vitlora.checkpoint import (
@@ -25,32 +25,54 @@ from vitlora.checkpoint import (
     bundle_bytes,
     save_bundle,
 )
-from vitlora.command_line import CommandParser
-from vitlora.errors import BundleError, UsageError
-from vitlora.quantization import Quantization, Storage
+from vitlora.errors import BundleError, UsageError, a_few
+from vitlora.parsers import adopt as _parser
+from vitlora.quantization import Storage
 from vitlora.updates import read_changes
-
-_EPILOG = """example:
-  vitlora adopt my-adapter --classes can,glass,tyre \\
-    --backbone timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"""
 
 _PREFIX = "base_model.model."
 # How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the
 # frozen weights as well, which PEFT does not save.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
-# Options of PEFT with which the network is more than W + scaling * B A.
-_FOREIGN = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_qalora",
+# The options of PEFT that are read here, and those that change nothing once training is over.
+# Any other, of whatever version of PEFT, must be off.
+_READ = (
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "bias",
+    "exclude_modules",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
 )
+_OVER = (
+    "auto_mapping",
+    "corda_config",
+    "eva_config",
+    "inference_mode",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "peft_version",
+    "revision",
+    "task_type",
+)
+# What others than timm call the layers of theirs.
+_STRANGERS = {
+    r"(.*\.)?encoder_layer_\d+\..*|heads\..*": "a ViT of torchvision's",
+    r"(.*\.)?resblocks\.\d+\..*": "a model of open_clip's",
+    r"timm_model\..*": "a timm model inside Hugging Face transformers",
+    r"model\.(.*\.)?layers\.\d+\..*": "a language model",
+    r"(.*\.)?layers?\.\d+\..*|classifier\..*": "a model of Hugging Face transformers",
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -69,6 +91,7 @@ def main(args: Sequence[str] | None = None) -> int:
         raise UsageError(f"output '{output}' exists, and adopt overwrites nothing; choose another")
     config = _read_config(folder)
     tensors = _read_tensors(folder)
+    _check_library(folder, config, tensors)
     _check_head(folder, tensors, classes)
     backbone = load_backbone(options.backbone, len(classes), options.weights, options.image_size)
     _check_named(folder, config.get("base_model_name_or_path"), backbone.id)
@@ -76,6 +99,10 @@ def main(args: Sequence[str] | None = None) -> int:
     _check_layers(folder, tensors, layers, backbone)
     peft = config | {
         "target_modules": anchored_pattern(layers),
+        **{
+            key: _spelt_out(folder, config, key, layers)
+            for key in ("rank_pattern", "alpha_pattern")
+        },
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,
@@ -99,38 +126,6 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora adopt",
-        description="Makes a bundle of a LoRA adapter that PEFT's save_pretrained wrote for a timm "
-        "model. The adapter must hold the head: modules_to_save=['head'].",
-        epilog=_EPILOG,
-    )
-    parser.add_argument(
-        "adapter", metavar="ADAPTER_DIR", help=f"folder with {PEFT_CONFIG} and {TENSORS}"
-    )
-    parser.add_argument(
-        "--classes", required=True, metavar="A,B,C", help="names in the order of the head's outputs"
-    )
-    parser.add_argument(
-        "--backbone", required=True, metavar="timm/NAME.TAG", help="the base it was trained on"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="the base's weights")
-    parser.add_argument(
-        "--output", metavar="DIR", help="of the bundle (default: checkpoints/ADAPTER_DIR's name)"
-    )
-    parser.add_argument(
-        "--image-size", type=int, metavar="N", help="side in pixels (default: the weights' own)"
-    )
-    parser.add_argument(
-        "--quantization",
-        choices=get_args(Quantization),
-        default="none",
-        help="how the base's blocks were kept in training (default: none)",
-    )
-    return parser
-
-
 def _classes(text: str) -> tuple[str, ...]:
     names = tuple(unicodedata.normalize("NFC", name.strip()) for name in text.split(","))
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
@@ -152,7 +147,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is no JSON ({error}); save the adapter again") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
@@ -163,9 +158,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "those are not here; save it again with PEFT's save_pretrained(..., "
             "path_initial_model_for_weight_conversion=...), which makes it plain LoRA"
         )
-    if foreign := [name for name in _FOREIGN if config.get(name)]:
-        raise BundleError(f"{path} has {foreign[0]}, which vitlora does not know")
+    defaults = peft_defaults()
+    for name in config.keys() - {*_READ, *_OVER}:
+        if not _is_off(config[name], defaults.get(name)):
+            raise BundleError(
+                f"{path} has {name}, which this vitlora does not know; expected LoRA, rsLoRA or "
+                "DoRA without it"
+            )
     return config
+
+
+def _is_off(value: Any, default: Any) -> bool:
+    """Returns whether an option has no effect.
+
+    Args:
+        value: Its value.
+        default: PEFT's own; None for an option that this version of PEFT does not know.
+    """
+    return value in (None, [], {}) or value is False if not default else value == default
 
 
 def _read_tensors(folder: Path) -> Tensors:
@@ -186,6 +196,24 @@ def _read_tensors(folder: Path) -> Tensors:
     return {name: t for name, t in tensors.items() if not any(part in name for part in twice)}
 
 
+def _check_library(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> None:
+    """Refuses an adapter whose tensors are named as another library names its layers."""
+    names = [name.removeprefix(_PREFIX) for name in tensors]
+    names = sorted(names, key=lambda name: (".lora_" not in name, name))  # the head says less
+    if any(name.startswith("blocks.") for name in names):
+        return
+    for pattern, library in _STRANGERS.items():
+        for name in names:
+            if re.fullmatch(pattern, name):
+                layer = name.partition(".lora_")[0]
+                base = config.get("base_model_name_or_path")
+                raise BundleError(
+                    f"{folder} is an adapter for {library}{f' ({base})' if base else ''}: it "
+                    f"changes {layer}; adopt takes those for timm models, whose layers are named "
+                    "like blocks.0.attn.qkv. Train it again on a timm model, as 'vitlora fit' does"
+                )
+
+
 def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
     head = tensors.get(f"{_PREFIX}head.weight")
     if head is None:
@@ -195,7 +223,7 @@ def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
         )
     if len(head) != len(classes):
         raise UsageError(
-            f"--classes names {len(classes)} classes ({', '.join(classes)}), but the adapter's "
+            f"--classes names {len(classes)} classes ({a_few(classes)}), but the adapter's "
             f"head has {len(head)} outputs"
         )
 
@@ -248,6 +276,25 @@ def _targeted(folder: Path, config: Mapping[str, Any], module: nn.Module) -> lis
             "is it the model the adapter was made for?"
         )
     return layers
+
+
+def _spelt_out(
+    folder: Path, config: Mapping[str, Any], key: str, layers: Sequence[str]
+) -> dict[str, Any]:
+    """Returns PEFT's patterns of ranks or alphas with the paths of the layers that they mean.
+
+    As peft 0.21.2 does it in ``get_pattern_key``.
+    """
+    patterns: Any = config.get(key) or {}
+    found: dict[str, list[str]] = {}
+    try:
+        for path in layers:
+            fits = (p for p in dict(patterns) if re.match(rf"(.*\.)?({p})$", path))
+            if (pattern := next(fits, None)) is not None:
+                found.setdefault(pattern, []).append(path)
+    except (re.error, TypeError, ValueError) as error:
+        raise BundleError(f"{folder / PEFT_CONFIG}: {key} is no pattern: {error}") from None
+    return {anchored_pattern(paths): patterns[pattern] for pattern, paths in found.items()}
 
 
 def _matches(targets: Any, path: str) -> bool:
@@ -309,5 +356,5 @@ def _run_config(folder: Path, record: Record) -> str:
             "quantization": record.storage.quantization,
         },
     }
-    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    text = yaml_text.write(fields)
     return f"# Trained by PEFT elsewhere, adopted from {folder.resolve().name}.\n{text}"

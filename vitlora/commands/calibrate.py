@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from vitlora.bundle_folder import check_there
 from vitlora.command_line import CommandParser
 from vitlora.errors import DataError
 
@@ -21,35 +22,44 @@ def main(args: Sequence[str] | None = None) -> int:
         DataError: There are no pictures to learn from.
     """
     options = _parser().parse_args(args)
+    check_there(options.checkpoint)
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.checkpoint import load_bundle
     from vitlora.evaluation.calibrate import Unsure, calibrate, describe
-    from vitlora.evaluation.pictures import folder_of
+    from vitlora.evaluation.pictures import folder_of, seen, settle
     from vitlora.hardware import pick_device
     from vitlora.updates import merged_network
 
     unsure = Unsure(options.max_error, options.coverage)
     bundle = load_bundle(options.checkpoint)
     data = folder_of(bundle, options.data)
+    noted = settle(bundle, data, "val") if bundle.usage is not None else None
     for split in ("train", "val"):
         if split not in data.folder.splits:
             raise DataError(
                 f"{data.folder.root} has no {split} split; expected pictures the network was "
                 "trained on and others that it was not"
             )
-    same = data.digest("val") == bundle.record.split["digests"].get("val")
-    if not same and (data.drawn or options.data is None):
+    held_out = data.folder.splits["val"]
+    known = seen(bundle, held_out)
+    same = data.recalled or data.digest("val") == bundle.record.split["digests"].get("val")
+    if not same and known.trained is None and (data.drawn or options.data is None):
         raise DataError(
             f"the validation pictures of {data.folder.root} are not those held out in training, so "
             "training pictures could be among them; expected those, or --data DIR with train/ and "
             "val/ of your own choice"
         )
-    if not same:
-        print(
-            f"note: these are not the validation pictures of training; {data.folder.root} is taken "
-            "at its word that val/ was not trained on",
-            file=sys.stderr,
+    if not same and not noted:
+        at_its_word = (
+            f"; {data.folder.root} is taken at its word that val/ was not trained on"
+            if known.trained is None
+            else ""
         )
+        noted = f"these are not the validation pictures of training{at_its_word}"
+    if noted:
+        print(f"note: {noted}", file=sys.stderr)
+    for line in known.notes("val"):
+        print(f"warning: {line}", file=sys.stderr)
     network = merged_network(bundle, options.weights, pick_device(options.device))
     splits = data.folder.splits
     bundle = calibrate(bundle, network, splits["train"], splits["val"], unsure)
@@ -79,7 +89,8 @@ def _parser() -> CommandParser:
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="wrong answers accepted among the sure ones (default: 0.05)",
+        help="wrong answers accepted among the sure ones of new pictures, kept to with 90%% "
+        "probability (default: 0.05)",
     )
     either.add_argument(
         "--coverage", type=float, metavar="SHARE", help="or: pictures to be answered for sure"

@@ -19,7 +19,15 @@ from vitlora.command_line import CommandParser
 from vitlora.data.folder import Folder, read_folder
 from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError, nearest
-from vitlora.evaluation.comparison import Failure, Row, Run, advise, compare
+from vitlora.evaluation.comparison import (
+    Failure,
+    Row,
+    Run,
+    advise,
+    compare,
+    needed,
+    tells_apart,
+)
 from vitlora.evaluation.methods import METHODS, SET_BY_METHOD
 from vitlora.evaluation.study import SETUP, Study, last_words, run_vitlora
 from vitlora.evaluation.table import clock, to_markdown
@@ -47,6 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     options, overrides = _parser().parse_known_args(args)
     methods, seeds = _methods(options.methods), _seeds(options.seeds)
+    if not 0 <= options.margin < 1:
+        raise UsageError(f"--margin is {options.margin}; expected 0 <= margin < 1, 0.02 say")
     _check_overrides(options.config, overrides)
     name = Path(options.config[-1]).stem if options.config else "run"
     folder = Path(options.output or Path("comparisons") / name)
@@ -61,6 +71,8 @@ def main(args: Sequence[str] | None = None) -> int:
         f"bundles and logs go to {folder}",
         flush=True,
     )
+    if len(methods) > 1:
+        print(_can_tell(pictures, len(methods), options.margin), flush=True)
     todo = [(method, seed) for seed, method in product(seeds, methods)]
     done: list[Run | Failure] = []
     try:
@@ -71,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
     runs = sorted((r for r in done if isinstance(r, Run)), key=lambda r: methods.index(r.method))
     failures = [r for r in done if isinstance(r, Failure)]
-    _finish(study, compare(runs), failures)
+    _finish(study, compare(runs), failures, options.margin)
     return 1 if failures else 0
 
 
@@ -102,6 +114,13 @@ def _parser() -> CommandParser:
         default="0",
         metavar="0,1,...",
         help="train each method once with each of these seeds (default: 0)",
+    )
+    add(
+        "--margin",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="accuracy a cheaper method may cost and still be advised (default: 0.02)",
     )
     add(
         "--output",
@@ -229,9 +248,21 @@ def _said(run: Run) -> str:
     return f"accuracy {right / len(run.labels):.4f}"
 
 
-def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> None:
+def _can_tell(pictures: int, methods: int, margin: float) -> str:
+    """Returns what so many pictures can show, whatever the runs will say."""
+    points = 100 * tells_apart(pictures, methods)
+    said = f"{pictures} pictures: differences below about {points:.0f} points cannot be told apart"
+    if margin:
+        said += (
+            f"; that a cheaper method is within {100 * margin:g} of the best takes about "
+            f"{needed(margin, methods):,} (if two methods disagree on one picture in ten)"
+        )
+    return said
+
+
+def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure], margin: float) -> None:
     """Prints the table, its notes and the advice, and writes them with the chart."""
-    table, advice = to_markdown(rows, failures), advise(rows, study.split)
+    table, advice = to_markdown(rows, failures), advise(rows, study.split, margin)
     notes = _notes(study, rows, failures)
     print(f"\n{table}\n\n{notes}\n\n{advice}\n")
     title = f"{Path(study.base['data']['root']).name}, {study.base['model']['backbone']}"
@@ -245,6 +276,7 @@ def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> N
         "split": study.split,
         "rows": [row.to_json() for row in rows],
         "failures": [vars(failure) for failure in failures],
+        "margin": margin,
         "advice": advice,
         "config": study.base,
     }
@@ -264,14 +296,22 @@ def _notes(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> st
         f"{study.base['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
         f"{f', on {where}' if runs else ''}.",
         "p: chance of a difference to the best this large, on the same pictures, if both were "
-        "equally good.",
+        "equally good. behind best: on other such pictures.",
     ]
     if all(len(row.runs) == 1 for row in rows):
-        lines.append("One seed: another can move a method by a point or two; try --seeds 0,1,2.")
+        lines.append(
+            "One seed: the intervals are about these trained networks; another seed can move a "
+            "method by a point or two; try --seeds 0,1,2."
+        )
     if study.split == "val":
         lines.append(
             "There is no test split: these are the validation pictures, by which each run chose "
             "its epoch, so all numbers flatter."
+        )
+    if known := max((run.seen_in_training or 0 for run in runs), default=0):
+        lines.append(
+            f"{known:,} of the {len(runs[0].labels):,} pictures scored are, byte for byte, "
+            "training pictures: what is measured on them flatters; 'vitlora doctor' shows them."
         )
     lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in failures]
     return "\n".join(f"- {line}" for line in lines)

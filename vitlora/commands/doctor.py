@@ -12,7 +12,7 @@ from vitlora.command_line import CommandParser
 from vitlora.data.cleaned import Shares, write_cleaned
 from vitlora.data.doctor import examine
 from vitlora.data.finding import SEVERITIES, Finding
-from vitlora.data.images import open_image
+from vitlora.data.images import ValueRange, open_image
 from vitlora.data.survey import RECORD, Picture, Survey, survey
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_json, write_whole
@@ -181,11 +181,12 @@ def _as_json(found: Survey, findings: Sequence[Finding]) -> dict[str, Any]:
 def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> None:
     pictures = {picture.name: picture for picture in found.pictures}
     counts = Counter((picture.split, picture.label) for picture in found.pictures)
+    scale = found.value_range
     shown = [
         {
             "finding": finding,
-            "groups": [_tiles(members[:_MEMBERS], pictures) for members in finding.groups[:_TILES]],
-            "tiles": [] if finding.groups else _tiles(finding.files[:_TILES], pictures),
+            "groups": [_tiles(g[:_MEMBERS], pictures, scale) for g in finding.groups[:_TILES]],
+            "tiles": [] if finding.groups else _tiles(finding.files[:_TILES], pictures, scale),
             "more": max(0, len(finding.groups or finding.files) - _TILES),
         }
         for finding in findings
@@ -203,7 +204,9 @@ def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> Non
     write_whole(target, page)
 
 
-def _tiles(names: Sequence[str], pictures: dict[str, Picture]) -> list[dict[str, str]]:
+def _tiles(
+    names: Sequence[str], pictures: dict[str, Picture], value_range: ValueRange | None
+) -> list[dict[str, str]]:
     """Returns name, place and thumbnail of each file; without a thumbnail if it is no picture."""
     tiles: list[dict[str, str]] = []
     for name in names:
@@ -213,6 +216,6 @@ def _tiles(names: Sequence[str], pictures: dict[str, Picture]) -> list[dict[str,
             split = "" if picture.split == "all" else f" in {picture.split}"
             tile["place"] = f"{picture.label}{split}"
             if picture.problem is None:
-                tile["image"] = data_uri(open_image(picture.path, at_least=160))
+                tile["image"] = data_uri(open_image(picture.path, 160, value_range))
         tiles.append(tile)
     return tiles

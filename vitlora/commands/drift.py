@@ -8,21 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.checkpoint import load_bundle
-from vitlora.command_line import CommandParser
 from vitlora.data.folder import Sample
-from vitlora.data.images import is_image_file
+from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.answers import answer
 from vitlora.evaluation.drift import FEW, Drift, Shift, compare
+from vitlora.evaluation.pictures import seen
 from vitlora.files import write_json
 from vitlora.hardware import pick_device
+from vitlora.parsers import drift as _parser
 from vitlora.updates import merged_network
-
-_EPILOG = """examples:
-  vitlora drift checkpoints/waste5 --data photos-of-june
-  vitlora drift checkpoints/waste5 --data inbox --json - | grep -q '"drift": true' && echo look
-
-The exit status is 0 whether something changed or not."""
 
 _SHOWN = 10  # pictures, and classes of the mix
 _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
@@ -52,12 +47,22 @@ def main(args: Sequence[str] | None = None) -> int:
     answers = answer(network, samples, bundle.record.preprocessing)
     for line in answers.unreadable.values():
         print(f"drift: {line}", file=sys.stderr)
+    if answers.outside:
+        print(
+            f"drift: {len(answers.outside):,} photos have values outside the range of training, "
+            f"such as {answers.outside[0]}",
+            file=sys.stderr,
+        )
+    known_ones = seen(bundle, samples)
     drift = compare(answers, bundle.record, known, reference)
+    for line in known_ones.notes("all"):
+        print(f"warning: {line}", file=sys.stderr)
     if options.json != "-":
         print(_text(drift, root, options.checkpoint, len(answers.unreadable)))
     if options.json:
         fields = _fields(drift, {str(path): why for path, why in answers.unreadable.items()})
-        write_json({"checkpoint": str(bundle.folder), "data": str(root), **fields}, options.json)
+        about = {"checkpoint": str(bundle.folder), "data": str(root)}
+        write_json({**about, **fields, **known_ones.to_json()}, options.json)
     return 0
 
 
@@ -191,28 +196,11 @@ def _pictures(root: Path) -> list[Path]:
     if not root.is_dir():
         kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
         raise DataError(f"--data '{root}': {kind}")
-    found = sorted(path for path in root.rglob("*") if is_image_file(path) and path.is_file())
-    if not found:
-        raise DataError(f"--data '{root}': no pictures in this folder")
-    return found
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora drift",
-        description="Says whether new photos, which need no labels, are still like the training "
-        "data: the mix of classes, how sure the answers are, how far they lie from its pictures.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument(
-        "--data", metavar="DIR", required=True, help="folder of new photos, searched to its depths"
-    )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write every number and picture as JSON; - prints that and no text; an earlier such "
-        "file is replaced",
-    )
-    parser.add_base_arguments()
-    return parser
+    found = list_pictures(root)
+    others = found.passed_over.get("other", [])
+    if not found.pictures:
+        only = f"; passed over {describe(others)}" if others else ""
+        raise DataError(f"--data '{root}': no pictures in this folder{only}")
+    if others:
+        print(f"drift: passed over {describe(others)}", file=sys.stderr)
+    return found.pictures

@@ -3,16 +3,16 @@
 import errno
 import hashlib
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from vitlora.command_line import CommandParser
-from vitlora.data.images import SUFFIXES
+from vitlora.data.listing import SUFFIXES
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, nearest
+from vitlora.files import draft
 
 _EPILOG = """stopped half-way, the same command goes on where it was
 
@@ -201,8 +201,7 @@ def _unpack(dataset: Dataset, paths: Mapping[File, Path], output: Path) -> None:
     Raises:
         DataError: The archive lacks a picture that a list names.
     """
-    fresh = output.with_name(f".{output.name}.new-{os.getpid()}")
-    try:
+    with draft(output) as fresh:
         with zipfile.ZipFile(paths[dataset.archive]) as archive:
             for member, place in _places(dataset, paths, archive):
                 (fresh / place).parent.mkdir(parents=True, exist_ok=True)
@@ -211,8 +210,6 @@ def _unpack(dataset: Dataset, paths: Mapping[File, Path], output: Path) -> None:
         lines = [*_announcement(dataset, {}), *(f"  sha256   {f.sha256}" for f in dataset.files)]
         (fresh / "SOURCE.txt").write_text("\n".join(lines) + "\n", "utf-8")
         fresh.rename(output)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _places(

@@ -17,17 +17,16 @@ from torch import nn
 
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
-from vitlora.checkpoint import RECORD, Bundle, load_bundle
-from vitlora.command_line import CommandParser
+from vitlora.checkpoint import Bundle, load_bundle
 from vitlora.data.datamodule import FolderData
+from vitlora.data.value_range import range_text
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
-from vitlora.evaluation.pictures import folder_of
+from vitlora.evaluation.pictures import folder_of, seen, settle
+from vitlora.files import draft, rename, write_through, write_whole
 from vitlora.hardware import pick_device
+from vitlora.parsers import merge as _parser
 from vitlora.quantization import Storage, dequantize
 from vitlora.updates import Update, bundle_backbone, merge_into, read_changes
-
-_EPILOG = """example:
-  vitlora merge checkpoints/waste5 waste5.safetensors"""
 
 _BASES = {"trained": "as the adapter was trained on", "full": "in full precision"}
 _MOST = 1e-3  # of the logits' spread; two exact merges in fp32 differ by a hundredth of it
@@ -72,10 +71,12 @@ def main(args: Sequence[str] | None = None) -> int:
     print(f"proving on the validation pictures of {data.folder.root} …")
     labels = torch.tensor([sample.label for sample in data.folder.splits["val"]])
     expected = _logits(_unmerged(backbone, bundle), data)
-    drafts = {base: out.with_name(f".new-{base}-{out.name}") for base in _BASES}
-    draft_proof = proof_file.with_name(f".{proof_file.name}.new")
+    if not torch.isfinite(expected).all():
+        raise BundleError(f"{bundle.folder} answers with logits that are not finite; train again")
     proofs: dict[str, Proof] = {}
-    try:
+    with draft(out) as room:
+        room.mkdir()
+        drafts = {base: room / f"{base}.safetensors" for base in _BASES}
         for base in _BASES:
             if base == "full" and bundle.record.storage == Storage():  # nothing was rounded
                 proofs[base], drafts[base] = proofs["trained"], drafts["trained"]
@@ -84,19 +85,20 @@ def main(args: Sequence[str] | None = None) -> int:
             merged = create_model(name, **arguments, checkpoint_path=drafts[base])
             proofs[base] = _compare(expected, _logits(merged, data), labels)
         _check(proofs["trained"])
-        draft_proof.write_text(_to_json(options, bundle, data, proofs, name, arguments), "utf-8")
-        draft_proof.replace(proof_file)
-        drafts[options.base].replace(out)
-    finally:
-        for draft in (*drafts.values(), draft_proof):
-            draft.unlink(missing_ok=True)
+        write_whole(proof_file, _to_json(options, bundle, data, proofs, name, arguments))
+        rename(drafts[options.base], out)
     _report(out, proof_file, options.base, proofs, len(labels))
     print(
         f"\nnetwork   timm.create_model({_call([name], arguments | {'checkpoint_path': str(out)})})"
     )
     seen = asdict(bundle.record.preprocessing)
+    value_range = seen.pop("value_range")
     seen = {"input_size": seen.pop("image_size"), **seen}
     print(f"pictures  timm.data.create_transform({_call([], seen)})")
+    if value_range is not None:
+        print(
+            f"          files deeper than 8 bits: {range_text(value_range)} become 0 to 255 first"
+        )
     return 0
 
 
@@ -124,29 +126,6 @@ def timm_arguments(backbone: Backbone, num_classes: int) -> tuple[str, dict[str,
     }
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora merge",
-        description="Merges an adapter into its base: one file of weights that timm opens without "
-        "vitlora. Compares it with the unmerged network on the validation pictures first, and "
-        "writes what it found beside it, as OUT with .json for .safetensors.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument("out", metavar="OUT.safetensors", help="file to write; must not exist yet")
-    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
-    parser.add_argument(
-        "--base",
-        choices=list(_BASES),
-        default="trained",
-        help="merge into the base as it was rounded in training (default), or in full precision",
-    )
-    parser.add_argument(
-        "--data", metavar="DIR", help="pictures to compare on (default: those of training)"
-    )
-    return parser
-
-
 def _check_free(out: Path, proof_file: Path) -> None:
     if out.suffix != ".safetensors":
         raise UsageError(f"OUT is '{out}'; expected a name that ends in .safetensors")
@@ -160,7 +139,12 @@ def _check_free(out: Path, proof_file: Path) -> None:
 def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     """Returns the validation split of training, or that of another folder."""
     data, record = folder_of(bundle, root), bundle.record
-    if data.digest("val") != record.split["digests"].get("val"):
+    note = settle(bundle, data, "val") if bundle.usage is not None else None
+    if (
+        note is None
+        and not data.recalled
+        and data.digest("val") != record.split["digests"].get("val")
+    ):
         if root is None:
             groups = (
                 ", or data.groups changed" if record.split.get("drawn", {}).get("groups") else ""
@@ -170,7 +154,11 @@ def _pictures(bundle: Bundle, root: str | None) -> FolderData:
                 f"were added, removed or renamed{groups}; pass --data DIR, a folder with pictures "
                 "of the same classes"
             )
-        print(f"note: these are not the validation pictures of training: {root}")
+        note = f"these are not the validation pictures of training: {root}"
+    if note:
+        print(f"note: {note}")
+    for line in seen(bundle, data.folder.splits.get("val", ())).notes("val"):
+        print(f"warning: {line}")
     data.setup("validate")
     return data
 
@@ -249,12 +237,13 @@ def _write(file: Path, backbone: Backbone, bundle: Bundle, base: str) -> None:
         "backbone": record.backbone,
         "base": base,
         "base_digest": record.base_digest,
-        "bundle_digest": json.loads((bundle.folder / RECORD).read_text("utf-8"))["digest"],
+        "bundle_digest": bundle.digest,
         "classes": json.dumps(record.classes),
         "preprocessing": json.dumps(asdict(record.preprocessing)),
     }
     tensors = {name: tensor.contiguous() for name, tensor in merged.state_dict().items()}
-    file.write_bytes(dump_tensors(tensors, metadata))  # save_file would keep others from reading it
+    # save_file would keep others from reading it
+    write_through(file, dump_tensors(tensors, metadata))
 
 
 def _compare(expected: torch.Tensor, got: torch.Tensor, labels: torch.Tensor) -> Proof:

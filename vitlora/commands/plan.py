@@ -207,7 +207,7 @@ def _room(options: argparse.Namespace, accelerator: str) -> "tuple[str, Room]":
 
     accelerator = {"gpu": "cuda"}.get(accelerator, accelerator)
     if options.vram is None:
-        device = pick_device(accelerator)
+        device = pick_device(accelerator, "--trainer.accelerator")
         return device.type, room_here(device)
     kind = "cuda" if accelerator == "auto" else accelerator.partition(":")[0]
     return kind, room_of(parse_size(options.vram), kind)

@@ -12,13 +12,15 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlora.bundle_folder import check_there, newest_bundle
 from vitlora.command_line import CommandParser
-from vitlora.data.images import is_image_file
+from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
 from vitlora.light_imports import without_compiler
 
 if TYPE_CHECKING:
+    from vitlora.data.images import ValueRange
     from vitlora.predictor import Prediction
 
 _EPILOG = """examples:
@@ -40,24 +42,33 @@ def main(args: Sequence[str] | None = None) -> int:
         raise UsageError("--top-k and --batch-size must be at least 1")
     if options.csv and not Path(options.csv).parent.is_dir():
         raise UsageError(f"--csv '{options.csv}': its folder does not exist")
-    paths, bad = find_images(options.images)
+    paths, bad, others = find_images(options.images)
     for error in bad:
         print(f"predict: {error}", file=sys.stderr)
+    if others:
+        print(f"predict: passed over {describe(others)}", file=sys.stderr)
     if not paths:
         return 1
+    named = options.checkpoint is not None
+    folder = check_there(options.checkpoint) if named else newest_bundle()
     # torch and timm take seconds to import: only now, when the words typed make sense
     with without_compiler():
-        from vitlora.checkpoint import newest_bundle
         from vitlora.predictor import Predictor
 
-    folder = options.checkpoint or newest_bundle()
     predictor = Predictor(folder, options.weights, options.device, options.precision)
-    if options.checkpoint is None:
+    if not named:
         print(f"using {folder}", file=sys.stderr)
     if not predictor.validated:
         print(f"note: {folder} was never validated: how good it is, is not known", file=sys.stderr)
     elif predictor.confidence is None:
         print(f"note: {folder} was never calibrated: its confidence may mislead", file=sys.stderr)
+    elif predictor.confidence.unsure_below > 1:
+        print(
+            f"note: {folder} calls every answer unsure: its {predictor.confidence.images} "
+            "validation pictures promise nothing better; 'vitlora calibrate' takes a larger "
+            "--max-error",
+            file=sys.stderr,
+        )
     rows: list[Prediction] = []
     failed = len(bad)
     for result in predictor.predict(paths, options.top_k, options.batch_size):
@@ -68,20 +79,26 @@ def main(args: Sequence[str] | None = None) -> int:
         rows.append(result)
         print(_json(result) if options.json else _text(result, alone=len(paths) == 1))
         if options.show:
-            _show(result.path, result.top, alone=len(paths) == 1)
+            _show(result, predictor.preprocessing.value_range, alone=len(paths) == 1)
     if options.csv:
         _write_csv(Path(options.csv), rows)
     return 1 if failed else 0
 
 
-def find_images(words: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """Returns the picture files that files, folders and globs name, and what named nothing."""
+def find_images(words: Iterable[str]) -> tuple[list[Path], list[str], list[Path]]:
+    """Returns the pictures that files, folders and globs name; the words that named none; others.
+
+    A file that is named is taken for a picture, whatever it is; the others are those of folders.
+    """
     paths: dict[Path, None] = {}
     bad: list[str] = []
+    others: list[Path] = []
     for word in words:
         path = Path(word).expanduser()
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if is_image_file(p))
+            listing = list_pictures(path)
+            found = listing.pictures
+            others += listing.passed_over.get("other", [])
         elif path.exists():
             found = [path]
         else:  # Windows shells hand globs over as they were typed
@@ -91,7 +108,7 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[str]]:
                 f"{word}: {'no pictures in this folder' if path.is_dir() else 'no such file'}"
             )
         paths |= dict.fromkeys(found)
-    return list(paths), bad
+    return list(paths), bad, others
 
 
 def _parser() -> CommandParser:
@@ -130,6 +147,7 @@ def _text(result: Prediction, alone: bool) -> str:
     doubts = [
         *(["unsure"] if result.unsure else []),
         *(["unlike the training pictures"] if result.unfamiliar else []),
+        *(["values outside the range of training"] if result.outside else []),
     ]
     said += f"   [{', '.join(doubts)}]" if doubts else ""
     return said if alone else f"{result.path}: {said}"
@@ -138,7 +156,11 @@ def _text(result: Prediction, alone: bool) -> str:
 def _json(result: Prediction) -> str:
     """Returns one line; in ASCII, so that it survives every console and pipe."""
     ranked = [{"class": name, "confidence": round(value, 6)} for name, value in result.top]
-    doubts = {"unsure": result.unsure, "unfamiliar": result.unfamiliar}
+    doubts = {
+        "unsure": result.unsure,
+        "unfamiliar": result.unfamiliar,
+        "outside": result.outside,
+    }
     return json.dumps({"path": str(result.path), **ranked[0], **doubts, "top_k": ranked})
 
 
@@ -148,19 +170,21 @@ def _write_csv(target: Path, rows: Sequence[Prediction]) -> None:
     names = [f"{name}_{n}" for n in range(2, most + 1) for name in ("class", "confidence")]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["path", "class", "confidence", "unsure", "unfamiliar", *names])
+    writer.writerow(["path", "class", "confidence", "unsure", "unfamiliar", "outside", *names])
     for row in rows:
         first, *others = [(name, f"{value:.6f}") for name, value in row.top]
-        doubts = ["yes" if doubt else "no" for doubt in (row.unsure, row.unfamiliar)]
+        marks = (row.unsure, row.unfamiliar, row.outside)
+        doubts = ["yes" if doubt else "no" for doubt in marks]
         runners_up = [cell for pair in others for cell in pair]
         writer.writerow([row.path, *first, *doubts, *runners_up])
     write_whole(target, "\ufeff" + text.getvalue())
 
 
-def _show(path: Path, top: Sequence[tuple[str, float]], alone: bool) -> None:
+def _show(result: Prediction, value_range: ValueRange | None, alone: bool) -> None:
     from vitlora.picture import captioned
 
-    picture = captioned(path, top)
+    path = result.path
+    picture = captioned(path, result.top, value_range)
     display = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY")
     if alone and display:
         picture.show(title=path.name)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from vitlora.bundle_folder import check_there
 from vitlora.command_line import CommandParser
 from vitlora.errors import UsageError, VitloraError
 
@@ -34,18 +35,14 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repo, re.ASCII):
         raise UsageError(f"REPO is '{options.repo}'; expected owner/name, as in jane/waste5")
+    check_there(options.checkpoint)
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.card import model_card
-    from vitlora.checkpoint import CARD, load_bundle, read_contents
+    from vitlora.checkpoint import CARD, read_bundle
 
-    bundle = load_bundle(options.checkpoint)
-    files = read_contents(bundle.folder)
-    card = bundle.folder / CARD
-    files[CARD] = (
-        card.read_bytes()
-        if card.is_file()
-        else model_card(bundle.record, bundle.tensors, bundle.peft).encode()
-    )
+    bundle, files = read_bundle(options.checkpoint)
+    card = bundle.card() or model_card(bundle.record, bundle.tensors, bundle.peft)
+    files[CARD] = card.encode("utf-8", "surrogateescape")
     message = options.message or f"{bundle.record.method} on {bundle.record.backbone}, by vitlora"
     print(_upload(options.repo, files, message, options.private))
     return 0

@@ -1,7 +1,8 @@
 """The ``report`` command: how good a bundle is, as one offline HTML page."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,22 +11,21 @@ from typing import Any
 import torch
 
 from vitlora import __version__
-from vitlora.checkpoint import RUN_CONFIG, Bundle, is_bundle, load_bundle
-from vitlora.command_line import CommandParser
-from vitlora.data.folder import Sample
-from vitlora.errors import DataError, UsageError
+from vitlora.bundle_folder import is_bundle
+from vitlora.checkpoint import Bundle, load_bundle
+from vitlora.errors import UsageError
 from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers, answer
+from vitlora.evaluation.calibrate import describe_threshold
 from vitlora.evaluation.figures import Figure, looked_at, thumbnail
-from vitlora.evaluation.pictures import Pictures, copies, find_pictures, folder_of
+from vitlora.evaluation.pictures import Pictures, find_pictures
 from vitlora.files import write_whole
 from vitlora.hardware import pick_device
+from vitlora.intervals import Interval, exact_interval
 from vitlora.page import render
+from vitlora.parsers import report as _parser
 from vitlora.scores import Scores
 from vitlora.updates import merged_network
-
-_EPILOG = """example:
-  vitlora report checkpoints/waste5 --data photos"""
 
 _MARK = b'<meta name="generator" content="vitlora report">'  # as the template has it
 # What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
@@ -59,12 +59,14 @@ def main(args: Sequence[str] | None = None) -> int:
     values = {
         **page.values(),
         **page.looked_at(network, device),
-        **_problems(bundle, pictures, answers.unreadable),
+        **_problems(pictures, answers),
         "command": shlex.join(["vitlora", "report", *words]),
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     write_whole(out, render("report.html", **values))
     print(_summary(page.scores))
+    for line in pictures.seen.notes(pictures.split):
+        print(f"warning: {line}", file=sys.stderr)
     print(f"report   {out}  ({out.stat().st_size:,} bytes)")
     return 0
 
@@ -81,11 +83,11 @@ class _Page:
     def __init__(self, bundle: Bundle, pictures: Pictures, answers: Answers) -> None:
         self.bundle, self.pictures = bundle, pictures
         self.samples, self.labels = answers.samples, answers.labels
-        known = bundle.record.confidence
-        classes, temperature = bundle.record.classes, known.temperature if known else 1.0
-        self.plain = answers.scores(classes)
-        self.scores = answers.scores(classes, temperature)
-        self.confidence, self.predicted = self.scores.logits.softmax(1).max(1)
+        classes, judge = bundle.record.classes, bundle.judge
+        judged = judge.judge(answers.features, answers.logits)
+        self.plain = Scores(classes, answers.logits, answers.labels)
+        self.scores = Scores(classes, judge.calibrated(answers.logits), answers.labels)
+        self.confidence, self.predicted = judged.confidence, judged.predicted
         self.right = self.predicted == self.labels
 
     def values(self) -> dict[str, Any]:
@@ -93,7 +95,6 @@ class _Page:
         record, scores = self.bundle.record, self.scores
         small = len(scores.classes) <= _MOST_CLASSES
         logs = self.bundle.folder / "logs" / "metrics.csv"
-        plain = self.plain.logits.softmax(1).max(1).values
         return {
             "bundle": self.bundle,
             "record": record,
@@ -101,26 +102,33 @@ class _Page:
             "scores": scores,
             "plain": self.plain,
             "known": record.confidence,
+            "threshold": describe_threshold(record.confidence) if record.confidence else None,
+            "sure": self._sure(),
             "per_class": list(
                 zip(scores.classes, *(c.tolist() for c in scores.per_class()), strict=True)
             ),
             "matrix": scores.confusion.tolist() if small else None,
-            "confusions": numbers.confusions(scores.confusion, _MOST_PAIRS),
+            "confusions": scores.confusions(_MOST_PAIRS),
             "cells": self._cells(),
             "reliability": [
-                ("as the network says it", numbers.reliability(plain, self.right), self.plain),
-                (
-                    "after the temperature",
-                    numbers.reliability(self.confidence, self.right),
-                    scores,
-                ),
+                ("as the network says it", self.plain),
+                ("after the temperature", scores),
             ][: 2 if record.confidence else 1],
             "risk": numbers.risk_coverage(self.confidence, self.right),
             "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
             "axis": numbers.axis,
-            "config": (self.bundle.folder / RUN_CONFIG).read_text("utf-8"),
+            "config": self.bundle.config,
             "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
         }
+
+    def _sure(self) -> tuple[Interval, Interval] | None:
+        """Returns the 95% intervals of the share answered for sure, and of the wrong ones there."""
+        known = self.bundle.record.confidence
+        if known is None:
+            return None
+        sure = self.confidence >= known.unsure_below
+        count, wrong = int(sure.sum()), int((sure & ~self.right).sum())
+        return exact_interval(count, len(sure)), exact_interval(wrong, count)
 
     def looked_at(self, network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
         """Returns the worst mistakes and the least sure answers with the network's maps."""
@@ -139,8 +147,9 @@ class _Page:
         chosen = numbers.shown_in_cells(
             self.labels.tolist(), self.predicted.tolist(), self.confidence.tolist(), _THUMBNAILS
         )
+        value_range = self.bundle.record.preprocessing.value_range
         return {
-            cell: [self._figure(index, thumbnail(self.samples[index].path)) for index in indices]
+            cell: [self._figure(i, thumbnail(self.samples[i].path, value_range)) for i in indices]
             for cell, indices in sorted(chosen.items())
         }
 
@@ -156,32 +165,24 @@ class _Page:
         )
 
 
-def _problems(bundle: Bundle, pictures: Pictures, unread: Mapping[Path, str]) -> dict[str, Any]:
+def _problems(pictures: Pictures, answers: Answers) -> dict[str, Any]:
     """Returns what is wrong with the pictures: for each problem a line and the files it is about.
 
     And whether the pictures of training were there to compare with.
     """
-    training = _training_pictures(bundle, pictures)
-    known = [str(path) for path in copies(pictures.samples, training)]
-    found = []
-    if unread:
+    seen, found = pictures.seen, []
+    if unread := answers.unreadable:
         count = _count(len(unread), "picture cannot", "pictures cannot")
         found.append((f"{count} be read and so not be scored", list(unread.values())))
-    if known:
-        count = _count(len(known), "picture is", "pictures are")
-        line = f"{count}, byte for byte, among the training pictures too; the scores flatter"
-        found.append((line, known))
-    return {"compared": bool(training), "problems": [(line, _some(files)) for line, files in found]}
-
-
-def _training_pictures(bundle: Bundle, pictures: Pictures) -> list[Sample]:
-    """Returns what training saw; nothing where its folder is gone, or is what was scored."""
-    if pictures.split == "train":
-        return []
-    try:
-        return folder_of(bundle).folder.splits.get("train", [])
-    except (DataError, UsageError):
-        return []
+    if outside := answers.outside:
+        count = _count(len(outside), "picture has", "pictures have")
+        line = f"{count} values outside the range of training; their scores say little"
+        found.append((line, list(map(str, outside))))
+    known = [*(seen.trained or ()), *(seen.validated if pictures.split != "val" else ())]
+    for index, line in enumerate(seen.notes(pictures.split)):
+        found.append((f"{line[0].upper()}{line[1:]}", [] if index else [str(p) for p in known]))
+    compared = seen.trained is not None and pictures.split != "train"
+    return {"compared": compared, "problems": [(line, _some(files)) for line, files in found]}
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -213,32 +214,3 @@ def _summary(scores: Scores) -> str:
         f"accuracy {scores.accuracy:.4f}  (95% interval {low:.4f} to {high:.4f})   "
         f"macro-F1 {scores.macro_f1:.4f}   {scores.images} images"
     )
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora report",
-        description="Scores a bundle on labelled pictures and writes one HTML page that needs no "
-        "network: numbers with intervals, a confusion matrix with the pictures behind it, "
-        "confidence, learning curves, the worst mistakes and where the network looked.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder of pictures, with test/, val/ or train/, or class folders alone (default: "
-        "that of training)",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test", "all"),
-        help="which part of it (default: test, else val, else all)",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE.html",
-        help="page to write; an earlier report is replaced (default: NAME-report.html here)",
-    )
-    parser.add_base_arguments()
-    return parser

@@ -3,16 +3,16 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitlora.data.flaws import endings
-from vitlora.data.folder import SPLITS, Folder, Sample
+from vitlora.data.folder import SPLITS, VAL_FRACTION, Folder, Sample
 from vitlora.data.leaks import copy_groups, file_of
 from vitlora.data.survey import RECORD, Picture, Survey
 from vitlora.errors import DataError, UsageError
+from vitlora.files import draft
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Shares:
             split: sum(picture.split == split for picture in survey.pictures) / total
             for split in SPLITS
         }
-        val = self.val if self.val is not None else own["val"] or 0.2
+        val = self.val if self.val is not None else own["val"] or VAL_FRACTION
         test = self.test if self.test is not None else own["test"]
         if not (0 < val < 1 and 0 <= test < 1 - val):
             raise UsageError(
@@ -70,8 +70,8 @@ def write_cleaned(survey: Survey, out: Path, shares: Shares) -> dict[str, int]:
     folder = _split(survey, kept, groups, val, test, shares.seed)
     counts = {split: len(samples) for split, samples in folder.splits.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".new", dir=out.parent))
-    try:
+    with draft(out) as new:
+        new.mkdir()
         written = _fill(new, folder, {picture.path: picture for picture in kept})
         record = {
             "seed": shares.seed,
@@ -82,11 +82,7 @@ def write_cleaned(survey: Survey, out: Path, shares: Shares) -> dict[str, int]:
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (new / RECORD).write_text(text + "\n", "utf-8", errors="backslashreplace")
-        new.chmod(0o755)  # a temporary folder is its maker's alone
         new.rename(out)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
     return counts
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vitlora.data.augmentation import Augmentation, Transform
 from vitlora.data.folder import Sample
-from vitlora.data.images import open_image
+from vitlora.data.images import ValueRange, open_image
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -19,14 +19,20 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         samples: Files and labels.
         transform: RGB picture -> ``(3, H, W)``.
         at_least: Shortest side in pixels worth decoding; None decodes every pixel.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], transform: Transform, at_least: int | None = None
+        self,
+        samples: Sequence[Sample],
+        transform: Transform,
+        at_least: int | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         self.samples = list(samples)
         self.transform = transform
         self.at_least = at_least
+        self.value_range = value_range
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -34,7 +40,8 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """Returns ``(3, H, W)``, normalised, and the label."""
         sample = self.samples[index]
-        return self.transform(open_image(sample.path, self.at_least)), sample.label
+        image = open_image(sample.path, self.at_least, self.value_range)
+        return self.transform(image), sample.label
 
 
 class Views(Dataset[tuple[torch.Tensor, int]]):

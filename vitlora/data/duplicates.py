@@ -8,17 +8,21 @@ ways a picture can lie, where hashing each anew would take eight times as long.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitlora.data.images import open_image
+from vitlora.data.hamming import ROWS, bits_apart, near_pairs
+from vitlora.data.images import MemoryShortError, ValueRange, open_marked
+from vitlora.data.value_range import find_range
+from vitlora.data.waiting import shown
 from vitlora.errors import DataError
 
 # On TrashNet every pair within 46 bits shows one scene twice, and the first that does not is 48
@@ -29,7 +33,7 @@ _SIDE, _KEPT = 64, 16  # pixels transformed, frequencies kept, along each axis
 _CORRELATION = 0.8  # of the small grey pictures: 0.85 and more where TrashNet shows a scene twice
 _COLOUR = 30.0  # of 255, in the worst of 16 patches: 11 and less there
 _FLAT = 2.0  # standard deviation of grey, of 255: with less there is nothing to compare but bytes
-_ROWS = 64  # compared with all others at once; the working set then fits a processor's cache
+_AT_ONCE = 8192  # pictures whose hashes are made at once, which takes 3 kB each
 _WAYS = tuple(product((False, True), repeat=3))  # transposed, mirrored, upside down
 # the first waves of the cosine transform (DCT-II, orthonormal): (_KEPT, _SIDE)
 _COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(_KEPT), np.arange(_SIDE) + 0.5))
@@ -45,11 +49,13 @@ class Fingerprint:
         digest: SHA-256 of the file.
         frequencies: ``(16, 16)``, the lowest of the orthonormal 64 x 64 DCT of grey in [0, 255].
         colour: ``(4, 4, 2)``, red and blue less luminance of 16 patches, in [-255, 255].
+        outside: Whether its values do not fit the range it was read with.
     """
 
     digest: bytes
     frequencies: NDArray[np.float32]
     colour: NDArray[np.float32]
+    outside: bool = False
 
     @property
     def detail(self) -> float:
@@ -72,56 +78,82 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
     Raises:
         DataError: A file is missing or may not be read.
     """
+    read = partial(fingerprint_or_bytes, value_range=find_range(paths).value_range)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return group(list(pool.map(fingerprint_or_bytes, paths)), distance)
+        prints = pool.map(read, paths)
+        return group(list(shown(prints, len(paths), f"reading {len(paths):,} pictures")), distance)
 
 
-def fingerprints(paths: Iterable[Path]) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
+def fingerprints(
+    paths: Iterable[Path], value_range: ValueRange | None = None
+) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
     """Returns the fingerprints of pictures, and of those that cannot be decoded to their end why.
 
     JPEGs are decoded at a small scale, which still reads the whole file.
+
+    Raises:
+        MemoryShortError: There is too little memory for a picture, which may be good.
     """
 
     def read(path: Path) -> Fingerprint | str:
         try:
-            return fingerprint(path)
+            return fingerprint(path, value_range)
+        except MemoryShortError:
+            raise
         except DataError as error:
             return str(error)
 
     paths = list(paths)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = dict(zip(paths, pool.map(read, paths), strict=True))
+        prints = shown(pool.map(read, paths), len(paths), f"reading {len(paths):,} pictures")
+        found = dict(zip(paths, prints, strict=True))
     return (
         {path: one for path, one in found.items() if isinstance(one, Fingerprint)},
         {path: line for path, line in found.items() if isinstance(line, str)},
     )
 
 
-def fingerprint(path: Path) -> Fingerprint:
+def fingerprint(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
     """Returns what of a picture file is compared with others; decodes the file to its end.
+
+    Args:
+        path: The file.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits.
 
     Raises:
         DataError: The picture cannot be read.
     """
-    image = open_image(path, at_least=_SIDE)
+    opened = open_marked(path, _SIDE, value_range)
+    return fingerprint_of(opened.image, _digest(path), opened.outside)
+
+
+def fingerprint_of(image: Image.Image, digest: bytes, outside: bool = False) -> Fingerprint:
+    """Returns what of an upright RGB picture is compared with others.
+
+    Args:
+        image: The picture.
+        digest: SHA-256 of its file.
+        outside: Whether its values lie outside the range it was read with.
+    """
     grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     patches = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.float32)
     luminance = patches @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return Fingerprint(
-        _digest(path),
+        digest,
         (_COSINES @ np.asarray(grey, np.float64) @ _COSINES.T).astype(np.float32),
         np.array(patches[..., ::2] - luminance[..., None], np.float32),
+        outside,
     )
 
 
-def fingerprint_or_bytes(path: Path) -> Fingerprint:
+def fingerprint_or_bytes(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
     """Returns a picture's fingerprint; of a file that is no readable picture, that of a flat one.
 
     Raises:
         DataError: The file is missing or may not be read.
     """
     try:
-        return fingerprint(path)
+        return fingerprint(path, value_range)
     except DataError:
         nothing = np.zeros((_KEPT, _KEPT), np.float32)
         return Fingerprint(_digest(path), nothing, np.zeros((4, 4, 2), np.float32))
@@ -138,41 +170,20 @@ def group(prints: Sequence[Fingerprint], distance: int = DISTANCE) -> list[int]:
     different = list(unique.values())
     hashes = _hashes([p for p in different if p.detail >= _FLAT])  # those that come first
     first = np.arange(len(different))  # of each picture's group
-    for way, i, j in _close(hashes, distance):
+    apart: set[tuple[int, int]] = set()  # first pictures that are never to be in one group
+    blocks, count = near_pairs(hashes, distance), hashes.shape[-1]
+    shown_blocks = shown(blocks, -(-count // ROWS), f"comparing {count:,} pictures")
+    for way, i, j in chain.from_iterable(shown_blocks):
         for a, b in np.stack([i, j], axis=1)[first[i] != first[j]].tolist():
-            low, high = sorted((first[a], first[b]))
-            if low == high or not _same_look(different[a], different[b], way):
+            low, high = sorted((int(first[a]), int(first[b])))
+            if low == high or (low, high) in apart:
                 continue
-            if _bits(hashes[0, :, low, None], hashes[:, :, high].T).min() <= 2 * distance:
+            if bits_apart(hashes[0, :, low, None], hashes[:, :, high].T).min() > 2 * distance:
+                apart.add((low, high))
+            elif _same_look(different[a], different[b], way):
                 first[first == high] = low
     numbers: dict[int, int] = {}
     return [numbers.setdefault(int(first[place[p.digest]]), len(numbers)) for p in prints]
-
-
-_Pairs = tuple[int, NDArray[np.intp], NDArray[np.intp]]
-
-
-def _close(hashes: NDArray[np.uint64], distance: int) -> Iterator[_Pairs]:
-    """Yields a way to lie and the places of the pairs whose hashes are close if one lies so."""
-
-    def close(start: int) -> list[_Pairs]:
-        rows, found = hashes[0, :, start : start + _ROWS], []
-        for way, others in enumerate(hashes[:, :, start:]):
-            # half of the bits first: few pairs are left that need the others
-            half = np.bitwise_count(rows[0, :, None] ^ others[0])
-            half += np.bitwise_count(rows[1, :, None] ^ others[1])
-            i, j = np.nonzero(half <= distance)
-            near = (i < j) & (_bits(rows[:, i], others[:, j]) <= distance)
-            found.append((way, start + i[near], start + j[near]))
-        return found
-
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        # a few at a time: were all pictures alike, the pairs of all would not fit the memory
-        for start in range(0, hashes.shape[-1], workers * _ROWS):
-            starts = range(start, min(start + workers * _ROWS, hashes.shape[-1]), _ROWS)
-            for found in pool.map(close, starts):
-                yield from found
 
 
 def _same_look(one: Fingerprint, other: Fingerprint, way: int) -> bool:
@@ -198,18 +209,15 @@ def _lain(frequencies: NDArray[np.float32], way: int) -> NDArray[np.float32]:
 
 def _hashes(prints: Sequence[Fingerprint]) -> NDArray[np.uint64]:
     """Returns ``(8, 4, N)``: the 4 x 64 bits of each picture's hash, for each way it can lie."""
-    frequencies = np.array([print_.frequencies for print_ in prints], np.float32)
     hashes = np.empty((len(_WAYS), 4, len(prints)), np.uint64)
-    for way in range(len(_WAYS)):
-        lain = _lain(frequencies.reshape(-1, _KEPT, _KEPT), way).reshape(len(prints), _KEPT**2)
-        bits = lain > np.median(lain, axis=1, keepdims=True)
-        hashes[way] = np.packbits(bits, axis=1).view(np.uint64).T
+    for start in range(0, len(prints), _AT_ONCE):
+        some = np.stack([print_.frequencies for print_ in prints[start : start + _AT_ONCE]])
+        for way in range(len(_WAYS)):
+            lain = _lain(some, way).reshape(len(some), _KEPT**2)
+            bits = lain > np.median(lain, axis=1, keepdims=True)
+            packed = np.packbits(bits, axis=1).view(np.uint64)
+            hashes[way, :, start : start + _AT_ONCE] = packed.T
     return hashes
-
-
-def _bits(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """Returns in how many bits hashes ``(4, ...)`` differ."""
-    return np.bitwise_count(a ^ b).sum(axis=0, dtype=np.uint16)
 
 
 def _digest(path: Path) -> bytes:

@@ -2,9 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 
 from vitlora.data.finding import Finding, Severity
+from vitlora.data.folder import VAL_FRACTION, Folder, Sample
+from vitlora.data.listing import by_ending
 from vitlora.data.survey import Picture, Survey
+from vitlora.errors import DataError
 
 _SMALL = 32  # pixels of the short side
 _FEW = 10  # pictures of a class to train on
@@ -14,14 +18,15 @@ _FLAT, _DARK, _BRIGHT = 2.0, 20.0, 245.0  # of grey; TrashNet's photos: contrast
 _BLURRED = 0.006  # of sharpness; TrashNet's sharp photos of blank paper: 0.014
 _ENDINGS = {
     "JPEG": ".jpg .jpeg .jpe .jfif",
-    "MPO": ".jpg .jpeg .jpe .jfif",  # a phone's JPEG with a second picture in it
     "PNG": ".png",
     "WEBP": ".webp",
     "BMP": ".bmp",
     "GIF": ".gif",
     "TIFF": ".tif .tiff",
-    "PPM": ".ppm .pgm",
+    "PPM": ".ppm .pgm .pnm .pfm",
     "AVIF": ".avif",
+    "HEIF": ".heic .heif .hif",
+    "JPEG2000": ".jp2 .j2k .jpx .jpf .j2c",
 }
 _MODES = {
     "L": "grey",
@@ -71,6 +76,8 @@ def classes(survey: Survey) -> Iterator[Finding]:
             "add pictures, or leave the class out with data.classes",
             empty,
         )
+    if survey.splits == ["all"] and len(survey.classes) > 1 and not empty:
+        yield from _not_splittable(survey)
     train = {label: counts["train", label] + counts["all", label] for label in survey.classes}
     train = {label: count for label, count in train.items() if count}
     few = {label: f"{count} to train on" for label, count in train.items() if count < _FEW}
@@ -100,6 +107,18 @@ def classes(survey: Survey) -> Iterator[Finding]:
             f"{' and '.join(f'{split}/' for split in missing)}: fit needs train/ and val/",
             "add what is missing, or split anew: vitlora doctor --data DIR --fix OUT",
         )
+
+
+def _not_splittable(survey: Survey) -> Iterator[Finding]:
+    """Yields what ``fit`` would say if it could not split class folders, in its own words."""
+    numbers = {label: number for number, label in enumerate(survey.classes)}
+    samples = [Sample(picture.path, numbers[picture.label]) for picture in survey.readable]
+    pool = Folder(survey.root, tuple(survey.classes), {"all": samples})
+    try:
+        pool.split(val=VAL_FRACTION, test=0.0, seed=0)
+    except DataError as error:
+        what, _, advice = str(error).partition(". ")
+        yield Finding("too_few_to_split", "error", what, advice)
 
 
 def endings(kind: str) -> list[str]:
@@ -158,6 +177,23 @@ def files(survey: Survey) -> Iterator[Finding]:
         "pictures that are not plain RGB",
         "nothing: vitlora turns them into RGB",
         lambda p: _MODES.get(p.mode, "16-bit grey" if p.mode.startswith("I") else p.mode),
+    )
+    if survey.value_range is not None:
+        yield Finding(
+            "deep",
+            "note",
+            survey.depth.to_text(),
+            "nothing: fit says and keeps the same range; data.value_range sets another",
+        )
+    yield from _those(
+        survey,
+        lambda p: p.print is not None and p.print.outside,
+        "outside",
+        "warning",
+        "pictures whose values lie outside that range, or in a sixteenth of it"
+        if survey.value_range is not None
+        else "pictures deeper than 8 bits, of which train/ has none",
+        "look whether they are of another depth or camera: one scale cannot suit both",
     )
     yield from _those(
         survey,
@@ -218,15 +254,17 @@ def unused(survey: Survey) -> Iterator[Finding]:
         (
             "linked",
             "warning",
-            "links to folders, which are not followed",
-            "put the pictures, or links to them one by one, into the class folder",
+            "links to folders that are looked through anyway, or lie above; not followed",
+            "remove the links",
         ),
-        ("other", "note", "files that are no pictures, which are not used", leave),
         ("hidden", "note", "hidden files and folders, which are not used", leave),
     ]
     for kind, severity, what, advice in said:
         if names := survey.unused.get(kind):
             yield Finding(kind, severity, what, advice, names)
+    if names := survey.unused.get("other"):
+        what = f"files passed over ({by_ending(map(PurePath, names))})"
+        yield Finding("other", "note", what, leave, names)
 
 
 def _those(

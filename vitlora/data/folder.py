@@ -2,18 +2,30 @@
 
 import hashlib
 import json
+import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitlora.data.images import is_image_file
+from vitlora.data.listing import describe, list_pictures
 from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
-from vitlora.errors import DataError, UsageError, nearest
+from vitlora.errors import DataError, UsageError, a_few, counted, nearest
 
 SPLITS = ("train", "val", "test")
+# what a bundle's record says of a draw -> the option under ``data`` that asked for it
+DRAW = {
+    "val": "val_fraction",
+    "test": "test_fraction",
+    "seed": "split_seed",
+    "groups": "groups",
+    "resplit": "resplit",
+    "folds": "folds",
+    "fold": "fold",
+}
+VAL_FRACTION = 0.2  # held out of class folders unless another share is asked for
 
 
 @dataclass(frozen=True)
@@ -33,11 +45,13 @@ class Folder:
         classes: Class names in label order, Unicode-normalised (NFC).
         splits: ``train``, ``val`` and ``test`` as far as they exist, or ``all`` for class folders
             that have not been split.
+        passed_over: Files in class folders that are no pictures; known of a folder as it was read.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, list[Sample]]
+    passed_over: tuple[Path, ...] = ()
 
     def counts(self, split: str) -> list[int]:
         """Returns the number of pictures of each class in a split."""
@@ -47,7 +61,7 @@ class Folder:
     def digest(self, split: str) -> str:
         """Returns a SHA-256 over the relative paths (NFC) of a split's pictures."""
         names = sorted(self.name(sample) for sample in self.splits[split])
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+        return hashlib.sha256(as_bytes("\n".join(names))).hexdigest()
 
     def pooled(self) -> "Folder":
         """Returns the folder with the pictures of all its splits together, not yet split."""
@@ -62,6 +76,7 @@ class Folder:
         groups: Sequence[int] | None = None,
         folds: int | None = None,
         fold: int = 0,
+        known: Mapping[Path, str] | None = None,
     ) -> "Folder":
         """Returns class folders divided into train, val and (where ``test`` > 0) test.
 
@@ -77,28 +92,37 @@ class Folder:
                 None where every picture stands for itself.
             folds: Divide what is not for testing into so many parts of equal size.
             fold: The part to validate on, ``0 <= fold < folds``; the others are for training.
+            known: ``train``, ``val`` or ``test`` for pictures whose side is settled; the others of
+                their group go with them, and the rest is drawn. A held-out picture whose group was
+                trained on has no place and is left out.
 
         Raises:
             DataError: A class has too few pictures, or groups, to have one in each split.
         """
-        samples, counts = self.splits["all"], self.counts("all")
+        samples = self.splits["all"]
         if test == 1:
             return Folder(self.root, self.classes, {"test": samples})
+        whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
+        splits, whole = _settled(whole, known or {})
+        sizes = [Counter(sample.label for sample in group) for group in whole]
+        total = sum(sizes, Counter[int]())
+        counts = [total[label] for label in range(len(self.classes))]
         if folds is None:
-            parts, wanted = wanted_shares(counts, val, test)
+            placed = Folder(self.root, self.classes, splits)
+            there = {part: placed.counts(part) for part in SPLITS} if known else None
+            parts, wanted = wanted_shares(counts, val, test, there)
         else:
             parts, wanted = wanted_folds(counts, folds, fold, test)
-        whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
-        sizes = [Counter(sample.label for sample in group) for group in whole]
         into = "train, val and test"
         if folds is not None:
             into = f"{folds} folds" + (" and test" if test else "")
-        self._check_enough(wanted, sizes, into)
+        if not known:
+            self._check_enough(wanted, sizes, into)
         dealt: list[list[Sample]] = [[] for _ in parts]
         for group, side in zip(whole, deal(sizes, wanted), strict=True):
             dealt[side] += group
-        self._check_everywhere(dealt, into)
-        splits: dict[str, list[Sample]] = {part: [] for part in SPLITS}
+        if not known:
+            self._check_everywhere(dealt, into)
         for part, some in zip(parts, dealt, strict=True):
             splits[part] += some
         splits = {part: sorted(s, key=self.name) for part, s in splits.items() if s}
@@ -116,37 +140,54 @@ class Folder:
         return sorted(whole, key=lambda group: self._draw(group[0], seed))
 
     def _check_enough(self, wanted: Wanted, sizes: Sequence[Counter[int]], into: str) -> None:
+        """Refuses all classes at once that have too few pictures, or else too few groups."""
         in_groups = Counter(label for size in sizes for label in size)
+        few: dict[str, tuple[int, int]] = {}
+        tied: dict[str, int] = {}
         for label, name in enumerate(self.classes):
             shares = [part[label] for part in wanted]
             count, groups = sum(shares), in_groups[label]
             if not count:  # a known class without a folder
                 continue
             if min(shares) < 1:  # a share to hold out is never less than one: one more, at least
-                least = sum(max(share, 1) for share in shares)
-                raise DataError(
-                    f"class '{name}' has {count} pictures; expected at least {least} to split into "
-                    f"{into}. Add pictures or leave it out of data.classes"
-                )
-            if groups < len(wanted):
-                raise DataError(
-                    f"class '{name}' has {count} pictures in {groups} "
-                    f"{'group' if groups == 1 else 'groups'}, which data.groups keeps whole; "
-                    f"expected at least {len(wanted)} groups to split into {into}. Add pictures "
-                    "that belong to none of them, or leave it out of data.classes"
-                )
+                few[name] = count, sum(max(share, 1) for share in shares)
+            elif groups < len(wanted):
+                tied[name] = groups
+        if few:
+            least = [
+                f"'{name}' has {counted(n, 'picture')} of at least {m}"
+                for name, (n, m) in few.items()
+            ]
+            raise DataError(
+                f"{counted(len(few), 'class')} with too few pictures to split into {into}: "
+                f"{a_few(least)}. Add pictures, or leave such a class out of data.classes"
+            )
+        if tied:
+            least = [f"'{name}' has {counted(n, 'group')}" for name, n in tied.items()]
+            raise DataError(
+                f"{counted(len(tied), 'class')} with too few groups, which data.groups keeps "
+                f"whole, to split into {into}: {a_few(least)}; expected at least {len(wanted)}. "
+                "Add pictures that belong to none of them, or leave such a class out of "
+                "data.classes"
+            )
 
     def _check_everywhere(self, dealt: Sequence[Sequence[Sample]], into: str) -> None:
+        """Refuses all classes at once that a part has no picture of."""
         counts = self.counts("all")
-        for samples in dealt:
-            present = {sample.label for sample in samples}
-            for label, name in enumerate(self.classes):
-                if counts[label] and label not in present:
-                    raise DataError(
-                        f"class '{name}' found no place in each part when split into {into}: its "
-                        "groups hold other classes too, and data.groups divides none. Make groups "
-                        "smaller, ask for other shares, or leave it out of data.classes"
-                    )
+        missing = {
+            label
+            for samples in dealt
+            for label in set(range(len(counts))) - {sample.label for sample in samples}
+            if counts[label]
+        }
+        if missing:
+            names = [f"'{self.classes[label]}'" for label in sorted(missing)]
+            raise DataError(
+                f"{counted(len(names), 'class')} found no place in each part when split into "
+                f"{into}: {a_few(names)}. Groups hold other classes too, and data.groups divides "
+                "none. Make groups smaller, ask for other shares, or leave such a class out of "
+                "data.classes"
+            )
 
     def grouping_digest(self, groups: Sequence[int]) -> str:
         """Returns a SHA-256 over which pictures of ``all`` stand together."""
@@ -157,12 +198,50 @@ class Folder:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _draw(self, sample: Sample, seed: int) -> bytes:
-        return hashlib.sha256(f"{seed}/{self.name(sample)}".encode()).digest()
+        return hashlib.sha256(as_bytes(f"{seed}/{self.name(sample)}")).digest()
 
     def name(self, sample: Sample) -> str:
         """Returns a picture's path below the root, with forward slashes (NFC)."""
         # a Mac writes "é" as two characters where Linux writes one: the name must not depend on it
         return unicodedata.normalize("NFC", sample.path.relative_to(self.root).as_posix())
+
+
+def as_bytes(name: str) -> bytes:
+    """Returns a path's UTF-8; of a file whose name is none, the bytes it has on the disk."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def class_name(folder: Path) -> str:
+    """Returns the class of a class folder (NFC).
+
+    Raises:
+        DataError: Its name is not UTF-8, and a class's name is written into bundles.
+    """
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        shown = ascii(os.fsencode(folder.name))[2:-1]
+        raise DataError(
+            f"the class folder '{shown}' in {folder.parent} has a name that is not UTF-8; rename "
+            f"it: mv $'{shown}' NEW_NAME, or convmv -f latin1 -t utf8 -r --notest for all"
+        ) from None
+    return unicodedata.normalize("NFC", folder.name)
+
+
+def _settled(
+    whole: Sequence[list[Sample]], known: Mapping[Path, str]
+) -> tuple[dict[str, list[Sample]], list[list[Sample]]]:
+    """Returns the pictures of groups whose side is settled, by split, and the other groups."""
+    splits: dict[str, list[Sample]] = {part: [] for part in SPLITS}
+    others = []
+    for group in whole:
+        sides = {known[sample.path] for sample in group if sample.path in known}
+        side = next((part for part in SPLITS if part in sides), None)
+        if side is None:
+            others.append(group)
+            continue
+        splits[side] += [s for s in group if side != "train" or known.get(s.path, side) == side]
+    return splits, others
 
 
 def read_folder(
@@ -189,8 +268,9 @@ def read_folder(
     parts = {name: root / name for name in SPLITS if (root / name).is_dir()}
     parts = parts or {"all": root}
     names = _class_names(root, parts, classes, known)
-    splits = {part: _samples(folder, names) for part, folder in parts.items()}
-    return Folder(root, names, splits)
+    passed_over: list[Path] = []
+    splits = {part: _samples(folder, names, passed_over) for part, folder in parts.items()}
+    return Folder(root, names, splits, tuple(passed_over))
 
 
 def _class_names(
@@ -201,30 +281,30 @@ def _class_names(
     if wanted is not None:
         names = [unicodedata.normalize("NFC", name) for name in wanted]
         if len(set(names)) != len(names):
-            raise UsageError(f"data.classes names a class twice: {', '.join(names)}")
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            raise UsageError(f"data.classes names a class twice: {a_few(twice)}")
         if names[: len(known)] != list(known):
             raise UsageError(
-                f"data.classes is {', '.join(names)}; expected it to begin with the classes known "
-                f"already, in their order: {', '.join(known)}. Add new ones behind, or leave it out"
+                f"data.classes is {a_few(names)}; expected it to begin with the classes known "
+                f"already, in their order: {a_few(known)}. Add new ones behind, or leave it out"
             )
         for name in names[len(known) :]:
             if name not in everywhere:
                 raise UsageError(
                     f"data.classes has '{name}', which is no folder under {root}"
-                    f"{nearest(name, everywhere)}; found: {', '.join(everywhere) or 'none'}"
+                    f"{nearest(name, everywhere)}; found: {a_few(everywhere)}"
                 )
     else:
         names = [*known, *(name for name in everywhere if name not in known)]
     for part, found in present.items():
         where = root if part == "all" else root / part
         if known and not found & set(names):
-            raise DataError(f"{where} has no class folders; expected some of {', '.join(names)}")
-        for name in names[len(known) :]:
-            if name not in found:
-                raise DataError(f"{where} has no class folder '{name}', but other splits do")
+            raise DataError(f"{where} has no class folders; expected some of {a_few(names)}")
+        if absent := [f"'{name}'" for name in names[len(known) :] if name not in found]:
+            raise DataError(f"{where} has no class folder {a_few(absent)}, but other splits do")
     if len(names) < 2:
         raise DataError(
-            f"{root} has {len(names)} class folders ({', '.join(names) or 'none'}); expected at "
+            f"{root} has {len(names)} class folders ({a_few(names)}); expected at "
             "least 2, each holding the pictures of one class"
         )
     return tuple(names)
@@ -235,7 +315,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     for child in sorted(folder.iterdir()):
         if not child.is_dir() or child.name.startswith((".", "__")):
             continue
-        name = unicodedata.normalize("NFC", child.name)
+        name = class_name(child)
         if name in folders:
             raise DataError(
                 f"{folder} has two folders named '{name}', their accents written in different "
@@ -245,30 +325,25 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     return folders
 
 
-def _samples(folder: Path, classes: Sequence[str]) -> list[Sample]:
+def _samples(folder: Path, classes: Sequence[str], passed_over: list[Path]) -> list[Sample]:
+    """Returns the pictures of a split's class folders; adds the others to those passed over."""
     folders = _class_folders(folder)
     samples: list[Sample] = []
+    empty: list[str] = []
     for label, name in enumerate(classes):
         if name not in folders:
             continue
-        paths = _pictures(folders[name])
-        if not paths:
-            raise DataError(
-                f"class folder {folders[name]} has no pictures; add some, or leave '{name}' out "
-                "with data.classes"
-            )
-        samples += [Sample(path, label) for path in paths]
+        found = list_pictures(folders[name])
+        passed_over += (others := found.passed_over.get("other", []))
+        samples += [Sample(path, label) for path in found.pictures]
+        only = f" (passed over {describe(others)})" if others else ""
+        empty += [] if found.pictures else [f"'{name}'{only}"]
+    if empty:
+        raise DataError(
+            f"{counted(len(empty), 'class folder')} in {folder} without pictures: {a_few(empty)}; "
+            "add some, or leave such a class out with data.classes"
+        )
     return samples
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Returns the pictures below a folder; hidden folders hold copies (.ipynb_checkpoints …)."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_image_file(path)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
 
 
 def split_record(

@@ -1,56 +1,264 @@
 """Any picture file -> an upright 8-bit RGB image."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
 
 from vitlora.errors import DataError
 
-# Files with these endings are taken for pictures; all others in a class folder are left alone.
-# HEIC and AVIF are here so that a phone's photos are reported, never silently passed over.
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .heic .heif .avif"
-SUFFIXES = frozenset(_SUFFIXES.split())
+ValueRange = tuple[float, float]  # the values of a deep picture that become 0 and 255
+
+# Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
+MOST_PIXELS = 178_956_970
+_DRAFTED = 4  # times as many may a JPEG have that is decoded smaller
+
+_JPEG = b"\xff\xd8\xff"
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_CLIPPED = 0.01  # of the pixels, beyond the range: a picture with more is outside it
+_UNUSED = 16  # a picture in this part of the range is outside it too: 12 bits among 16, say
+_NATIVE = "L" if np.little_endian else "B"
 
 
-def open_image(path: str | os.PathLike[str], at_least: int | None = None) -> Image.Image:
+class MemoryShortError(DataError):
+    """A picture that may be good, but that the memory does not hold."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture as a network may see it.
+
+    Attributes:
+        image: Upright, RGB, 8 bits.
+        outside: Whether the file is deeper than 8 bits and its values do not lie in the range that
+            was given, or none was: its brightness then means little.
+    """
+
+    image: Image.Image
+    outside: bool
+
+
+def open_image(
+    path: str | os.PathLike[str],
+    at_least: int | None = None,
+    value_range: ValueRange | None = None,
+) -> Image.Image:
     """Returns the picture as upright RGB: EXIF orientation applied, first frame, 8 bits.
 
-    Transparency is laid on white; 16-bit grey is scaled, not clipped.
+    Transparency is laid on white.
 
     Args:
         path: The picture file.
         at_least: Shortest side in pixels that is enough; a JPEG may then be decoded at 1/2, 1/4
             or 1/8 scale, several times faster. None decodes every pixel.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits. None takes all of
+            16 bits for integers, and 0 to 1, or to the picture's largest value, for floats.
 
     Raises:
-        DataError: The file is missing, torn, or no picture Pillow can read.
+        DataError: The file is missing, torn, too large, or no picture Pillow can read.
+        MemoryShortError: There is too little memory for it.
     """
+    return open_marked(path, at_least, value_range).image
+
+
+def open_marked(
+    path: str | os.PathLike[str],
+    at_least: int | None = None,
+    value_range: ValueRange | None = None,
+) -> Opened:
+    """Returns the picture as :func:`open_image` does, and whether its values fit the range.
+
+    Raises:
+        DataError: As :func:`open_image`.
+        MemoryShortError: As :func:`open_image`.
+    """
+    with reading(path) as image:
+        values = _load(path, image, at_least)
+        turn = _TURNS.get(orientation(image))
+        outside = False
+        plain: Image.Image = image
+        if values is not None:
+            outside = value_range is None or is_outside(values, value_range)
+            plain = _eight_bits(values, value_range or _whole_range(values, image.mode), image)
+        if turn is not None:
+            plain = plain.transpose(turn)
+        return Opened(_to_rgb(plain), outside)
+
+
+def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
+    """Returns the values of a picture deeper than 8 bits, ``(H, W)`` or ``(H, W, 3)``.
+
+    Returns:
+        None for a picture of 8 bits, of which only the header is read; of a JPEG not even that.
+
+    Raises:
+        DataError: As :func:`open_image`.
+        MemoryShortError: As :func:`open_image`.
+    """
+    with suppress(OSError):
+        if _start(path).startswith(_JPEG):
+            return None
+    with reading(path) as image:
+        return _load(path, image) if _is_deep(image) else None
+
+
+def is_outside(values: NDArray[Any], value_range: ValueRange) -> bool:
+    """Returns whether a picture's values lie beyond the range, or in a small dark part of it."""
+    low, high = value_range
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return False
+    beyond = np.count_nonzero((known < low) | (known > high)) / known.size
+    return bool(beyond > _CLIPPED or known.max() <= low + (high - low) / _UNUSED)
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
+    """Opens a picture file; what goes wrong with it inside becomes one line.
+
+    Raises:
+        DataError: The file is missing, torn, too large, or no picture Pillow can read.
+        MemoryShortError: There is too little memory for it.
+    """
+    size = ""
     try:
-        with Image.open(path) as image:
-            if at_least is not None:
-                image.draft("RGB", (at_least, at_least))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+        with _file(path) as image:
+            size = f" of {image.width} x {image.height} pixels"
+            yield image
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large to open safely ({error})") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: {_too_large()}") from None
     # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error … on damaged files
     except Exception as error:
+        # the second is how Pillow's decoders say so
+        if isinstance(error, MemoryError) or "out of memory" in str(error):
+            raise MemoryShortError(
+                f"{path}: too little memory to open this picture{size}; close other programs, "
+                "lower data.num_workers, or make the picture smaller"
+            ) from None
         raise DataError(f"{path}: {_reason(Path(path), error)}") from None
 
 
-def is_image_file(path: Path) -> bool:
-    """Returns whether the name is that of a picture (hidden files are not)."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation still to apply, 1 to 8; 1 where the EXIF block is broken.
+
+    The tag alone is read: of a good picture another tag may be malformed, which Pillow's
+    ``exif_transpose`` stumbles over as it writes all of them anew.
+    """
+    with suppress(Exception):
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in _TURNS else 1
+    return 1
+
+
+def _file(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
+    """Opens a file, its pixels not yet decoded."""
+    start = _start(path)
+    if start.startswith(_JPEG):
+        # past Pillow's limit on the nominal size: what counts is how large it is decoded
+        return JpegImagePlugin.JpegImageFile(path)
+    if start[4:8] == b"ftyp" and find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+
+        register_heif_opener()
+    return Image.open(path)
+
+
+def _start(path: str | os.PathLike[str]) -> bytes:
+    """Returns the first bytes of a file, which tell most kinds apart."""
+    with Path(path).open("rb") as file:
+        return file.read(12)
+
+
+def _load(
+    path: str | os.PathLike[str], image: ImageFile.ImageFile, at_least: int | None = None
+) -> NDArray[Any] | None:
+    """Decodes a picture; returns its values if it is deeper than 8 bits."""
+    colour = _colour_rawmode(image)
+    pixels = image.width * image.height
+    if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft("RGB", (at_least, at_least))
+        # a progressive JPEG is held whole, whatever the scale
+        whole = pixels if image.info.get("progressive") else pixels // _DRAFTED
+        pixels = max(image.width * image.height, whole)
+    if pixels > MOST_PIXELS:
+        raise DataError(f"{path}: {_too_large()}")
+    image.load()
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image)
+    if colour is None:
+        return None
+    # Pillow unpacks 16-bit colours to their high bytes; read in the other byte order, the low ones
+    with _file(path) as low:
+        _swap_bytes(low, colour)
+        low.load()
+        pair = [np.asarray(one, np.uint16)[..., :3] for one in (image, low)]
+    return pair[0] * np.uint16(256) + pair[1]
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    return image.mode.startswith("I") or image.mode == "F" or _colour_rawmode(image) is not None
+
+
+def _colour_rawmode(image: ImageFile.ImageFile) -> str | None:
+    """Returns how a PNG or TIFF of 16-bit colours is stored, in Pillow's words."""
+    if image.format not in ("PNG", "TIFF") or image.mode not in ("RGB", "RGBA") or not image.tile:
+        return None
+    args = image.tile[0].args
+    rawmode = args[0] if isinstance(args, tuple) else args
+    known = {f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in "LBN"}
+    return rawmode if rawmode in known else None
+
+
+def _swap_bytes(image: ImageFile.ImageFile, rawmode: str) -> None:
+    order = rawmode[-1] if rawmode[-1] != "N" else _NATIVE
+    other = rawmode[:-1] + ("B" if order == "L" else "L")
+    image.tile = [
+        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        for tile in image.tile
+    ]
+
+
+def _whole_range(values: NDArray[Any], mode: str) -> ValueRange:
+    """Returns what a picture of which nothing is known is scaled by."""
+    top = float(np.nan_to_num(values, posinf=0, neginf=0).max(initial=0))
+    if mode == "F":
+        return 0.0, max(top, 1.0)
+    return 0.0, 255.0 if mode == "I" and top <= 255 else 65535.0
+
+
+def _eight_bits(values: NDArray[Any], value_range: ValueRange, image: Image.Image) -> Image.Image:
+    """Returns the picture with the range as 0 to 255; where it has no value it is black."""
+    low, high = value_range
+    shares = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=low, neginf=low) - low) / (
+        high - low
+    )
+    scaled = Image.fromarray(np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8))
+    if image.mode == "RGBA":
+        scaled.putalpha(image.getchannel("A"))
+    return scaled
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(image).convert("RGB")
     if image.mode == "CMYK":
         return image.convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -60,14 +268,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
-    """Scales grey of more than 8 bits to 8: 16-bit integers by their range, floats from [0, 1]."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-    if image.mode == "F":
-        scale = 255.0 if values.max(initial=0) <= 1 else 255.0 / values.max()
-    else:
-        scale = 255 / 65535 if values.max(initial=0) > 255 or image.mode != "I" else 1.0
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+def _too_large() -> str:
+    return (
+        f"too large to open safely: more than {MOST_PIXELS // 10**6} million pixels to decode at "
+        "once; make it smaller"
+    )
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -77,8 +282,11 @@ def _reason(path: Path, error: Exception) -> str:
         return "no permission to read it"
     if path.stat().st_size == 0:
         return "the file is empty"
-    if path.suffix.lower() in (".heic", ".heif"):
-        return "HEIC photos are not supported; export them as JPEG"
+    start = _start(path)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC and not find_spec("pillow_heif"):
+        return "HEIC photos need the package pillow-heif; install it, or export them as JPEG"
+    if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL is not read; export it as JPEG"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture, whatever its name says"
     return f"damaged picture ({str(error) or type(error).__name__})"

@@ -1,6 +1,7 @@
 """What a set of weights wants of a picture before it becomes a tensor."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,11 +10,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitlora.data.images import Opened, ValueRange, open_marked
+from vitlora.data.value_range import read_range
+
 CropMode = Literal["center", "squash"]
 
 # A JPEG decoded at no less than so many times the side it is resized to answers alike (see
 # benchmarks/results/predicting.jsonl); with fewer pixels than a camera's it is decoded in full.
 _AMPLE, _CAMERA = 3, 1344
+# What a bundle, which may come from anywhere, can ask for.
+_MOST_PIXELS, _LEAST_SHARE, _MOST_COLOUR = 4096, 0.1, 1e4
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+_CROPS = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,8 @@ class Preprocessing:
         std: Per-channel standard deviation of RGB in ``[0, 1]``.
         interpolation: ``bilinear`` or ``bicubic``.
         crop_mode: timm's name: ``center``, ``squash`` or ``border``.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits; None where
+            training had no such files.
     """
 
     image_size: int
@@ -35,6 +45,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     crop_mode: str = "center"
+    value_range: ValueRange | None = None
 
     @classmethod
     def from_timm(cls, cfg: dict[str, Any]) -> "Preprocessing":
@@ -50,8 +61,24 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
-        """Reads what ``dataclasses.asdict`` and JSON made of it."""
-        return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+        """Reads what ``dataclasses.asdict`` and JSON made of it.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something else made it.
+        """
+        mean, std = (tuple(map(float, fields[name])) for name in ("mean", "std"))
+        size, share = fields["image_size"], float(fields["crop_pct"])
+        if type(size) is not int or not 1 <= size <= _MOST_PIXELS or not _LEAST_SHARE <= share <= 1:
+            raise ValueError(f"pictures are of {size} pixels, crop_pct {share}")
+        colours = [*mean, *(1 / value for value in std)]
+        if len(mean) != 3 or len(std) != 3 or not all(abs(v) < _MOST_COLOUR for v in colours):
+            raise ValueError(f"pictures are normalised by mean {mean}, std {std}")
+        ways = fields["interpolation"], fields["crop_mode"]
+        if ways[0] not in _INTERPOLATIONS or ways[1] not in _CROPS:
+            raise ValueError(f"pictures are resized as {ways[0]!r} and cropped as {ways[1]!r}")
+        read = {"mean": mean, "std": std, "crop_pct": share}
+        # older bundles have no range
+        return cls(**{**fields, **read, "value_range": read_range(fields.get("value_range"))})
 
     @property
     def at_least(self) -> int:
@@ -61,6 +88,14 @@ class Preprocessing:
         1/8 scale: at 224 pixels and ``crop_pct`` 1, and for smaller inputs, from 1344 pixels on.
         """
         return max(_AMPLE * math.ceil(self.image_size / self.crop_pct), _CAMERA // 2)
+
+    def open(self, path: str | os.PathLike[str]) -> Opened:
+        """Returns a picture file as upright 8-bit RGB, and whether its values fit the range.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return open_marked(path, self.at_least, self.value_range)
 
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same preprocessing for another input size in pixels."""

@@ -10,7 +10,9 @@ _LEAST = 1e-9  # a smaller gain is rounding
 Wanted = list[list[int]]  # pictures of each class: wanted[part][class]
 
 
-def wanted_shares(counts: Sequence[int], val: float, test: float) -> tuple[list[str], Wanted]:
+def wanted_shares(
+    counts: Sequence[int], val: float, test: float, there: Mapping[str, Sequence[int]] | None = None
+) -> tuple[list[str], Wanted]:
     """Returns the parts of a split and how many pictures of each class belong in them.
 
     What is left for ``train`` may be none or negative: then the class is too small.
@@ -19,9 +21,18 @@ def wanted_shares(counts: Sequence[int], val: float, test: float) -> tuple[list[
         counts: Pictures of each class; of none, none are wanted.
         val: Share held out for validation, ``0 < val < 1``; never less than a picture.
         test: Share held out for testing, ``0 <= test < 1``; never less than a picture unless 0.
+        there: Pictures of each class that the parts have already, if any: then a share may be less
+            than a picture where the part has one of the class, and none is negative.
     """
     shares = {"val": val, "test": test} if test else {"val": val}
     wanted = [[_share(share, n) for n in counts] for share in shares.values()]
+    if there is not None:
+        left = list(counts)
+        for (part, share), some in zip(shares.items(), wanted, strict=True):
+            for label, had in enumerate(there[part]):
+                some[label] = round(share * counts[label]) if had else some[label]
+                some[label] = min(some[label], left[label])
+                left[label] -= some[label]
     train = [n - sum(held) for n, held in zip(counts, zip(*wanted, strict=True), strict=True)]
     return [*shares, "train"], [*wanted, train]
 

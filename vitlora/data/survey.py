@@ -1,10 +1,10 @@
 """Everything that lies in an image folder, looked at once: what the folder doctor judges."""
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,14 +12,15 @@ import numpy as np
 from PIL import Image
 
 from vitlora.data.duplicates import Fingerprint, fingerprint
-from vitlora.data.folder import SPLITS
-from vitlora.data.images import is_image_file, open_image
+from vitlora.data.folder import SPLITS, class_name
+from vitlora.data.images import ValueRange, open_image, orientation, reading
+from vitlora.data.listing import is_picture, list_pictures
+from vitlora.data.value_range import Found, find_range
 from vitlora.errors import DataError
 
 RECORD = "fixed.json"  # beside the splits of a cleaned copy; says what was left out and why
 
 _SIDE = 256  # pixels of the short side at which light and sharpness are measured
-_TURNED = range(2, 9)  # values of the EXIF orientation that change the picture
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class Survey:
         pictures: In the order of their names.
         unused: Names of files and folders that training passes over, by kind: ``hidden``,
             ``beside`` (pictures beside class folders), ``folders`` (beside the splits), ``other``
-            (files that are no pictures), ``linked`` (links to folders), ``closed`` (folders that
-            may not be read).
+            (files that are no pictures), ``linked`` (links to folders that are looked through
+            anyway), ``closed`` (folders that may not be read).
+        depth: The scale of the training pictures deeper than 8 bits.
     """
 
     root: Path
@@ -79,6 +81,12 @@ class Survey:
     present: set[tuple[str, str]] = field(default_factory=set)
     pictures: list[Picture] = field(default_factory=list)
     unused: dict[str, list[str]] = field(default_factory=dict)
+    depth: Found = field(default_factory=lambda: Found(None, 0, 0))
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The values that become 0 and 255 in files deeper than 8 bits."""
+        return self.depth.value_range
 
     @property
     def readable(self) -> list[Picture]:
@@ -113,12 +121,13 @@ def survey(root: Path, report: Callable[[int, int], None] | None = None) -> Surv
             found.note("folders", child)
     for split in found.splits:
         for child in _folders(found, root if split == "all" else root / split):
-            found.present.add((split, unicodedata.normalize("NFC", child.name)))
+            found.present.add((split, class_name(child)))
             found.pictures += _pictures(found, child, split)
     found.classes = sorted({label for _, label in found.present})
+    found.depth = find_range(p.path for p in found.pictures if p.split in ("train", "all"))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         looked = []
-        for picture in pool.map(look, found.pictures):
+        for picture in pool.map(partial(look, value_range=found.value_range), found.pictures):
             looked.append(picture)
             if report:
                 report(len(looked), len(found.pictures))
@@ -126,15 +135,15 @@ def survey(root: Path, report: Callable[[int, int], None] | None = None) -> Surv
     return found
 
 
-def look(picture: Picture) -> Picture:
+def look(picture: Picture, value_range: ValueRange | None = None) -> Picture:
     """Returns a picture with all that one look at its file tells."""
     path, name, split, label = picture.path, picture.name, picture.split, picture.label
     try:
-        print_ = fingerprint(path)
-        with Image.open(path) as image:
+        print_ = fingerprint(path, value_range)
+        with reading(path) as image:
             kind, mode, size = image.format or "", image.mode, image.size
-            turned = image.getexif().get(0x0112) in _TURNED
-        grey = open_image(path, at_least=_SIDE).convert("L")
+            turned = orientation(image) != 1
+        grey = open_image(path, _SIDE, value_range).convert("L")
     except (DataError, OSError) as error:
         problem = str(error).removeprefix(f"{path}: ")
         if path.is_symlink() and not path.exists():
@@ -167,26 +176,19 @@ def _folders(found: Survey, parent: Path) -> list[Path]:
         elif child.is_dir():
             folders.append(child)
         elif child.name != RECORD:
-            found.note("beside" if is_image_file(child) else "other", child)
+            found.note("beside" if is_picture(child) else "other", child)
     return folders
 
 
 def _pictures(found: Survey, folder: Path, split: str) -> Iterator[Picture]:
     """Yields the files below a class folder that training takes for pictures; notes the others."""
-    label = unicodedata.normalize("NFC", folder.name)
-    below = [folder]
-    while below:
-        for child in sorted(_listed(found, below.pop())):
-            if child.name.startswith("."):
-                found.note("hidden", child)
-            elif is_image_file(child):
-                yield Picture(child, found.name(child), split, label)
-            elif child.is_dir() and child.is_symlink():
-                found.note("linked", child)
-            elif child.is_dir():
-                below.append(child)
-            else:
-                found.note("other", child)
+    label = class_name(folder)
+    listing = list_pictures(folder)
+    for kind, paths in listing.passed_over.items():
+        for path in paths:
+            found.note(kind, path)
+    for path in listing.pictures:
+        yield Picture(path, found.name(path), split, label)
 
 
 def _listed(found: Survey, folder: Path) -> list[Path]:

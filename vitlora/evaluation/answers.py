@@ -12,10 +12,11 @@ from torch import nn
 
 from vitlora.backbones import features_and_logits
 from vitlora.data.folder import Sample
-from vitlora.data.images import open_image
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError
 from vitlora.scores import Scores
+
+_Seen = tuple[Sample, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Answers:
         logits: ``(N, C)`` in fp32, on the CPU.
         features: ``(N, D)`` what the head was given, in fp32, on the CPU.
         unreadable: The other pictures, each with one line that says why.
+        outside: Those of the N whose values do not lie in the range of training; see ``Opened``.
     """
 
     samples: tuple[Sample, ...]
     logits: torch.Tensor
     features: torch.Tensor
     unreadable: dict[Path, str]
+    outside: tuple[Path, ...] = ()
 
     @property
     def labels(self) -> torch.Tensor:
@@ -69,9 +72,11 @@ def answer(
     logits: list[torch.Tensor] = []
     readable: list[Sample] = []
     unreadable: dict[Path, str] = {}
+    outside: list[Path] = []
     for group in _opened(samples, preprocessing, batch_size):
-        unreadable |= {s.path: str(x) for s, x in group if isinstance(x, DataError)}
-        pairs = [(s, x) for s, x in group if isinstance(x, torch.Tensor)]
+        unreadable |= {s.path: str(x) for s, x, _ in group if isinstance(x, DataError)}
+        outside += [s.path for s, _, strange in group if strange]
+        pairs = [(s, x) for s, x, _ in group if isinstance(x, torch.Tensor)]
         if pairs:
             given, said = features_and_logits(
                 network, torch.stack([x for _, x in pairs]).to(device)
@@ -81,20 +86,22 @@ def answer(
             readable += [s for s, _ in pairs]
     if not readable:
         raise DataError(f"none of {len(samples)} pictures can be read")
-    return Answers(tuple(readable), torch.cat(logits), torch.cat(features), unreadable)
+    seen = torch.cat(logits), torch.cat(features)
+    return Answers(tuple(readable), *seen, unreadable, tuple(outside))
 
 
 def _opened(
     samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int
-) -> Iterator[list[tuple[Sample, torch.Tensor | DataError]]]:
+) -> Iterator[list[_Seen]]:
     """Yields groups of opened pictures; threads open the next while one is looked at."""
     transform = preprocessing.transform()
 
-    def opened(sample: Sample) -> tuple[Sample, torch.Tensor | DataError]:
+    def opened(sample: Sample) -> _Seen:
         try:
-            return sample, transform(open_image(sample.path, preprocessing.at_least))
+            opened = preprocessing.open(sample.path)
+            return sample, transform(opened.image), opened.outside
         except DataError as error:
-            return sample, error
+            return sample, error, False
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         groups = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]

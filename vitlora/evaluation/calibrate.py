@@ -6,10 +6,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vitlora.checkpoint import CARD, RUN_CONFIG, Bundle, load_bundle, save_bundle
+from vitlora.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.confidence import (
+    CERTAINTY,
+    NEVER,
     Confidence,
     Reference,
+    first_tested,
     fit_temperature,
     threshold_for_coverage,
     threshold_for_error,
@@ -20,7 +23,7 @@ from vitlora.evaluation.answers import Answers, answer
 
 _MOST_PICTURES = 500  # of training, to learn where they lie
 _MOST_HELD_OUT = 5000  # of validation; a share of 5% has a standard error of 0.3 points there
-_FEW = 100  # validation pictures; of fewer, a share of 5% has one of more than 2 points
+_FEW = 100  # validation pictures; of fewer, a calibration error is mostly chance
 _DECILES = torch.linspace(0, 1, 11)
 _UNFAMILIAR = 0.99  # quantile of validation's distances
 
@@ -29,13 +32,18 @@ class Unsure:
     """When an answer counts as unsure.
 
     Args:
-        max_error: Share of wrong answers accepted among the sure ones, measured on validation.
+        max_error: Share of wrong answers accepted among the sure ones, on new pictures; held with
+            90% probability over the draw of the validation pictures. If these are too few or too
+            often wrong to promise it, every answer is unsure.
         coverage: Share of pictures to be answered for sure; null to go by max_error.
     """
 
     def __init__(self, max_error: float = 0.05, coverage: float | None = None) -> None:
-        if not 0 <= max_error < 1:
-            raise UsageError(f"max_error is {max_error}; expected 0 <= max_error < 1")
+        if not 0 < max_error < 1:
+            raise UsageError(
+                f"max_error is {max_error}; expected 0 < max_error < 1: no number of pictures can "
+                "promise that no answer is wrong"
+            )
         if coverage is not None and not 0 < coverage <= 1:
             raise UsageError(f"coverage is {coverage}; expected 0 < coverage <= 1, or null")
         self.max_error = max_error
@@ -51,7 +59,7 @@ class Unsure:
         """Returns what the threshold is chosen for."""
         if self.coverage is not None:
             return {"coverage": self.coverage}
-        return {"max_error": self.max_error}
+        return {"max_error": self.max_error, "certainty": CERTAINTY}
 
 
 def calibrate(
@@ -80,15 +88,15 @@ def calibrate(
     held_out = answer(network, _thinned(val, _MOST_HELD_OUT), record.preprocessing, batch_size)
     reference = Reference.of(seen.features, seen.labels, _dimensions(bundle))
     confidence = learn(held_out, record.classes, reference, unsure)
-    card = bundle.folder / CARD
     save_bundle(
         bundle.folder,
         replace(record, confidence=confidence),
         bundle.tensors,
         bundle.peft,
-        (bundle.folder / RUN_CONFIG).read_text("utf-8"),
-        card.read_text("utf-8") if card.exists() else None,
+        bundle.config,
+        bundle.card(),
         reference,
+        bundle.usage,
     )
     return load_bundle(bundle.folder)
 
@@ -125,19 +133,49 @@ def learn(
 
 
 def describe(confidence: Confidence) -> str:
-    """Returns what was learnt, in two lines."""
+    """Returns what was learnt, in a few lines: no share without its interval or its promise."""
     before, after = confidence.calibration_error
     few = ", too few to be sure of it" if confidence.images < _FEW else ""
     first = (
         f"temperature {confidence.temperature:.2f}: calibration error {before:.3f} -> {after:.3f} "
         f"on {confidence.images} validation pictures{few}"
     )
-    if confidence.coverage == 0:
-        return f"{first}\nunsure always: even the surest of those answers are wrong too often"
+    return f"{first}\n{describe_threshold(confidence)}"
+
+
+def describe_threshold(confidence: Confidence) -> str:
+    """Returns when an answer is unsure, and what that is worth on new pictures."""
+    images, sure, wrong = confidence.images, confidence.sure, confidence.wrong
+    promised = confidence.promised
+    if confidence.unsure_below == NEVER and promised is not None:
+        count, most = first_tested(images, promised)
+        needed = (
+            f"at most {most} of the {count} surest wrong" if most else f"the {count} surest right"
+        )
+        return (
+            f"unsure always: {images} validation pictures cannot promise that at most "
+            f"{promised:.1%} of any answers are wrong ({CERTAINTY:.0%} certainty would take "
+            f"{needed}); accept a larger max_error, or validate on more pictures"
+        )
+    low, high = confidence.coverage_interval
+    level = (
+        f"unsure below {confidence.unsure_below:.1%}" if confidence.unsure_below else "never unsure"
+    )
+    answered = f"of new pictures {low:.1%} to {high:.1%} are answered for sure"
+    if promised is not None:
+        return (
+            f"{level}: {answered}, at most {promised:.1%} of them wrongly, with {CERTAINTY:.0%} "
+            f"certainty ({wrong} of {sure} sure ones were, of {images} validation pictures)"
+        )
+    if "coverage" in confidence.chosen_for:
+        low, high = confidence.error_interval
+        return (
+            f"{level}: {answered}, {low:.1%} to {high:.1%} of them wrongly (95% intervals; {wrong} "
+            f"of {sure} sure ones were, of {images} validation pictures)"
+        )
     return (
-        f"{first}\n"
-        f"unsure below {confidence.unsure_below:.0%}: of those pictures {confidence.coverage:.1%} "
-        f"are answered for sure, {confidence.error:.1%} of them wrongly"
+        f"{level}: chosen so that {wrong} of {sure} sure validation pictures were wrong, which "
+        "promises nothing for new ones; 'vitlora calibrate' chooses anew"
     )
 
 

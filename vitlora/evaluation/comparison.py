@@ -1,16 +1,20 @@
 """Finished runs -> one row for each method, a table, and one sentence of advice. Pure."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from vitlora.intervals import macro_f1, macro_f1_interval, wilson
+from vitlora.intervals import macro_f1, macro_f1_interval, paired, t_quantile, wilson
 
 _FLIPS = 100_000  # of the test of a difference
-_LEVEL = 0.05  # of the whole comparison: shared by all pairs of methods
+_LEVEL = 0.05  # of the whole comparison: shared by all pairs of methods, or all cheaper ones
+_POWER = 0.8  # with which so many pictures would show what they are said to show
+_DISAGREE = 0.1  # pictures on which one of two methods is right: a guess, before anything is known
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Run:
         bundle_bytes: Size of the bundle.
         device: What it ran on.
         precision: Lightning's name of it.
+        seen_in_training: Pictures scored that are, byte for byte, training pictures; None in
+            records that do not say.
     """
 
     method: str
@@ -48,6 +54,7 @@ class Run:
     bundle_bytes: int
     device: str
     precision: str
+    seen_in_training: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,9 @@ class Row:
         p: Chance of a difference to the best method this large if both were equally good; None for
             the best.
         clear: Whether the best method is clearly better.
+        behind: 95% interval of how far its accuracy is below the best method's; None for the best.
+        at_most: How far it is below any other method at most, with 95% certainty for all methods
+            together; None for a single one.
     """
 
     method: str
@@ -83,6 +93,8 @@ class Row:
     macro_f1_interval: tuple[float, float]
     p: float | None = None
     clear: bool = False
+    behind: tuple[float, float] | None = None
+    at_most: float | None = None
 
     @property
     def by_seed(self) -> list[float]:
@@ -132,7 +144,14 @@ def compare(runs: Sequence[Run]) -> list[Row]:
         return []
     best = min(rows, key=lambda row: (-row.accuracy, row.cost))
     pairs = len(rows) * (len(rows) - 1) // 2  # the best is known only by looking at all of them
-    return [row if row is best else _against(best, row, pairs) for row in rows]
+    spread = _seed_variance(rows)
+    level = 1 - _LEVEL / max(len(rows) - 1, 1)
+    compared = []
+    for row in rows:
+        ends = [_below(row, other, spread, level)[1] for other in rows if other is not row]
+        row_ = replace(row, at_most=max(ends, default=None))
+        compared.append(row_ if row is best else _against(best, row_, pairs, spread))
+    return compared
 
 
 def _row(name: str, runs: tuple[Run, ...]) -> Row:
@@ -148,10 +167,78 @@ def _row(name: str, runs: tuple[Run, ...]) -> Row:
     )
 
 
-def _against(best: Row, row: Row, tests: int) -> Row:
+def _against(best: Row, row: Row, tests: int, spread: tuple[float, int]) -> Row:
     p = p_value(_right(best.runs).mean(0) - _right(row.runs).mean(0))
     clear = p < _LEVEL / tests and min(best.by_seed) > max(row.by_seed)
-    return replace(row, p=p, clear=clear)
+    return replace(row, p=p, clear=clear, behind=_below(row, best, spread, 0.975))
+
+
+def _seed_variance(rows: Sequence[Row]) -> tuple[float, int]:
+    """Returns the variance of the accuracy from seed to seed, of all methods alike, and its df.
+
+    Both are 0 where each method was trained once: then nothing is known of other trainings.
+    """
+    freedom = sum(len(row.runs) - 1 for row in rows)
+    squares = sum(float(np.var(row.by_seed)) * len(row.runs) for row in rows)
+    return squares / max(freedom, 1), freedom
+
+
+def _below(row: Row, other: Row, spread: tuple[float, int], level: float) -> tuple[float, float]:
+    """Returns how far a method is below another, from and to, each with a certainty of ``level``.
+
+    What varies is the pictures, and the seeds where there are several: the variance of a mean over
+    seeds is added, and Student's t has the degrees of freedom of Welch and Satterthwaite. With one
+    seed the interval is about these two trained networks, on other pictures.
+
+    Args:
+        row: The one.
+        other: The other.
+        spread: As ``_seed_variance`` returns it.
+        level: In ``(0.5, 1)``.
+    """
+    mean, error = paired(_right(other.runs).mean(0) - _right(row.runs).mean(0))
+    variance, freedom = spread
+    seeds = variance * (1 / len(row.runs) + 1 / len(other.runs))
+    total = error**2 + seeds
+    equal = freedom * (total / seeds) ** 2 if seeds else math.inf
+    half = t_quantile(level, equal) * math.sqrt(total)
+    return max(mean - half, -1.0), min(mean + half, 1.0)
+
+
+def needed(margin: float, methods: int, disagree: float = _DISAGREE) -> int:
+    """Returns about how many pictures show that a cheaper method is within a margin of the best.
+
+    For two equally good methods, with a probability of 80% (the usual count for non-inferiority).
+
+    Args:
+        margin: Of the accuracy, in ``(0, 1)``.
+        methods: That are compared, at least 2.
+        disagree: Share of the pictures on which one of the two is right and the other wrong.
+    """
+    normal = NormalDist()
+    both = normal.inv_cdf(1 - _LEVEL / (methods - 1)) + normal.inv_cdf(_POWER)
+    return _round((both / margin) ** 2 * disagree)
+
+
+def tells_apart(pictures: int, methods: int) -> float:
+    """Returns the difference in accuracy, in ``[0, 1]``, below which methods cannot be told apart.
+
+    Where the two disagree on one picture in ten, and never on fewer than McNemar's exact test wants
+    all on one side.
+
+    Args:
+        pictures: That are scored.
+        methods: That are compared, at least 2.
+    """
+    level = _LEVEL / (methods * (methods - 1) / 2)
+    fewest = math.ceil(1 - math.log2(level))
+    usual = NormalDist().inv_cdf(1 - level / 2) * math.sqrt(_DISAGREE * pictures)
+    return min(max(fewest, usual) / pictures, 1.0)
+
+
+def _round(count: float) -> int:
+    """Returns two significant digits: more would claim too much."""
+    return math.ceil(float(f"{count:.2g}"))
 
 
 def _right(runs: Sequence[Run]) -> np.ndarray:
@@ -175,32 +262,62 @@ def p_value(differences: np.ndarray) -> float:
     return float((1 + as_far.sum()) / (1 + _FLIPS))
 
 
-def advise(rows: Sequence[Row], split: str) -> str:
-    """Returns one sentence: which method to take, and how sure that is.
+def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
+    """Returns a sentence or two: which method to take, and how sure that is.
+
+    The cheapest method that was shown to be within the margin of every other; else the most
+    accurate one. Not shown to differ is not shown to be equal.
 
     Args:
         rows: As ``compare`` returns them.
         split: That was scored.
+        margin: Accuracy that a cheaper method may cost, in ``[0, 1)``.
     """
     if not rows:
         return "No run finished, so there is nothing to advise."
     seeds = sorted({len(row.runs) for row in rows})
-    count = " to ".join(map(str, seeds))
-    on = f"{len(rows[0].runs[0].labels)} {split} pictures and {count} seed{'s' * (seeds != [1])}"
+    count, pictures = " to ".join(map(str, seeds)), len(rows[0].runs[0].labels)
+    on = f"{pictures} {split} pictures and {count} seed{'s' * (seeds != [1])}"
     best = next(row for row in rows if row.p is None)
     if len(rows) == 1:
         return f"Only {best.method} finished ({_said(best)} on {on}): nothing to compare it with."
-    equals = [row for row in rows if not row.clear]
     worse = [row for row in rows if row.clear]
-    take = min(equals, key=lambda row: row.cost)
     rest = f"; clearly worse: {_listed(worse)}" if worse else ""
-    if len(equals) == 1:
+    within = [row for row in rows if row.at_most is not None and row.at_most < margin]
+    take = min([best, *within], key=lambda row: row.cost)
+    if take is not best:
+        return (
+            f"Take {take.method} ({_said(take)}): the cheapest that {on} show to be within "
+            f"{_points(margin)} of the best, {best.method} ({best.accuracy:.3f}); it is at most "
+            f"{_points(take.at_most or 0)} below any other, with 95% certainty{rest}."
+        )
+    if len(worse) == len(rows) - 1:
         return f"Take {best.method}: {_said(best)} on {on} is clearly the best{rest}."
-    others = _listed([row for row in equals if row is not take])
-    return (
-        f"Take {take.method} ({_said(take)}): it is the cheapest of those that {on} do not "
-        f"tell apart, which are it and {others}{rest}."
+    open_ = [row for row in rows if row is not best and not row.clear]
+    said = (
+        f"Take {best.method} ({_said(best)}), the most accurate on {on}. They do not tell it apart "
+        f"from {_listed(open_)}{rest}"
     )
+    cheaper = [row for row in open_ if row.cost < best.cost]
+    if not cheaper or not margin:
+        return f"{said}."
+    them = "it is" if len(cheaper) == 1 else "one of them is"
+    disagree = max(_disagreement(best, row) for row in cheaper)
+    return (
+        f"{said}. That a cheaper one is within {_points(margin)} of it is not shown: if {them}, "
+        f"about {needed(margin, len(rows), disagree):,} pictures would show it."
+    )
+
+
+def _disagreement(row: Row, other: Row) -> float:
+    """Returns the mean square of the differences by picture, as ``paired`` smooths it."""
+    differences = _right(row.runs).mean(0) - _right(other.runs).mean(0)
+    return (float((differences**2).sum()) + 2) / (len(differences) + 2)
+
+
+def _points(share: float) -> str:
+    value = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{value} point{'s' * (value != '1')}"
 
 
 def _said(row: Row) -> str:

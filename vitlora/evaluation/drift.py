@@ -10,6 +10,7 @@ import numpy as np
 from vitlora.checkpoint import Record
 from vitlora.confidence import Confidence, Reference
 from vitlora.evaluation.answers import Answers
+from vitlora.judge import Judge
 
 LEVEL = 0.05  # how often photos of the same source are called changed
 FEW = 30  # pictures; with fewer only a very large change shows
@@ -118,9 +119,9 @@ def compare(answers: Answers, record: Record, known: Confidence, reference: Refe
         known: What its validation pictures taught.
         reference: Where its training pictures lie.
     """
-    probabilities = (answers.logits / known.temperature).softmax(1)
-    distances = reference.distances(answers.features)
-    confidence = probabilities.amax(1).numpy()
+    judged = Judge(record.classes, known, reference).judge(answers.features, answers.logits)
+    probabilities, confidence = judged.probabilities, judged.confidence.numpy()
+    distances = judged.distances
     shifts = [
         deciles("confidence", confidence, _evenly(known.confidences), known.images),
         deciles("distance", distances.numpy(), _with_tail(known), known.images),
@@ -135,12 +136,14 @@ def compare(answers: Answers, record: Record, known: Confidence, reference: Refe
     shifts = [shift for shift in shifts if len(shift.parts) > 1]
     corrected = tuple(replace(s, p=min(s.p * len(shifts), 1.0)) for s in shifts)
     photos = [
-        Photo(s.path, record.classes[k], c, d, c < known.unsure_below, d > known.unfamiliar_above)
-        for s, k, c, d in zip(
+        Photo(s.path, record.classes[k], c, d, unsure, unfamiliar)
+        for s, k, c, d, unsure, unfamiliar in zip(
             answers.samples,
-            probabilities.argmax(1).tolist(),
+            judged.predicted.tolist(),
             confidence.tolist(),
             distances.tolist(),
+            judged.unsure.tolist(),
+            judged.unfamiliar.tolist(),
             strict=True,
         )
     ]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vitlora.data.images import open_image
+from vitlora.data.images import ValueRange, open_image
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.evaluation.saliency import saliency
 from vitlora.page import data_uri
@@ -43,13 +43,17 @@ class Figure:
     confidence: float
 
 
-def thumbnail(path: Path) -> str:
+def thumbnail(path: Path, value_range: ValueRange | None = None) -> str:
     """Returns a small data URI of the whole picture.
+
+    Args:
+        path: The file.
+        value_range: The values that become 0 and 255 in files deeper than 8 bits.
 
     Raises:
         DataError: It cannot be read.
     """
-    return data_uri(open_image(path, at_least=_THUMBNAIL), _THUMBNAIL)
+    return data_uri(open_image(path, _THUMBNAIL, value_range), _THUMBNAIL)
 
 
 def looked_at(
@@ -80,7 +84,8 @@ def looked_at(
     heads = sum(block.attn.num_heads for block in network.blocks)  # pyright: ignore
     batch = max(1, _MOST_MATRIX // (heads * patches**2))
     for start in range(0, len(paths), batch):
-        images = torch.stack([transform(open_image(p)) for p in paths[start : start + batch]])
+        some = paths[start : start + batch]
+        images = torch.stack([transform(preprocessing.open(path).image) for path in some])
         asked = torch.tensor(classes[start : start + batch])
         maps = saliency(network, images.to(device), asked)
         seen = [data_uri(as_seen(image, preprocessing), _LARGE) for image in images]

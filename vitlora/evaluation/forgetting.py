@@ -13,7 +13,8 @@ from vitlora.data.folder import Sample
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, VitloraError
 from vitlora.evaluation.answers import Answers, answer
-from vitlora.evaluation.pictures import copies, folder_of
+from vitlora.evaluation.pictures import SAME_FOLDER, copies, folder_of, seen
+from vitlora.intervals import paired
 
 _SHOWN = 3  # classes that lost most
 _CHANCE = 0.05  # p-values above are put down to it
@@ -53,17 +54,10 @@ class Forgetting:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the change in accuracy, in ``[-1, 1]``.
-
-        Bonett and Price 2012 (doi:10.3102/1076998611411915): Wald's interval for paired shares
-        with a picture added to those lost and to those gained, which keeps it honest where they
-        are few.
-        """
-        pictures = len(self.labels) + 2
-        lost, gained = (self.lost + 1) / pictures, (self.gained + 1) / pictures
-        change = gained - lost
-        half = 1.959964 * math.sqrt((lost + gained - change**2) / pictures)
-        return max(change - half, -1.0), min(change + half, 1.0)
+        """95% interval of the change in accuracy, in ``[-1, 1]``, as ``paired`` has it."""
+        before, after = ((x == self.labels).double().numpy() for x in (self.before, self.after))
+        change, error = paired(after - before)
+        return max(change - 1.959964 * error, -1.0), min(change + 1.959964 * error, 1.0)
 
     @property
     def p_value(self) -> float:
@@ -165,7 +159,11 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
             raise
         raise DataError("the old pictures are no more where they were") from None
     for split in ("test", "val"):
-        if split in digests and data.digest(split) == digests[split]:
+        as_then = split in digests and data.digest(split) == digests[split]
+        if bundle.usage is not None and not as_then:
+            least = 0 if root is None else SAME_FOLDER
+            as_then = data.recall(bundle.usage, split, least) is not None
+        if as_then:
             return f"the old {split} set", data.folder.splits[split]
     if root is None:
         raise DataError(f"the old pictures in {data.folder.root} were changed")
@@ -196,6 +194,10 @@ def remember(
     if again:
         where += f" ({len(again)} of {len(samples)} left out: they are trained on now)"
         samples = [sample for sample in samples if sample.path not in again]
+    learnt = set(seen(bundle, samples).trained or ())
+    if learnt:
+        where += f" ({len(learnt)} more left out: the old bundle was trained on them)"
+        samples = [sample for sample in samples if sample.path not in learnt]
     if not samples:
         raise DataError(f"{where}: what is forgotten cannot be measured on them")
     answers = answer(network, samples, bundle.record.preprocessing)

@@ -1,4 +1,4 @@
-"""The numbers a report draws: bins, curves, and which pictures are shown."""
+"""The numbers a report draws: curves, axes, and which pictures are shown."""
 
 import csv
 import math
@@ -11,27 +11,7 @@ import torch
 
 Point = tuple[float, float]
 
-_BINS = 10
 _POINTS = 200  # of a curve: more than a screen shows
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The answers of one range of confidence.
-
-    Attributes:
-        low: Lower end of the range.
-        high: Upper end, in ``(low, 1]``.
-        count: Number of answers.
-        confidence: Their mean confidence; 0 where there are none.
-        accuracy: Share of them that is right; 0 where there are none.
-    """
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -45,25 +25,6 @@ class Curve:
 
     name: str
     points: tuple[Point, ...]
-
-
-def reliability(confidence: torch.Tensor, right: torch.Tensor) -> list[Bin]:
-    """Returns ten bins of equal width, lowest confidence first (Guo et al. 2017, figure 1).
-
-    Args:
-        confidence: ``(N,)`` in ``[0, 1]``.
-        right: ``(N,)`` bool.
-    """
-    edges = torch.linspace(0, 1, _BINS + 1)
-    where = torch.bucketize(confidence, edges[1:-1])  # a bin holds its upper end
-    bins = []
-    for index in range(_BINS):
-        inside = where == index
-        count = int(inside.sum())
-        mean = float(confidence[inside].double().mean()) if count else 0.0
-        share = float(right[inside].double().mean()) if count else 0.0
-        bins.append(Bin(float(edges[index]), float(edges[index + 1]), count, mean, share))
-    return bins
 
 
 def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> list[Point]:
@@ -134,19 +95,6 @@ def axis(values: Sequence[float], least: float = 0.0) -> Axis:
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
     return Axis(tuple(round(step * n, 12) for n in range(first, last + 1)))
-
-
-def confusions(confusion: torch.Tensor, most: int) -> list[tuple[int, int, int]]:
-    """Returns the most frequent mistakes as (true class, predicted class, count).
-
-    Args:
-        confusion: ``(C, C)`` counts, row = true class.
-        most: How many at most.
-    """
-    wrong = confusion - torch.diag(confusion.diag())
-    order = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
-    pairs = [divmod(index, len(confusion)) for index in order]
-    return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
 
 
 def shown_in_cells(

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vitlora import yaml_text
 from vitlora.errors import UsageError
 from vitlora.evaluation.comparison import Failure, Run
 from vitlora.evaluation.methods import configure
@@ -76,9 +75,9 @@ class Study:
     def run(self, method: str, seed: int) -> Run | Failure:
         """Trains and scores a method with a seed, each in a process of its own."""
         log = self.path(method, seed, ".log")
-        answers = self.path(method, seed, ".answers")
+        answers, scores = (self.path(method, seed, end) for end in (".answers", ".scores"))
         with log.open("wb") as file:
-            for words in (self._fit(method, seed), self._score(method, seed, answers)):
+            for words in (self._fit(method, seed), self._score(method, seed, answers, scores)):
                 done = run_vitlora(words, stdout=file, stderr=subprocess.STDOUT)
                 if status := done.returncode:
                     return Failure(
@@ -87,9 +86,11 @@ class Study:
         bundle = self.path(method, seed)
         cost = json.loads((bundle / "logs" / "cost.json").read_text("utf-8"))
         said = json.loads(answers.read_text("utf-8"))
+        said["seen_in_training"] = json.loads(scores.read_text("utf-8"))["seen_in_training"]
         fields = {"method": method, "seed": seed, **cost, **said, "bundle_bytes": _size(bundle)}
         write_json(fields, str(self.path(method, seed, ".json")))
         answers.unlink()
+        scores.unlink()
         run = self.finished(method, seed)
         assert run is not None  # it was just written
         return run
@@ -97,14 +98,14 @@ class Study:
     def _fit(self, method: str, seed: int) -> list[str]:
         config = self.folder / f"{method}.yaml"
         fields = configure(self.base, method, self.same_rate)
-        write_whole(config, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
+        write_whole(config, yaml_text.write(fields))
         words = ["fit", "--config", str(config), "--output", str(self.path(method, seed))]
         words += ["--seed_everything", str(seed)]
         return [*words, "--trainer.callbacks+", "vitlora.training.Cost"]
 
-    def _score(self, method: str, seed: int, answers: Path) -> list[str]:
+    def _score(self, method: str, seed: int, answers: Path, scores: Path) -> list[str]:
         command = "test" if self.split == "test" else "validate"
-        words = [command, "--checkpoint", str(self.path(method, seed))]
+        words = [command, "--checkpoint", str(self.path(method, seed)), "--json", str(scores)]
         words += ["--trainer.accelerator", str(self.base["trainer"]["accelerator"])]
         words += ["--trainer.callbacks+", "vitlora.training.Answers"]
         return [*words, "--trainer.callbacks.file", str(answers)]

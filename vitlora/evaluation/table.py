@@ -40,6 +40,7 @@ def _cells(row: Row) -> dict[str, str]:
         "accuracy (95%)": _with_interval(row.accuracy, row.accuracy_interval),
         "seeds": f"{min(row.by_seed):.3f} to {max(row.by_seed):.3f}" if several else "",
         "macro-F1 (95%)": _with_interval(row.macro_f1, row.macro_f1_interval),
+        "behind best (95%)": _behind(row),
         "p": "best" if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else "<0.001",
         "training": clock(row.seconds),
         "GPU memory": size(row.most("device_bytes")),
@@ -47,6 +48,14 @@ def _cells(row: Row) -> dict[str, str]:
         "one picture": f"{milliseconds:.3g} ms",
         "bundle": size(row.most("bundle_bytes")),
     }
+
+
+def _behind(row: Row) -> str:
+    """Returns the points of accuracy between which a method is behind the best."""
+    if row.behind is None:
+        return ""
+    low, high = (f"{100 * end:.1f}" for end in row.behind)
+    return f"{low} to {high} points"
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:

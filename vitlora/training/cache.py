@@ -1,5 +1,6 @@
 """What the frozen blocks make of every picture, computed once and kept for all epochs."""
 
+import math
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from vitlora.data.dataset import Batches
 from vitlora.errors import UsageError
 from vitlora.training.features import Features
 from vitlora.training.prefix import Prefix
-from vitlora.training.progress import Progress, clock
+from vitlora.training.progress import Progress, clock, epochs_of
 from vitlora.training.shelf import Memory, Shelf
 
 Where = Literal["auto", "off", "memory", "disk"]
@@ -105,7 +106,7 @@ class PrefixCache(Callback):
                 f"{type(trainer.train_dataloader).__name__} of your own, of whose pictures nothing "
                 "is known; set trainer.cache to auto or off"
             )
-        prefix, epochs = Prefix(module.backbone.module), _epochs(trainer)
+        prefix, epochs = Prefix(module.backbone.module), max(1, math.ceil(epochs_of(trainer)))
         views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
         views = max(min(views, epochs), 1)
         if self.where == "auto" and not (
@@ -252,12 +253,6 @@ def pays(prefix: Prefix, views: int, epochs: int) -> bool:
     back_and_forth = 2 * (prefix.total - prefix.blocks)
     without = epochs * (prefix.blocks + back_and_forth)
     return views * prefix.blocks + epochs * back_and_forth <= _WORTH * without
-
-
-def _epochs(trainer: Any) -> int:
-    """Returns how often the run sees its pictures; it may be told in steps."""
-    each = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-    return max(1, -(-int(trainer.estimated_stepping_batches) // each))
 
 
 def _is_whole(trainer: Any) -> bool:

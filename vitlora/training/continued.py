@@ -1,40 +1,43 @@
 """Going on from a bundle: its base and its adapter as options of a run, its tensors as the start.
 
-A bundle may come from anywhere, and Lightning's CLI imports any class a configuration names: the
-adapter is one of vitlora's own, and only plain values pass.
+The adapter is one of vitlora's own, and only plain values pass, as everywhere a bundle is read.
 """
 
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, get_type_hints
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.checkpoint import RUN_CONFIG, Bundle
+from vitlora.checkpoint import RUN_CONFIG, Bundle, is_network_path
 from vitlora.classifier import Classifier
+from vitlora.data.folder import DRAW
+from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, UsageError, VitloraError
+from vitlora.training.inherited import check, run_of
 
 _METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}
 _PLAIN = {"eva": "lora", "loftq": "lora", "pissa": "lora", "olora": "lora"}  # once trained
 _DOUBLED = ("pissa", "olora")  # a bundle holds their start beside what was learnt
 
 
-def options_of(bundle: Bundle, given: Mapping[str, Any], typed: Iterable[str]) -> list[str]:
-    """Returns the options of a run that goes on from a bundle.
+def options_of(
+    bundle: Bundle, given: Iterable[Mapping[str, Any]], typed: Iterable[str]
+) -> dict[str, Any]:
+    """Returns the options of a run that goes on from a bundle, and their values.
 
     Args:
         bundle: The bundle.
-        given: What config files say under ``model``.
+        given: What config files hold; a later one counts more.
         typed: Names of the options on the command line.
 
     Raises:
         UsageError: A config or an option asks for another base or adapter than the bundle's.
         BundleError: The bundle does not say how its adapter was made.
     """
-    record, run = bundle.record, _run(bundle)
+    record, run = bundle.record, run_of(bundle)["model"]
     adapter = _adapter(bundle, run)
     values: dict[str, Any] = {
         "backbone": record.backbone,
@@ -47,41 +50,44 @@ def options_of(bundle: Bundle, given: Mapping[str, Any], typed: Iterable[str]) -
     }
     for name in typed:
         key = name.removeprefix("--model.").partition(".")[0]
-        if (name.startswith("--model.") and key in values) or name == "--data.known_classes":
+        if (name.startswith("--model.") and key in values) or name in (
+            "--model",
+            "--data.known_classes",
+        ):
             raise UsageError(
                 f"{name} is not to be chosen with --from: it is that of {bundle.folder}; leave it "
                 "out"
             )
+    asked: dict[str, Any] = {}
+    for config in given:
+        model = config.get("model")
+        asked |= _flat(model if isinstance(model, dict) else {})
     before, now = _flat({**run, "adapter": adapter}), _flat(values)
-    for key, asked in _flat(given).items():
-        if key in now and asked is not None and asked not in (before.get(key), now[key]):
+    for key, value in asked.items():
+        if key in now and value is not None and value not in (before.get(key), now[key]):
             had = now[key] if before.get(key) is None else before[key]
             raise UsageError(
-                f"the config sets model.{key} to {_shown(asked)}, but {bundle.folder} has "
+                f"the config sets model.{key} to {_shown(value)}, but {bundle.folder} has "
                 f"{_shown(had)}, and --from goes on with that; leave it out of the config"
             )
     if record.method == "FullFineTuning":  # holds every weight itself
         values["weights"] = "none"
-    elif bundle.weights and not given.get("weights"):
+    elif bundle.weights and not asked.get("weights"):
         values["weights"] = bundle.weights
-    options = {f"--model.{key}": value for key, value in values.items()}
-    options["--data.known_classes"] = list(record.classes)
-    return [word for name, value in options.items() for word in (name, _shown(value))]
+    options = {f"model.{key}": value for key, value in values.items()}
+    return {**options, "data.known_classes": list(record.classes)}
 
 
-def split_of(bundle: Bundle) -> list[str]:
-    """Returns the options of the draw that held pictures out from a bundle, if one did.
+def split_of(bundle: Bundle) -> dict[str, Any]:
+    """Returns the options under ``data`` that drew a bundle's splits, if they were drawn.
 
-    By them, class folders that were corrected are drawn alike: what was not trained on stays so.
+    New pictures are drawn by them; where those the bundle knows go, its ``usage`` says.
     """
-    names = {"val": "val_fraction", "test": "test_fraction", "seed": "split_seed"}
     drawn = bundle.record.split.get("drawn") or {}
-    return [
-        word
-        for key, name in names.items()
-        if key in drawn
-        for word in (f"--data.{name}", json.dumps(drawn[key]))
-    ]
+    options = {DRAW[key]: value for key, value in drawn.items() if key in DRAW}
+    if is_network_path(str(options.get("groups", ""))):
+        del options["groups"]
+    return options
 
 
 def start(model: Classifier, bundle: Bundle) -> None:
@@ -95,6 +101,8 @@ def start(model: Classifier, bundle: Bundle) -> None:
     if record.method == "FullFineTuning":  # whatever stood there at its start is gone
         backbone.load()
         backbone.digest = record.base_digest
+    scale = record.preprocessing.value_range  # found in training; no option says it
+    backbone.preprocessing = replace(backbone.preprocessing, value_range=scale)
     if backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder / RUN_CONFIG} does not say how {bundle.folder} sees pictures; it "
@@ -116,17 +124,9 @@ def check_output(output: Path, bundle: Bundle) -> None:
         )
 
 
-def _run(bundle: Bundle) -> dict[str, Any]:
-    """Returns what a bundle's ``config.yaml`` says under ``model``."""
-    run = yaml.safe_load((bundle.folder / RUN_CONFIG).read_text("utf-8"))
-    model = run.get("model") if isinstance(run, dict) else None
-    if not isinstance(model, dict):
-        raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: model is missing")
-    return model
-
-
 def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the adapter of a run: one of ours, with those of its options that it knows."""
+    check(bundle, "model", {"crop_mode": run.get("crop_mode")}, {"crop_mode": CropMode | None})
     adapter = run.get("adapter")
     named = str(adapter.get("class_path") if isinstance(adapter, dict) else adapter)
     method = named.rpartition(".")[2]
@@ -140,9 +140,11 @@ def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
     options = options if isinstance(options, dict) else {}
     known = inspect.signature(_METHODS[method]).parameters.values()
     init = {option.name: options.get(option.name, option.default) for option in known}
+    hints = get_type_hints(_METHODS[method].__init__) if init else {}
+    check(bundle, "model.adapter", init, hints)
     try:
         _METHODS[method](**init)
-    except (TypeError, AttributeError, VitloraError):
+    except VitloraError:
         raise BundleError(f"{bundle.folder / RUN_CONFIG} describes no adapter: {options}") from None
     return {"class_path": method, "init_args": init}
 
@@ -171,9 +173,10 @@ def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
         return dict(model)
     init = adapter.get("init_args")
     options = init if isinstance(init, dict) else {}
+    named = adapter.get("class_path")  # a config may name options of the default's alone
     return {
         **model,
-        "adapter": str(adapter.get("class_path")).rpartition(".")[2],
+        "adapter": None if named is None else str(named).rpartition(".")[2],
         **{f"adapter.{key}": value for key, value in options.items()},
     }
 

@@ -1,5 +1,6 @@
 """One progress line in plain ASCII, so that any console can show it."""
 
+import math
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ class Progress(ProgressBar):
         super().__init__()
         self._on = True
         self._images = self._epoch_images = 0
+        self._epochs = 1.0
         # summed where they are computed, so that no step waits for its numbers
         self._loss: float | torch.Tensor = 0.0
         self._hits: float | torch.Tensor = 0.0
@@ -44,6 +46,7 @@ class Progress(ProgressBar):
         """Starts the clock."""
         self._started = time.monotonic()
         self._images = 0
+        self._epochs = epochs_of(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -86,9 +89,9 @@ class Progress(ProgressBar):
         self._length = 0
 
     def _line(self, trainer: Trainer, share: float) -> str:
-        epochs, seen = trainer.max_epochs or 1, max(self._epoch_images, 1)
+        epochs, seen = math.ceil(self._epochs), max(self._epoch_images, 1)
         elapsed = time.monotonic() - self._started
-        done = (trainer.current_epoch + share) / epochs
+        done = min((trainer.current_epoch + share) / self._epochs, 1.0)
         left = elapsed / done - elapsed if done else 0.0
         filled = round(share * _WIDTH)
         return (
@@ -113,6 +116,12 @@ class Progress(ProgressBar):
         """Returns the line, long enough to hide the one before it."""
         self._length, before = len(line), self._length
         return line.ljust(before)
+
+
+def epochs_of(trainer: Any) -> float:
+    """Returns how often a run sees its pictures; it may be told in steps, and end within one."""
+    each = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+    return max(trainer.estimated_stepping_batches / max(each, 1), 1 / max(each, 1))
 
 
 def clock(seconds: float) -> str:

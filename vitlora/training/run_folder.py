@@ -8,8 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from vitlora.bundle_folder import is_bundle
 from vitlora.card import model_card
-from vitlora.checkpoint import FILES, Record, is_bundle, save_bundle
+from vitlora.checkpoint import Record, is_leftover, save_bundle
 from vitlora.errors import UsageError
 from vitlora.scores import Scores
 
@@ -125,7 +126,7 @@ class RunFolder(Callback):
         tensors = module.adapter.tensors(module.network)
         peft = module.adapter.config(module.network)
         card = model_card(record, tensors, peft)
-        save_bundle(self.folder, record, tensors, peft, self.run_config, card)
+        save_bundle(self.folder, record, tensors, peft, self.run_config, card, usage=data.usage())
         self.written = True
 
 
@@ -135,10 +136,11 @@ def check_free(folder: Path) -> None:
     Raises:
         UsageError: It does, or it is a file.
     """
-    leftovers = {"logs", *(f".{name}.new" for name in FILES)}
     if not folder.exists() or (folder.is_dir() and is_bundle(folder)):
         return
-    if not folder.is_dir() or any(child.name not in leftovers for child in folder.iterdir()):
+    if not folder.is_dir() or not all(
+        child.name == "logs" or is_leftover(child.name) for child in folder.iterdir()
+    ):
         raise UsageError(
             f"output '{folder}' exists and holds something that is not a bundle; choose another "
             "--output"

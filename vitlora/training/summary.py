@@ -8,21 +8,17 @@ from vitlora.adapters import count_trainable
 from vitlora.data.folder import Folder
 from vitlora.quantization import frozen_bytes
 
+_MOST_CLASSES, _SMALLEST = 25, 10  # classes that are all listed; of more, so many
+
 
 class Summary(Callback):
     """Prints parameters, bytes, image size and the classes with their counts."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Counts the parameters before quantisation packs two of them into a byte."""
-        module: Any = pl_module
-        if stage == "fit" and module.network is None:
-            self._base = sum(p.numel() for p in module.backbone.module.parameters())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table."""
         module: Any = pl_module
         folder: Folder = trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
-        print(run_table(module, folder, self._base, str(trainer.precision)))
+        print(run_table(module, folder, module.base_parameters, str(trainer.precision)))
 
 
 def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
@@ -52,10 +48,17 @@ def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
         ("data", str(folder.root)),
     ]
     lines = [f"{name:<12} {value}" for name, value in rows]
-    width = max(len(name) for name in (*folder.classes, "class"))
-    lines += ["", f"{'class':<{width}}  " + "  ".join(f"{split:>6}" for split in folder.splits)]
     counts = [folder.counts(split) for split in folder.splits]
-    for name, *numbers in zip(folder.classes, *counts, strict=True):
+    table = list(zip(folder.classes, *counts, strict=True))
+    heading, left_out = "class", len(table) - _SMALLEST
+    if len(table) > _MOST_CLASSES:
+        heading = f"{_SMALLEST} smallest classes"
+        table = sorted(table, key=lambda row: row[1])[:_SMALLEST]
+    width = max(len(name) for name in (*(row[0] for row in table), heading))
+    lines += ["", f"{heading:<{width}}  " + "  ".join(f"{split:>6}" for split in folder.splits)]
+    for name, *numbers in table:
         lines.append(f"{name:<{width}}  " + "  ".join(f"{number:>6}" for number in numbers))
+    if len(folder.classes) > _MOST_CLASSES:
+        lines.append(f"and {left_out:,} more classes")
     totals = "  ".join(f"{sum(numbers):>6}" for numbers in counts)
     return "\n".join([*lines, f"{'total':<{width}}  {totals}", ""])

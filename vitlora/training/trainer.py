@@ -3,14 +3,36 @@
 from collections.abc import Iterable
 from typing import Any
 
+import lightning.pytorch.callbacks as lightnings
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, nearest
 from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.training.cache import PrefixCache, Where
 from vitlora.training.progress import Progress
+
+# Callbacks that change behind the run's back what it records, keeps or counts.
+_REFUSED: dict[type[Callback], str] = {
+    lightnings.WeightAveraging: "the scores would be the average's and the weights kept would not, "
+    "and the bytes of a base in 4 bits have no average",
+    lightnings.StochasticWeightAveraging: "it averages when training ends, and the best epoch is "
+    "kept long before",
+    lightnings.ModelPruning: "it puts masks in the place of the weights that a bundle keeps",
+    lightnings.BaseFinetuning: "what is trained is for model.adapter to say: its last_blocks, or "
+    "FullFineTuning",
+    lightnings.BatchSizeFinder: "data.batch_size auto finds a batch that fits",
+    lightnings.LearningRateFinder: "the bundle's config.yaml would name another model.lr than was "
+    "used",
+    lightnings.GradientAccumulationScheduler: "the learning rate falls over as many steps as "
+    "trainer.accumulate_grad_batches makes",
+}
+_AT_ONCE = (lightnings.DeviceStatsMonitor, lightnings.ThroughputMonitor)  # look for their logger
 
 
 class Trainer(LightningTrainer):
@@ -73,36 +95,102 @@ class Trainer(LightningTrainer):
             raise UsageError(
                 f"trainer.accumulate_grad_batches is {accumulate_grad_batches}; expected at least 1"
             )
-        if max_epochs is not None and max_epochs < 1:
-            raise UsageError(f"trainer.max_epochs is {max_epochs}; expected at least 1")
-        if devices != 1:
-            raise UsageError(f"trainer.devices is {devices}; vitlora trains on 1 device")
-        device = pick_device({"gpu": "cuda"}.get(accelerator, accelerator))
-        given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-        for callback in given:
-            if not isinstance(callback, Callback):
-                raise UsageError(
-                    f"trainer.callbacks has {callback!r}; expected Lightning callbacks"
-                )
-        every = [callback for callback in given if isinstance(callback, Callback)]
-        if kwargs.get("enable_progress_bar") is not False:
+        _check_length(max_epochs, kwargs.get("max_steps", -1))
+        for key, one in {"devices": devices, "num_nodes": kwargs.get("num_nodes", 1)}.items():
+            if one != 1:
+                raise UsageError(f"trainer.{key} is {one}; vitlora trains on 1 device")
+        strategy = kwargs.get("strategy", "auto")
+        if strategy != "auto" and not isinstance(strategy, SingleDeviceStrategy):
+            said = f"is {strategy}" if isinstance(strategy, str) else "was chosen"
+            raise UsageError(
+                f"trainer.strategy {said}; vitlora trains on 1 device, in one process: leave it out"
+            )
+        device = pick_device(accelerator, "--trainer.accelerator")
+        every = _checked(callbacks, bool(logger) and logger is not True)
+        if kwargs.get("enable_progress_bar") is not False and not _any(every, ProgressBar):
             every.append(Progress())
         if early_stopping is not None:
             every.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
         if cache != "off":
             every.append(PrefixCache(cache, cache_views, cache_gb, cache_folder))
-        super().__init__(
-            max_epochs=max_epochs,
-            precision=pick_precision(device, precision),  # pyright: ignore[reportArgumentType]
-            accelerator=device.type,
-            devices=devices if device.index is None else [device.index],
-            callbacks=every,
-            accumulate_grad_batches=accumulate_grad_batches,
-            gradient_clip_val=gradient_clip_val,
-            log_every_n_steps=log_every_n_steps,
-            num_sanity_val_steps=num_sanity_val_steps,
-            enable_model_summary=enable_model_summary,
-            enable_checkpointing=enable_checkpointing,
-            logger=False if logger in (None, True) else logger,
-            **kwargs,
+        kwargs["plugins"] = _on_its_own(kwargs.get("plugins"))
+        try:
+            super().__init__(
+                max_epochs=max_epochs,
+                precision=pick_precision(device, precision),  # pyright: ignore[reportArgumentType]
+                accelerator=device.type,
+                devices=devices if device.index is None else [device.index],
+                callbacks=every,
+                accumulate_grad_batches=accumulate_grad_batches,
+                gradient_clip_val=gradient_clip_val,
+                log_every_n_steps=log_every_n_steps,
+                num_sanity_val_steps=num_sanity_val_steps,
+                enable_model_summary=enable_model_summary,
+                enable_checkpointing=enable_checkpointing or _any(every, Checkpoint),
+                logger=False if logger in (None, True) else logger,
+                **kwargs,
+            )
+        except (ValueError, MisconfigurationException, ModuleNotFoundError) as error:
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def _check_length(max_epochs: int | None, max_steps: int) -> None:
+    """Refuses a run without an end: the learning rate falls to it."""
+    if max_steps != -1 and max_steps < 1:
+        raise UsageError(f"trainer.max_steps is {max_steps}; expected at least 1, or -1 for no end")
+    if max_epochs is None and max_steps == -1:
+        raise UsageError(
+            "trainer.max_epochs is null, and the learning rate falls over the whole run, so its "
+            "length must be known; set trainer.max_epochs or trainer.max_steps (trainer.max_time "
+            "may end it sooner)"
         )
+    if max_epochs is not None and max_epochs < 1:
+        raise UsageError(
+            f"trainer.max_epochs is {max_epochs}; expected at least 1, or null where "
+            "trainer.max_steps is given"
+        )
+
+
+def _checked(callbacks: Any, logged: bool) -> list[Callback]:
+    """Returns the callbacks as a list of their own; refuses those that spoil a run.
+
+    Args:
+        callbacks: As they were given.
+        logged: Whether a logger was named.
+    """
+    given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    for callback in given:
+        if not isinstance(callback, Callback):
+            raise UsageError(
+                f"trainer.callbacks has {callback!r}, which is no class that can be found; "
+                "expected a class of lightning.pytorch.callbacks, or the path of another"
+                f"{nearest(str(callback), lightnings.__all__)}"
+            )
+        has = f"trainer.callbacks has {type(callback).__name__}, which"
+        for kind, reason in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise UsageError(f"{has} vitlora does not take: {reason}")
+        if isinstance(callback, _AT_ONCE) and not logged:
+            raise UsageError(
+                f"{has} needs a logger of its own; add --trainer.logger CSVLogger "
+                "--trainer.logger.save_dir DIR"
+            )
+    return list(given)
+
+
+def _any(callbacks: Iterable[Callback], kind: type[Callback]) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
+
+
+def _on_its_own(plugins: Any) -> list[Any]:
+    """Returns the plugins with an environment that is no cluster's, unless one was given.
+
+    Lightning takes SLURM's and torchrun's variables for a training on several devices, and refuses
+    one device among several tasks. The process is its own first, whatever its number among them:
+    else it would write no logs.
+    """
+    given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
+    if any(isinstance(plugin, ClusterEnvironment) for plugin in given):
+        return list(given)
+    rank_zero_only.rank = 0  # pyright: ignore[reportFunctionMemberAccess]
+    return [*given, LightningEnvironment()]

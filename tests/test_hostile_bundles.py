@@ -1,0 +1,144 @@
+"""Every field of a bundle replaced by nonsense, its sums right: one line, or it works."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import BACKBONE, micro
+
+from vitlora.checkpoint import _fields_digest, load_bundle, save_bundle
+from vitlora.errors import BackboneError, BundleError
+from vitlora.lora_options import LoraOptions
+from vitlora.updates import read_changes
+
+PEFT = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "target_modules": r"blocks\.(0|1)\.attn\.qkv",
+    "rank_pattern": {r"blocks\.1\.attn\.qkv": 2},
+    "alpha_pattern": {r"blocks\.1\.attn\.qkv": 3},
+    "modules_to_save": ["head"],
+    "bias": "none",
+    "use_dora": False,
+    "use_rslora": False,
+}
+NONSENSE: list[Any] = [
+    *(None, 0, -1, float("inf"), float("nan"), "", "x", "((", [], {}, [[]], [1], True),
+    *(10**30, -(10**400), 0.5, {"x": 1}, {"(": 1}, {"(a+)+$": 1}, "(a|a)*" * 20 + "b"),
+]
+
+
+def _record() -> Any:
+    from test_interrupted_saves import LEARNT, RECORD
+
+    split = {
+        "root": "photos",
+        "counts": {"train": [3, 4], "val": [1, 1]},
+        "digests": {"val": "0"},
+        "drawn": {"val": 0.2, "test": 0.0, "seed": 0},
+    }
+    metrics = {"accuracy": 0.5, "images": 2}
+    changes = {"backbone": BACKBONE, "split": split, "metrics": metrics, "confidence": LEARNT}
+    return type(RECORD)(**{**vars(RECORD), **changes, "libraries": {"torch": "2"}})
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from vitlora.confidence import Reference
+
+    folder, start = tmp_path_factory.mktemp("hostile"), "base_model.model."
+    module = micro(2).module
+    record = _record()
+    tensors = {f"{start}head.{n}": p.detach() for n, p in module.head.named_parameters()}  # pyright: ignore
+    for block in range(2):
+        tensors[f"{start}blocks.{block}.attn.qkv.lora_A.weight"] = torch.ones(2, 160)
+        tensors[f"{start}blocks.{block}.attn.qkv.lora_B.weight"] = torch.ones(480, 2)
+    size = torch.eye(8).half()
+    reference = Reference(size[:2], size, torch.ones(()))
+    save_bundle(folder, record, tensors, PEFT, "model: {}\n", None, reference)
+    read_changes(load_bundle(folder), module)  # it is good before
+    return folder
+
+
+def replaced(fields: Any) -> Iterator[Any]:
+    """Yields copies of nested fields with each of them, in turn, replaced by nonsense."""
+    places = fields.items() if isinstance(fields, dict) else enumerate(fields)
+    for key, value in list(places):
+        if key in ("files", "digest", "format"):
+            continue
+        inner = replaced(value) if isinstance(value, dict | list) else iter(())
+        for new in [*NONSENSE, *inner]:
+            copy = fields.copy()
+            copy[key] = new
+            yield copy
+
+
+def judged(folder: Path, module: Any) -> None:
+    """Loads a bundle and fits it to its base: one line, or it works; never slowly."""
+    begun = time.process_time()
+    try:
+        read = load_bundle(folder)
+        read_changes(read, module)
+        read.record.preprocessing.transform()
+    except (BundleError, BackboneError) as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000
+    assert time.process_time() - begun < 5
+
+
+def write(folder: Path, fields: dict[str, Any]) -> None:
+    (folder / "vitlora.json").write_text(json.dumps({**fields, "digest": _fields_digest(fields)}))
+
+
+def test_nonsense_in_adapter_config_is_one_line(bundle: Path) -> None:
+    record = json.loads((bundle / "vitlora.json").read_text())
+    module = micro(2).module
+    refused = 0
+    for options in replaced(PEFT):
+        content = json.dumps(options).encode()
+        sums = {**record["files"], "adapter_config.json": hashlib.sha256(content).hexdigest()}
+        (bundle / "adapter_config.json").write_bytes(content)
+        write(bundle, {**record, "files": sums})
+        judged(bundle, module)
+        try:
+            LoraOptions.from_json(json.loads(content))
+        except ValueError:
+            refused += 1
+    assert refused > 100
+    (bundle / "adapter_config.json").write_text(json.dumps(PEFT, indent=0, sort_keys=True) + "\n")
+    write(bundle, record)
+    load_bundle(bundle)
+
+
+def test_nonsense_in_the_record_is_one_line(bundle: Path) -> None:
+    record = json.loads((bundle / "vitlora.json").read_text())
+    module = micro(2).module
+    for fields in replaced(record):
+        write(bundle, fields)
+        judged(bundle, module)
+    write(bundle, record)
+    load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank_pattern": {"(": 2}}, "rank_pattern is '\\('; expected names of layers"),
+        ({"alpha_pattern": [1]}, r"alpha_pattern is \[1\]; expected names"),
+        ({"target_modules": "(a+)+b"}, "target_modules is .* expected names"),
+        ({"target_modules": ["qkv"]}, "target_modules is .* expected names"),
+        ({"r": True}, "r is True; expected a whole number"),
+        ({"lora_alpha": 10**400}, "lora_alpha is a huge number; expected a number"),
+        ({"use_bdlora": {"nblocks": 2}}, "has use_bdlora; expected plain LoRA"),
+    ],
+)
+def test_what_cannot_be_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LoraOptions.from_json({**PEFT, **change})

@@ -1,0 +1,45 @@
+"""Where bundles are: found without torch, which reading one needs."""
+
+from pathlib import Path
+
+from vitlora.errors import BundleError
+
+RECORD = "vitlora.json"
+PEFT_CONFIG = "adapter_config.json"
+
+
+def newest_bundle(root: str | Path = "checkpoints") -> Path:
+    """Returns the folder of the bundle written last, anywhere under ``root``.
+
+    Raises:
+        BundleError: There is none.
+    """
+    found = sorted(Path(root).rglob(RECORD), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise BundleError(
+            f"no trained adapter under {Path(root).resolve()}; train one with "
+            "'python -m vitlora fit --config demo.yaml', or name one with --checkpoint DIR"
+        )
+    return found[-1].parent
+
+
+def is_bundle(folder: Path) -> bool:
+    """Returns whether a folder claims to hold a bundle."""
+    return (folder / RECORD).is_file()
+
+
+def check_there(folder: str | Path) -> Path:
+    """Returns a folder that claims to hold a bundle.
+
+    Raises:
+        BundleError: It does not, or there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        kind = "is a file; expected the bundle's folder" if folder.exists() else "no such folder"
+        raise BundleError(f"checkpoint '{folder}': {kind}")
+    if not is_bundle(folder):
+        kind = "a PEFT adapter" if (folder / PEFT_CONFIG).exists() else "no vitlora bundle"
+        todo = "; 'vitlora adopt' makes a bundle of it" if "PEFT" in kind else ""
+        raise BundleError(f"{folder} holds {kind}: it has no {RECORD}{todo}")
+    return folder

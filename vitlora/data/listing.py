@@ -1,0 +1,153 @@
+"""Which files of a folder are pictures, and what is passed over."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Literal
+
+Kind = Literal["other", "hidden", "linked", "closed"]
+
+# Files with these endings are pictures, unopened. HEIC and JPEG XL are here so that a phone's
+# photos are reported where they cannot be read, never silently passed over.
+_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .pfm .avif .jp2 .j2k "
+    ".jpx .jpf .j2c .heic .heif .hif .jxl"
+)
+SUFFIXES = frozenset(_SUFFIXES.split())
+# Camera raw: some of it is a TIFF inside, of a thumbnail.
+_RAW_SUFFIXES = ".dng .cr2 .cr3 .nef .nrw .arw .raf .orf .rw2 .pef .srw .3fr .iiq .x3f"
+_RAW = frozenset(_RAW_SUFFIXES.split())
+# What lies beside pictures by the thousand and need not be opened to be known.
+_NO_SUFFIXES = ".txt .json .xml .csv .tsv .yaml .yml .md .html .py .npy .npz .pt"
+_NONE = frozenset(_NO_SUFFIXES.split())
+_STARTS = (
+    (0, b"\xff\xd8\xff"),  # JPEG
+    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, b"GIF87a"),
+    (0, b"GIF89a"),
+    (8, b"WEBP"),
+    (0, b"II*\0"),  # TIFF
+    (0, b"MM\0*"),
+    (0, b"II+\0"),  # BigTIFF
+    (0, b"MM\0+"),
+    *((8, brand) for brand in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n"),  # JPEG 2000
+    (0, b"\xff\x4f\xff\x51"),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n"),
+)
+
+
+@dataclass
+class Listing:
+    """What lies below a folder.
+
+    Attributes:
+        pictures: The files taken for pictures, sorted.
+        passed_over: The other files and folders by kind: ``other`` (files that are no pictures),
+            ``hidden``, ``linked`` (links to folders that are looked through anyway, or to a folder
+            above), ``closed`` (folders that may not be read).
+    """
+
+    pictures: list[Path] = field(default_factory=list)
+    passed_over: dict[Kind, list[Path]] = field(default_factory=dict)
+
+    def note(self, kind: Kind, path: Path) -> None:
+        """Puts a file or folder down as passed over."""
+        self.passed_over.setdefault(kind, []).append(path)
+
+
+def list_pictures(folder: Path) -> Listing:
+    """Returns the pictures below a folder, to its depths, and what is passed over.
+
+    A file is a picture by its ending, or, where it has none or an unknown one, by its first bytes.
+    Links to files and folders are followed, each folder once, under its own name where it has one.
+    Hidden files and folders hold copies (.ipynb_checkpoints …) and are left alone; a folder is
+    never a picture, whatever its name.
+    """
+    found = Listing()
+    links = list(_walk(folder, found, seen := _and_above(folder)))
+    while links:  # after all that is really there, so that a new link renames no picture
+        link = links.pop(0)
+        if (real := os.path.realpath(link)) in seen:
+            found.note("linked", link)
+            continue
+        seen.add(real)
+        links += _walk(link, found, seen)
+    found.pictures.sort()
+    return found
+
+
+def is_picture(file: Path) -> bool:
+    """Returns whether a file is taken for a picture: by its ending, else by its first bytes."""
+    suffix = file.suffix.lower()
+    if file.name.startswith(".") or suffix in _RAW or suffix in _NONE:
+        return False
+    return suffix in SUFFIXES or _starts_as_picture(file)
+
+
+def describe(passed_over: Collection[PurePath]) -> str:
+    """Returns how many files were passed over, in words: ``3 files: 2 .db, 1 .dng (…)``."""
+    total = len(passed_over)
+    return f"{total:,} {'file' if total == 1 else 'files'}: {by_ending(passed_over)}"
+
+
+def by_ending(passed_over: Iterable[PurePath]) -> str:
+    """Returns the number of files of each ending, the commonest first."""
+    count = Counter(path.suffix.lower() or "without an ending" for path in passed_over)
+    parts = [f"{n:,} {name}" for name, n in count.most_common() if name not in _RAW]
+    raw = [f"{n:,} {name}" for name, n in count.most_common() if name in _RAW]
+    if raw:
+        parts.append(f"{', '.join(raw)} (camera raw is not read; export as JPEG)")
+    return ", ".join(parts)
+
+
+def _and_above(folder: Path) -> set[str]:
+    """Returns where a folder and those above it really are: a link to one of them is a loop."""
+    real = Path(os.path.realpath(folder))
+    return {str(path) for path in (real, *real.parents)}
+
+
+def _walk(folder: Path, found: Listing, seen: set[str]) -> Iterator[Path]:
+    """Notes all that lies below a folder; yields the links to other folders, in order."""
+    below = [folder]
+    while below:
+        parent = below.pop()
+        try:
+            with os.scandir(parent) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            found.note("closed", parent)
+            continue
+        for entry in listed:
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                found.note("hidden", path)
+            elif not _is_folder(entry):
+                found.pictures.append(path) if is_picture(path) else found.note("other", path)
+            elif entry.is_symlink():
+                yield path
+            elif (real := os.path.realpath(path)) in seen:
+                found.note("linked", path)
+            else:
+                seen.add(real)
+                below.append(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _starts_as_picture(file: Path) -> bool:
+    try:
+        if not file.is_file():  # a pipe would keep its reader waiting
+            return False
+        with file.open("rb") as opened:
+            start = opened.read(16)
+    except OSError:
+        return False
+    return any(start[place:].startswith(known) for place, known in _STARTS)

@@ -1,0 +1,156 @@
+"""What ``adapter_config.json`` may say in a bundle, which may come from anywhere. Imports no PEFT.
+
+PEFT takes any regular expression for the name of a layer, and some take for ever to match. In a
+bundle, names are spelt out: letters, ``.`` and alternatives, as vitlora writes them.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Options of PEFT with which the network is more than W + scaling * B A.
+FOREIGN = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+)
+_CHARACTER = r"(?:[\w.-]|\\[.-])"
+_GROUP = rf"\({_CHARACTER}+(?:\|{_CHARACTER}+)*\)"
+_NAME = rf"\^?(?:\.\*)?(?:{_CHARACTER}|{_GROUP}|\[\^?[\w.-]+\])+\$?"
+_PATTERN = re.compile(rf"{_NAME}(?:\|{_NAME})*")
+_MOST_GROUPS = 2  # in one alternative; each may try several ways to match
+_MOST_CHARACTERS = 2**14  # in the patterns of one option
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """What a bundle says of its low-rank updates.
+
+    Attributes:
+        rank: Of all layers that ``ranks`` does not name.
+        alpha: Of all layers that ``alphas`` does not name.
+        ranks: Pattern of layers -> their rank.
+        alphas: Pattern of layers -> their alpha.
+        targets: Pattern of the paths of all adapted layers.
+        whole: Ends of the names of modules that were trained in full.
+        bias: Which biases were trained: ``none``, ``all``, ``lora_only``.
+        dora: Whether the rows of the new weights have lengths of their own.
+        rslora: Whether alpha is divided by the root of the rank.
+    """
+
+    rank: int
+    alpha: float
+    ranks: dict[re.Pattern[str], int]
+    alphas: dict[re.Pattern[str], float]
+    targets: re.Pattern[str]
+    whole: tuple[str, ...]
+    bias: str
+    dora: bool
+    rslora: bool
+
+    @classmethod
+    def from_json(cls, config: Any) -> "LoraOptions":
+        """Reads what PEFT's ``save_pretrained`` wrote.
+
+        Raises:
+            ValueError: An option is of the wrong type, or of a network that is not LoRA's.
+        """
+        if not isinstance(config, Mapping):
+            raise ValueError(f"holds {_shown(config)}; expected PEFT's options")
+        if (kind := config.get("peft_type")) != "LORA":
+            raise ValueError(f"peft_type is {_shown(kind)}; expected LORA (LoRA, rsLoRA or DoRA)")
+        if foreign := [name for name in FOREIGN if config.get(name)]:
+            raise ValueError(f"has {foreign[0]}; expected plain LoRA, rsLoRA or DoRA")
+        if (bias := config.get("bias", "none")) not in ("none", "all", "lora_only"):
+            raise ValueError(f"bias is {_shown(bias)}; expected none, all or lora_only")
+        return cls(
+            rank=_rank("r", config.get("r")),
+            alpha=_number("lora_alpha", config.get("lora_alpha")),
+            ranks=_patterns("rank_pattern", config.get("rank_pattern"), _rank),
+            alphas=_patterns("alpha_pattern", config.get("alpha_pattern"), _number),
+            targets=_compiled("target_modules", config.get("target_modules"), "{}"),
+            whole=_names("modules_to_save", config.get("modules_to_save")),
+            bias=bias,
+            dora=_switch("use_dora", config.get("use_dora")),
+            rslora=_switch("use_rslora", config.get("use_rslora")),
+        )
+
+    def adapts(self, path: str) -> bool:
+        """Returns whether a layer is adapted."""
+        return self.targets.fullmatch(path) is not None
+
+    def rank_of(self, path: str) -> int:
+        """Returns a layer's rank as PEFT finds it: by the first pattern its name ends in."""
+        return next((v for p, v in self.ranks.items() if p.match(path)), self.rank)
+
+    def scaling_of(self, path: str) -> float:
+        """Returns what a layer's B A is multiplied with."""
+        alpha = next((v for p, v in self.alphas.items() if p.match(path)), self.alpha)
+        rank = self.rank_of(path)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
+        return float(value)
+    raise ValueError(f"{name} is {_shown(value)}; expected a number")
+
+
+def _rank(name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise ValueError(f"{name} is {_shown(value)}; expected a whole number, 1 or more")
+
+
+def _switch(name: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise ValueError(f"{name} is {_shown(value)}; expected true or false")
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    value = [] if value is None else value
+    if isinstance(value, list) and all(isinstance(part, str) and part for part in value):
+        return tuple(value)
+    raise ValueError(f"{name} is {_shown(value)}; expected a list of names")
+
+
+def _patterns(name: str, value: Any, read: Any) -> dict[re.Pattern[str], Any]:
+    value = {} if value is None else value
+    if not isinstance(value, dict) or sum(len(str(key)) for key in value) > _MOST_CHARACTERS:
+        raise ValueError(f"{name} is {_shown(value)}; expected names of layers, each with a value")
+    # as PEFT 0.21.2 looks for them, in get_pattern_key
+    return {_compiled(name, k, r"(.*\.)?({})$"): read(f"{name} {k}", v) for k, v in value.items()}
+
+
+def _compiled(name: str, pattern: Any, within: str) -> re.Pattern[str]:
+    """Returns a pattern that is known to match in a moment, whatever it is matched with."""
+    known = isinstance(pattern, str) and len(pattern) <= _MOST_CHARACTERS
+    if not known or not _PATTERN.fullmatch(pattern):
+        raise ValueError(
+            f"{name} is {_shown(pattern)}; expected names of layers as vitlora writes them, such "
+            r"as blocks\.(0|1)\.attn\.qkv"
+        )
+    for alternative in re.sub(_GROUP, "()", pattern).split("|"):
+        if alternative.count("()") > _MOST_GROUPS:
+            raise ValueError(f"{name} is {_shown(pattern)}; expected at most {_MOST_GROUPS} groups")
+    try:
+        return re.compile(within.replace("{}", pattern))
+    except re.error as error:
+        raise ValueError(f"{name} is {_shown(pattern)}, which is no pattern ({error})") from None
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as a short piece of a line."""
+    text = ascii(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,40 @@
+"""Plain values, as JSON and YAML hold them: whether one is what an annotation says."""
+
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def is_a(value: Any, hint: Any) -> bool:
+    """Returns whether a value is of a type; true and false are no numbers, whole numbers floats.
+
+    Args:
+        value: Anything.
+        hint: An annotation made of plain types, lists, tuples, dicts and dataclasses of them.
+    """
+    kind, inside = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return True
+    if kind in (Union, UnionType):
+        return any(is_a(value, one) for one in inside)
+    if kind is Literal:
+        return any(type(value) is type(one) and value == one for one in inside)
+    if kind is list:
+        return type(value) is list and all(is_a(item, inside[0]) for item in value)
+    if kind is tuple:
+        hints = inside[:1] * len(value) if inside[-1] is ... and type(value) is tuple else inside
+        return type(value) is tuple and len(value) == len(hints) and all(map(is_a, value, hints))
+    if kind is dict:
+        return type(value) is dict and all(
+            is_a(key, inside[0]) and is_a(item, inside[1]) for key, item in value.items()
+        )
+    if kind is float:
+        return type(value) in (int, float)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return isinstance(value, kind) and all(  # pyright: ignore[reportArgumentType]
+            is_a(getattr(value, name), hint) for name, hint in hints.items()
+        )
+    if kind in (str, int, bool, NoneType):
+        return type(value) is kind
+    raise TypeError(f"{hint} is no annotation of a plain value")

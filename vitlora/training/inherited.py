@@ -1,0 +1,72 @@
+"""What a bundle hands down to another run: values, each checked against the option it is for.
+
+A bundle may come from anywhere, and the command line imports any class that a configuration names:
+so nothing of a bundle is ever a word of the command line, or names a class.
+"""
+
+from collections.abc import Container, Mapping
+from typing import Any, get_type_hints
+
+from vitlora.checkpoint import RUN_CONFIG, Bundle, is_network_path
+from vitlora.data.datamodule import FolderData
+from vitlora.data.preprocessing import CropMode
+from vitlora.errors import BundleError
+from vitlora.plain import is_a
+
+
+def run_of(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """Returns ``data`` and ``model`` of a bundle's ``config.yaml``, whatever they hold.
+
+    Raises:
+        BundleError: It holds no run.
+    """
+    run = bundle.run()
+    for group in ("data", "model"):
+        if not isinstance(run.get(group), dict):
+            raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: {group} is missing")
+    return {"data": run["data"], "model": run["model"]}
+
+
+def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
+    """Returns a bundle's pictures and base as options; how its adapter was trained is over.
+
+    Args:
+        bundle: The bundle.
+        chosen: Names of options, as ``data.root``, that the user sets: the bundle's do not count.
+
+    Raises:
+        BundleError: Its ``config.yaml`` holds a value that an option does not take.
+    """
+    run, record = run_of(bundle), bundle.record
+    options = {name: value for name, value in run["data"].items() if f"data.{name}" not in chosen}
+    hints = get_type_hints(FolderData.__init__)
+    view = {"crop_mode": run["model"].get("crop_mode")}
+    check(bundle, "data", options, hints)
+    check(bundle, "model", view, {"crop_mode": CropMode | None})
+    whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
+    return {
+        **{f"data.{name}": value for name, value in options.items() if name != "augment"},
+        "model.backbone": record.backbone,
+        "model.weights": "none" if whole else bundle.weights,
+        "model.image_size": record.preprocessing.image_size,
+        "model.crop_mode": view["crop_mode"],
+    }
+
+
+def check(bundle: Bundle, group: str, options: Mapping[Any, Any], hints: Mapping[str, Any]) -> None:
+    """Refuses a name or a value that an option does not take, and paths on other machines."""
+    where = bundle.folder / RUN_CONFIG
+    for name, value in options.items():
+        key = f"{group}.{name}"
+        if name not in hints:
+            raise BundleError(
+                f"{where} sets {key!r}, which this vitlora does not know; was the bundle made by a "
+                "newer one?"
+            )
+        if not is_a(value, hints[name]):
+            raise BundleError(f"{where} sets {key} to {value!r}, which that option does not take")
+        if isinstance(value, str) and is_network_path(value):
+            raise BundleError(
+                f"{where} sets {key} to {value!r}, a place on another machine, which no bundle may "
+                f"choose; set it yourself with --{key}"
+            )
