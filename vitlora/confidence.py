@@ -239,7 +239,8 @@ class Reference:
         ridge = max(1e-3 * float(covariance.trace()) / dimensions, 1e-6)
         covariance += ridge * torch.eye(dimensions)
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
-        return cls(means.half(), whitening.half(), scale)
+        # row by row, as it is read back: products round otherwise in another order
+        return cls(means.half(), whitening.half().contiguous(), scale)
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
         """Returns how far pictures are from the training pictures, ``(N,)``, >= 0.
