@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bitsandbytes: on the CPU, one evaluation pass makes all later training gradients wrong.
+# bitsandbytes: on the CPU, one evaluation pass makes the gradients of later training wrong.
 #
 # What the user does: QLoRA on the CPU with Linear4bit (no bias), a validation pass, then training;
 #   Lightning's sanity check does the same before the first step.
@@ -14,7 +14,7 @@
 #   layer.support_avx512bf16_for_cpu = False on each Linear4bit.
 # Needs: a CPU with AVX512-BF16; prints "not seen on this CPU" and exits 0 on others.
 # Upstream: none known for the gradients; bitsandbytes-foundation/bitsandbytes#2078 is its kin.
-# Seen: 2026-11-28, Python 3.11, AMD EPYC with AVX512-BF16.
+# Seen: 2026-11-28, Python 3.11, a CPU with AVX512-BF16.
 # Printed:
 #   bitsandbytes 0.50.2 torch 2.14.1+cu130
 #   gradient of A after eval: first layer 75% wrong, last layer 0.4%

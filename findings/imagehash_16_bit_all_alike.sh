@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# ImageHash x Pillow: all 16-bit grey pictures have one and the same perceptual hash.
+# ImageHash x Pillow: 16-bit grey pictures without black all get the same perceptual hash.
 #
 # What the user does: imagehash.phash(Image.open(path)) on 16-bit PNG or TIFF files (X-ray, thermal,
 #   microscopy), to find copies before training or between training and test.
 # Expected: other pictures, other hashes; the same picture in 8 bits, nearly the same hash.
 # What happens: ImageHash asks Pillow for convert("L"), which does not scale 16 bits but clips them
-#   at 255. Whatever was brighter than 255 of 65,535 becomes white: a picture of 12 or 16 bits
-#   without pure black is all white. phash, dhash, average_hash and whash are then constants.
+#   at 255. Whatever is brighter than 255 of 65,535 becomes white: a picture of 12 or 16 bits
+#   without pure black is all white (one with it, a silhouette). phash, dhash, average_hash and
+#   whash are then constants.
 # Why it hurts: every picture is a copy of every other at distance 0: deduplicating keeps one, and
 #   a check for leaks between training and test accuses all. Nothing is said.
 # How to avoid it: scale to 8 bits first, by one factor for the whole dataset.
