@@ -3,13 +3,13 @@
 #
 # What the user does: quantize_4bit and dequantize_4bit, or Linear4bit, on the CPU, for a layer 96
 #   or 224 wide with the default block of 64; or 192 wide with blocks of 128.
-# Expected: NF4's relative error of about 0.09, whatever the width, as on a GPU.
+# Expected: NF4's relative error of about 0.09, whatever the width.
 # What happens: quantising lets blocks run on from row to row; the CPU kernel that unpacks starts a
 #   new block at each row, so it takes other scales than the codes were made with. The error is
 #   about 0.24, for the same bytes that unpack to 0.09 as one long row. It is seen at widths that are
 #   multiples of 16, as a network's are; others, such as 100, come back right.
 # Why it hurts: networks with 96-wide stages (Swin-T, ConvNeXt-T) quantise without a word and are
-#   far worse than NF4 is known to be; what a CPU and a GPU make of one file differs.
+#   far worse than NF4 is known to be.
 # How to avoid it: a block size that divides the width; or unpack with quant_state.shape set to
 #   (1, numel) and reshape.
 # Needs: a CPU with AVX-512; prints "not seen on this CPU" and exits 0 on others.
