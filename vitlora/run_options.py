@@ -115,10 +115,10 @@ def _to_score(
     named = _chosen("checkpoint", options, runs)
     folder = newest_bundle() if named is None else check_there(named)
     from vitlora.checkpoint import load_bundle
-    from vitlora.training.inherited import run_of, to_score
+    from vitlora.training.inherited import options_in, to_score
 
     bundle = load_bundle(folder)
-    known = bundle.record.backbone, run_of(bundle)["model"].get("backbone")
+    known = bundle.record.backbone, options_in(bundle, "model").get("backbone")
     for run in runs:
         base = yaml_text.typed(_mapping(run, "model")).get("backbone")
         if base is not None and base not in known:

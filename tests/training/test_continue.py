@@ -333,10 +333,9 @@ def test_a_class_named_by_a_bundle_is_not_imported(bundle: Bundle, tmp_path: Pat
         odd = load_bundle(tmp_path / "odd")
         if not path.endswith("Lora"):
             with pytest.raises(BundleError, match="does not say how its adapter was made"):
-                options_of(odd, {}, [])
+                options_of(odd, [], [])
             continue
-        words = options_of(odd, {}, [])
-        adapter = json.loads(words[words.index("--model.adapter") + 1])
+        adapter = options_of(odd, [], [])["model.adapter"]
         assert adapter["class_path"] == "Lora" and adapter["init_args"]["rank"] == 3
         assert "args" not in adapter["init_args"]
 
@@ -361,6 +360,6 @@ def test_rows_are_added_to_the_head_alone(bundle: Bundle) -> None:
 def test_an_adapter_of_unknown_making_is_refused(bundle: Bundle, pictures: Path) -> None:
     save_bundle(Path("adopted"), bundle.record, bundle.tensors, bundle.peft, "model: {}\n")
     with pytest.raises(BundleError, match="does not say how its adapter was made"):
-        options_of(load_bundle("adopted"), {}, [])
+        options_of(load_bundle("adopted"), [], [])
     with pytest.raises(UsageError, match="has full"):
-        options_of(bundle, {"head": "lora"}, [])
+        options_of(bundle, [{"model": {"head": "lora"}}], [])

@@ -73,12 +73,12 @@ class Preprocessing:
         colours = [*mean, *(1 / value for value in std)]
         if len(mean) != 3 or len(std) != 3 or not all(abs(v) < _MOST_COLOUR for v in colours):
             raise ValueError(f"pictures are normalised by mean {mean}, std {std}")
-        ways = fields["interpolation"], fields["crop_mode"]
-        if ways[0] not in _INTERPOLATIONS or ways[1] not in _CROPS:
-            raise ValueError(f"pictures are resized as {ways[0]!r} and cropped as {ways[1]!r}")
         read = {"mean": mean, "std": std, "crop_pct": share}
-        # older bundles have no range
-        return cls(**{**fields, **read, "value_range": read_range(fields.get("value_range"))})
+        read["value_range"] = read_range(fields.get("value_range"))  # older bundles have none
+        made = cls(**{**fields, **read})
+        if made.interpolation not in _INTERPOLATIONS or made.crop_mode not in _CROPS:
+            raise ValueError(f"pictures are {made.interpolation!r} and {made.crop_mode!r}")
+        return made
 
     @property
     def at_least(self) -> int:

@@ -16,7 +16,7 @@ from vitlora.classifier import Classifier
 from vitlora.data.folder import DRAW
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, UsageError, VitloraError
-from vitlora.training.inherited import check, run_of
+from vitlora.training.inherited import check, options_in
 
 _METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}
 _PLAIN = {"eva": "lora", "loftq": "lora", "pissa": "lora", "olora": "lora"}  # once trained
@@ -37,7 +37,7 @@ def options_of(
         UsageError: A config or an option asks for another base or adapter than the bundle's.
         BundleError: The bundle does not say how its adapter was made.
     """
-    record, run = bundle.record, run_of(bundle)["model"]
+    record, run = bundle.record, options_in(bundle, "model")
     adapter = _adapter(bundle, run)
     values: dict[str, Any] = {
         "backbone": record.backbone,

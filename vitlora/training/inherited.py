@@ -14,17 +14,16 @@ from vitlora.errors import BundleError
 from vitlora.plain import is_a
 
 
-def run_of(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """Returns ``data`` and ``model`` of a bundle's ``config.yaml``, whatever they hold.
+def options_in(bundle: Bundle, group: str) -> dict[str, Any]:
+    """Returns what a bundle's ``config.yaml`` says under ``data`` or ``model``, whatever it holds.
 
     Raises:
         BundleError: It holds no run.
     """
-    run = bundle.run()
-    for group in ("data", "model"):
-        if not isinstance(run.get(group), dict):
-            raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: {group} is missing")
-    return {"data": run["data"], "model": run["model"]}
+    options = bundle.run().get(group)
+    if not isinstance(options, dict):
+        raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: {group} is missing")
+    return options
 
 
 def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
@@ -37,10 +36,10 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     Raises:
         BundleError: Its ``config.yaml`` holds a value that an option does not take.
     """
-    run, record = run_of(bundle), bundle.record
-    options = {name: value for name, value in run["data"].items() if f"data.{name}" not in chosen}
+    data, record = options_in(bundle, "data"), bundle.record
+    options = {name: value for name, value in data.items() if f"data.{name}" not in chosen}
     hints = get_type_hints(FolderData.__init__)
-    view = {"crop_mode": run["model"].get("crop_mode")}
+    view = {"crop_mode": options_in(bundle, "model").get("crop_mode")}
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
