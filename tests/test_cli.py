@@ -402,6 +402,12 @@ def test_a_run_without_validation_still_leaves_a_bundle(photos: Path, capsys: An
     assert load_bundle("out").record.metrics == {}
 
 
+def test_steps_after_the_last_validation_are_said_to_be_lost(photos: Path, capsys: Any) -> None:
+    words = ("--data.batch_size", "4", "--trainer.max_epochs", "null", "--trainer.max_steps", "3")
+    assert fit(photos, "--output", "out", *words) == 0
+    assert "after the last validation, in 1 step, is not in the bundle" in capsys.readouterr().out
+
+
 def test_scoring_after_skipping_unreadable_pictures(
     tmp_path: Path, make_folder: Callable[..., Path]
 ) -> None:

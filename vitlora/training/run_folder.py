@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from vitlora.bundle_folder import is_bundle
 from vitlora.card import model_card
 from vitlora.checkpoint import Record, is_leftover, save_bundle
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, counted
 from vitlora.scores import Scores
 
 
@@ -37,6 +37,7 @@ class RunFolder(Callback):
         self.best: Scores | None = None
         self.best_epoch = 0
         self.written = False
+        self._validated = 0  # steps until the last validation
         self._aside: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,16 +50,22 @@ class RunFolder(Callback):
             trainer.loggers = [CSVLogger(**where), TensorBoardLogger(**where)]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the last weights of a run that was never validated."""
+        """Keeps the last weights of a run that was never validated; says what else is not kept."""
         if not self.written and trainer.global_step:
             self._write(trainer, pl_module, {})
             print(f"no epoch was validated; the last weights are kept in {self.folder}")
+        elif left := trainer.global_step - self._validated:
+            print(
+                f"note: what was learnt after the last validation, in {counted(left, 'step')}, is not "
+                "in the bundle; training that ends with an epoch loses nothing"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the bundle if this epoch is the best so far."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         module: Any = pl_module
+        self._validated = trainer.global_step
         scores: Scores = module.scores(trainer.datamodule.folder.classes)  # pyright: ignore
         if self.best is None or (scores.macro_f1, -scores.loss) > (
             self.best.macro_f1,
