@@ -86,7 +86,7 @@ def test_every_config_runs_two_steps_and_leaves_a_small_bundle(
     assert bundle.record.classes == ("a", "b", "c", "d", "e")
     trained = {n: t for n, t in bundle.tensors.items() if ".base_layer." not in n}
     assert any(tensor.abs().sum() > 0 for name, tensor in trained.items() if "lora_B" in name)
-    assert bundle_bytes(folder) <= 1.05 * sum(4 * t.numel() for t in trained.values()) + 8 * 1024
+    assert bundle_bytes(folder) <= 1.05 * sum(4 * t.numel() for t in trained.values()) + 9 * 1024
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

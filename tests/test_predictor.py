@@ -81,6 +81,7 @@ def test_bundle_holds_no_pickle_and_nothing_unnamed(trained: Any) -> None:
         "adapter_model.safetensors",
         "vitlora.json",
         "config.yaml",
+        "pictures.safetensors",
         "README.md",
     }
 
@@ -255,7 +256,8 @@ def test_only_large_jpegs_are_decoded_at_a_smaller_scale(
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth.resize((short + 8, short), Image.Resampling.BILINEAR).save(tmp_path / "a.jpg")
-    _, got = trained_once._open(tmp_path / "a.jpg")
+    _, got, outside = trained_once._open(tmp_path / "a.jpg")
+    assert not outside
     transform = trained_once._transform
     with Image.open(tmp_path / "a.jpg") as image:
         full = transform(image.convert("RGB"))

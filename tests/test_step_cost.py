@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlora.adapters import Lora
@@ -57,10 +58,13 @@ def test_a_step_keeps_what_the_docs_say(checkpointing: bool, kept: float) -> Non
 
 def test_a_step_computes_little_more_than_forward_and_the_gradient_of_activations() -> None:
     images = torch.randn(1, 3, 224, 224)
-    with FlopCounterMode(display=False) as forward:
-        load_backbone(VIT_B, 6, "none").module(images)
-    model = _classifier(adapter=Lora(rank=16, targets=["attention.qkv", "attention.proj"]))
-    with FlopCounterMode(display=False) as step:
-        _loss(model, images).backward()
+    # attention written out, for not every torch counts what the fused one computes on a CPU; that
+    # one computes its matrix once more in the backward pass: 1.94
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as forward:
+            load_backbone(VIT_B, 6, "none").module(images)
+        model = _classifier(adapter=Lora(rank=16, targets=["attention.qkv", "attention.proj"]))
+        with FlopCounterMode(display=False) as step:
+            _loss(model, images).backward()
     ratio = step.get_total_flops() / forward.get_total_flops()
-    assert ratio == pytest.approx(1.94, abs=0.01)  # all tokens in all blocks would take 2.04
+    assert ratio == pytest.approx(1.915, abs=0.01)

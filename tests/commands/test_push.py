@@ -21,7 +21,13 @@ from vitlora.commands.push import main
 from vitlora.errors import BundleError, UsageError, VitloraError
 
 REPO = "jane/photos"
-FILES = {"vitlora.json", "adapter_model.safetensors", "adapter_config.json", "config.yaml"}
+FILES = {
+    "vitlora.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "config.yaml",
+    "pictures.safetensors",
+}
 
 
 class Hub(ThreadingHTTPServer):
@@ -207,6 +213,11 @@ def test_a_push_is_one_commit_of_the_bundles_files_and_nothing_else(
     for name, content in files.items():
         (tmp_path / "fetched" / name).write_bytes(content)
     assert load_bundle(tmp_path / "fetched").record == load_bundle(bundle).record
+
+
+def test_a_push_says_what_its_files_give_away(bundle: Path, hub: Hub, capsys: Any) -> None:
+    assert main([str(bundle), REPO]) == 0
+    assert "tells whoever has a picture whether it was trained on" in capsys.readouterr().out
 
 
 def test_a_bundle_without_a_card_gets_one_on_the_hub_alone(bundle: Path, hub: Hub) -> None:

@@ -106,6 +106,8 @@ def _announce(target: str, files: Mapping[str, bytes]) -> None:
         print(f"  {name:<27} {len(content):>13,} bytes")
     if paths := sorted(set(_local_paths(files))):
         print(f"note: these files name places on this machine: {', '.join(paths)}")
+    if "pictures.safetensors" in files:
+        print("note: pictures.safetensors tells whoever has a picture whether it was trained on")
 
 
 def _local_paths(files: Mapping[str, bytes]) -> Iterator[str]:

@@ -56,8 +56,8 @@ class RunFolder(Callback):
             print(f"no epoch was validated; the last weights are kept in {self.folder}")
         elif left := trainer.global_step - self._validated:
             print(
-                f"note: what was learnt after the last validation, in {counted(left, 'step')}, is not "
-                "in the bundle; training that ends with an epoch loses nothing"
+                f"note: what was learnt after the last validation, in {counted(left, 'step')}, is "
+                "not in the bundle; training that ends with an epoch loses nothing"
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
