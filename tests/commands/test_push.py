@@ -207,7 +207,7 @@ def test_a_push_is_one_commit_of_the_bundles_files_and_nothing_else(
     assert set(hub.large.values()) == large  # by the large way
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"to the private {hub.url}/{REPO}:"
-    assert {line.split()[0] for line in out[1:6]} == files.keys()
+    assert {line.split()[0] for line in out[1:7]} == files.keys()
     assert out[-1] == f"{hub.url}/{REPO}"
 
     (tmp_path / "fetched").mkdir()
