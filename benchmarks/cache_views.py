@@ -69,9 +69,8 @@ def _cached(folder: Path) -> tuple[list[torch.Tensor], torch.Tensor]:
     views, val = {}, torch.empty(0)
     for about in folder.glob("*.json"):
         fields = json.loads(about.read_text())
-        raw = torch.frombuffer(
-            bytearray(about.with_suffix(".bin").read_bytes()), dtype=torch.bfloat16
-        )
+        numbers = bytearray((folder / fields["file"]).read_bytes())
+        raw = torch.frombuffer(numbers, dtype=torch.bfloat16)
         if fields["key"]["augment"] == "none":
             val = raw.view(fields["shape"])
         else:

@@ -90,6 +90,9 @@ TYPED = [
 ]
 
 WRITTEN = [
+    ("model: {backbon: x}", "unknown key 'model.backbon' (did you mean 'model.backbone'?)"),
+    ("data: {rooot: x}", "unknown key 'data.rooot' (did you mean 'data.root'?)"),
+    ("trainer: {max_epoch: 3}", "unknown key 'trainer.max_epoch' (did you mean"),
     ("trainer: {logger: {class_path: CSVLogger}}", "trainer.logger: CSVLogger needs save_dir"),
     (
         "trainer: {logger: [{class_path: CSVLogger, init_args: {save_dir: x, nme: y}}]}",

@@ -56,9 +56,12 @@ def explained(error: Exception, config: Any = None) -> UsageError:
 
 def _unknown_option(text: str) -> str | None:
     """Returns what is wrong with an option that no group has."""
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)", text)
-    if unknown is None:
-        unknown = re.match(r'Parser key "[^"]*": Option \'([\w.]+)\' is not accepted', text)
+    unknown = re.search(
+        r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", text
+    )
+    if unknown is not None:
+        return _unknown_key(unknown[1] or unknown[2])
+    unknown = re.match(r'Parser key "[^"]*": Option \'([\w.]+)\' is not accepted', text)
     return _unknown_key(unknown[1]) if unknown else None
 
 
