@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from vitlora.__main__ import _OTHERS, main
+from vitlora.command_line import check_target
+from vitlora.errors import UsageError
 
 
 @pytest.mark.parametrize("command", _OTHERS)
@@ -36,3 +39,29 @@ def test_a_misspelt_option_has_a_hint(capsys: Any) -> None:
 def test_options_are_not_shortened_in_silence(capsys: Any) -> None:
     assert main(["predict", "x.jpg", "--check", "y"]) == 2
     assert "did you mean '--checkpoint'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("photo.jpg", "does not end in .csv; it is not overwritten"),
+        ("README", "does not end in .csv; it is not overwritten"),
+        ("folder", "is a folder; expected a file"),
+        ("nowhere/x.csv", "its folder does not exist"),
+        ("old.csv", None),
+        ("new", None),
+        ("/dev/null", None),
+        ("-", None),
+        ("", None),
+    ],
+)
+def test_only_files_of_an_earlier_run_are_overwritten(name, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for file in ("photo.jpg", "README", "old.csv"):
+        (tmp_path / file).write_text("mine")
+    if said is None:
+        check_target("--csv", name, ".csv")
+        return
+    with pytest.raises(UsageError, match=re.escape(f"--csv '{name}'") + ".*" + re.escape(said)):
+        check_target("--csv", name, ".csv")

@@ -22,6 +22,7 @@ from torch import nn
 from vitlora import yaml_text
 from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.classifier import Classifier
+from vitlora.command_line import check_target
 from vitlora.complaints import explained
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
@@ -306,10 +307,7 @@ class VitloraCLI(LightningCLI):
 
     def _score(self, split: str, model: Classifier, data: FolderData) -> None:
         target = self._get(self.config, "json")
-        if target not in (None, "-") and not Path(target).parent.is_dir():
-            raise UsageError(f"--json '{target}': its folder does not exist")
-        if target not in (None, "-") and Path(target).is_dir():
-            raise UsageError(f"--json '{target}' is a folder; expected a file")
+        check_target("--json", target, ".json")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data)
         if note := settle(bundle, data, split):

@@ -86,7 +86,7 @@ def test_too_small_a_card_is_said(capsys: Any) -> None:
         (["--model.lrr", "1"], "unknown key 'model.lrr'"),
         (["--model.quantization", "nf4"], "is what the methods differ in"),
         (["--model.backbone", "timm/vit_basse"], "timm has no 'vit_basse'"),
-        (["--png", "no/where.png"], "--png 'no/where.png': expected a file in a folder"),
+        (["--png", "no/where.png"], "--png 'no/where.png': its folder does not exist"),
         (["photos"], "'photos' stands alone"),
         pytest.param(
             ["--vram", "6GB", "--measure"],

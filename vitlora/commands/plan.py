@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitlora.command_line import CommandParser
+from vitlora.command_line import CommandParser, check_target
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.evaluation.methods import METHODS, SET_BY_METHOD, configure
 from vitlora.files import write_json, write_whole
@@ -157,9 +157,8 @@ def _check(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             raise UsageError(f"{name} is no option of plan; 'vitlora plan --help' lists all")
     if options.classes is not None and options.classes < 2:
         raise UsageError(f"--classes is {options.classes}; expected at least 2")
-    for name, word in (("--png", options.png), ("--json", options.json)):
-        if word and word != "-" and (Path(word).is_dir() or not Path(word).parent.is_dir()):
-            raise UsageError(f"{name} '{word}': expected a file in a folder that exists")
+    check_target("--png", options.png, ".png")
+    check_target("--json", options.json, ".json")
 
 
 def _methods(text: str) -> list[str]:

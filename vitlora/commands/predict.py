@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlora.bundle_folder import check_there, newest_bundle
-from vitlora.command_line import CommandParser
+from vitlora.command_line import CommandParser, check_target
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
@@ -40,8 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     if options.top_k < 1 or options.batch_size < 1:
         raise UsageError("--top-k and --batch-size must be at least 1")
-    if options.csv and not Path(options.csv).parent.is_dir():
-        raise UsageError(f"--csv '{options.csv}': its folder does not exist")
+    check_target("--csv", options.csv, ".csv")
     paths, bad, others = find_images(options.images)
     for error in bad:
         print(f"predict: {error}", file=sys.stderr)
