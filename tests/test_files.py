@@ -144,3 +144,19 @@ def test_only_one_at_a_time_is_in_a_folder(tmp_path: Path) -> None:
         thread.join()
     assert len(most) == 80 and set(most) == {1}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(OSError) as full:
+        write_whole(Path("/dev/full"), "text")
+    assert full.value.filename == "/dev/full"
+
+    def refuse(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(OSError) as full:
+        write_whole(tmp_path / "a.json", "text")
+    assert full.value.filename == str(tmp_path / "a.json")
+    assert not list(tmp_path.iterdir())

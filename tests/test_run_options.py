@@ -64,7 +64,8 @@ def printed(capsys: Any, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", [*NAMES, ".5", "off", "2024-01-01", "-", "a: b", "=", "<<", "", "1e3"]
+    "name",
+    [*NAMES, ".5", "off", "2024-01-01", "-", "a: b", "=", "<<", "", "1e3", "?", "1:", "a\x85b"],
 )
 def test_text_that_is_written_is_read_as_the_same_text_by_every_loader(name: str) -> None:
     text = yaml_text.write({"classes": [name], name: name})
@@ -181,3 +182,26 @@ def test_what_a_bundle_decides_is_no_part_of_a_config_any_more(home: Path) -> No
     conflict = config(home, "model: {adapter.init_args.rank: 4}\ndata: {root: photos}")
     with pytest.raises(UsageError, match=r"model\.adapter\.rank to 4"):
         run_options("fit", ["--from", "checkpoints/x", *conflict])
+
+
+@pytest.mark.parametrize("word", ["?", "1:", "~:"])
+def test_a_word_that_yaml_cannot_read_is_text(word: str, home: Path, capsys: Any) -> None:
+    config = printed(capsys, "--data.root", "photos", "--data.classes", json.dumps(["a", word]))
+    assert config["data"]["classes"] == ["a", word]
+    assert printed(capsys, "--data.root", "photos", "--output", word)["output"] == word
+
+
+def test_lightnings_own_options_and_nulls_are_part_of_a_run(home: Path, capsys: Any) -> None:
+    words = ("--trainer.limit_train_batches", "2", "--trainer.gradient_clip_val", "null")
+    trainer = printed(capsys, "--data.root", "photos", *words)["trainer"]
+    assert trainer["limit_train_batches"] == 2 and trainer["gradient_clip_val"] is None
+    assert "limit_val_batches" not in trainer  # as Lightning has it
+
+
+def test_a_bundles_pictures_are_where_training_found_them(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = run_options("validate", ["--checkpoint", str(trained / "checkpoints/x")])[1]
+    assert options["data.root"] == str((trained / "photos").resolve())
+    assert not {"data.num_workers", "data.batch_size", "data.augment"} & options.keys()

@@ -49,13 +49,28 @@ _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
 
 
 class _Parser(LightningArgumentParser):
-    def dump(self, *args: Any, **options: Any) -> str:
-        """Returns YAML; what is read back on the way holds values, not words typed."""
+    def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
+        """Returns YAML; what is read back on the way holds values, not words typed.
+
+        jsonargparse leaves out what the help does not show: here, Lightning's own options of the
+        trainer. Those that were set belong to the run.
+        """
+        if "skip_none" in options:  # Lightning's word for it, which jsonargparse 4.49 renamed
+            options["skip_unset"] = options.pop("skip_none")
+        hidden = [
+            action
+            for action in self._actions
+            if action.help == argparse.SUPPRESS and cfg.get(action.dest) != action.default
+        ]
         mode, self.parser_mode = self.parser_mode, "yaml"
         try:
-            return super().dump(*args, **options)
+            for action in hidden:
+                action.help = ""
+            return super().dump(cfg, *args, **options)
         finally:
             self.parser_mode = mode
+            for action in hidden:
+                action.help = argparse.SUPPRESS
 
 
 class VitloraCLI(LightningCLI):
@@ -332,7 +347,7 @@ class VitloraCLI(LightningCLI):
             write_json({**about, **scores.to_json(), **known.to_json()}, target)
 
     def _run_config(self) -> str:
-        return self._parser("fit").dump(self.config.fit, skip_link_targets=True, format="yaml")
+        return self._parser("fit").dump(self.config.fit, skip_unset=False, format="yaml")
 
 
 def main(args: list[str], inherited: Mapping[str, Any]) -> None:

@@ -31,11 +31,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except OSError as error:  # of a full device, which names none
+            raise _named(error, path) from None
         return
-    with draft(path) as new:
-        write_through(new, data)
-        rename(new, path)
+    try:
+        with draft(path) as new:
+            write_through(new, data)
+            rename(new, path)
+    except OSError as error:  # of the draft, whose name tells nobody anything
+        raise _named(error, path) from None
 
 
 @contextmanager
@@ -60,10 +66,17 @@ def is_draft(name: str) -> bool:
 
 def write_through(path: Path, data: bytes) -> None:
     """Writes a file and waits until the disk has it; the disk may not have its name yet."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk names no file
+        raise _named(error, path) from None
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 
 
 def rename(new: Path, path: Path) -> None:

@@ -47,6 +47,7 @@ class _Dumper(yaml.SafeDumper):
     def represent_str(self, data: str) -> yaml.ScalarNode:
         """Returns text, in quotes if it would be read as something else."""
         style = None if _value(data) == data else "'"
+        style = style if data.isprintable() else '"'  # the one in which escapes are read back
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
@@ -93,7 +94,10 @@ def as_typed(text: str) -> Any:
     """
     from jsonargparse import get_loader
 
-    value = get_loader("yaml")(text)
+    try:
+        value = get_loader("yaml")(text)
+    except (TypeError, UnicodeError):
+        return text
     return typed(read(text)) if isinstance(value, dict | list) else value
 
 
@@ -113,6 +117,6 @@ def _value(text: str) -> Any:
 
     try:
         value = get_loader("yaml")(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, TypeError, UnicodeError):  # such as "?", which is no mapping's key
         return text
     return text if isinstance(value, dict | list) else value

@@ -13,6 +13,9 @@ from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError
 from vitlora.plain import is_a
 
+# options that decide no score: those of whoever scores count, not a stranger's
+_FREE = ("augment", "batch_size", "num_workers", "check_copies")
+
 
 def options_in(bundle: Bundle, group: str) -> dict[str, Any]:
     """Returns what a bundle's ``config.yaml`` says under ``data`` or ``model``, whatever it holds.
@@ -37,14 +40,17 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
         BundleError: Its ``config.yaml`` holds a value that an option does not take.
     """
     data, record = options_in(bundle, "data"), bundle.record
-    options = {name: value for name, value in data.items() if f"data.{name}" not in chosen}
     hints = get_type_hints(FolderData.__init__)
+    # where the run was started, its paths need not lead to the same place as here
+    places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
+    data |= {name: place for name, place in places.items() if place and name in data}
+    options = {name: value for name, value in data.items() if f"data.{name}" not in chosen}
     view = {"crop_mode": options_in(bundle, "model").get("crop_mode")}
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
     return {
-        **{f"data.{name}": value for name, value in options.items() if name != "augment"},
+        **{f"data.{name}": value for name, value in options.items() if name not in _FREE},
         "model.backbone": record.backbone,
         "model.weights": "none" if whole else bundle.weights,
         "model.image_size": record.preprocessing.image_size,
