@@ -251,6 +251,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         "qkv.lora_A.weight holds numbers that are not finite",
     ),
     "no head": (_without(".head.weight"), r"holds no head .*modules_to_save=\['head'\]"),
+    "head a number": (
+        lambda f: change(f, **{"base_model.model.head.weight": torch.ones(())}),
+        r"the head's weight is \(\); expected \(3, width\)",
+    ),
     "no head bias": (_without(".head.bias"), "lacks 1 tensors, first for head.bias"),
     "no norm": (
         lambda f: edit(f, modules_to_save=["head", "norm"]),

@@ -221,6 +221,11 @@ def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
             f"{folder / TENSORS} holds no head ({_PREFIX}head.weight), so it cannot say which "
             "class is which; train it with LoraConfig(..., modules_to_save=['head'])"
         )
+    if head.ndim != 2:
+        raise BundleError(
+            f"{folder / TENSORS}: the head's weight is {tuple(head.shape)}; expected "
+            f"({len(classes)}, width)"
+        )
     if len(head) != len(classes):
         raise UsageError(
             f"--classes names {len(classes)} classes ({a_few(classes)}), but the adapter's "
