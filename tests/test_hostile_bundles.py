@@ -20,6 +20,7 @@ from vitlora.checkpoint import _fields_digest, load_bundle, save_bundle
 from vitlora.confidence import Confidence, Reference
 from vitlora.errors import BackboneError, BundleError
 from vitlora.lora_options import LoraOptions
+from vitlora.training.inherited import check
 from vitlora.updates import read_changes
 
 PEFT = {
@@ -137,8 +138,15 @@ def test_nonsense_in_the_record_is_one_line(bundle: Path) -> None:
         ({"target_modules": "(a+)+b"}, "target_modules is .* expected names"),
         ({"target_modules": ["qkv"]}, "target_modules is .* expected names"),
         ({"r": True}, "r is True; expected a whole number"),
-        ({"lora_alpha": 10**400}, "lora_alpha is a huge number; expected a number"),
-        ({"use_bdlora": {"nblocks": 2}}, "has use_bdlora; expected plain LoRA"),
+        ({"lora_alpha": 10**400}, "lora_alpha is .* expected a number"),
+        ({"use_bdlora": {"nblocks": 2}}, "has 'use_bdlora', which this vitlora does not know"),
+        ({"use_wonders": True}, "has 'use_wonders', which this vitlora does not know"),
+        ({"target_modules": ".*(.|.)(.|.)Z"}, "target_modules is .* expected names"),
+        ({"target_modules": "(qkv|qkv)"}, "at most 256 names in a group, each once"),
+        (
+            {"target_modules": "(" + "|".join(f"a{i}" for i in range(257)) + ")"},
+            "at most 256 names in a group, each once",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(change: dict[str, Any], message: str) -> None:
@@ -223,3 +231,35 @@ def test_a_confidence_out_of_range_is_refused(change: dict[str, Any]) -> None:
     assert Confidence.from_json(fields) == _record().confidence
     with pytest.raises(ValueError, match="confidence"):
         Confidence.from_json({**fields, **change})
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "\x9b2J", "\ud800", "x" * 200_000])
+@pytest.mark.parametrize("field", ["classes", "weights", "metrics", "split", "method"])
+def test_texts_that_do_not_print_are_refused(bundle: Path, field: str, text: str) -> None:
+    record = json.loads((bundle / "vitlora.json").read_text())
+    new = {
+        "classes": ["a", text],
+        "metrics": {text: 1.0},
+        "split": {**record["split"], "root": text},
+    }
+    write(bundle, {**record, field: new.get(field, text)})
+    with pytest.raises(BundleError, match="expected at most 4096 printable") as caught:
+        load_bundle(bundle)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    write(bundle, record)
+    record = dataclasses.replace(_record(), classes=("a", text))
+    with pytest.raises(BundleError, match="could not be read again"):
+        save_bundle(bundle / "new", record, {}, None, "")
+
+
+@pytest.mark.parametrize("value", ["a\nb\x1b[31m", "x" * 200_000, ["\x9b"] * 10**4])
+def test_values_of_a_run_are_shown_in_short(bundle: Path, value: Any) -> None:
+    read = load_bundle(bundle)
+    with pytest.raises(BundleError, match="does not take") as caught:
+        check(read, "data", {"seed": value}, {"seed": int})
+    said = str(caught.value).removeprefix(str(bundle))
+    assert said.isprintable() and len(said) < 300
+    with pytest.raises(BundleError, match="describes no run") as caught:
+        dataclasses.replace(read, config="a: !%1B[2J" + "x" * 10**5 + " 1").run()
+    said = str(caught.value).removeprefix(str(bundle))
+    assert said.isprintable() and len(said) < 500

@@ -262,7 +262,7 @@ def _update(
             f"{bundle.folder}: the magnitude of {path} is {tuple(magnitude.shape)}, expected "
             f"{(len(b),)}"
         )
-    scaling = options.scaling_of(path)
+    scaling = options.scaling_of(path, rank)
     # no number of the product is larger than this
     if not abs(scaling) * float(a.norm()) * float(b.norm()) < _MOST_CHANGE:
         raise BundleError(f"{bundle.folder}: {path} changes its weights by numbers too large")

@@ -20,9 +20,9 @@ from vitlora.__main__ import main as vitlora
 from vitlora.adapters.lora import peft_defaults
 from vitlora.backbones import load_backbone
 from vitlora.checkpoint import load_bundle
-from vitlora.commands.adopt import _OVER, _READ, main
+from vitlora.commands.adopt import main
 from vitlora.errors import VitloraError
-from vitlora.lora_options import FOREIGN
+from vitlora.lora_options import check_known
 from vitlora.predictor import Predictor
 from vitlora.quantization import Storage, dequantize
 
@@ -203,15 +203,25 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "pissa": (lambda f: edit(f, init_lora_weights="pissa_niter_4"), "path_initial_model_for"),
     "olora": (lambda f: edit(f, init_lora_weights="olora"), "path_initial_model_for"),
     "corda": (lambda f: edit(f, init_lora_weights="corda"), "path_initial_model_for"),
-    "a newer option": (lambda f: edit(f, use_wonders=True), "has use_wonders, which this vitlora"),
-    "a newer number": (lambda f: edit(f, wonders=0), "has wonders, which this vitlora"),
-    "velora": (lambda f: edit(f, velora_config={"scale": 1.0}), "has velora_config, which"),
+    "a newer option": (
+        lambda f: edit(f, use_wonders=True),
+        "has 'use_wonders', which this vitlora",
+    ),
+    "a newer number": (lambda f: edit(f, wonders=0), "has 'wonders', which this vitlora"),
+    "velora": (lambda f: edit(f, velora_config={"scale": 1.0}), "has 'velora_config', which"),
     "a rank for no pattern": (lambda f: edit(f, rank_pattern={"(": 2}), "rank_pattern is no"),
     "ranks in a list": (lambda f: edit(f, rank_pattern=[["x"]]), "rank_pattern is no"),
-    "lora bias": (lambda f: edit(f, lora_bias=True), "has lora_bias, which"),
+    "lora bias": (lambda f: edit(f, lora_bias=True), "has 'lora_bias', which"),
     "no target": (lambda f: edit(f, target_modules=["query"]), r"\['query'\] names no layer"),
     "null target": (lambda f: edit(f, target_modules=None), "names no layer"),
     "bad regex": (lambda f: edit(f, target_modules="blocks.("), "names no modules"),
+    "slow regex": (
+        lambda f: edit(f, target_modules="(.*.*)*Z"),
+        "target_modules is .* expected names of layers .* a list of names",
+    ),
+    "slow exclusion": (lambda f: edit(f, exclude_modules="(.*.*)*Z"), "exclude_modules is"),
+    "slow module": (lambda f: edit(f, modules_to_save=["(.*.*)*Z"]), "modules_to_save is"),
+    "slow rank": (lambda f: edit(f, rank_pattern={"(.*.*)*Z": 2}), "rank_pattern is"),
     "fewer targets": (
         lambda f: edit(f, target_modules=r"blocks\.[1-5]\.attn\.qkv"),
         "tensors for 1 layers that .* does not name, .* first blocks.0.attn.qkv",
@@ -345,10 +355,8 @@ def test_newer_options_that_are_off_do_not_matter(tmp_path: Path) -> None:
     assert adopt(tmp_path / "peft", tmp_path / "bundle") == 0
 
 
-def test_every_option_of_the_installed_peft_was_thought_of() -> None:
-    """One that is neither read, nor over after training, nor foreign, must be off by default."""
-    known = {*_READ, *_OVER, *FOREIGN, "velora_config", "megatron_config", "megatron_core"}
-    assert set(peft_defaults()) - known == {"qalora_group_size", "ensure_weight_tying"}
+def test_every_option_of_the_installed_peft_is_off_or_known() -> None:
+    check_known(peft_defaults())
 
 
 @pytest.mark.parametrize(

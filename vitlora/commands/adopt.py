@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from vitlora import yaml_text
 from vitlora.adapters.adapter import Tensors
-from vitlora.adapters.lora import anchored_pattern, peft_defaults
+from vitlora.adapters.lora import anchored_pattern
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.card import model_card
 from vitlora.checkpoint import (
@@ -25,7 +25,8 @@ from vitlora.checkpoint import (
     bundle_bytes,
     save_bundle,
 )
-from vitlora.errors import BundleError, UsageError, a_few
+from vitlora.errors import BundleError, UsageError, a_few, shown
+from vitlora.lora_options import check_known, compiled
 from vitlora.parsers import adopt as _parser
 from vitlora.quantization import Storage
 from vitlora.updates import read_changes
@@ -34,37 +35,6 @@ _PREFIX = "base_model.model."
 # How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the
 # frozen weights as well, which PEFT does not save.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
-# The options of PEFT that are read here, and those that change nothing once training is over.
-# Any other, of whatever version of PEFT, must be off.
-_READ = (
-    "alpha_pattern",
-    "base_model_name_or_path",
-    "bias",
-    "exclude_modules",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_alpha",
-    "modules_to_save",
-    "peft_type",
-    "r",
-    "rank_pattern",
-    "target_modules",
-    "use_dora",
-    "use_rslora",
-)
-_OVER = (
-    "auto_mapping",
-    "corda_config",
-    "eva_config",
-    "inference_mode",
-    "loftq_config",
-    "lora_dropout",
-    "lora_ga_config",
-    "peft_version",
-    "revision",
-    "task_type",
-)
 # What others than timm call the layers of theirs.
 _STRANGERS = {
     r"(.*\.)?encoder_layer_\d+\..*|heads\..*": "a ViT of torchvision's",
@@ -158,24 +128,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "those are not here; save it again with PEFT's save_pretrained(..., "
             "path_initial_model_for_weight_conversion=...), which makes it plain LoRA"
         )
-    defaults = peft_defaults()
-    for name in config.keys() - {*_READ, *_OVER}:
-        if not _is_off(config[name], defaults.get(name)):
-            raise BundleError(
-                f"{path} has {name}, which this vitlora does not know; expected LoRA, rsLoRA or "
-                "DoRA without it"
-            )
+    try:
+        check_known(config)
+    except ValueError as error:
+        raise BundleError(f"{path} {error}") from None
     return config
-
-
-def _is_off(value: Any, default: Any) -> bool:
-    """Returns whether an option has no effect.
-
-    Args:
-        value: Its value.
-        default: PEFT's own; None for an option that this version of PEFT does not know.
-    """
-    return value in (None, [], {}) or value is False if not default else value == default
 
 
 def _read_tensors(folder: Path) -> Tensors:
@@ -259,26 +216,34 @@ def _targeted(folder: Path, config: Mapping[str, Any], module: nn.Module) -> lis
     numbers = [numbers] if isinstance(numbers, int) else numbers
 
     def adapted(path: str, layer: nn.Module) -> bool:
-        if any(re.match(rf"(.*\.)?{name}($|\.)", path) for name in whole):
+        if any(name.match(path) for name in apart):
             return False
-        if _matches(config.get("exclude_modules"), path):
+        if excluded(path):
             return False
         if targets == "all-linear":
             return isinstance(layer, nn.Linear)
         if not numbers or isinstance(targets, str) or path in (targets or []):
-            return _matches(targets, path)
-        found = [re.match(rf"(.*?\.)?{pattern}\.(\d+)\.", path) for pattern in patterns]
-        number = next((int(match[2]) for match in found if match), None)
-        return number in numbers and _matches(targets, path)
+            return targeted(path)
+        found = [pattern.match(path) for pattern in numbered]
+        number = next((int(match["number"]) for match in found if match), None)
+        return number in numbers and targeted(path)
 
     try:
+        apart = [compiled("modules_to_save", name, r"(.*\.)?{}($|\.)") for name in whole]
+        within = r"(.*?\.)?{}\.(?P<number>\d+)\."
+        numbered = [compiled("layers_pattern", pattern, within) for pattern in patterns]
+        excluded = _matcher("exclude_modules", config.get("exclude_modules"))
+        targeted = _matcher("target_modules", targets)
         layers = [path for path, layer in module.named_modules() if path and adapted(path, layer)]
-    except (re.error, TypeError) as error:
-        raise BundleError(f"{folder / PEFT_CONFIG} names no modules PEFT knows: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise BundleError(
+            f"{folder / PEFT_CONFIG} names no modules that vitlora can find: {error}, or a list "
+            "of names for target_modules"
+        ) from None
     if not layers:
         raise BundleError(
-            f"{folder / PEFT_CONFIG}: target_modules {targets!r} names no layer of the backbone; "
-            "is it the model the adapter was made for?"
+            f"{folder / PEFT_CONFIG}: target_modules {shown(targets)} names no layer of the "
+            "backbone; is it the model the adapter was made for?"
         )
     return layers
 
@@ -293,20 +258,23 @@ def _spelt_out(
     patterns: Any = config.get(key) or {}
     found: dict[str, list[str]] = {}
     try:
+        known = {p: compiled(key, p, r"(.*\.)?({})$") for p in dict(patterns)}
         for path in layers:
-            fits = (p for p in dict(patterns) if re.match(rf"(.*\.)?({p})$", path))
+            fits = (p for p, expression in known.items() if expression.match(path))
             if (pattern := next(fits, None)) is not None:
                 found.setdefault(pattern, []).append(path)
-    except (re.error, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise BundleError(f"{folder / PEFT_CONFIG}: {key} is no pattern: {error}") from None
     return {anchored_pattern(paths): patterns[pattern] for pattern, paths in found.items()}
 
 
-def _matches(targets: Any, path: str) -> bool:
-    """Returns whether a regular expression, or the end of a name in a list, fits a path."""
+def _matcher(key: str, targets: Any) -> Callable[[str], bool]:
+    """Returns what tells whether a regular expression, or the end of a name in a list, fits."""
     if isinstance(targets, str):
-        return re.fullmatch(targets, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in targets or [])
+        pattern = compiled(key, targets)
+        return lambda path: pattern.fullmatch(path) is not None
+    names = list(targets or [])
+    return lambda path: any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def _check_layers(
