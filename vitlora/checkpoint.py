@@ -186,6 +186,7 @@ def save_bundle(
     card: str | None = None,
     reference: Reference | None = None,
     usage: Usage | None = None,
+    replaces: str | None = None,
 ) -> None:
     """Writes a bundle; whatever interrupts that, the folder still loads as the old one or the new.
 
@@ -204,9 +205,11 @@ def save_bundle(
         card: The model card, Markdown, if there is to be one.
         reference: Where the training pictures lie, if that is known.
         usage: What training did with which picture, if that is known.
+        replaces: Digest of the bundle that must lie there, if one must.
 
     Raises:
-        BundleError: The record holds a text with control characters.
+        BundleError: Another bundle than ``replaces`` lies there, or the record holds a text with
+            control characters.
     """
     files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
     if peft is not None:
@@ -238,6 +241,11 @@ def save_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
         _settle(folder)
+        if replaces is not None and _read_record(folder)[1]["digest"] != replaces:
+            raise BundleError(
+                f"{folder} was written anew since it was read, and the newer bundle is kept; do "
+                "this again"
+            )
         for name, content in files.items():
             write_through(pending[name], content)
         keep_names(folder)
@@ -456,7 +464,7 @@ def _settle(folder: Path) -> None:
             rename(there, folder / name)
     with suppress(FileNotFoundError):
         rename(_pending(folder / CARD, fields["digest"]), folder / CARD)
-    others = [folder / name for name in (PEFT_CONFIG, REFERENCE) if name not in fields["files"]]
+    others = [folder / name for name in _SUMMED if name not in fields["files"]]
     for path in (*left, *others):
         with suppress(OSError):  # gone, or somebody reads it
             path.unlink()
