@@ -390,3 +390,36 @@ def test_an_adapter_for_another_librarys_vit_is_told_what_it_is(
         adopt(tmp_path, tmp_path / "bundle")
     assert "\n" not in str(caught.value) and layer in str(caught.value)
     assert "google/vit-base-patch16-224" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "named", "message"),
+    [
+        (
+            "layers.0.blocks.0.attn.qkv",
+            "timm/swin_tiny_patch4_window7_224.ms_in1k",
+            "an adapter for timm's swin_tiny_patch4_window7_224, which vitlora does not run",
+        ),
+        (
+            "timm_model.blocks.0.attn.qkv",
+            "timm/vit_tiny_patch16_224.augreg_in21k",
+            "an adapter for a timm model inside Hugging Face transformers",
+        ),
+        (
+            "stages.0.blocks.0.mlp.fc1",
+            "",
+            "changes 'stages.0.blocks.0.mlp.fc1', which no plain timm ViT has",
+        ),
+    ],
+)
+def test_an_adapter_for_another_model_is_told_so(
+    layer: str, named: str, message: str, tmp_path: Path
+) -> None:
+    start = "base_model.model."
+    LoraConfig(r=4, target_modules=[layer], base_model_name_or_path=named).save_pretrained(
+        str(tmp_path)
+    )
+    parts = {f"{start}{layer}.lora_A.weight": torch.ones(4, 32)}
+    save_file({**parts, f"{start}head.fc.weight": torch.ones(3, 32)}, tmp_path / TENSORS)
+    with pytest.raises(VitloraError, match=message):
+        adopt(tmp_path, tmp_path / "bundle")

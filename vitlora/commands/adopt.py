@@ -25,7 +25,7 @@ from vitlora.checkpoint import (
     bundle_bytes,
     save_bundle,
 )
-from vitlora.errors import BundleError, UsageError, a_few, shown
+from vitlora.errors import BundleError, UsageError, a_few, printable, shown
 from vitlora.lora_options import check_known, compiled
 from vitlora.parsers import adopt as _parser
 from vitlora.quantization import Storage
@@ -35,6 +35,8 @@ _PREFIX = "base_model.model."
 # How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the
 # frozen weights as well, which PEFT does not save.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
+_VIT = ".vision_transformer"  # timm's module of plain ViTs
+_PLAIN = ("head", "patch_embed", "norm", "fc_norm", "attn_pool")  # a plain ViT's beside its blocks
 # What others than timm call the layers of theirs.
 _STRANGERS = {
     r"(.*\.)?encoder_layer_\d+\..*|heads\..*": "a ViT of torchvision's",
@@ -155,20 +157,42 @@ def _read_tensors(folder: Path) -> Tensors:
 
 def _check_library(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> None:
     """Refuses an adapter whose tensors are named as another library names its layers."""
+    from timm.models import is_model, model_entrypoint
+
     names = [name.removeprefix(_PREFIX) for name in tensors]
     names = sorted(names, key=lambda name: (".lora_" not in name, name))  # the head says less
     if any(name.startswith("blocks.") for name in names):
         return
+    first = names[0].partition(".lora_")[0] if names else ""
+    architecture = _timm_model(config.get("base_model_name_or_path"))[0]
+    if is_model(architecture) and not model_entrypoint(architecture).__module__.endswith(_VIT):
+        raise BundleError(
+            f"{folder} is an adapter for timm's {architecture}, which vitlora does not run: it "
+            f"changes {shown(first)}; vitlora runs plain ViTs, whose layers are named like "
+            "blocks.0.attn.qkv"
+        )
     for pattern, library in _STRANGERS.items():
         for name in names:
             if re.fullmatch(pattern, name):
-                layer = name.partition(".lora_")[0]
-                base = config.get("base_model_name_or_path")
+                layer = shown(name.partition(".lora_")[0])
+                base = printable(str(config.get("base_model_name_or_path") or ""))
                 raise BundleError(
                     f"{folder} is an adapter for {library}{f' ({base})' if base else ''}: it "
                     f"changes {layer}; adopt takes those for timm models, whose layers are named "
                     "like blocks.0.attn.qkv. Train it again on a timm model, as 'vitlora fit' does"
                 )
+    if any(".lora_" in name for name in names) and not first.startswith(_PLAIN):
+        raise BundleError(
+            f"{folder} changes {shown(first)}, which no plain timm ViT has; expected layers named "
+            "like blocks.0.attn.qkv"
+        )
+
+
+def _timm_model(named: Any) -> tuple[str, str]:
+    """Returns the architecture and the tag, each perhaps empty, of a model that PEFT names."""
+    model = str(named or "").removeprefix("hf-hub:").removeprefix("timm/")
+    architecture, _, tag = model.partition(".")
+    return architecture, tag
 
 
 def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
@@ -194,8 +218,7 @@ def _check_named(folder: Path, named: Any, backbone: str) -> None:
     """Refuses a backbone that is not the timm model the adapter names, if it names one."""
     from timm.models import is_model
 
-    model = str(named or "").removeprefix("hf-hub:").removeprefix("timm/")
-    architecture, _, tag = model.partition(".")
+    architecture, tag = _timm_model(named)
     ours, _, our_tag = backbone.partition("/")[2].partition(".")
     if is_model(architecture) and (architecture != ours or tag not in ("", our_tag)):
         raise UsageError(
