@@ -48,7 +48,7 @@ ALONE: dict[str, set[str]] = {
     "scores": {"intervals"},
     "confidence": {"intervals"},
     "judge": {"confidence"},
-    "lora_options": set(),
+    "lora_options": {"errors"},
     "picture": {"data"},
 }
 # Libraries that few modules know, so that they can be replaced there.

@@ -13,6 +13,7 @@ from runs import train
 from vitlora.adapters import Lora
 from vitlora.bundle_folder import newest_bundle
 from vitlora.checkpoint import load_bundle, save_bundle
+from vitlora.data.usage import used
 from vitlora.errors import BundleError
 
 
@@ -258,3 +259,25 @@ def test_a_bundle_that_is_written_while_it_is_read_is_read_again(
 
     monkeypatch.setattr(Path, "read_bytes", read)
     assert load_bundle(bundle).config == "later: 1\n"
+
+
+def test_a_bundle_that_was_written_meanwhile_is_kept(bundle: Path) -> None:
+    first = load_bundle(bundle)
+    save_bundle(bundle, first.record, first.tensors, first.peft, "newer: 1\n")
+    newer = load_bundle(bundle)
+    words = (bundle, first.record, first.tensors, first.peft, "older: 1\n")
+    with pytest.raises(BundleError, match="was written anew since it was read"):
+        save_bundle(*words, replaces=first.digest)
+    assert load_bundle(bundle).config == "newer: 1\n"
+    save_bundle(*words, replaces=newer.digest)
+    assert load_bundle(bundle).config == "older: 1\n"
+
+
+def test_a_list_of_pictures_does_not_stay_beside_a_bundle_without_one(bundle: Path) -> None:
+    first = load_bundle(bundle)
+    words = (bundle, first.record, first.tensors, first.peft, "run: 1\n")
+    save_bundle(*words, usage=used({"train": [b"12345"]}))
+    assert (bundle / "pictures.safetensors").exists()
+    save_bundle(*words)
+    assert not (bundle / "pictures.safetensors").exists()
+    assert load_bundle(bundle).usage is None

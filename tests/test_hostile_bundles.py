@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,13 @@ from typing import Any
 import pytest
 import torch
 from runs import BACKBONE, micro
+from safetensors.torch import save as dump
 
 from vitlora.checkpoint import _fields_digest, load_bundle, save_bundle
+from vitlora.confidence import Confidence, Reference
 from vitlora.errors import BackboneError, BundleError
 from vitlora.lora_options import LoraOptions
+from vitlora.training.inherited import check
 from vitlora.updates import read_changes
 
 PEFT = {
@@ -52,8 +57,6 @@ def _record() -> Any:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from vitlora.confidence import Reference
-
     folder, start = tmp_path_factory.mktemp("hostile"), "base_model.model."
     module = micro(2).module
     record = _record()
@@ -135,10 +138,128 @@ def test_nonsense_in_the_record_is_one_line(bundle: Path) -> None:
         ({"target_modules": "(a+)+b"}, "target_modules is .* expected names"),
         ({"target_modules": ["qkv"]}, "target_modules is .* expected names"),
         ({"r": True}, "r is True; expected a whole number"),
-        ({"lora_alpha": 10**400}, "lora_alpha is a huge number; expected a number"),
-        ({"use_bdlora": {"nblocks": 2}}, "has use_bdlora; expected plain LoRA"),
+        ({"lora_alpha": 10**400}, "lora_alpha is .* expected a number"),
+        ({"use_bdlora": {"nblocks": 2}}, "has 'use_bdlora', which this vitlora does not know"),
+        ({"use_wonders": True}, "has 'use_wonders', which this vitlora does not know"),
+        ({"target_modules": ".*(.|.)(.|.)Z"}, "target_modules is .* expected names"),
+        ({"target_modules": "(qkv|qkv)"}, "at most 256 names in a group, each once"),
+        (
+            {"target_modules": "(" + "|".join(f"a{i}" for i in range(257)) + ")"},
+            "at most 256 names in a group, each once",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoraOptions.from_json({**PEFT, **change})
+
+
+@pytest.mark.parametrize("whole", [torch.ones(()), torch.ones(0), torch.ones(2, 2, 2)])
+@pytest.mark.parametrize("end", ["head.weight", "head.bias", "blocks.0.attn.qkv.lora_B.weight"])
+def test_tensors_of_odd_shapes_are_one_line(bundle: Path, end: str, whole: torch.Tensor) -> None:
+    read = load_bundle(bundle)
+    odd = dataclasses.replace(read, tensors={**read.tensors, f"base_model.model.{end}": whole})
+    with pytest.raises(BundleError, match=r"the backbone has|classes|that fits it") as caught:
+        read_changes(odd, micro(2).module)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["head.weight", "blocks.0.attn.qkv.lora_A.weight"])
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (torch.float8_e4m3fn, 1, "holds float8_e4m3fn"),
+        (torch.complex64, 1, "holds complex64"),
+        (torch.int64, 1, "holds int64"),
+        (torch.bool, 1, "holds bool"),
+        (torch.float64, 1e300, "not finite"),
+        (torch.float16, float("nan"), "not finite"),
+    ],
+)
+def test_tensors_of_odd_numbers_are_one_line(
+    bundle: Path, end: str, kind: torch.dtype, value: float, message: str
+) -> None:
+    read, name = load_bundle(bundle), f"base_model.model.{end}"
+    odd = torch.full(read.tensors[name].shape, value, dtype=torch.float64).to(kind)
+    with pytest.raises(BundleError, match=message):
+        read_changes(
+            dataclasses.replace(read, tensors={**read.tensors, name: odd}), micro(2).module
+        )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"means": torch.ones(())},
+        {"means": torch.ones(0, 8).half()},
+        {"means": torch.ones(2, 0).half(), "whitening": torch.ones(0).half()},
+        {"means": torch.ones(2, 8).to(torch.float8_e4m3fn)},
+        {"whitening": torch.ones(36, dtype=torch.int64)},
+        {"scale": torch.ones((), dtype=torch.complex64)},
+        {"scale": torch.zeros(())},
+        {"scale": torch.ones(1)},
+    ],
+)
+def test_a_reference_that_is_none_is_one_line(
+    bundle: Path, change: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    shutil.copytree(bundle, tmp_path / "odd")
+    record = json.loads((bundle / "vitlora.json").read_text())
+    reference = load_bundle(bundle).reference
+    assert reference is not None
+    content = dump({**reference.tensors(), **change})
+    (tmp_path / "odd" / "reference.safetensors").write_bytes(content)
+    sums = {**record["files"], "reference.safetensors": hashlib.sha256(content).hexdigest()}
+    write(tmp_path / "odd", {**record, "files": sums})
+    with pytest.raises(BundleError, match="the reference") as caught:
+        load_bundle(tmp_path / "odd")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"coverage": -0.1}, {"coverage": 1.1}, {"error": -0.1}, {"error": 2}, {"images": 0}),
+        *({"images": 2**31}, {"images": 1.5}, {"temperature": 0}, {"unsure_below": -0.1}),
+        *({"unsure_below": 1.5}, {"calibration_error": [0.1, 7]}, {"confidences": [2] * 11}),
+        *({"chosen_for": {"max_error": 0, "certainty": 0.9}}, {"chosen_for": {"coverage": 7}}),
+        *({"unfamiliar_above": -1}, {"distances": [-1] * 11}, {"chosen_for": {"max_error": 1}}),
+    ],
+)
+def test_a_confidence_out_of_range_is_refused(change: dict[str, Any]) -> None:
+    fields = json.loads(json.dumps(dataclasses.asdict(_record().confidence)))
+    assert Confidence.from_json(fields) == _record().confidence
+    with pytest.raises(ValueError, match="confidence"):
+        Confidence.from_json({**fields, **change})
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "\x9b2J", "\ud800", "x" * 200_000])
+@pytest.mark.parametrize("field", ["classes", "weights", "metrics", "split", "method"])
+def test_texts_that_do_not_print_are_refused(bundle: Path, field: str, text: str) -> None:
+    record = json.loads((bundle / "vitlora.json").read_text())
+    new = {
+        "classes": ["a", text],
+        "metrics": {text: 1.0},
+        "split": {**record["split"], "root": text},
+    }
+    write(bundle, {**record, field: new.get(field, text)})
+    with pytest.raises(BundleError, match="expected at most 4096 printable") as caught:
+        load_bundle(bundle)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    write(bundle, record)
+    record = dataclasses.replace(_record(), classes=("a", text))
+    with pytest.raises(BundleError, match="could not be read again"):
+        save_bundle(bundle / "new", record, {}, None, "")
+
+
+@pytest.mark.parametrize("value", ["a\nb\x1b[31m", "x" * 200_000, ["\x9b"] * 10**4])
+def test_values_of_a_run_are_shown_in_short(bundle: Path, value: Any) -> None:
+    read = load_bundle(bundle)
+    with pytest.raises(BundleError, match="does not take") as caught:
+        check(read, "data", {"seed": value}, {"seed": int})
+    said = str(caught.value).removeprefix(str(bundle))
+    assert said.isprintable() and len(said) < 300
+    with pytest.raises(BundleError, match="describes no run") as caught:
+        dataclasses.replace(read, config="a: !%1B[2J" + "x" * 10**5 + " 1").run()
+    said = str(caught.value).removeprefix(str(bundle))
+    assert said.isprintable() and len(said) < 500

@@ -27,7 +27,7 @@ from vitlora.bundle_folder import PEFT_CONFIG, RECORD, check_there
 from vitlora.confidence import Confidence, Reference
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.usage import Usage
-from vitlora.errors import BundleError, UsageError
+from vitlora.errors import BundleError, UsageError, printable, shown
 from vitlora.files import alone_in, is_draft, keep_names, rename, write_through
 from vitlora.judge import Judge
 from vitlora.lora_options import LoraOptions
@@ -48,6 +48,8 @@ _DRAWN = {
     **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
     **{"groups": str, "resplit": bool},
 }
+# of one line; a folder's path has at most as many characters
+_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
 _MOST_VALUES = 10**6  # in config.yaml; a few lines of YAML can stand for more than memory holds
 _TRIES = 10  # to read a bundle that others are writing
 
@@ -137,7 +139,7 @@ class Bundle:
                 raise TypeError(f"expected keys and values, got {type(run).__name__}")
             _check_size(run)
         except Exception as error:  # PyYAML raises whatever a malformed scalar makes it
-            said = " ".join(str(error).split())
+            said = printable(" ".join(str(error).split()))
             raise BundleError(
                 f"{self.folder / RUN_CONFIG} describes no run ({type(error).__name__}: {said})"
             ) from None
@@ -184,6 +186,7 @@ def save_bundle(
     card: str | None = None,
     reference: Reference | None = None,
     usage: Usage | None = None,
+    replaces: str | None = None,
 ) -> None:
     """Writes a bundle; whatever interrupts that, the folder still loads as the old one or the new.
 
@@ -202,6 +205,11 @@ def save_bundle(
         card: The model card, Markdown, if there is to be one.
         reference: Where the training pictures lie, if that is known.
         usage: What training did with which picture, if that is known.
+        replaces: Digest of the bundle that must lie there, if one must.
+
+    Raises:
+        BundleError: Another bundle than ``replaces`` lies there, or the record holds a text with
+            control characters.
     """
     files = {TENSORS: dump_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})}
     if peft is not None:
@@ -212,6 +220,10 @@ def save_bundle(
     if usage is not None:
         files[PICTURES] = usage.to_bytes()
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    try:
+        _check_texts(asdict(record))
+    except ValueError as error:
+        raise BundleError(f"{folder} could not be read again: {error}") from None
     fields = {"format": FORMAT, **asdict(record), "files": sums}
     if record.parent is None:
         del fields["parent"]
@@ -229,6 +241,11 @@ def save_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
         _settle(folder)
+        if replaces is not None and _read_record(folder)[1]["digest"] != replaces:
+            raise BundleError(
+                f"{folder} was written anew since it was read, and the newer bundle is kept; do "
+                "this again"
+            )
         for name, content in files.items():
             write_through(pending[name], content)
         keep_names(folder)
@@ -255,7 +272,9 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
     fields, contents = _read_files(folder)
     learnt = fields.get("confidence")  # older bundles have none
     try:
+        _check_texts(fields)
         tensors = load_tensors(contents[TENSORS])
+        _check_texts(list(tensors))
         peft = json.loads(contents[PEFT_CONFIG]) if PEFT_CONFIG in contents else None
         reference = (
             None if learnt is None else Reference.from_tensors(load_tensors(contents[REFERENCE]))
@@ -278,7 +297,7 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
         *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError),
         *(SafetensorError, UsageError),
     ) as error:
-        said = " ".join(str(error).split())
+        said = printable(" ".join(str(error).split()))
         raise BundleError(
             f"{folder} is torn or no bundle of vitlora's ({type(error).__name__}: {said}); train "
             "again"
@@ -290,7 +309,7 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise TypeError(f"expected a list, got {value!r}")
+        raise TypeError(f"expected a list, got {shown(value)}")
     return value
 
 
@@ -321,11 +340,25 @@ def _check_record(record: Record) -> None:
     }
     for name, (value, kind) in expected.items():
         if not _is(value, kind):
-            raise ValueError(f"{name} is {ascii(value)[:40]}; expected {_KINDS[kind]}")
+            raise ValueError(f"{name} is {shown(value)}; expected {_KINDS[kind]}")
     if len(record.classes) < 2 or len(set(record.classes)) < len(record.classes):
         raise ValueError("classes holds no names, or one twice")
     if record.head not in ("full", "lora"):
-        raise ValueError(f"head is {record.head!r}; expected full or lora")
+        raise ValueError(f"head is {shown(record.head)}; expected full or lora")
+
+
+def _check_texts(value: Any) -> None:
+    """Refuses texts, in nested values, that would not print as a piece of a line.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if isinstance(value, str) and not _TEXT.fullmatch(value):
+        raise ValueError(f"it holds {shown(value)}; expected at most 4096 printable characters")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    for part in value if isinstance(value, list | tuple) else ():
+        _check_texts(part)
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -378,8 +411,8 @@ def _read_record(folder: Path) -> tuple[bytes, dict[str, Any]]:
         raise BundleError(f"{folder / RECORD} is torn or not a bundle's; train again") from None
     if fields.get("format") != FORMAT:
         raise BundleError(
-            f"{folder} is a bundle of format {fields.get('format')!r}; this vitlora reads format "
-            f"{FORMAT}. Install a newer vitlora"
+            f"{folder} is a bundle of format {shown(fields.get('format'))}; this vitlora reads "
+            f"format {FORMAT}. Install a newer vitlora"
         )
     files = fields.get("files")
     if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - _SUMMED:
@@ -431,7 +464,7 @@ def _settle(folder: Path) -> None:
             rename(there, folder / name)
     with suppress(FileNotFoundError):
         rename(_pending(folder / CARD, fields["digest"]), folder / CARD)
-    others = [folder / name for name in (PEFT_CONFIG, REFERENCE) if name not in fields["files"]]
+    others = [folder / name for name in _SUMMED if name not in fields["files"]]
     for path in (*left, *others):
         with suppress(OSError):  # gone, or somebody reads it
             path.unlink()

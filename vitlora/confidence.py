@@ -1,6 +1,7 @@
 """A confidence that means something: temperature, when an answer is unsure, what is unfamiliar."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ NEVER = 2.0  # no confidence reaches it
 _FIRST = 6  # the surest one in so many pictures are tested first
 _LISTS = ("calibration_error", "confidences", "distances")
 _WIDEST = math.log(100)  # of log T; outside, the network has learnt nothing yet
+_MOST_IMAGES = 10**6  # validation looks at fewer
 _NUMBERS = ("temperature", "unsure_below", "coverage", "error", "unfamiliar_above")
 
 
@@ -87,8 +89,22 @@ class Confidence:
             raise ValueError("confidence is not finite")
         if not 1e-6 < numbers["temperature"] < 1e6 or [*map(len, lists.values())] != [2, 11, 11]:
             raise ValueError("confidence is out of range")
-        images = int(_number(fields["images"]))
-        return cls(**{**fields, **lists, **numbers, "chosen_for": chosen, "images": images})
+        shares = [numbers["coverage"], numbers["error"], *lists["calibration_error"]]
+        shares += lists["confidences"]
+        if numbers["unsure_below"] != NEVER:
+            shares.append(numbers["unsure_below"])
+        wrong = chosen.get("max_error", 0.5)
+        if (
+            not all(0 <= share <= 1 for share in shares)
+            or not all(value >= 0 for value in (numbers["unfamiliar_above"], *lists["distances"]))
+            or not all(0 < value <= 1 for value in chosen.values())
+            or not 1e-15 <= wrong < 1
+        ):
+            raise ValueError("confidence is out of range")
+        images = fields["images"]
+        if not isinstance(images, int) or not 1 <= _number(images) <= _MOST_IMAGES:
+            raise ValueError(f"confidence is of {ascii(images)[:40]} images")
+        return cls(**{**fields, **lists, **numbers, "chosen_for": chosen})
 
 
 def _number(value: Any) -> float:
@@ -139,9 +155,9 @@ def first_tested(images: int, max_error: float) -> tuple[int, int]:
         max_error: In ``(0, 1)``.
     """
     count = max(math.ceil(math.log(1 - CERTAINTY) / math.log1p(-max_error)), images // _FIRST)
-    wrong = 0
-    while binomial_tail(wrong + 1, count, max_error) <= 1 - CERTAINTY:
-        wrong += 1
+    wrong = bisect_right(
+        range(count), 1 - CERTAINTY, key=lambda hits: binomial_tail(hits + 1, count, max_error)
+    )
     return count, wrong
 
 
@@ -271,8 +287,11 @@ class Reference:
             KeyError, ValueError, RuntimeError: They are not such tensors.
         """
         means, packed, scale = tensors["means"], tensors["whitening"], tensors["scale"]
-        size = means.shape[-1]
-        if means.ndim != 2 or packed.shape != (size * (size + 1) // 2,) or scale.shape != ():
+        kinds = {t.dtype for t in (means, packed, scale)}
+        if not kinds <= {torch.float16, torch.float32} or means.dtype != packed.dtype:
+            raise ValueError("the reference's numbers are not fp16 or fp32")
+        rows, size = means.shape if means.ndim == 2 else (0, 0)
+        if not rows * size or packed.shape != (size * (size + 1) // 2,) or scale.shape != ():
             raise ValueError("the reference's shapes do not fit each other")
         if not all(t.isfinite().all() for t in (means, packed, scale)) or not scale > 0:
             raise ValueError("the reference is not finite")

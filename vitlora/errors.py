@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class VitloraError(Exception):
@@ -36,6 +37,21 @@ def counted(number: int, noun: str) -> str:
     """Returns ``"1 picture"``, ``"2 pictures"``, ``"2 classes"``."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """Returns a stranger's value as a short piece of a line, without control characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Returns the first of a text, what does not print written as Python escapes it."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def a_few(names: Iterable[str], most: int = 10) -> str:

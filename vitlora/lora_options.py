@@ -10,24 +10,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Options of PEFT with which the network is more than W + scaling * B A.
-FOREIGN = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "fan_in_fan_out",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_qalora",
+from vitlora.errors import shown
+
+# The options of PEFT that are read, and those that change nothing once training is over or while
+# the options they belong to are off. Any other, of whatever version of PEFT, must be off.
+READ = (
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "bias",
+    "exclude_modules",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
 )
-_CHARACTER = r"(?:[\w.-]|\\[.-])"
+OVER = (
+    "auto_mapping",
+    "corda_config",
+    "eva_config",
+    "inference_mode",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "task_type",
+)
+_CHARACTER = r"(?:[\w-]|\\[.-])"
 _GROUP = rf"\({_CHARACTER}+(?:\|{_CHARACTER}+)*\)"
-_NAME = rf"\^?(?:\.\*)?(?:{_CHARACTER}|{_GROUP}|\[\^?[\w.-]+\])+\$?"
+_NAME = rf"\^?(?:\.\*)?(?:{_CHARACTER}|\.|{_GROUP}|\[\^?[\w.-]+\])+\$?"
 _PATTERN = re.compile(rf"{_NAME}(?:\|{_NAME})*")
+_MOST_IN_GROUP = 256
 _MOST_GROUPS = 2  # in one alternative; each may try several ways to match
 _MOST_CHARACTERS = 2**14  # in the patterns of one option
 
@@ -66,19 +88,18 @@ class LoraOptions:
             ValueError: An option is of the wrong type, or of a network that is not LoRA's.
         """
         if not isinstance(config, Mapping):
-            raise ValueError(f"holds {_shown(config)}; expected PEFT's options")
+            raise ValueError(f"holds {shown(config)}; expected PEFT's options")
         if (kind := config.get("peft_type")) != "LORA":
-            raise ValueError(f"peft_type is {_shown(kind)}; expected LORA (LoRA, rsLoRA or DoRA)")
-        if foreign := [name for name in FOREIGN if config.get(name)]:
-            raise ValueError(f"has {foreign[0]}; expected plain LoRA, rsLoRA or DoRA")
+            raise ValueError(f"peft_type is {shown(kind)}; expected LORA (LoRA, rsLoRA or DoRA)")
+        check_known(config)
         if (bias := config.get("bias", "none")) not in ("none", "all", "lora_only"):
-            raise ValueError(f"bias is {_shown(bias)}; expected none, all or lora_only")
+            raise ValueError(f"bias is {shown(bias)}; expected none, all or lora_only")
         return cls(
             rank=_rank("r", config.get("r")),
             alpha=_number("lora_alpha", config.get("lora_alpha")),
             ranks=_patterns("rank_pattern", config.get("rank_pattern"), _rank),
             alphas=_patterns("alpha_pattern", config.get("alpha_pattern"), _number),
-            targets=_compiled("target_modules", config.get("target_modules"), "{}"),
+            targets=compiled("target_modules", config.get("target_modules")),
             whole=_names("modules_to_save", config.get("modules_to_save")),
             bias=bias,
             dora=_switch("use_dora", config.get("use_dora")),
@@ -93,64 +114,89 @@ class LoraOptions:
         """Returns a layer's rank as PEFT finds it: by the first pattern its name ends in."""
         return next((v for p, v in self.ranks.items() if p.match(path)), self.rank)
 
-    def scaling_of(self, path: str) -> float:
-        """Returns what a layer's B A is multiplied with."""
+    def scaling_of(self, path: str, rank: int) -> float:
+        """Returns what the B A of a layer of this rank is multiplied with."""
         alpha = next((v for p, v in self.alphas.items() if p.match(path)), self.alpha)
-        rank = self.rank_of(path)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def check_known(config: Mapping[str, Any]) -> None:
+    """Refuses options that are on and that nobody here has thought of.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for name in sorted(config.keys() - {*READ, *OVER}):
+        if config[name] not in (None, [], {}) and config[name] is not False:
+            raise ValueError(
+                f"has {shown(name)}, which this vitlora does not know; expected LoRA, rsLoRA or "
+                "DoRA without it"
+            )
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
         return float(value)
-    raise ValueError(f"{name} is {_shown(value)}; expected a number")
+    raise ValueError(f"{name} is {shown(value)}; expected a number")
 
 
 def _rank(name: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    raise ValueError(f"{name} is {_shown(value)}; expected a whole number, 1 or more")
+    raise ValueError(f"{name} is {shown(value)}; expected a whole number, 1 or more")
 
 
 def _switch(name: str, value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise ValueError(f"{name} is {_shown(value)}; expected true or false")
+    raise ValueError(f"{name} is {shown(value)}; expected true or false")
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
     value = [] if value is None else value
     if isinstance(value, list) and all(isinstance(part, str) and part for part in value):
         return tuple(value)
-    raise ValueError(f"{name} is {_shown(value)}; expected a list of names")
+    raise ValueError(f"{name} is {shown(value)}; expected a list of names")
 
 
 def _patterns(name: str, value: Any, read: Any) -> dict[re.Pattern[str], Any]:
     value = {} if value is None else value
     if not isinstance(value, dict) or sum(len(str(key)) for key in value) > _MOST_CHARACTERS:
-        raise ValueError(f"{name} is {_shown(value)}; expected names of layers, each with a value")
+        raise ValueError(f"{name} is {shown(value)}; expected names of layers, each with a value")
     # as PEFT 0.21.2 looks for them, in get_pattern_key
-    return {_compiled(name, k, r"(.*\.)?({})$"): read(f"{name} {k}", v) for k, v in value.items()}
+    return {
+        compiled(name, k, r"(.*\.)?({})$"): read(f"{name} {shown(k)}", v) for k, v in value.items()
+    }
 
 
-def _compiled(name: str, pattern: Any, within: str) -> re.Pattern[str]:
-    """Returns a pattern that is known to match in a moment, whatever it is matched with."""
+def compiled(name: str, pattern: Any, within: str = "{}") -> re.Pattern[str]:
+    """Returns a pattern that is known to match in a moment, whatever it is matched with.
+
+    Args:
+        name: Of its option.
+        pattern: Of a stranger.
+        within: What it is put into, at ``{}``.
+
+    Raises:
+        ValueError: It is none, or one that may take long.
+    """
     known = isinstance(pattern, str) and len(pattern) <= _MOST_CHARACTERS
     if not known or not _PATTERN.fullmatch(pattern):
         raise ValueError(
-            f"{name} is {_shown(pattern)}; expected names of layers as vitlora writes them, such "
+            f"{name} is {shown(pattern)}; expected names of layers as vitlora writes them, such "
             r"as blocks\.(0|1)\.attn\.qkv"
         )
+    for group in re.findall(_GROUP, pattern):
+        names = group[1:-1].split("|")
+        if not len(set(names)) == len(names) <= _MOST_IN_GROUP:
+            raise ValueError(
+                f"{name} is {shown(pattern)}; expected at most {_MOST_IN_GROUP} names in a group, "
+                "each once"
+            )
     for alternative in re.sub(_GROUP, "()", pattern).split("|"):
         if alternative.count("()") > _MOST_GROUPS:
-            raise ValueError(f"{name} is {_shown(pattern)}; expected at most {_MOST_GROUPS} groups")
+            raise ValueError(f"{name} is {shown(pattern)}; expected at most {_MOST_GROUPS} groups")
     try:
         return re.compile(within.replace("{}", pattern))
     except re.error as error:
-        raise ValueError(f"{name} is {_shown(pattern)}, which is no pattern ({error})") from None
-
-
-def _shown(value: Any) -> str:
-    """Returns a value as a short piece of a line."""
-    text = ascii(value) if not isinstance(value, int) or abs(value) < 1e18 else "a huge number"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise ValueError(f"{name} is {shown(pattern)}, which is no pattern ({error})") from None

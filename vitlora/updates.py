@@ -24,6 +24,8 @@ from vitlora.quantization import (
 
 _PREFIX = "base_model.model."
 _CPU = torch.device("cpu")
+# a head trained as LoRA has zeros for its base, in one byte each
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8)
 _MOST_CHANGE = 1e30  # far from overflow in fp32
 _MOST_MERGED = 2**28  # weights of a 4-bit base that are unpacked
 _PARTS = {
@@ -94,17 +96,21 @@ def read_changes(bundle: Bundle, module: nn.Module) -> Changes:
     factors: dict[str, dict[str, torch.Tensor]] = {}
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in bundle.tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.dtype not in _NUMBERS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise BundleError(f"{bundle.folder}: {name} holds {kind}; expected fp16, bf16 or fp32")
+        numbers = tensor.float()
+        if not torch.isfinite(numbers).all():
             raise BundleError(f"{bundle.folder}: {name} holds numbers that are not finite")
         plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
         end = next((end for end in _PARTS if plain.endswith(end)), None)
         if end is not None:
-            factors.setdefault(plain.removesuffix(end), {})[_PARTS[end]] = tensor.float()
+            factors.setdefault(plain.removesuffix(end), {})[_PARTS[end]] = numbers
             continue
         if ".lora_" in plain:
             raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {name}")
         _check_place(bundle, name, tensor.shape, targets.get(plain))
-        tensors[plain] = tensor.float()
+        tensors[plain] = numbers
     options = bundle.lora()
     if factors and options is None:
         raise BundleError(f"{bundle.folder} has {min(factors)}.lora_A, but no adapter_config.json")
@@ -256,7 +262,7 @@ def _update(
             f"{bundle.folder}: the magnitude of {path} is {tuple(magnitude.shape)}, expected "
             f"{(len(b),)}"
         )
-    scaling = options.scaling_of(path)
+    scaling = options.scaling_of(path, rank)
     # no number of the product is larger than this
     if not abs(scaling) * float(a.norm()) * float(b.norm()) < _MOST_CHANGE:
         raise BundleError(f"{bundle.folder}: {path} changes its weights by numbers too large")
@@ -285,9 +291,10 @@ def _expected(module: nn.Module, bundle: Bundle, options: LoraOptions | None) ->
 
 
 def _check_place(bundle: Bundle, name: str, got: torch.Size, expected: torch.Size | None) -> None:
-    if name.endswith("head.weight") and expected is not None and got[0] != expected[0]:
+    if name.endswith("head.weight") and expected is not None and got[:1] != expected[:1]:
+        outputs = got[0] if got else "no"
         raise BundleError(
-            f"{bundle.folder}: the head has {got[0]} outputs, but there are {expected[0]} classes"
+            f"{bundle.folder}: the head has {outputs} outputs, but there are {expected[0]} classes"
         )
     if expected is None:
         raise BundleError(f"{bundle.folder} has a tensor the backbone has no place for: {name}")

@@ -20,9 +20,9 @@ from vitlora.__main__ import main as vitlora
 from vitlora.adapters.lora import peft_defaults
 from vitlora.backbones import load_backbone
 from vitlora.checkpoint import load_bundle
-from vitlora.commands.adopt import _OVER, _READ, main
+from vitlora.commands.adopt import main
 from vitlora.errors import VitloraError
-from vitlora.lora_options import FOREIGN
+from vitlora.lora_options import check_known
 from vitlora.predictor import Predictor
 from vitlora.quantization import Storage, dequantize
 
@@ -203,15 +203,25 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "pissa": (lambda f: edit(f, init_lora_weights="pissa_niter_4"), "path_initial_model_for"),
     "olora": (lambda f: edit(f, init_lora_weights="olora"), "path_initial_model_for"),
     "corda": (lambda f: edit(f, init_lora_weights="corda"), "path_initial_model_for"),
-    "a newer option": (lambda f: edit(f, use_wonders=True), "has use_wonders, which this vitlora"),
-    "a newer number": (lambda f: edit(f, wonders=0), "has wonders, which this vitlora"),
-    "velora": (lambda f: edit(f, velora_config={"scale": 1.0}), "has velora_config, which"),
+    "a newer option": (
+        lambda f: edit(f, use_wonders=True),
+        "has 'use_wonders', which this vitlora",
+    ),
+    "a newer number": (lambda f: edit(f, wonders=0), "has 'wonders', which this vitlora"),
+    "velora": (lambda f: edit(f, velora_config={"scale": 1.0}), "has 'velora_config', which"),
     "a rank for no pattern": (lambda f: edit(f, rank_pattern={"(": 2}), "rank_pattern is no"),
     "ranks in a list": (lambda f: edit(f, rank_pattern=[["x"]]), "rank_pattern is no"),
-    "lora bias": (lambda f: edit(f, lora_bias=True), "has lora_bias, which"),
+    "lora bias": (lambda f: edit(f, lora_bias=True), "has 'lora_bias', which"),
     "no target": (lambda f: edit(f, target_modules=["query"]), r"\['query'\] names no layer"),
     "null target": (lambda f: edit(f, target_modules=None), "names no layer"),
     "bad regex": (lambda f: edit(f, target_modules="blocks.("), "names no modules"),
+    "slow regex": (
+        lambda f: edit(f, target_modules="(.*.*)*Z"),
+        "target_modules is .* expected names of layers .* a list of names",
+    ),
+    "slow exclusion": (lambda f: edit(f, exclude_modules="(.*.*)*Z"), "exclude_modules is"),
+    "slow module": (lambda f: edit(f, modules_to_save=["(.*.*)*Z"]), "modules_to_save is"),
+    "slow rank": (lambda f: edit(f, rank_pattern={"(.*.*)*Z": 2}), "rank_pattern is"),
     "fewer targets": (
         lambda f: edit(f, target_modules=r"blocks\.[1-5]\.attn\.qkv"),
         "tensors for 1 layers that .* does not name, .* first blocks.0.attn.qkv",
@@ -251,6 +261,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         "qkv.lora_A.weight holds numbers that are not finite",
     ),
     "no head": (_without(".head.weight"), r"holds no head .*modules_to_save=\['head'\]"),
+    "head a number": (
+        lambda f: change(f, **{"base_model.model.head.weight": torch.ones(())}),
+        r"the head's weight is \(\); expected \(3, width\)",
+    ),
     "no head bias": (_without(".head.bias"), "lacks 1 tensors, first for head.bias"),
     "no norm": (
         lambda f: edit(f, modules_to_save=["head", "norm"]),
@@ -341,10 +355,8 @@ def test_newer_options_that_are_off_do_not_matter(tmp_path: Path) -> None:
     assert adopt(tmp_path / "peft", tmp_path / "bundle") == 0
 
 
-def test_every_option_of_the_installed_peft_was_thought_of() -> None:
-    """One that is neither read, nor over after training, nor foreign, must be off by default."""
-    known = {*_READ, *_OVER, *FOREIGN, "velora_config", "megatron_config", "megatron_core"}
-    assert set(peft_defaults()) - known == {"qalora_group_size", "ensure_weight_tying"}
+def test_every_option_of_the_installed_peft_is_off_or_known() -> None:
+    check_known(peft_defaults())
 
 
 @pytest.mark.parametrize(
@@ -378,3 +390,36 @@ def test_an_adapter_for_another_librarys_vit_is_told_what_it_is(
         adopt(tmp_path, tmp_path / "bundle")
     assert "\n" not in str(caught.value) and layer in str(caught.value)
     assert "google/vit-base-patch16-224" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "named", "message"),
+    [
+        (
+            "layers.0.blocks.0.attn.qkv",
+            "timm/swin_tiny_patch4_window7_224.ms_in1k",
+            "an adapter for timm's swin_tiny_patch4_window7_224, which vitlora does not run",
+        ),
+        (
+            "timm_model.blocks.0.attn.qkv",
+            "timm/vit_tiny_patch16_224.augreg_in21k",
+            "an adapter for a timm model inside Hugging Face transformers",
+        ),
+        (
+            "stages.0.blocks.0.mlp.fc1",
+            "",
+            "changes 'stages.0.blocks.0.mlp.fc1', which no plain timm ViT has",
+        ),
+    ],
+)
+def test_an_adapter_for_another_model_is_told_so(
+    layer: str, named: str, message: str, tmp_path: Path
+) -> None:
+    start = "base_model.model."
+    LoraConfig(r=4, target_modules=[layer], base_model_name_or_path=named).save_pretrained(
+        str(tmp_path)
+    )
+    parts = {f"{start}{layer}.lora_A.weight": torch.ones(4, 32)}
+    save_file({**parts, f"{start}head.fc.weight": torch.ones(3, 32)}, tmp_path / TENSORS)
+    with pytest.raises(VitloraError, match=message):
+        adopt(tmp_path, tmp_path / "bundle")

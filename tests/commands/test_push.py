@@ -276,6 +276,18 @@ def test_local_paths_are_told_before_they_are_published(
     assert set(paths) == {"/home/jane/b", "C:\\Users\\jane\\vit.pth", record.split["root"]}
 
 
+def test_a_run_that_is_none_is_refused_before_a_repository_is_made(
+    bundle: Path, hub: Hub, tmp_path: Path
+) -> None:
+    read = load_bundle(bundle)
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    for number, run in enumerate(("a: [", "\n".join(["a0: &a0 [/x]", *lines]))):
+        folder = tmp_path / str(number)
+        save_bundle(folder, read.record, read.tensors, read.peft, run)
+        assert "describes no run" in refused(str(folder), REPO)
+    assert not hub.repos and not hub.commits
+
+
 def test_private_is_not_promised_where_the_repository_is_public(bundle: Path, hub: Hub) -> None:
     hub.repos[REPO] = False
     said = refused(str(bundle), REPO, "--private")

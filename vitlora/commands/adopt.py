@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from vitlora import yaml_text
 from vitlora.adapters.adapter import Tensors
-from vitlora.adapters.lora import anchored_pattern, peft_defaults
+from vitlora.adapters.lora import anchored_pattern
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.card import model_card
 from vitlora.checkpoint import (
@@ -25,7 +25,8 @@ from vitlora.checkpoint import (
     bundle_bytes,
     save_bundle,
 )
-from vitlora.errors import BundleError, UsageError, a_few
+from vitlora.errors import BundleError, UsageError, a_few, printable, shown
+from vitlora.lora_options import check_known, compiled
 from vitlora.parsers import adopt as _parser
 from vitlora.quantization import Storage
 from vitlora.updates import read_changes
@@ -34,37 +35,8 @@ _PREFIX = "base_model.model."
 # How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the
 # frozen weights as well, which PEFT does not save.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
-# The options of PEFT that are read here, and those that change nothing once training is over.
-# Any other, of whatever version of PEFT, must be off.
-_READ = (
-    "alpha_pattern",
-    "base_model_name_or_path",
-    "bias",
-    "exclude_modules",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_alpha",
-    "modules_to_save",
-    "peft_type",
-    "r",
-    "rank_pattern",
-    "target_modules",
-    "use_dora",
-    "use_rslora",
-)
-_OVER = (
-    "auto_mapping",
-    "corda_config",
-    "eva_config",
-    "inference_mode",
-    "loftq_config",
-    "lora_dropout",
-    "lora_ga_config",
-    "peft_version",
-    "revision",
-    "task_type",
-)
+_VIT = ".vision_transformer"  # timm's module of plain ViTs
+_PLAIN = ("head", "patch_embed", "norm", "fc_norm", "attn_pool")  # a plain ViT's beside its blocks
 # What others than timm call the layers of theirs.
 _STRANGERS = {
     r"(.*\.)?encoder_layer_\d+\..*|heads\..*": "a ViT of torchvision's",
@@ -158,24 +130,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "those are not here; save it again with PEFT's save_pretrained(..., "
             "path_initial_model_for_weight_conversion=...), which makes it plain LoRA"
         )
-    defaults = peft_defaults()
-    for name in config.keys() - {*_READ, *_OVER}:
-        if not _is_off(config[name], defaults.get(name)):
-            raise BundleError(
-                f"{path} has {name}, which this vitlora does not know; expected LoRA, rsLoRA or "
-                "DoRA without it"
-            )
+    try:
+        check_known(config)
+    except ValueError as error:
+        raise BundleError(f"{path} {error}") from None
     return config
-
-
-def _is_off(value: Any, default: Any) -> bool:
-    """Returns whether an option has no effect.
-
-    Args:
-        value: Its value.
-        default: PEFT's own; None for an option that this version of PEFT does not know.
-    """
-    return value in (None, [], {}) or value is False if not default else value == default
 
 
 def _read_tensors(folder: Path) -> Tensors:
@@ -198,20 +157,42 @@ def _read_tensors(folder: Path) -> Tensors:
 
 def _check_library(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> None:
     """Refuses an adapter whose tensors are named as another library names its layers."""
+    from timm.models import is_model, model_entrypoint
+
     names = [name.removeprefix(_PREFIX) for name in tensors]
     names = sorted(names, key=lambda name: (".lora_" not in name, name))  # the head says less
     if any(name.startswith("blocks.") for name in names):
         return
+    first = names[0].partition(".lora_")[0] if names else ""
+    architecture = _timm_model(config.get("base_model_name_or_path"))[0]
+    if is_model(architecture) and not model_entrypoint(architecture).__module__.endswith(_VIT):
+        raise BundleError(
+            f"{folder} is an adapter for timm's {architecture}, which vitlora does not run: it "
+            f"changes {shown(first)}; vitlora runs plain ViTs, whose layers are named like "
+            "blocks.0.attn.qkv"
+        )
     for pattern, library in _STRANGERS.items():
         for name in names:
             if re.fullmatch(pattern, name):
-                layer = name.partition(".lora_")[0]
-                base = config.get("base_model_name_or_path")
+                layer = shown(name.partition(".lora_")[0])
+                base = printable(str(config.get("base_model_name_or_path") or ""))
                 raise BundleError(
                     f"{folder} is an adapter for {library}{f' ({base})' if base else ''}: it "
                     f"changes {layer}; adopt takes those for timm models, whose layers are named "
                     "like blocks.0.attn.qkv. Train it again on a timm model, as 'vitlora fit' does"
                 )
+    if any(".lora_" in name for name in names) and not first.startswith(_PLAIN):
+        raise BundleError(
+            f"{folder} changes {shown(first)}, which no plain timm ViT has; expected layers named "
+            "like blocks.0.attn.qkv"
+        )
+
+
+def _timm_model(named: Any) -> tuple[str, str]:
+    """Returns the architecture and the tag, each perhaps empty, of a model that PEFT names."""
+    model = str(named or "").removeprefix("hf-hub:").removeprefix("timm/")
+    architecture, _, tag = model.partition(".")
+    return architecture, tag
 
 
 def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
@@ -220,6 +201,11 @@ def _check_head(folder: Path, tensors: Tensors, classes: Sequence[str]) -> None:
         raise BundleError(
             f"{folder / TENSORS} holds no head ({_PREFIX}head.weight), so it cannot say which "
             "class is which; train it with LoraConfig(..., modules_to_save=['head'])"
+        )
+    if head.ndim != 2:
+        raise BundleError(
+            f"{folder / TENSORS}: the head's weight is {tuple(head.shape)}; expected "
+            f"({len(classes)}, width)"
         )
     if len(head) != len(classes):
         raise UsageError(
@@ -232,8 +218,7 @@ def _check_named(folder: Path, named: Any, backbone: str) -> None:
     """Refuses a backbone that is not the timm model the adapter names, if it names one."""
     from timm.models import is_model
 
-    model = str(named or "").removeprefix("hf-hub:").removeprefix("timm/")
-    architecture, _, tag = model.partition(".")
+    architecture, tag = _timm_model(named)
     ours, _, our_tag = backbone.partition("/")[2].partition(".")
     if is_model(architecture) and (architecture != ours or tag not in ("", our_tag)):
         raise UsageError(
@@ -254,26 +239,34 @@ def _targeted(folder: Path, config: Mapping[str, Any], module: nn.Module) -> lis
     numbers = [numbers] if isinstance(numbers, int) else numbers
 
     def adapted(path: str, layer: nn.Module) -> bool:
-        if any(re.match(rf"(.*\.)?{name}($|\.)", path) for name in whole):
+        if any(name.match(path) for name in apart):
             return False
-        if _matches(config.get("exclude_modules"), path):
+        if excluded(path):
             return False
         if targets == "all-linear":
             return isinstance(layer, nn.Linear)
         if not numbers or isinstance(targets, str) or path in (targets or []):
-            return _matches(targets, path)
-        found = [re.match(rf"(.*?\.)?{pattern}\.(\d+)\.", path) for pattern in patterns]
-        number = next((int(match[2]) for match in found if match), None)
-        return number in numbers and _matches(targets, path)
+            return targeted(path)
+        found = [pattern.match(path) for pattern in numbered]
+        number = next((int(match["number"]) for match in found if match), None)
+        return number in numbers and targeted(path)
 
     try:
+        apart = [compiled("modules_to_save", name, r"(.*\.)?{}($|\.)") for name in whole]
+        within = r"(.*?\.)?{}\.(?P<number>\d+)\."
+        numbered = [compiled("layers_pattern", pattern, within) for pattern in patterns]
+        excluded = _matcher("exclude_modules", config.get("exclude_modules"))
+        targeted = _matcher("target_modules", targets)
         layers = [path for path, layer in module.named_modules() if path and adapted(path, layer)]
-    except (re.error, TypeError) as error:
-        raise BundleError(f"{folder / PEFT_CONFIG} names no modules PEFT knows: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise BundleError(
+            f"{folder / PEFT_CONFIG} names no modules that vitlora can find: {error}, or a list "
+            "of names for target_modules"
+        ) from None
     if not layers:
         raise BundleError(
-            f"{folder / PEFT_CONFIG}: target_modules {targets!r} names no layer of the backbone; "
-            "is it the model the adapter was made for?"
+            f"{folder / PEFT_CONFIG}: target_modules {shown(targets)} names no layer of the "
+            "backbone; is it the model the adapter was made for?"
         )
     return layers
 
@@ -288,20 +281,23 @@ def _spelt_out(
     patterns: Any = config.get(key) or {}
     found: dict[str, list[str]] = {}
     try:
+        known = {p: compiled(key, p, r"(.*\.)?({})$") for p in dict(patterns)}
         for path in layers:
-            fits = (p for p in dict(patterns) if re.match(rf"(.*\.)?({p})$", path))
+            fits = (p for p, expression in known.items() if expression.match(path))
             if (pattern := next(fits, None)) is not None:
                 found.setdefault(pattern, []).append(path)
-    except (re.error, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise BundleError(f"{folder / PEFT_CONFIG}: {key} is no pattern: {error}") from None
     return {anchored_pattern(paths): patterns[pattern] for pattern, paths in found.items()}
 
 
-def _matches(targets: Any, path: str) -> bool:
-    """Returns whether a regular expression, or the end of a name in a list, fits a path."""
+def _matcher(key: str, targets: Any) -> Callable[[str], bool]:
+    """Returns what tells whether a regular expression, or the end of a name in a list, fits."""
     if isinstance(targets, str):
-        return re.fullmatch(targets, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in targets or [])
+        pattern = compiled(key, targets)
+        return lambda path: pattern.fullmatch(path) is not None
+    names = list(targets or [])
+    return lambda path: any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def _check_layers(

@@ -1,14 +1,17 @@
 """The ``push`` command: a bundle -> a model repository on the Hugging Face hub."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitlora.bundle_folder import check_there
 from vitlora.command_line import CommandParser
-from vitlora.errors import UsageError, VitloraError
+from vitlora.errors import UsageError, VitloraError, printable
+
+if TYPE_CHECKING:
+    from vitlora.checkpoint import Bundle
 
 _EPILOG = """needs a token that may write: 'hf auth login' keeps one, or set HF_TOKEN
 
@@ -29,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Raises:
         UsageError: A repository's name that is none.
-        BundleError: The bundle is damaged or there is none.
+        BundleError: The bundle is damaged, describes no run, or there is none.
         VitloraError: No token, no network, or the hub refuses.
     """
     options = _parser().parse_args(args)
@@ -44,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     card = bundle.card() or model_card(bundle.record, bundle.tensors, bundle.peft)
     files[CARD] = card.encode("utf-8", "surrogateescape")
     message = options.message or f"{bundle.record.method} on {bundle.record.backbone}, by vitlora"
-    print(_upload(options.repo, files, message, options.private))
+    print(_upload(options.repo, files, message, options.private, list(_notes(bundle))))
     return 0
 
 
@@ -65,7 +68,9 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _upload(repo: str, files: Mapping[str, bytes], message: str, private: bool) -> str:
+def _upload(
+    repo: str, files: Mapping[str, bytes], message: str, private: bool, notes: Sequence[str]
+) -> str:
     """Returns the URL of a repository, made if it is not there, to which files were committed.
 
     Raises:
@@ -88,7 +93,7 @@ def _upload(repo: str, files: Mapping[str, bytes], message: str, private: bool) 
                 f"{api.endpoint}/{repo} exists and is public; make it private in its settings, or "
                 "push without --private"
             )
-        _announce(f"{'private' if is_private else 'public'} {api.endpoint}/{repo}", files)
+        _announce(f"{'private' if is_private else 'public'} {api.endpoint}/{repo}", files, notes)
         additions = [CommitOperationAdd(name, content) for name, content in files.items()]
         api.create_commit(repo, additions, commit_message=message)
     except VitloraError:
@@ -99,36 +104,41 @@ def _upload(repo: str, files: Mapping[str, bytes], message: str, private: bool) 
     return f"{api.endpoint}/{repo}"
 
 
-def _announce(target: str, files: Mapping[str, bytes]) -> None:
-    """Prints what is about to be uploaded, and which local paths that tells to its readers."""
+def _announce(target: str, files: Mapping[str, bytes], notes: Sequence[str]) -> None:
+    """Prints what is about to be uploaded, and what that tells to its readers."""
     print(f"to the {target}:")
     for name, content in files.items():
         print(f"  {name:<27} {len(content):>13,} bytes")
-    if paths := sorted(set(_local_paths(files))):
-        print(f"note: these files name places on this machine: {', '.join(paths)}")
-    if "pictures.safetensors" in files:
-        print("note: pictures.safetensors tells whoever has a picture whether it was trained on")
+    for note in notes:
+        print(f"note: {note}")
 
 
-def _local_paths(files: Mapping[str, bytes]) -> Iterator[str]:
-    import yaml
+def _notes(bundle: "Bundle") -> Iterator[str]:
+    """Yields what a bundle gives away of this machine and of the pictures of training.
 
-    for name, content in files.items():
-        if name.endswith(".json"):
-            yield from _absolute(json.loads(content))
-        elif name.endswith(".yaml"):
-            yield from _absolute(yaml.safe_load(content))
+    Raises:
+        BundleError: It describes no run.
+    """
+    from vitlora.checkpoint import PICTURES
+
+    values = [asdict(bundle.record), bundle.peft, bundle.run()]
+    if paths := sorted(set(map(printable, _absolute(values)))):
+        yield f"these files name places on this machine: {', '.join(paths)}"
+    if bundle.usage is not None:
+        yield f"{PICTURES} tells whoever has a picture whether it was trained on"
 
 
 def _absolute(value: Any) -> Iterator[str]:
     """Yields every absolute path in parsed JSON or YAML."""
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _absolute(item)
-    elif isinstance(value, str) and any(
-        kind(value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)
-    ):
-        yield value
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list | tuple):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str) and any(
+            kind(value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)
+        ):
+            yield value
 
 
 def _in_words(error: Exception, target: str) -> str:

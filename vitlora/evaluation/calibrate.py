@@ -82,6 +82,9 @@ def calibrate(
 
     Returns:
         The bundle as it now lies there.
+
+    Raises:
+        BundleError: Another bundle was written there since this one was read.
     """
     record = bundle.record
     seen = answer(network, _some(train, _MOST_PICTURES), record.preprocessing, batch_size)
@@ -97,6 +100,7 @@ def calibrate(
         bundle.card(),
         reference,
         bundle.usage,
+        replaces=bundle.digest,
     )
     return load_bundle(bundle.folder)
 

@@ -15,7 +15,7 @@ from vitlora.checkpoint import RUN_CONFIG, Bundle, is_network_path
 from vitlora.classifier import Classifier
 from vitlora.data.folder import DRAW
 from vitlora.data.preprocessing import CropMode
-from vitlora.errors import BundleError, UsageError, VitloraError
+from vitlora.errors import BundleError, UsageError, VitloraError, printable, shown
 from vitlora.training.inherited import check, options_in
 
 _METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}
@@ -133,8 +133,8 @@ def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
     if method != bundle.record.method or method not in _METHODS:
         raise BundleError(
             f"{bundle.folder / RUN_CONFIG} does not say how its adapter was made "
-            f"(model.adapter is {named}), so training cannot go on from it; bundles that 'vitlora "
-            "fit' wrote say so"
+            f"(model.adapter is {shown(named)}), so training cannot go on from it; bundles "
+            "that 'vitlora fit' wrote say so"
         )
     options = adapter.get("init_args") if isinstance(adapter, dict) else None
     options = options if isinstance(options, dict) else {}
@@ -145,7 +145,9 @@ def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
     try:
         _METHODS[method](**init)
     except VitloraError:
-        raise BundleError(f"{bundle.folder / RUN_CONFIG} describes no adapter: {options}") from None
+        raise BundleError(
+            f"{bundle.folder / RUN_CONFIG} describes no adapter: {shown(options)}"
+        ) from None
     return {"class_path": method, "init_args": init}
 
 
@@ -182,4 +184,5 @@ def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return printable(text, 80)

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from vitlora.checkpoint import RUN_CONFIG, Bundle, is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import CropMode
-from vitlora.errors import BundleError
+from vitlora.errors import BundleError, shown
 from vitlora.plain import is_a
 
 # options that decide no score: those of whoever scores count, not a stranger's
@@ -65,13 +65,15 @@ def check(bundle: Bundle, group: str, options: Mapping[Any, Any], hints: Mapping
         key = f"{group}.{name}"
         if name not in hints:
             raise BundleError(
-                f"{where} sets {key!r}, which this vitlora does not know; was the bundle made by a "
-                "newer one?"
+                f"{where} sets {shown(key)}, which this vitlora does not know; was the bundle made "
+                "by a newer one?"
             )
         if not is_a(value, hints[name]):
-            raise BundleError(f"{where} sets {key} to {value!r}, which that option does not take")
+            raise BundleError(
+                f"{where} sets {key} to {shown(value)}, which that option does not take"
+            )
         if isinstance(value, str) and is_network_path(value):
             raise BundleError(
-                f"{where} sets {key} to {value!r}, a place on another machine, which no bundle may "
-                f"choose; set it yourself with --{key}"
+                f"{where} sets {key} to {shown(value)}, a place on another machine, which no "
+                f"bundle may choose; set it yourself with --{key}"
             )
