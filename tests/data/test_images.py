@@ -517,6 +517,43 @@ def test_16_bit_colours_that_are_not_read_in_full_are_marked(tmp_path, order, ph
     assert find_range([file]).value_range is None
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_grey_tiff_whose_only_channel_lies_by_itself_is_read(tmp_path, dtype):
+    values = RNG.integers(0, 256, (6, 7)).astype(dtype)
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={284: 2})
+    got = np.asarray(open_image(tmp_path / "a.tif", value_range=(0, 255)))
+    np.testing.assert_array_equal(got[..., 0], values)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_16_bit_tiff_of_single_colours_is_marked_or_refused(tmp_path, compressed):
+    deep = RNG.integers(0, 65536, (6, 7, 3), dtype=np.uint16)
+    planes = [deep[..., c].astype("<u2").tobytes() for c in range(3)]
+    planes = [zlib.compress(plane) for plane in planes] if compressed else planes
+    after = 8 + 2 + 12 * 10 + 4  # there: bits, places and sizes of the planes, then these
+    places = [after + 30 + sum(map(len, planes[:c])) for c in range(3)]
+    tags = [
+        (256, 1, 7),
+        (257, 1, 6),
+        (258, 3, after),
+        (259, 1, 8 if compressed else 1),
+        (262, 1, 2),
+    ]
+    tags += [(273, 3, after + 6), (277, 1, 3), (278, 1, 6), (279, 3, after + 18), (284, 1, 2)]
+    longs = (273, 279)
+    ifd = b"".join(struct.pack("<HHII", t, 4 if t in longs else 3, n, v) for t, n, v in tags)
+    data = b"II*\0" + struct.pack("<IH", 8, 10) + ifd + bytes(4)
+    data += struct.pack("<3H3I3I", 16, 16, 16, *places, *map(len, planes)) + b"".join(planes)
+    (tmp_path / "a.tif").write_bytes(data)
+    if not compressed:
+        with pytest.raises(DataError, match="save it with the colours of a pixel together"):
+            open_marked(tmp_path / "a.tif")
+        return
+    got = open_marked(tmp_path / "a.tif", value_range=(0, 65535))
+    assert got.outside and np.abs(np.asarray(got.image) - deep / 257).max() <= 1
+    assert find_range([tmp_path / "a.tif"]).value_range is None
+
+
 @pytest.mark.parametrize("value_range", [None, (0, 4095)])
 def test_a_16_bit_png_of_grey_with_transparency_is_read_in_full(tmp_path, value_range):
     grey = RNG.integers(0, 4096, (20, 30), dtype=np.uint16)

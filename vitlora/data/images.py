@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from vitlora.errors import DataError
 
@@ -217,6 +217,11 @@ def _load(
         pixels = max(image.width * image.height, whole)
     if pixels > MOST_PIXELS:
         raise DataError(f"{path}: {_too_large()}")
+    if colour == "planes" and image.tile[0].codec_name == "raw":  # Pillow 13.0.0 garbles them
+        raise DataError(
+            f"{path}: an uncompressed TIFF that stores 16-bit colours one after the other is not "
+            "read; save it with the colours of a pixel together"
+        )
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
         return np.asarray(image)
@@ -242,11 +247,20 @@ def _is_deep(image: ImageFile.ImageFile) -> bool:
 
 def _deep_colour(image: ImageFile.ImageFile) -> str | None:
     """Returns how a PNG or TIFF that Pillow cuts to 8 bits is stored, in its words."""
-    if image.format not in ("PNG", "TIFF") or image.mode.startswith("I") or not image.tile:
+    if image.format not in ("PNG", "TIFF") or image.mode[0] in "IF" or not image.tile:
         return None
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _in_planes(image):
+        return "planes"
     args = image.tile[0].args
     rawmode = args[0] if isinstance(args, tuple) else args
     return rawmode if isinstance(rawmode, str) and ";16" in rawmode else None
+
+
+def _in_planes(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Returns whether a TIFF stores each of its colours, deeper than 8 bits, by itself."""
+    tags = image.tag_v2
+    apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    return apart and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
 
 
 def _swapped(rawmode: str) -> str:
