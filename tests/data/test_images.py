@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from vitlora.data import images
-from vitlora.data.duplicates import fingerprints
+from vitlora.data.duplicates import fingerprints, near_duplicates
 from vitlora.data.images import MemoryShortError, open_image, open_marked
+from vitlora.data.value_range import find_range
 from vitlora.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -281,11 +283,15 @@ def test_a_picture_too_large_to_be_honest_is_refused(tmp_path, monkeypatch):
 
 def bomb(file, width=20_000, height=20_000):
     """Writes a small PNG of one colour that decodes to gigabytes; returns it."""
+    return write_png(file, (width, height, 8, 2), zlib.compress(bytes(100)))
+
+
+def write_png(file, head, lines):
+    """Writes a PNG; `head` is width, height, bits and colour type, `lines` are compressed."""
     chunk = lambda kind, data: (  # noqa: E731
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     )
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    lines = zlib.compress(bytes(100))
+    head = struct.pack(">IIBBBBB", *head, 0, 0, 0)
     file.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
     )
@@ -326,8 +332,9 @@ def test_too_little_memory_is_not_a_damaged_picture(tmp_path, monkeypatch, error
     monkeypatch.setattr(ImageFile.ImageFile, "load", full)
     with pytest.raises(MemoryShortError, match=r"too little memory.* 64 x 48 pixels; close other"):
         open_image(_good(tmp_path))
-    with pytest.raises(MemoryShortError):  # and so skip_unreadable loses none
-        fingerprints([_good(tmp_path)])
+    for read in (fingerprints, near_duplicates):  # and so skip_unreadable loses none
+        with pytest.raises(MemoryShortError):
+            read([_good(tmp_path)])
 
 
 def exif_of(orientation, description=b"", kind=2):
@@ -392,6 +399,40 @@ def test_every_format_is_turned_exactly_once(tmp_path, orientation, name):
     assert np.abs(got.astype(int) - upright).max() < 20  # lossy; the next turn differs by 100
 
 
+PIXELS = {
+    "L": NOISE[..., 0],
+    "P": NOISE[..., 0],
+    "RGBA": np.dstack([NOISE, np.full_like(NOISE[..., 0], 255)]),
+    "CMYK": np.dstack([NOISE, NOISE[..., 1]]),
+    "I;16": NOISE[..., 0].astype(np.uint16) * 257,
+}
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("mode", PIXELS)
+def test_a_tiff_of_every_mode_is_turned_whatever_its_compression(
+    tmp_path, mode, orientation, compression
+):
+    pixels = PIXELS[mode]
+    if mode == "P":
+        image = Image.fromarray(pixels)
+        image.putpalette([255 - value // 3 for value in range(768)])  # level v -> 255 - v
+        pixels = 255 - pixels
+    else:
+        image = Image.fromarray(pixels, mode="CMYK") if mode == "CMYK" else Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tif", exif=exif, compression=compression)
+    with Image.open(tmp_path / "a.tif") as again:
+        assert again.mode == mode
+    grey = np.repeat(
+        pixels.reshape(48, 64, -1)[..., :1] // (257 if mode == "I;16" else 1), 3, axis=2
+    )
+    want = {"RGBA": NOISE, "CMYK": np.asarray(image.convert("RGB"))}.get(mode, grey)
+    np.testing.assert_array_equal(opened(tmp_path / "a.tif"), UPRIGHT[orientation](want))
+
+
 @pytest.mark.shared
 @pytest.mark.skipif(not CASES.is_dir(), reason="the misread files are not here")
 def test_files_that_were_misread_open():
@@ -434,21 +475,99 @@ def test_16_bit_colours_are_scaled_by_the_range_given(tmp_path, suffix, channels
     np.testing.assert_array_equal(got, np.rint(deep[..., :3] / 4095 * 255))
 
 
-def test_a_big_endian_16_bit_tiff_keeps_its_colours(tmp_path):
-    deep = RNG.integers(0, 4096, (6, 7, 3), dtype=np.uint16)
-    tags = [(256, 3, 7), (257, 3, 6), (258, 3, None), (259, 3, 1), (262, 3, 2), (273, 4, None)]
-    tags += [(277, 3, 3), (278, 3, 6), (279, 4, deep.nbytes)]
+def deep_tiff(file, deep, order, photometric=2, extra=None):
+    """Writes 16-bit colours `(H, W, C)` as an uncompressed TIFF; returns it.
+
+    `order` is > or <, `extra` the meaning of a fourth channel: 0 none, 1 premultiplied alpha.
+    """
+    height, width, channels = deep.shape
+    tags = [(256, 3, width), (257, 3, height), (258, 3, None), (259, 3, 1), (262, 3, photometric)]
+    tags += [(273, 4, None), (277, 3, channels), (278, 3, height), (279, 4, deep.nbytes)]
+    tags += [] if extra is None else [(338, 3, extra)]
     after = 8 + 2 + 12 * len(tags) + 4
-    ifd = struct.pack(">H", len(tags))
+    ifd = struct.pack(f"{order}H", len(tags))
     for tag, kind, value in tags:
-        count = 3 if tag == 258 else 1
-        value = {258: after, 273: after + 6}.get(tag, value)
-        form = ">HHII" if kind == 4 or count > 1 else ">HHIHxx"
-        ifd += struct.pack(form, tag, kind, count, value)
-    data = b"MM\0*" + struct.pack(">I", 8) + ifd + bytes(4) + struct.pack(">3H", 16, 16, 16)
-    (tmp_path / "a.tif").write_bytes(data + deep.astype(">u2").tobytes())
-    got = np.asarray(open_image(tmp_path / "a.tif", value_range=(0, 4095)))
-    np.testing.assert_array_equal(got, np.rint(deep / 4095 * 255))
+        count = channels if tag == 258 else 1
+        value = {258: after, 273: after + 2 * channels}.get(tag, value)
+        form = "HHII" if kind == 4 or count > 1 else "HHIHxx"
+        ifd += struct.pack(order + form, tag, kind, count, value)
+    start = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}I", 8)
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    file.write_bytes(start + ifd + bytes(4) + bits + deep.astype(f"{order}u2").tobytes())
+    return file
+
+
+@pytest.mark.parametrize("order", "><")
+@pytest.mark.parametrize("extra", [None, 0])
+def test_a_16_bit_tiff_of_either_byte_order_keeps_its_colours(tmp_path, order, extra):
+    deep = RNG.integers(0, 4096, (6, 7, 3 if extra is None else 4), dtype=np.uint16)
+    file = deep_tiff(tmp_path / "a.tif", deep, order, extra=extra)
+    got = open_marked(file, value_range=(0, 4095))
+    np.testing.assert_array_equal(np.asarray(got.image), np.rint(deep[..., :3] / 4095 * 255))
+    assert not got.outside and find_range([file]).value_range == (0, 4095)
+
+
+@pytest.mark.parametrize("order", "><")
+@pytest.mark.parametrize(("photometric", "extra"), [(2, 1), (5, None)])
+def test_16_bit_colours_that_are_not_read_in_full_are_marked(tmp_path, order, photometric, extra):
+    deep = RNG.integers(0, 4096, (6, 7, 4), dtype=np.uint16)
+    file = deep_tiff(tmp_path / "a.tif", deep, order, photometric, extra)
+    for value_range in (None, (0, 4095), (0, 65535)):
+        assert open_marked(file, value_range=value_range).outside
+    assert find_range([file]).value_range is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_grey_tiff_whose_only_channel_lies_by_itself_is_read(tmp_path, dtype):
+    values = RNG.integers(0, 256, (6, 7)).astype(dtype)
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={284: 2})
+    got = np.asarray(open_image(tmp_path / "a.tif", value_range=(0, 255)))
+    np.testing.assert_array_equal(got[..., 0], values)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_16_bit_tiff_of_single_colours_is_marked_or_refused(tmp_path, compressed):
+    deep = RNG.integers(0, 65536, (6, 7, 3), dtype=np.uint16)
+    planes = [deep[..., c].astype("<u2").tobytes() for c in range(3)]
+    planes = [zlib.compress(plane) for plane in planes] if compressed else planes
+    after = 8 + 2 + 12 * 10 + 4  # there: bits, places and sizes of the planes, then these
+    places = [after + 30 + sum(map(len, planes[:c])) for c in range(3)]
+    tags = [
+        (256, 1, 7),
+        (257, 1, 6),
+        (258, 3, after),
+        (259, 1, 8 if compressed else 1),
+        (262, 1, 2),
+    ]
+    tags += [(273, 3, after + 6), (277, 1, 3), (278, 1, 6), (279, 3, after + 18), (284, 1, 2)]
+    longs = (273, 279)
+    ifd = b"".join(struct.pack("<HHII", t, 4 if t in longs else 3, n, v) for t, n, v in tags)
+    data = b"II*\0" + struct.pack("<IH", 8, 10) + ifd + bytes(4)
+    data += struct.pack("<3H3I3I", 16, 16, 16, *places, *map(len, planes)) + b"".join(planes)
+    (tmp_path / "a.tif").write_bytes(data)
+    if not compressed:
+        with pytest.raises(DataError, match="save it with the colours of a pixel together"):
+            open_marked(tmp_path / "a.tif")
+        return
+    got = open_marked(tmp_path / "a.tif", value_range=(0, 65535))
+    assert got.outside and np.abs(np.asarray(got.image) - deep / 257).max() <= 1
+    assert find_range([tmp_path / "a.tif"]).value_range is None
+
+
+@pytest.mark.parametrize("value_range", [None, (0, 4095)])
+def test_a_16_bit_png_of_grey_with_transparency_is_read_in_full(tmp_path, value_range):
+    grey = RNG.integers(0, 4096, (20, 30), dtype=np.uint16)
+    alpha = np.full_like(grey, 65535)
+    alpha[:5] = 0
+    lines = np.dstack([grey, alpha]).astype(">u2").reshape(20, -1).view(np.uint8)
+    data = np.hstack([np.zeros((20, 1), np.uint8), lines]).tobytes()
+    write_png(tmp_path / "a.png", (30, 20, 16, 4), zlib.compress(data))
+    got = open_marked(tmp_path / "a.png", value_range=value_range)
+    want = np.rint(grey / (65535 if value_range is None else 4095) * 255)
+    want[:5] = 255
+    np.testing.assert_array_equal(np.asarray(got.image), want[..., None].repeat(3, axis=2))
+    assert got.outside is (value_range is None)
+    assert find_range([tmp_path / "a.png"]).value_range == (0, 4095)
 
 
 OUTSIDE = {  # values, range -> outside
@@ -478,6 +597,21 @@ def test_a_few_hot_pixels_do_not_mark_a_picture_nor_any_range_one_of_8_bits(tmp_
     plain = np.asarray(open_image(tmp_path / "good.jpg"))
     ranged = np.asarray(open_image(tmp_path / "good.jpg", value_range=(7000, 9000)))
     np.testing.assert_array_equal(plain, ranged)
+
+
+@pytest.mark.parametrize(("top", "want"), [(4095, True), (65535, False)])
+@pytest.mark.parametrize("dead", [0, 3])
+def test_dead_pixels_neither_hide_nor_cause_the_mark(tmp_path, top, want, dead):
+    values = np.linspace(0, top, 48 * 64).reshape(48, 64).astype(np.uint16)
+    values[20, 20 : 20 + dead] = 65535
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert open_marked(tmp_path / "a.png", value_range=(0, 65535)).outside is want
+
+
+def test_a_pipe_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg: a named pipe, not a picture file"):
+        open_image(tmp_path / "a.jpg")
 
 
 def test_unreadable_finds_exactly_the_bad_files(tmp_path):

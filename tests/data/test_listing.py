@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from vitlora.commands.drift import _pictures as drift_pictures
+from vitlora.commands.predict import find_images
 from vitlora.data.folder import read_folder
 from vitlora.data.listing import describe, is_picture, list_pictures
+from vitlora.errors import DataError
 
 
 def files(root, *names):
@@ -69,9 +73,14 @@ def test_no_file_with_a_known_ending_is_opened(tmp_path, monkeypatch):
     assert listed(tmp_path) == (["a.jpg", "b/c.png"], {"other": ["d.txt", "e.dng"]})
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    assert listed(tmp_path) == ([], {"other": ["pipe"]})
+@pytest.mark.parametrize("name", ["pipe", "x.jpg"])
+def test_pipes_and_sockets_are_not_waited_for_whatever_their_name(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"link-{name}").symlink_to(tmp_path / name)
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(str(tmp_path / f"socket-{name}"))
+    others = sorted([f"link-{name}", name, f"socket-{name}"])
+    assert listed(tmp_path) == ([], {"other": others})
 
 
 def test_a_folder_is_no_picture_whatever_its_name(tmp_path):
@@ -129,10 +138,35 @@ def test_a_link_to_a_picture_is_one_even_if_that_is_gone(tmp_path):
     assert listed(tmp_path / "set") == (["a", "b.jpg"], {})
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_closed_folder_is_passed_over(tmp_path):
-    files(tmp_path, "a/1.jpg").joinpath("a").chmod(0)
-    assert listed(tmp_path) == ([], {"closed": ["a"]})
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """Makes a folder of two classes, of which one holds a folder that may not be read."""
+    files(tmp_path, "a/1.jpg", "a/shut/2.jpg", "b/3.jpg")
+    scan = os.scandir
+
+    def refuse(folder):  # root may read everything, and so its rights cannot be taken away
+        if Path(folder).name == "shut":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return tmp_path
+
+
+def test_a_closed_folder_is_passed_over(closed):
+    assert listed(closed) == (["a/1.jpg", "b/3.jpg"], {"closed": ["a/shut"]})
+
+
+def test_training_refuses_a_closed_folder(closed):
+    with pytest.raises(DataError, match=r"1 folder may not be read: .*/a/shut; give yourself"):
+        read_folder(closed)
+
+
+def test_drift_refuses_a_closed_folder_and_predict_says_it(closed):
+    with pytest.raises(DataError, match="1 folder may not be read"):
+        drift_pictures(closed)
+    paths, bad, _ = find_images([str(closed)])
+    assert len(paths) == 2 and bad == [f"{closed}/a/shut: may not be read"]
 
 
 def test_what_was_passed_over_is_said_by_ending():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from vitlora.data.images import MemoryShortError
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.value_range import find_range, range_text, read_range
 
@@ -67,6 +68,34 @@ def test_dead_and_hot_pixels_do_not_widen_a_thermal_range(tmp_path):
     values = ints(7000, 9000)(scene())
     values[20, 20], values[20, 21] = 0, 65535
     assert find_range([write(tmp_path, values)]).value_range == (7000, 9000)
+
+
+@pytest.mark.parametrize("dead", [1, 3, 30])
+@pytest.mark.parametrize("value", [65535, 2**30])
+def test_dead_pixels_far_above_the_rest_do_not_widen_a_12_bit_range(tmp_path, dead, value):
+    paths = []
+    for n in range(30):
+        values = ints(0, 4095, np.int32 if value > 65535 else np.uint16)(scene(n))
+        values[20, 20:23] = value if n < dead else 7
+        paths.append(write(tmp_path, values, f"{n}.{'png' if value == 65535 else 'tif'}"))
+    assert find_range(paths).value_range == (0, 4095)
+
+
+def test_the_bright_spots_of_dark_pictures_count(tmp_path):
+    values = np.zeros((48, 64), np.uint16)
+    values[20, 20:23] = 4000
+    assert find_range([write(tmp_path, values)]).value_range == (0, 4095)
+
+
+def test_too_little_memory_is_not_passed_over(tmp_path, monkeypatch):
+    path = write(tmp_path, ints(0, 4095)(scene()))
+
+    def full(self):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", full)
+    with pytest.raises(MemoryShortError):
+        find_range([path])
 
 
 def test_pixels_without_a_value_do_not_count(tmp_path):

@@ -197,6 +197,7 @@ def _pictures(root: Path) -> list[Path]:
         kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
         raise DataError(f"--data '{root}': {kind}")
     found = list_pictures(root)
+    found.check_open()
     others = found.passed_over.get("other", [])
     if not found.pictures:
         only = f"; passed over {describe(others)}" if others else ""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from vitlora.command_line import CommandParser
-from vitlora.data.listing import SUFFIXES
+from vitlora.data.listing import SUFFIXES, list_pictures
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, nearest
 from vitlora.files import draft
@@ -247,7 +247,7 @@ def _is_picture_name(name: str) -> bool:
 
 def _next_step(dataset: Dataset, output: Path) -> str:
     """Returns what lies where now, and the command that trains on it."""
-    pictures = sum(path.suffix.lower() in SUFFIXES for path in output.rglob("*"))
+    pictures = len(list_pictures(output).pictures)
     root, bundle = (f'"{path}"' for path in (output, Path("checkpoints") / output.name))
     return (
         f"{pictures:,} pictures of {', '.join(dataset.classes)} in {output}\n"

@@ -96,6 +96,7 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[str], list[Path]
         path = Path(word).expanduser()
         if path.is_dir():
             listing = list_pictures(path)
+            bad += [f"{one}: may not be read" for one in listing.passed_over.get("closed", [])]
             found = listing.pictures
             others += listing.passed_over.get("other", [])
         elif path.exists():

@@ -77,6 +77,7 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
 
     Raises:
         DataError: A file is missing or may not be read.
+        MemoryShortError: There is too little memory for a picture, which may be good.
     """
     read = partial(fingerprint_or_bytes, value_range=find_range(paths).value_range)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -151,9 +152,12 @@ def fingerprint_or_bytes(path: Path, value_range: ValueRange | None = None) -> F
 
     Raises:
         DataError: The file is missing or may not be read.
+        MemoryShortError: There is too little memory for the picture, which may be good.
     """
     try:
         return fingerprint(path, value_range)
+    except MemoryShortError:
+        raise
     except DataError:
         nothing = np.zeros((_KEPT, _KEPT), np.float32)
         return Fingerprint(_digest(path), nothing, np.zeros((4, 4, 2), np.float32))

@@ -183,7 +183,8 @@ def files(survey: Survey) -> Iterator[Finding]:
             "deep",
             "note",
             survey.depth.to_text(),
-            "nothing: fit says and keeps the same range; data.value_range sets another",
+            "nothing: fit keeps about the same range, that of the pictures it trains on; "
+            "data.value_range sets another",
         )
     yield from _those(
         survey,

@@ -256,7 +256,8 @@ def read_folder(
         known: Classes that come first, in this order, and need no folder.
 
     Raises:
-        DataError: The folder is missing, a class is missing, empty or unknown.
+        DataError: The folder is missing, a class is missing, empty or unknown, or a folder of it is
+            closed to the reader.
         UsageError: ``classes`` does not begin with those known, or names a class that is not there.
     """
     root = Path(root).expanduser()
@@ -334,6 +335,7 @@ def _samples(folder: Path, classes: Sequence[str], passed_over: list[Path]) -> l
         if name not in folders:
             continue
         found = list_pictures(folders[name])
+        found.check_open()
         passed_over += (others := found.passed_over.get("other", []))
         samples += [Sample(path, label) for path in found.pictures]
         only = f" (passed over {describe(others)})" if others else ""

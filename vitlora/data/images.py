@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from vitlora.errors import DataError
 
@@ -33,7 +33,10 @@ _TURNS = {
 }
 _CLIPPED = 0.01  # of the pixels, beyond the range: a picture with more is outside it
 _UNUSED = 16  # a picture in this part of the range is outside it too: 12 bits among 16, say
+_MOST = 0.999  # of the pixels: where those are dark, a few hot ones do not make a picture bright
 _NATIVE = "L" if np.little_endian else "B"
+# 16-bit colours of PNG and TIFF that are read in full, as Pillow names how they are stored
+_IN_FULL = {f"{mode};16{order}" for mode in ("RGB", "RGBA", "RGBX") for order in "LBN"} | {"LA;16B"}
 
 
 class MemoryShortError(DataError):
@@ -47,7 +50,7 @@ class Opened:
     Attributes:
         image: Upright, RGB, 8 bits.
         outside: Whether the file is deeper than 8 bits and its values do not lie in the range that
-            was given, or none was: its brightness then means little.
+            was given, or none was, or that Pillow cuts them: its brightness then means little.
     """
 
     image: Image.Image
@@ -89,9 +92,9 @@ def open_marked(
         MemoryShortError: As :func:`open_image`.
     """
     with reading(path) as image:
+        outside = _deep_colour(image) not in {None, *_IN_FULL}
         values = _load(path, image, at_least)
         turn = _TURNS.get(orientation(image))
-        outside = False
         plain: Image.Image = image
         if values is not None:
             outside = value_range is None or is_outside(values, value_range)
@@ -119,13 +122,18 @@ def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
 
 
 def is_outside(values: NDArray[Any], value_range: ValueRange) -> bool:
-    """Returns whether a picture's values lie beyond the range, or in a small dark part of it."""
+    """Returns whether a picture's values lie beyond the range, or in a small dark part of it.
+
+    More than 1% of them must lie beyond it, or all but one in 1,000 in its lowest sixteenth: a few
+    dead pixels change nothing.
+    """
     low, high = value_range
     known = values[np.isfinite(values)]
     if not known.size:
         return False
     beyond = np.count_nonzero((known < low) | (known > high)) / known.size
-    return bool(beyond > _CLIPPED or known.max() <= low + (high - low) / _UNUSED)
+    dark = np.count_nonzero(known <= low + (high - low) / _UNUSED) / known.size
+    return bool(beyond > _CLIPPED or dark >= _MOST)
 
 
 @contextmanager
@@ -180,11 +188,18 @@ def _file(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
         from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
 
         register_heif_opener()
-    return Image.open(path)
+    image = Image.open(path)
+    if image.format == "TIFF":
+        # Pillow 13.0.0 maps an uncompressed TIFF of one strip into memory if it knows its name, and
+        # one that EXIF turns by a quarter by the wrong width; drop once it no longer does
+        image.filename = ""
+    return image
 
 
 def _start(path: str | os.PathLike[str]) -> bytes:
     """Returns the first bytes of a file, which tell most kinds apart."""
+    if Path(path).is_fifo():  # it would keep its reader waiting
+        raise DataError(f"{path}: a named pipe, not a picture file")
     with Path(path).open("rb") as file:
         return file.read(12)
 
@@ -193,7 +208,7 @@ def _load(
     path: str | os.PathLike[str], image: ImageFile.ImageFile, at_least: int | None = None
 ) -> NDArray[Any] | None:
     """Decodes a picture; returns its values if it is deeper than 8 bits."""
-    colour = _colour_rawmode(image)
+    colour = _deep_colour(image)
     pixels = image.width * image.height
     if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
         image.draft("RGB", (at_least, at_least))
@@ -202,38 +217,60 @@ def _load(
         pixels = max(image.width * image.height, whole)
     if pixels > MOST_PIXELS:
         raise DataError(f"{path}: {_too_large()}")
+    if colour == "planes" and image.tile[0].codec_name == "raw":  # Pillow 13.0.0 garbles them
+        raise DataError(
+            f"{path}: an uncompressed TIFF that stores 16-bit colours one after the other is not "
+            "read; save it with the colours of a pixel together"
+        )
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
         return np.asarray(image)
-    if colour is None:
+    if colour not in _IN_FULL:
         return None
-    # Pillow unpacks 16-bit colours to their high bytes; read in the other byte order, the low ones
-    with _file(path) as low:
-        _swap_bytes(low, colour)
-        low.load()
-        pair = [np.asarray(one, np.uint16)[..., :3] for one in (image, low)]
-    return pair[0] * np.uint16(256) + pair[1]
+    with _file(path) as again:
+        if colour == "LA;16B":
+            # taken for four channels of 8 bits: both bytes of the grey, then both of the alpha
+            _unpack_as(again, "RGBA")
+            again.load()
+            high, low = np.moveaxis(np.asarray(again, np.uint16)[..., :2], -1, 0)
+        else:
+            # Pillow keeps the high bytes of 16-bit colours; in the other byte order, the low ones
+            _unpack_as(again, _swapped(colour))
+            again.load()
+            high, low = (np.asarray(one, np.uint16)[..., :3] for one in (image, again))
+    return high * np.uint16(256) + low
 
 
 def _is_deep(image: ImageFile.ImageFile) -> bool:
-    return image.mode.startswith("I") or image.mode == "F" or _colour_rawmode(image) is not None
+    return image.mode.startswith("I") or image.mode == "F" or _deep_colour(image) in _IN_FULL
 
 
-def _colour_rawmode(image: ImageFile.ImageFile) -> str | None:
-    """Returns how a PNG or TIFF of 16-bit colours is stored, in Pillow's words."""
-    if image.format not in ("PNG", "TIFF") or image.mode not in ("RGB", "RGBA") or not image.tile:
+def _deep_colour(image: ImageFile.ImageFile) -> str | None:
+    """Returns how a PNG or TIFF that Pillow cuts to 8 bits is stored, in its words."""
+    if image.format not in ("PNG", "TIFF") or image.mode[0] in "IF" or not image.tile:
         return None
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _in_planes(image):
+        return "planes"
     args = image.tile[0].args
     rawmode = args[0] if isinstance(args, tuple) else args
-    known = {f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in "LBN"}
-    return rawmode if rawmode in known else None
+    return rawmode if isinstance(rawmode, str) and ";16" in rawmode else None
 
 
-def _swap_bytes(image: ImageFile.ImageFile, rawmode: str) -> None:
+def _in_planes(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Returns whether a TIFF stores each of its colours, deeper than 8 bits, by itself."""
+    tags = image.tag_v2
+    apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    return apart and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+
+
+def _swapped(rawmode: str) -> str:
     order = rawmode[-1] if rawmode[-1] != "N" else _NATIVE
-    other = rawmode[:-1] + ("B" if order == "L" else "L")
+    return rawmode[:-1] + ("B" if order == "L" else "L")
+
+
+def _unpack_as(image: ImageFile.ImageFile, rawmode: str) -> None:
     image.tile = [
-        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
         for tile in image.tile
     ]
 

@@ -1,11 +1,14 @@
 """Which files of a folder are pictures, and what is passed over."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Literal
+
+from vitlora.errors import DataError, a_few, counted
 
 Kind = Literal["other", "hidden", "linked", "closed"]
 
@@ -57,14 +60,26 @@ class Listing:
         """Puts a file or folder down as passed over."""
         self.passed_over.setdefault(kind, []).append(path)
 
+    def check_open(self) -> None:
+        """Refuses folders that may not be read: nobody knows what pictures they hold.
+
+        Raises:
+            DataError: There are some.
+        """
+        if closed := self.passed_over.get("closed"):
+            raise DataError(
+                f"{counted(len(closed), 'folder')} may not be read: {a_few(map(str, closed))}; "
+                "give yourself the right to read them, or move them elsewhere"
+            )
+
 
 def list_pictures(folder: Path) -> Listing:
     """Returns the pictures below a folder, to its depths, and what is passed over.
 
     A file is a picture by its ending, or, where it has none or an unknown one, by its first bytes.
     Links to files and folders are followed, each folder once, under its own name where it has one.
-    Hidden files and folders hold copies (.ipynb_checkpoints …) and are left alone; a folder is
-    never a picture, whatever its name.
+    Hidden files and folders hold copies (.ipynb_checkpoints …) and are left alone; a folder, pipe,
+    socket or device is never a picture, whatever its name.
     """
     found = Listing()
     links = list(_walk(folder, found, seen := _and_above(folder)))
@@ -80,11 +95,15 @@ def list_pictures(folder: Path) -> Listing:
 
 
 def is_picture(file: Path) -> bool:
-    """Returns whether a file is taken for a picture: by its ending, else by its first bytes."""
+    """Returns whether a file is taken for a picture: by its ending, else by its first bytes.
+
+    A link to nothing is one by its ending, so that it is reported; a pipe or a socket never is: it
+    would keep its reader waiting.
+    """
     suffix = file.suffix.lower()
     if file.name.startswith(".") or suffix in _RAW or suffix in _NONE:
         return False
-    return suffix in SUFFIXES or _starts_as_picture(file)
+    return not _is_special(file) and (suffix in SUFFIXES or _starts_as_picture(file))
 
 
 def describe(passed_over: Collection[PurePath]) -> str:
@@ -142,10 +161,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_special(file: Path) -> bool:
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:  # a link to nothing, say: its name decides
+        return False
+
+
 def _starts_as_picture(file: Path) -> bool:
     try:
-        if not file.is_file():  # a pipe would keep its reader waiting
-            return False
         with file.open("rb") as opened:
             start = opened.read(16)
     except OSError:

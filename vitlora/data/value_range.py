@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitlora.data.images import ValueRange, deep_values
+from vitlora.data.images import MemoryShortError, ValueRange, deep_values
 from vitlora.errors import DataError
 
 # What black-to-white ranges end at: floats in [0, 1]; 8, 10, 12, 14 and 16 bits
 _ENDS = (1, 255, 1023, 4095, 16383, 65535)
 _TAIL = 0.001  # of a picture's pixels, at both ends: dead and hot ones
+_FAR = 4  # times as bright as nearly all pixels of the folder: dead, or "no data"
 _STRANGE = 50  # one picture of so many may lie outside the range of the others
 _LOOKED_AT = 2**18  # pixels of a picture whose quantiles are taken
 
@@ -69,8 +70,12 @@ def find_range(paths: Iterable[Path]) -> Found:
 
     Integers from about 0 end at the least of 8, 10, 12, 14 and 16 bits that holds them, floats at 1
     if that does. Where values begin below 0, or so far above it that half of that would be unused,
-    the range is that of nearly all pixels. One picture in 50 may lie outside: it does not change
-    what is right for the others. Files that cannot be read do not count.
+    the range is that of nearly all pixels. A pixel four times as bright as nearly all others is
+    dead, or stands for no data, and does not count. One picture in 50 may lie outside: it does not
+    change what is right for the others. Files that cannot be read do not count.
+
+    Raises:
+        MemoryShortError: There is too little memory for a picture.
     """
     paths = list(paths)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -100,6 +105,8 @@ def read_range(given: Any) -> ValueRange | None:
 def _levels_of(path: Path) -> Levels | None:
     try:
         values = deep_values(path)
+    except MemoryShortError:
+        raise
     except DataError:
         return None
     return None if values is None else levels(values)
@@ -121,7 +128,8 @@ def _common(levels: list[Levels]) -> ValueRange:
     strange = len(levels) // _STRANGE
     low = sorted(one.low for one in levels)[strange]
     high = sorted(one.high for one in levels)[-1 - strange]
-    top = sorted(one.top for one in levels)[-1 - strange]
+    tops = (one.top if high <= 0 or one.top <= _FAR * high else high for one in levels)
+    top = sorted(tops)[-1 - strange]
     ends = _ENDS[1:] if all(one.whole for one in levels) else _ENDS
     end = next((end for end in ends if top <= end), None)
     if end is not None and 0 <= low <= high / 2 and top > end / 4:
