@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vitlora.__main__ import main
 from vitlora.checkpoint import PICTURES, Bundle, load_bundle, save_bundle
@@ -85,7 +87,7 @@ def test_what_was_held_out_stays_so_through_two_continuations(
 
     second = fit("second", "--from", "first", "--model.lr", "0.0001")
     out = capsys.readouterr().out
-    assert "goes on from first: 24 pictures stay on the side they were on, 12 are new" in out
+    assert "goes on from first: kept 24 pictures on the side they were on, 12 new" in out
     assert "the old test set, 6 pictures" in out
     third = fit("third", "--from", "second", "--model.lr", "0.0001")
     known = contents(photos.rglob("*.jpg"))
@@ -214,5 +216,10 @@ def test_a_split_folder_whose_owner_moved_pictures(photos: Path, capsys: Any) ->
     assert second.record.split["counts"] == {"train": [9, 8], "val": [2, 3]}
     scored = score("validate", "--checkpoint", "second")
     assert (scored["images"], scored["seen_in_training"]) == (5, 0)
-    scored = score("validate", "--checkpoint", "first")  # as its owner has it now: one is known
-    assert (scored["images"], scored["seen_in_training"]) == (6, 1)
+    capsys.readouterr()
+    scored = score("validate", "--checkpoint", "first")  # the one it was trained on is left out
+    assert (scored["images"], scored["seen_in_training"]) == (5, 0)
+    assert "1 picture in val/ left out: a training had" in capsys.readouterr().err
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("split/val/a/new.jpg")  # what is added changes nothing in that
+    assert score("validate", "--checkpoint", "second")["seen_in_training"] == 0

@@ -1,4 +1,4 @@
-"""``python -m vitlora``: finds config files, runs the command, says a mistake in one line."""
+"""``python -m vitlora``: runs the command, says a mistake in one line."""
 
 import io
 import logging
@@ -84,7 +84,7 @@ def _run(words: list[str]) -> int:
     command, *options = words
     if command not in _COMMANDS:
         raise UsageError(
-            f"'{command}' is no command; expected one of {', '.join(_COMMANDS)}"
+            f"there is no command '{command}'; expected one of {', '.join(_COMMANDS)}"
             f"{nearest(command, _COMMANDS)}"
         )
     if command == "plan":

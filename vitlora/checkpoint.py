@@ -117,7 +117,7 @@ class Bundle:
 
     @property
     def weights(self) -> str | None:
-        """Where training found the base's weights; None if they are there no more."""
+        """Where training found the base's weights; None if they are gone."""
         known = self.record.weights
         there = not is_network_path(known) and Path(known).is_file()
         return known if known == "none" or there else None

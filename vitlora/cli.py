@@ -137,7 +137,7 @@ class VitloraCLI(LightningCLI):
             "--old_data",
             type=str | None,
             default=None,
-            help="fit --from: where the bundle's old pictures lie, if no more where they were, to "
+            help="fit --from: where the bundle's old pictures lie, if no longer where they were, to "
             "see what is forgotten.",
         )
         parser.add_argument(

@@ -215,7 +215,7 @@ def test_without_a_test_split_validation_is_scored_and_said(
         (["--model.quantization", "nf4"], "--model.quantization is what the methods differ in"),
         (["--model.adapter=Lora"], "--model.adapter is what the methods differ in"),
         (["--seed_everything", "3"], "pass --seeds"),
-        (["--print_config"], "no option of compare"),
+        (["--print_config"], "compare does not accept --print_config"),
         (["--model.lrr", "1"], "did you mean 'model.lr'"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs is 'x'"),
         (["--config", "none.yaml"], "no such file"),

@@ -167,7 +167,7 @@ def test_drawn_split_is_found_again(tmp_path: Path, make_folder: Any, capsys: An
     with pytest.raises(DataError, match=r"are not those of training.*pass --data DIR"):
         main([str(bundle.folder), str(tmp_path / "3.safetensors")])
     shutil.rmtree(root)
-    with pytest.raises(DataError, match=r"no more at .*pass --data DIR"):
+    with pytest.raises(DataError, match=r"no longer at .*pass --data DIR"):
         main([str(bundle.folder), str(tmp_path / "3.safetensors")])
     assert not list(tmp_path.glob("*3*"))
 

@@ -222,7 +222,7 @@ def test_new_pictures_are_drawn_by_the_same_shares(options: dict[str, Any], tmp_
     folder(root, 40, first=50)
     again = FolderData(str(root), **options)
     said = again.follow(first.usage())
-    assert said == "150 pictures stay on the side they were on, 120 are new"
+    assert said == "kept 150 pictures on the side they were on, 120 new"
     now = numbers(root, again)
     assert again.folder.counts("val") == [18, 18, 18] or "folds" in options
     for split, names in before.items():

@@ -267,7 +267,7 @@ def test_old_pictures_that_are_gone_are_a_note(pictures: Path, tmp_path: Path, c
     assert "were changed; pass --old-data DIR" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "old")
     assert go_on(bundle.folder, pictures / "new") == 0
-    assert "no more where they were; pass --old-data" in capsys.readouterr().err
+    assert "no longer where they were; pass --old-data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def _check_overrides(configs: Sequence[str], overrides: Sequence[str]) -> None:
         if name == "--seed_everything":
             raise UsageError("--seed_everything is set for each run; pass --seeds 0,1,...")
         if name.startswith("--print_config") or name in ("--checkpoint", "--json"):
-            raise UsageError(f"{name} is no option of compare; 'vitlora compare --help' lists all")
+            raise UsageError(f"compare does not accept {name}; 'vitlora compare --help' lists all")
 
 
 def _resolved(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _check(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         if name in SET_BY_METHOD:
             raise UsageError(f"{name} is what the methods differ in; leave it out, use --method")
         if name.startswith("--print_config") or name in ("--from", "--checkpoint", "--help"):
-            raise UsageError(f"{name} is no option of plan; 'vitlora plan --help' lists all")
+            raise UsageError(f"plan does not accept {name}; 'vitlora plan --help' lists all")
     if options.classes is not None and options.classes < 2:
         raise UsageError(f"--classes is {options.classes}; expected at least 2")
     check_target("--png", options.png, ".png")

@@ -31,7 +31,7 @@ _MARK = b'<meta name="generator" content="vitlora report">'  # as the template h
 # What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
 _THUMBNAILS = 400
 _WORST, _LEAST_SURE = 24, 12
-_MOST_CLASSES = 30  # a larger matrix is no more readable: its largest mistakes are listed
+_MOST_CLASSES = 30  # a larger matrix cannot be read: its largest mistakes are listed
 _MOST_PAIRS = 12
 _MOST_PROBLEMS = 50
 

@@ -57,7 +57,7 @@ class FolderData(LightningDataModule):
         resplit: Pool train/, val/ and test/ and split the pictures anew, as if they were class
             folders; no file is moved.
         folds: Split into so many folds of equal size, 2 or more, to train once for each;
-            val_fraction is then of no account, and the test share is the same for all.
+            val_fraction is then ignored, and the test share is the same for all.
         fold: The fold to validate on, from 0 to folds - 1.
         num_workers: Processes that load pictures; null picks by the machine, 0 loads in the main
             process.
@@ -128,6 +128,7 @@ class FolderData(LightningDataModule):
         self.preprocessing: Preprocessing | None = None
         self.recalled = False
         self.before = Usage()
+        self._known_classes = tuple(known_classes or ())
         self._contents: dict[Path, bytes] = {}
         self._checked: set[str] = set()
         self._prints: dict[Path, Fingerprint] = {}
@@ -210,8 +211,20 @@ class FolderData(LightningDataModule):
                     f"{self.folder.root} has no picture left to {what}: the bundle that training "
                     f"goes on from {why} all of them; add pictures that it does not know"
                 )
+        counts = self.folder.counts("train")
+        unlearnt = [
+            name
+            for name, trained in zip(self.folder.classes, counts, strict=True)
+            if not trained and name not in self._known_classes
+        ]
+        if unlearnt and not (self.drawn and self._draw["test"] == 1):
+            raise DataError(
+                f"{counted(len(unlearnt), 'new class')} without a picture to train on, as all of "
+                f"them were held out from the bundle: {a_few(unlearnt)}; add pictures, or leave "
+                "such a class out of data.classes"
+            )
         stay, new = len(settled) - len(lost), len(samples) - len(settled)
-        return f"{stay:,} pictures stay on the side they were on, {new:,} are new"
+        return f"kept {counted(stay, 'picture')} on the side they were on, {new:,} new"
 
     def recall(self, before: Usage, split: str, least: float) -> int | None:
         """Puts back the splits of a training by the contents of its pictures; others are left out.
@@ -237,21 +250,27 @@ class FolderData(LightningDataModule):
         self.recalled = True
         return new
 
-    def leave_out(self, before: Usage, split: str, digest: str) -> None:
-        """Leaves out of a split what does not belong there, if that makes it a training's split.
-
-        So did the training: what the trainings before it had on another side was left out.
+    def leave_out(self, before: Usage, split: str) -> int:
+        """Leaves out of a split, as its owner has it, what trainings used on another side only.
 
         Args:
-            before: Of the training.
+            before: Of the trainings.
             split: ``train``, ``val`` or ``test``.
-            digest: Of the training's split.
+
+        Returns:
+            How many pictures that are.
         """
         samples = self.folder.splits.get(split, [])
         known = self._known(samples)
-        kept = [s for s in samples if _fits(before.side(known.get(s.path)), split)]
-        if Folder(self.folder.root, self.folder.classes, {split: kept}).digest(split) == digest:
+        kept = []
+        for sample in samples:
+            content = known.get(sample.path)
+            # a copy in both splits stays where training had it, too
+            if _fits(before.side(content), split) or content in getattr(before, split):
+                kept.append(sample)
+        if len(kept) < len(samples):
             self._take({**self.folder.splits, split: kept})
+        return len(samples) - len(kept)
 
     def setup(self, stage: str) -> None:
         """Checks that the pictures of a stage can be read, and takes the model's preprocessing.

@@ -85,7 +85,7 @@ class Folder:
         every machine.
 
         Args:
-            val: Share of each class for validation; of no account with ``folds``.
+            val: Share of each class for validation; ignored with ``folds``.
             test: Share of each class for testing.
             seed: Of the draw.
             groups: The group of each picture of ``all``, in that order: a group is never divided.

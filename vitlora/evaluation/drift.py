@@ -114,7 +114,7 @@ def compare(answers: Answers, record: Record, known: Confidence, reference: Refe
     """Returns in what new photos differ from the training data.
 
     Args:
-        answers: To the new photos; their labels are of no account.
+        answers: To the new photos; their labels are ignored.
         record: Of the bundle whose network answered.
         known: What its validation pictures taught.
         reference: Where its training pictures lie.

@@ -157,7 +157,7 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
     except VitloraError:
         if root is not None:
             raise
-        raise DataError("the old pictures are no more where they were") from None
+        raise DataError("the old pictures are no longer where they were") from None
     for split in ("test", "val"):
         as_then = split in digests and data.digest(split) == digests[split]
         if bundle.usage is not None and not as_then:

@@ -13,7 +13,7 @@ from vitlora.checkpoint import Bundle, is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import DRAW, SPLITS, Sample, class_name
 from vitlora.data.usage import Usage, contents, used
-from vitlora.errors import BundleError, DataError, UsageError, a_few, nearest
+from vitlora.errors import BundleError, DataError, UsageError, a_few, counted, nearest
 
 _MEANINGLESS = 0.5  # of the pictures trained on: a score then says nothing of new ones
 SAME_FOLDER = 0.5  # of the pictures known: it is a copy of training's folder
@@ -122,9 +122,14 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
     if _same(data, digests, split):
         return None
     if not data.drawn:
+        out = 0
         if home and bundle.usage is not None and split in digests:
-            data.leave_out(bundle.usage, split, digests[split])
-        return None
+            out = data.leave_out(bundle.usage, split)
+        if not out or _same(data, digests, split):  # so did training
+            return None
+        return (
+            f"{counted(out, 'picture')} in {split}/ left out: a training had them on another side"
+        )
     if drawn is None:
         return None
     options, now = ("val", "test", "seed"), data.record()["drawn"]
@@ -206,7 +211,7 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
         root: Another folder; None for that of training.
 
     Raises:
-        DataError: Training's folder is not known or no more there.
+        DataError: Training's folder is not known, or is gone.
         UsageError: A class of the bundle has no folder.
     """
     record = bundle.record
@@ -214,7 +219,7 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
     found = record.split.get("drawn", {})
     shared = any(map(is_network_path, (known, str(found.get("groups", "")))))
     if root is None and (not known or shared or not Path(known).is_dir()):
-        where = f"no more at {known}" if known else "not known"
+        where = f"no longer at {known}" if known else "not known"
         raise DataError(
             f"the pictures {bundle.folder} was trained on are {where}; pass --data DIR, a folder "
             "with pictures of the same classes"
@@ -242,7 +247,7 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
 
     Raises:
         DataError: There are no such pictures, or a class of the bundle is missing.
-        BundleError: The split drawn from training's folder is no more the one held out.
+        BundleError: The split drawn from training's folder is no longer the one held out.
     """
     notes = _check_classes(bundle, Path(root).expanduser()) if root is not None else []
     data = folder_of(bundle, root)
