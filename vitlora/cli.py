@@ -137,8 +137,8 @@ class VitloraCLI(LightningCLI):
             "--old_data",
             type=str | None,
             default=None,
-            help="fit --from: where the bundle's old pictures lie, if no longer where they were, to "
-            "see what is forgotten.",
+            help="fit --from: where the bundle's old pictures lie, if no longer where they were, "
+            "to see what is forgotten.",
         )
         parser.add_argument(
             "--checkpoint",

@@ -125,7 +125,7 @@ def test_not_shown_to_differ_is_not_shown_to_be_equal() -> None:
     assert advice.startswith(
         "Take lora (accuracy 0.900), the most accurate on 40 test pictures and 1 seed. They do not "
         "tell it apart from linear (0.775) and qlora (0.900). That a cheaper one is within 2 "
-        "points of it is not shown: if it is, about "
+        "points of it is not shown: if the two are equally good, about "
     )
     # 5 pictures differ, and 2 are added: (1.96 + 0.84)^2 * 7 / 42 / 0.02^2
     assert advice.endswith(" about 3,300 pictures would show it.")
@@ -206,6 +206,44 @@ def test_what_the_pictures_can_tell_is_known_before() -> None:
     assert tells_apart(2000, 2) == pytest.approx(1.96 * math.sqrt(0.1 / 2000), rel=1e-3)
     assert tells_apart(3, 4) == 1.0
     assert needed(0.02, 2) == 1500  # (1.645 + 0.842)^2 * 0.1 / 0.02^2 = 1546
+
+
+def test_no_pictures_shrink_what_the_seeds_add() -> None:
+    most = (0.02 / (1.644854 + 0.841621)) ** 2  # variance that the margin allows
+    assert needed(0.02, 2, 0.1, most / 2) == 3100  # 1546 * 2
+    assert needed(0.02, 2, 0.1, most * 1.001) is None
+    wrong = {"linear": (10_000, 14_000, 18_000), "lora": (9_900, 13_900, 17_900)}
+    runs = [
+        make(name, range(count), seed, count=200_000, trainable=10 if name == "linear" else 1000)
+        for name, counts in wrong.items()
+        for seed, count in enumerate(counts)
+    ]
+    assert advise(compare(runs), "test").endswith(
+        "is not shown: if the two are equally good, it takes more seeds to show it, not more "
+        "pictures."
+    )
+
+
+def test_no_number_below_those_scored_is_named() -> None:
+    linear = make("linear", range(46), trainable=10, count=2400)
+    rows = compare([linear, make("lora", range(46, 76), count=2400)])
+    assert advise(rows, "test", 0.012).endswith(
+        "is not shown, although 2,400 pictures usually show it if the two are equally good."
+    )
+
+
+def test_the_method_taken_is_not_called_clearly_worse() -> None:
+    runs = [
+        make("full", [], trainable=10**6, count=9000),
+        make("lora", range(60), count=9000),
+        make("linear", range(90), trainable=10, count=9000),
+        make("bad", range(900), trainable=20, count=9000),
+    ]
+    rows = compare(runs)
+    assert [row.clear for row in rows] == [False, True, True, True]
+    advice = advise(rows, "test")
+    assert advice.startswith("Take linear (accuracy 0.990): the cheapest")
+    assert advice.endswith("clearly worse: bad (0.900).")
 
 
 def test_four_pictures_do_not_make_a_method_clearly_better() -> None:

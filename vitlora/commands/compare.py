@@ -26,6 +26,7 @@ from vitlora.evaluation.comparison import (
     advise,
     compare,
     needed,
+    points,
     tells_apart,
 )
 from vitlora.evaluation.methods import METHODS, SET_BY_METHOD
@@ -72,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> int:
         flush=True,
     )
     if len(methods) > 1:
-        print(_can_tell(pictures, len(methods), options.margin), flush=True)
+        print(_can_tell(pictures, split, len(methods), len(seeds), options.margin), flush=True)
     todo = [(method, seed) for seed, method in product(seeds, methods)]
     done: list[Run | Failure] = []
     try:
@@ -248,16 +249,24 @@ def _said(run: Run) -> str:
     return f"accuracy {right / len(run.labels):.4f}"
 
 
-def _can_tell(pictures: int, methods: int, margin: float) -> str:
+def _can_tell(pictures: int, split: str, methods: int, seeds: int, margin: float) -> str:
     """Returns what so many pictures can show, whatever the runs will say."""
-    points = 100 * tells_apart(pictures, methods)
-    said = f"{pictures} pictures: differences below about {points:.0f} points cannot be told apart"
-    if margin:
-        said += (
-            f"; that a cheaper method is within {100 * margin:g} of the best takes about "
-            f"{needed(margin, methods):,} (if two methods disagree on one picture in ten)"
-        )
-    return said
+    apart = 100 * tells_apart(pictures, methods)
+    said = (
+        f"{pictures:,} {split} pictures: differences below about "
+        f"{apart:.{0 if apart >= 1.5 else 1}f} points cannot be told apart"
+    )
+    if not margin:
+        return said
+    within = f"that a cheaper method is within {points(margin)} of the best"
+    count = needed(margin, methods) or 0
+    said += (
+        f"; showing {within} takes about {count:,} pictures"
+        if count > pictures
+        else f"; they usually show {within}, where the two are equally good"
+    )
+    spread = ", and the spread of the seeds comes on top" if seeds > 1 else ""
+    return f"{said} (if two methods disagree on one picture in ten{spread})"
 
 
 def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure], margin: float) -> None:

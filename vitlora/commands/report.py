@@ -31,7 +31,7 @@ _MARK = b'<meta name="generator" content="vitlora report">'  # as the template h
 # What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
 _THUMBNAILS = 400
 _WORST, _LEAST_SURE = 24, 12
-_MOST_CLASSES = 30  # a larger matrix cannot be read: its largest mistakes are listed
+_MOST_CLASSES = 30  # a larger matrix is unreadable: its largest mistakes are listed
 _MOST_PAIRS = 12
 _MOST_PROBLEMS = 50
 
@@ -88,7 +88,7 @@ class _Page:
         self.plain = Scores(classes, answers.logits, answers.labels)
         self.scores = Scores(classes, judge.calibrated(answers.logits), answers.labels)
         self.confidence, self.predicted = judged.confidence, judged.predicted
-        self.right = self.predicted == self.labels
+        self.right, self.sure = self.predicted == self.labels, ~judged.unsure
 
     def values(self) -> dict[str, Any]:
         """Returns everything but the pictures the network looked at."""
@@ -121,14 +121,14 @@ class _Page:
             "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
         }
 
-    def _sure(self) -> tuple[Interval, Interval] | None:
-        """Returns the 95% intervals of the share answered for sure, and of the wrong ones there."""
-        known = self.bundle.record.confidence
-        if known is None:
+    def _sure(self) -> tuple[tuple[float, Interval], tuple[float, Interval]] | None:
+        """Returns the share answered for sure, and that of the wrong ones there, with intervals."""
+        if self.bundle.record.confidence is None:
             return None
-        sure = self.confidence >= known.unsure_below
-        count, wrong = int(sure.sum()), int((sure & ~self.right).sum())
-        return exact_interval(count, len(sure)), exact_interval(wrong, count)
+        count, wrong = int(self.sure.sum()), int((self.sure & ~self.right).sum())
+        every = len(self.sure)
+        answered = count / every, exact_interval(count, every)
+        return answered, (wrong / max(count, 1), exact_interval(wrong, count))
 
     def looked_at(self, network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
         """Returns the worst mistakes and the least sure answers with the network's maps."""

@@ -76,7 +76,7 @@ class Row:
         accuracy: Mean over the seeds, in ``[0, 1]``.
         accuracy_interval: 95% (Wilson 1927), for other pictures of the same kind.
         macro_f1: Mean over the seeds, in ``[0, 1]``.
-        macro_f1_interval: 95%, percentile bootstrap over the pictures.
+        macro_f1_interval: 95%, as ``macro_f1_interval`` has it.
         p: Chance of a difference to the best method this large if both were equally good; None for
             the best.
         clear: Whether the best method is clearly better.
@@ -205,19 +205,24 @@ def _below(row: Row, other: Row, spread: tuple[float, int], level: float) -> tup
     return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
-def needed(margin: float, methods: int, disagree: float = _DISAGREE) -> int:
+def needed(
+    margin: float, methods: int, disagree: float = _DISAGREE, seeds: float = 0.0
+) -> int | None:
     """Returns about how many pictures show that a cheaper method is within a margin of the best.
 
     For two equally good methods, with a probability of 80% (the usual count for non-inferiority).
+    None if no number does, because the seeds vary too much.
 
     Args:
         margin: Of the accuracy, in ``(0, 1)``.
         methods: That are compared, at least 2.
         disagree: Share of the pictures on which one of the two is right and the other wrong.
+        seeds: Variance of the difference that comes from the seeds; pictures do not shrink it.
     """
     normal = NormalDist()
     both = normal.inv_cdf(1 - _LEVEL / (methods - 1)) + normal.inv_cdf(_POWER)
-    return _round((both / margin) ** 2 * disagree)
+    left = (margin / both) ** 2 - seeds
+    return _round(disagree / left) if left > 0 else None
 
 
 def tells_apart(pictures: int, methods: int) -> float:
@@ -281,15 +286,16 @@ def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
     best = next(row for row in rows if row.p is None)
     if len(rows) == 1:
         return f"Only {best.method} finished ({_said(best)} on {on}): nothing to compare it with."
-    worse = [row for row in rows if row.clear]
-    rest = f"; clearly worse: {_listed(worse)}" if worse else ""
     within = [row for row in rows if row.at_most is not None and row.at_most < margin]
     take = min([best, *within], key=lambda row: row.cost)
+    near = within if take is not best else []
+    worse = [row for row in rows if row.clear and row not in near]
+    rest = f"; clearly worse: {_listed(worse)}" if worse else ""
     if take is not best:
         return (
             f"Take {take.method} ({_said(take)}): the cheapest that {on} show to be within "
-            f"{_points(margin)} of the best, {best.method} ({best.accuracy:.3f}); it is at most "
-            f"{_points(take.at_most or 0)} below any other, with 95% certainty{rest}."
+            f"{points(margin)} of the best, {best.method} ({best.accuracy:.3f}); it is at most "
+            f"{points(take.at_most or 0)} below any other, with 95% certainty{rest}."
         )
     if len(worse) == len(rows) - 1:
         return f"Take {best.method}: {_said(best)} on {on} is clearly the best{rest}."
@@ -301,12 +307,24 @@ def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
     cheaper = [row for row in open_ if row.cost < best.cost]
     if not cheaper or not margin:
         return f"{said}."
-    them = "it is" if len(cheaper) == 1 else "one of them is"
-    disagree = max(_disagreement(best, row) for row in cheaper)
-    return (
-        f"{said}. That a cheaper one is within {_points(margin)} of it is not shown: if {them}, "
-        f"about {needed(margin, len(rows), disagree):,} pictures would show it."
-    )
+    show = _would_show(rows, best, cheaper, margin)
+    return f"{said}. That a cheaper one is within {points(margin)} of it is not shown{show}"
+
+
+def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: float) -> str:
+    """Returns the end of a sentence: what would show that a cheaper method is near enough."""
+    equal = "the two are" if len(cheaper) == 1 else "one of them and it are"
+    variance, _ = _seed_variance(rows)
+    counts = []
+    for row in cheaper:
+        seeds = variance * (1 / len(best.runs) + 1 / len(row.runs))
+        counts.append(needed(margin, len(rows), _disagreement(best, row), seeds))
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return f": if {equal} equally good, it takes more seeds to show it, not more pictures."
+    if max(known) > (pictures := len(best.runs[0].labels)):
+        return f": if {equal} equally good, about {max(known):,} pictures would show it."
+    return f", although {pictures:,} pictures usually show it if {equal} equally good."
 
 
 def _disagreement(row: Row, other: Row) -> float:
@@ -315,7 +333,8 @@ def _disagreement(row: Row, other: Row) -> float:
     return (float((differences**2).sum()) + 2) / (len(differences) + 2)
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """Returns a share in points, to a tenth."""
     value = f"{100 * share:.1f}".removesuffix(".0")
     return f"{value} point{'s' * (value != '1')}"
 
