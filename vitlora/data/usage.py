@@ -112,7 +112,8 @@ def with_copies(groups: Sequence[int], known: Sequence[bytes | None]) -> list[in
 
 def used(parts: Mapping[str, Iterable[bytes]]) -> Usage:
     """Returns what one training used pictures for, by the names of its splits."""
-    return Usage(**{part: frozenset(parts.get(part, ())) for part in _PARTS})
+    train, val, test = (frozenset(parts.get(part, ())) for part in _PARTS)
+    return Usage(train, val, test)
 
 
 def _rows(contents: Iterable[bytes]) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":

@@ -41,11 +41,12 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     """
     data, record = options_in(bundle, "data"), bundle.record
     hints = get_type_hints(FolderData.__init__)
-    # where the run was started, its paths need not lead to the same place as here
-    places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
-    data |= {name: place for name, place in places.items() if place and name in data}
     options = {name: value for name, value in data.items() if f"data.{name}" not in chosen}
     view = {"crop_mode": options_in(bundle, "model").get("crop_mode")}
+    check(bundle, "data", options, hints)
+    # where the run was started, its paths need not lead to the same place as here
+    places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
+    options |= {name: place for name, place in places.items() if place and name in options}
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
