@@ -3,8 +3,10 @@
     python benchmarks/macro_f1.py
 
 Each draw takes labels by the classes' shares and answers by each class's share of right answers,
-the others spread as the classes are. The truth is the macro-F1 of endless answers to these labels.
-Beside it the interval before: the percentiles of a bootstrap that leaves absent classes out.
+the others spread as the classes are. The truth is the macro-F1 of endless answers to
+labels in the drawn counts of the classes (not in the population's shares), over the classes that
+occur. Beside it the interval before, for a tenth of the draws: the percentiles of a bootstrap that
+leaves absent classes out.
 Appends one JSON line for each population.
 """
 
@@ -51,12 +53,17 @@ def main() -> None:
             f1 = 2 * n * chances.diagonal() / np.maximum(n + n @ chances, 1e-12)
             truth = float(f1[occurs].mean())
             rules = {"now": macro_f1_interval(labels, answers[None])}
-            if draw < options.draws // 10:
+            if draw < max(options.draws // 10, 1):
                 rules["before"] = bootstrap(labels, answers, rng)
             for rule, (low, high) in rules.items():
                 found[rule].append((low - 1e-9 <= truth <= high + 1e-9, high - low))
         means = {rule: np.mean(rows, 0).round(3).tolist() for rule, rows in found.items()}
-        line = {"population": name, "draws": options.draws, "held_and_width": means}
+        line = {
+            "population": name,
+            "draws": len(found["now"]),
+            "draws_before": len(found["before"]),
+            "held_and_width": means,
+        }
         with options.output.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)

@@ -14,7 +14,7 @@ from runs import BACKBONE
 
 from vitlora.__main__ import main
 from vitlora.checkpoint import bundle_bytes, load_bundle
-from vitlora.commands.compare import _pictures
+from vitlora.commands.compare import _can_tell, _pictures
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import DataError, UsageError
 from vitlora.evaluation import study
@@ -277,3 +277,32 @@ def test_pictures_are_split_as_fit_splits_them(photos: Path, tmp_path: Path) -> 
     split, count, _ = _pictures({"root": str(photos), **shares, **more})
     data = FolderData(str(photos), **more)
     assert (split, count) == ("val", len(data.folder.splits["val"]))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "seeds", "margin", "said"),
+    [
+        (
+            40,
+            1,
+            0.02,
+            "40 test pictures: differences below about 18 points cannot be told apart; showing "
+            "that a cheaper method is within 2 points of the best takes about 2,000 pictures (if "
+            "two methods disagree on one picture in ten)",
+        ),
+        (
+            9000,
+            3,
+            0.01,
+            "9,000 test pictures: differences below about 0.8 points cannot be told apart; they "
+            "usually show that a cheaper method is within 1 point of the best, where the two are "
+            "equally good (if two methods disagree on one picture in ten, and the spread of the "
+            "seeds comes on top)",
+        ),
+        (40, 1, 0.0, "40 test pictures: differences below about 18 points cannot be told apart"),
+    ],
+)
+def test_what_the_pictures_can_show_is_said_before(
+    pictures: int, seeds: int, margin: float, said: str
+) -> None:
+    assert _can_tell(pictures, "test", 3, seeds, margin) == said

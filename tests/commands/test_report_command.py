@@ -28,6 +28,7 @@ from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.figures import as_seen
 from vitlora.evaluation.pictures import Pictures, Seen
+from vitlora.intervals import exact_interval
 from vitlora.page import render
 from vitlora.predictor import Prediction, Predictor
 
@@ -226,6 +227,34 @@ def test_a_temperature_and_a_threshold_are_applied(bundle: Bundle, tmp_path: Pat
     assert f"{float(sure.min()):.1%}" in page.text  # the least sure picture's
     assert "After the temperature" in page.text
     assert "temperature 4.00" in page.text
+
+
+def test_who_is_unsure_is_the_judges_word(bundle: Bundle, tmp_path: Path) -> None:
+    logits = torch.eye(3)[torch.tensor([0, 1, 2, 0])] * torch.tensor([1.0, 2, 3, 4])[:, None]
+    least = float(logits.softmax(1).max(1).values[0])
+    known = Confidence(
+        temperature=1.0,
+        unsure_below=least + 1e-10,  # in fp32 the same number
+        chosen_for={"max_error": 0.05},
+        coverage=0.71,
+        error=0.03,
+        calibration_error=(0.2, 0.1),
+        unfamiliar_above=2.0,
+        images=18,
+        confidences=(0.5,) * 11,
+        distances=(0.5,) * 11,
+    )
+    reference = Reference.of(torch.randn(40, 160), torch.arange(40) % 3, 8)
+    judging = replace(bundle, record=replace(bundle.record, confidence=known), reference=reference)
+    samples = tuple(Sample(tmp_path / f"{i}.jpg", 0) for i in range(4))
+    answers = Answers(samples, logits, torch.zeros(4, 160), {})
+    pictures = Pictures(tmp_path, "test", list(samples), (), Seen(4))
+    page = report._Page(judging, pictures, answers)
+    sure = page._sure()
+    assert page.sure.tolist() == [False, True, True, True]
+    assert sure is not None
+    assert sure[0] == (0.75, exact_interval(3, 4))
+    assert sure[1] == (2 / 3, exact_interval(2, 3))
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else(

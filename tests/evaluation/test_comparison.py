@@ -16,8 +16,8 @@ CLASSES = 3
 
 def make(method: str, wrong: Sequence[int], seed: int = 0, count: int = 100, **other: int) -> Run:
     """Returns a run of three classes that gives a wrong answer to the pictures named."""
-    labels = [index % CLASSES for index in range(count)]
-    answers = [(x + (index in set(wrong))) % CLASSES for index, x in enumerate(labels)]
+    labels, missed = [index % CLASSES for index in range(count)], set(wrong)
+    answers = [(x + (index in missed)) % CLASSES for index, x in enumerate(labels)]
     fields = {"trainable": 1000, "seconds": 10.0, **other}
     return Run(
         method=method,

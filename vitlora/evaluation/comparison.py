@@ -313,7 +313,7 @@ def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
 
 def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: float) -> str:
     """Returns the end of a sentence: what would show that a cheaper method is near enough."""
-    equal = "the two are" if len(cheaper) == 1 else "one of them and it are"
+    equal = "the two are equally good" if len(cheaper) == 1 else "one of them is just as good"
     variance, _ = _seed_variance(rows)
     counts = []
     for row in cheaper:
@@ -321,10 +321,10 @@ def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: 
         counts.append(needed(margin, len(rows), _disagreement(best, row), seeds))
     known = [count for count in counts if count is not None]
     if len(known) < len(counts):
-        return f": if {equal} equally good, it takes more seeds to show it, not more pictures."
+        return f": if {equal}, it takes more seeds to show it, not more pictures."
     if max(known) > (pictures := len(best.runs[0].labels)):
-        return f": if {equal} equally good, about {max(known):,} pictures would show it."
-    return f", although {pictures:,} pictures usually show it if {equal} equally good."
+        return f": if {equal}, about {max(known):,} pictures would show it."
+    return f", although {pictures:,} pictures usually show it if {equal}."
 
 
 def _disagreement(row: Row, other: Row) -> float:
