@@ -22,7 +22,8 @@ from vitlora.confidence import Reference
 from vitlora.data.folder import Sample, read_folder
 from vitlora.data.listing import list_pictures
 from vitlora.evaluation.answers import Answers, answer
-from vitlora.evaluation.calibrate import Unsure, calibrate
+from vitlora.evaluation.calibrate import calibrate
+from vitlora.evaluation.unsure import Unsure
 from vitlora.hardware import pick_device
 from vitlora.updates import merged_network
 

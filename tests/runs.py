@@ -11,6 +11,16 @@ from vitlora.data.datamodule import FolderData
 from vitlora.training import RunFolder, Summary, Trainer
 
 BACKBONE = "vitlora/vit_micro_patch8_96"
+# the options of a fit that takes a second
+MICRO = {
+    "model.backbone": BACKBONE,
+    "model.weights": "none",
+    "model.image_size": "32",
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": "1",
+    "trainer.enable_progress_bar": "false",
+    "data.num_workers": "0",
+}
 
 
 def micro(num_classes: int = 3) -> Backbone:

@@ -41,7 +41,7 @@ ALONE: dict[str, set[str]] = {
     "hardware": {"errors"},
     "command_line": {"errors"},
     "bundle_folder": {"errors"},
-    "parsers": {"command_line"},
+    "parsers": {"bundle_folder", "command_line", "errors"},
     "data": {"errors", "files", "page", "intervals"},
     "four_bit": set(),
     "quantization": {"errors", "four_bit"},

@@ -90,6 +90,8 @@ TYPED = [
 ]
 
 WRITTEN = [
+    ("seed_everything: -1", "-1 is not in bounds"),
+    ("trainer: {val_check_interval: 500}", "val_check_interval` (500) must be less than or equal"),
     ("model: {backbon: x}", "unknown key 'model.backbon' (did you mean 'model.backbone'?)"),
     ("data: {rooot: x}", "unknown key 'data.rooot' (did you mean 'data.root'?)"),
     ("trainer: {max_epoch: 3}", "unknown key 'trainer.max_epoch' (did you mean"),

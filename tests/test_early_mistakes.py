@@ -12,7 +12,7 @@ import pytest
 
 from vitlora.__main__ import _OTHERS
 from vitlora.commands.merge import _BASES
-from vitlora.parsers import adopt, merge
+from vitlora.parsers import _adopt, _merge
 from vitlora.quantization import Quantization
 
 ROOT = Path(__file__).parents[1]
@@ -122,10 +122,27 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["test", "--unsure.coverage", "0.5"], "is of no use to test"),
         (["test", "--config", "number.yaml"], "checkpoint '7': no such folder"),
         (["fitt"], "did you mean 'fit'"),
+        (["fit", "--data.root", "nowhere"], "data.root 'nowhere': no such folder"),
+        (["fit", "--config", "nopics.yaml"], "data.root 'gone': no such folder"),
+        (["merge", "b", "out.bin"], "expected a name that ends in .safetensors"),
+        (["merge", "b", "mine.safetensors"], "merge overwrites nothing"),
+        (["report", "b", "--out", "x.txt"], "expected a name that ends in .html"),
+        (["report", "b", "--out", "mine.html"], "exists and is no report of vitlora's"),
+        (["drift", "b", "--data", "nowhere"], "--data 'nowhere': no such folder"),
+        (["drift", "b", "--data", ".", "--json", "bad.yaml"], "is no result of drift's"),
+        (["adopt", ".", "--classes", "a", "--backbone", "timm/x"], "expected at least 2 names"),
+        (["adopt", "nowhere", "--classes", "a,b", "--backbone", "timm/x"], "holds no PEFT adapter"),
+        (["adopt", "b", "--classes", "a,b", "--backbone", "timm/x"], "is a bundle already"),
+        (["calibrate", "b", "--max-error", "2"], "max_error is 2.0; expected 0 < max_error < 1"),
+        (["calibrate", "b", "--coverage", "0"], "coverage is 0.0; expected 0 < coverage <= 1"),
     ],
 )
 def test_mistakes_are_told_before_torch(words: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("data: [")
+    (tmp_path / "nopics.yaml").write_text("data: {root: gone}")
+    (tmp_path / "b").mkdir()
+    for name in ("b/vitlora.json", "mine.html", "mine.safetensors"):
+        (tmp_path / name).write_text("{}")
     (tmp_path / "list.yaml").write_text("[1, 2]")
     (tmp_path / "misspelt.yaml").write_text("modle: {lr: 1}")
     (tmp_path / "number.yaml").write_text("checkpoint: 7")
@@ -139,5 +156,5 @@ def test_choices_are_those_of_what_they_choose() -> None:
     def choices(parser: Any, name: str) -> list[str]:
         return list(next(a.choices for a in parser._actions if name in a.option_strings))
 
-    assert choices(adopt(), "--quantization") == list(get_args(Quantization))
-    assert choices(merge(), "--base") == list(_BASES)
+    assert choices(_adopt(), "--quantization") == list(get_args(Quantization))
+    assert choices(_merge(), "--base") == list(_BASES)

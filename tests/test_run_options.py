@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import get_loader
+from runs import MICRO
 
 from vitlora import yaml_text
 from vitlora.__main__ import main
@@ -19,15 +20,6 @@ from vitlora.errors import UsageError
 from vitlora.run_options import run_options
 
 NAMES = ["1e-3", "1e5", "yes", "no", "null", "012", "12:30", "1_000", "true", "~", "0x1f", "1."]
-MICRO = {
-    "model.backbone": "vitlora/vit_micro_patch8_96",
-    "model.weights": "none",
-    "model.image_size": "32",
-    "trainer.accelerator": "cpu",
-    "trainer.max_epochs": "1",
-    "trainer.enable_progress_bar": "false",
-    "data.num_workers": "0",
-}
 WORDS = [word for key, value in MICRO.items() for word in (f"--{key}", value)]
 TYPED = f"[{','.join(NAMES)}]"
 

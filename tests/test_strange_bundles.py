@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from runs import MICRO
 
 from vitlora.__main__ import main
 from vitlora.checkpoint import load_bundle
@@ -20,15 +21,6 @@ from vitlora.pool import AdapterPool
 from vitlora.training.continued import options_of
 from vitlora.training.inherited import to_score
 
-MICRO = {
-    "model.backbone": "vitlora/vit_micro_patch8_96",
-    "model.weights": "none",
-    "model.image_size": "32",
-    "trainer.accelerator": "cpu",
-    "trainer.max_epochs": "1",
-    "trainer.enable_progress_bar": "false",
-    "data.num_workers": "0",
-}
 COMMANDS = {
     "validate": ["validate", "--checkpoint", "x"],
     "test": ["test", "--checkpoint", "x"],

@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import Any
 
 from vitlora import __version__
-from vitlora.bundle_folder import check_there
 from vitlora.errors import UsageError, VitloraError, nearest
 
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
@@ -90,9 +89,7 @@ def _run(words: list[str]) -> int:
     if command == "plan":
         return import_module("vitlora.commands.plan").main(options, _resolved)
     if command in _ON_TORCH:  # its help, and what is wrong with the words, come before that
-        given = getattr(import_module("vitlora.parsers"), command)().parse_args(options)
-        if "checkpoint" in given:
-            check_there(given.checkpoint)
+        getattr(import_module("vitlora.parsers"), command)(options)
     if command in _OTHERS:
         return import_module(f"vitlora.commands.{command}").main(options)
     from vitlora.run_options import run_options
@@ -112,12 +109,12 @@ def _resolved(options: list[str]) -> dict[str, Any]:
 
     if not any(word.partition("=")[0] in ("--config", "--data.root") for word in options):
         options = ["--data.root", "PHOTOS", *options]
-    words, inherited = run_options("fit", options)
+    words, inherited = run_options("fit", [*options, "--print_config"])
     from vitlora.cli import main as train
 
     printed = io.StringIO()
     with redirect_stdout(printed), suppress(SystemExit):
-        train(["fit", *words, "--print_config"], inherited)
+        train(["fit", *words], inherited)
     return yaml.safe_load(printed.getvalue())
 
 
@@ -133,7 +130,6 @@ def _as_user_error(error: Exception) -> VitloraError | None:
 
         if lost := lost_workers(error):
             return VitloraError(lost)
-
         if is_out_of_memory(error):
             return VitloraError("memory ran out; take smaller batches, or run on the CPU")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's

@@ -31,6 +31,7 @@ from vitlora.errors import BundleError, UsageError, printable, shown
 from vitlora.files import alone_in, is_draft, keep_names, rename, write_through
 from vitlora.judge import Judge
 from vitlora.lora_options import LoraOptions
+from vitlora.plain import is_a
 from vitlora.quantization import Storage
 
 FORMAT = 1
@@ -43,6 +44,7 @@ FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
 _SUMMED = (TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES)
 # a pending file bears a digest; those of older versions of vitlora did not
 _PENDING = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})(\.[0-9a-f]{{16}})?\.new")
+_MOST_NUMBER = 2**63
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _DRAWN = {
     **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
@@ -339,7 +341,7 @@ def _check_record(record: Record) -> None:
         **{f"split drawn {n}": (drawn[n], kind) for n, kind in _DRAWN.items() if n in drawn},
     }
     for name, (value, kind) in expected.items():
-        if not _is(value, kind):
+        if not is_a(value, kind) or (kind in (int, float) and not abs(value) < _MOST_NUMBER):
             raise ValueError(f"{name} is {shown(value)}; expected {_KINDS[kind]}")
     if len(record.classes) < 2 or len(set(record.classes)) < len(record.classes):
         raise ValueError("classes holds no names, or one twice")
@@ -359,15 +361,6 @@ def _check_texts(value: Any) -> None:
         value = [*value, *value.values()]
     for part in value if isinstance(value, list | tuple) else ():
         _check_texts(part)
-
-
-def _is(value: Any, kind: type) -> bool:
-    if kind is bool or isinstance(value, bool):
-        return kind is bool and isinstance(value, bool)
-    if kind is str:
-        return isinstance(value, str)
-    whole = isinstance(value, int) or (kind is float and isinstance(value, float))
-    return whole and abs(value) < 2**63
 
 
 def is_network_path(path: str) -> bool:

@@ -22,15 +22,15 @@ from torch import nn
 from vitlora import yaml_text
 from vitlora.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.classifier import Classifier
-from vitlora.command_line import check_target
 from vitlora.complaints import explained
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.usage import Usage
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError, a_few
-from vitlora.evaluation.calibrate import Unsure, calibrate, describe
+from vitlora.evaluation.calibrate import calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.evaluation.pictures import at_home, seen, settle, usage_of
+from vitlora.evaluation.unsure import Unsure
 from vitlora.files import write_json
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
@@ -322,7 +322,6 @@ class VitloraCLI(LightningCLI):
 
     def _score(self, split: str, model: Classifier, data: FolderData) -> None:
         target = self._get(self.config, "json")
-        check_target("--json", target, ".json")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data)
         if note := settle(bundle, data, split):
@@ -380,6 +379,18 @@ def _run(args: list[str], inherited: Mapping[str, Any]) -> None:
         VitloraCLI(inherited, args)
     except ArgumentError as error:
         raise explained(error) from None
+    except ValueError as error:
+        if not _is_lightnings(error):
+            raise
+        raise UsageError(" ".join(str(error).split())) from None
+
+
+def _is_lightnings(error: BaseException) -> bool:
+    """Returns whether Lightning itself raised an error: it does where an option cannot be."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("lightning.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from vitlora.adapters import Lora
 from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, nearest, nearest_of
-from vitlora.evaluation.calibrate import Unsure
+from vitlora.evaluation.unsure import Unsure
 from vitlora.training import Trainer
 
 _ADAPTERS = ("Lora", "LinearProbe", "FullFineTuning")

@@ -121,7 +121,7 @@ class LoraOptions:
 
 
 def check_known(config: Mapping[str, Any]) -> None:
-    """Refuses options that are on and that nobody here has thought of.
+    """Refuses options that are on and that vitlora does not know.
 
     Raises:
         ValueError: There is one.

@@ -1,8 +1,7 @@
 """Plain values, as JSON and YAML hold them: whether one is what an annotation says."""
 
-from dataclasses import is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 def is_a(value: Any, hint: Any) -> bool:
@@ -10,7 +9,7 @@ def is_a(value: Any, hint: Any) -> bool:
 
     Args:
         value: Anything.
-        hint: An annotation made of plain types, lists, tuples, dicts and dataclasses of them.
+        hint: An annotation made of plain types, and of lists, tuples and dicts of them.
     """
     kind, inside = get_origin(hint) or hint, get_args(hint)
     if kind is Any:
@@ -30,11 +29,6 @@ def is_a(value: Any, hint: Any) -> bool:
         )
     if kind is float:
         return type(value) in (int, float)
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return isinstance(value, kind) and all(  # pyright: ignore[reportArgumentType]
-            is_a(getattr(value, name), hint) for name, hint in hints.items()
-        )
     if kind in (str, int, bool, NoneType):
         return type(value) is kind
     raise TypeError(f"{hint} is no annotation of a plain value")

@@ -13,6 +13,8 @@ import yaml
 
 from vitlora import yaml_text
 from vitlora.bundle_folder import check_there, newest_bundle
+from vitlora.command_line import check_target
+from vitlora.data.folder import check_root
 from vitlora.errors import UsageError, nearest
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # of options, in configs and on the command line
@@ -61,9 +63,24 @@ def run_options(command: str, options: list[str]) -> tuple[list[str], dict[str, 
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:
         inherited = _to_score(command, options, names, runs)
+        check_target("--json", _chosen("json", options, runs), ".json")
+    if not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
+        _check_root(options, runs)
     # configs first: what is typed counts more, wherever it stands
     # and as what they hold: jsonargparse would read the files in the console's code page
     return [word for run in runs for word in ("--config", _as_yaml(run))] + options, inherited
+
+
+def _check_root(options: list[str], runs: list[dict[str, Any]]) -> None:
+    """Refuses a folder of pictures that is not there: typed, or in the last config that has one."""
+    named = [yaml_text.typed(_mapping(run, "data")).get("root") for run in runs]
+    for index, word in enumerate(options):
+        name, equals, value = word.partition("=")
+        if name == "--data.root":
+            named.append(value if equals else "".join(options[index + 1 : index + 2]))
+    named = [root for root in named if isinstance(root, str)]
+    if named and named[-1]:
+        check_root(named[-1])
 
 
 def _check_group(name: str) -> None:

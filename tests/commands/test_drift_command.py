@@ -18,7 +18,8 @@ from vitlora.checkpoint import load_bundle
 from vitlora.commands.drift import main
 from vitlora.data.folder import read_folder
 from vitlora.errors import BundleError, DataError, UsageError
-from vitlora.evaluation.calibrate import Unsure, calibrate
+from vitlora.evaluation.calibrate import calibrate
+from vitlora.evaluation.unsure import Unsure
 from vitlora.predictor import Prediction, Predictor
 from vitlora.updates import merged_network
 

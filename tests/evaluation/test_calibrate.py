@@ -17,7 +17,8 @@ from vitlora.checkpoint import REFERENCE, Bundle, bundle_bytes, load_bundle
 from vitlora.data.folder import Sample, read_folder
 from vitlora.data.images import open_image
 from vitlora.errors import BundleError, UsageError
-from vitlora.evaluation.calibrate import Unsure, _some, calibrate
+from vitlora.evaluation.calibrate import _some, calibrate
+from vitlora.evaluation.unsure import Unsure
 from vitlora.predictor import Predictor
 from vitlora.updates import merged_network
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from vitlora import yaml_text
+from vitlora import parsers, yaml_text
 from vitlora.adapters.adapter import Tensors
 from vitlora.adapters.lora import anchored_pattern
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.card import model_card
 from vitlora.checkpoint import (
     PEFT_CONFIG,
-    RECORD,
     TENSORS,
     Bundle,
     Record,
@@ -27,7 +25,6 @@ from vitlora.checkpoint import (
 )
 from vitlora.errors import BundleError, UsageError, a_few, printable, shown
 from vitlora.lora_options import check_known, compiled
-from vitlora.parsers import adopt as _parser
 from vitlora.quantization import Storage
 from vitlora.updates import read_changes
 
@@ -55,12 +52,8 @@ def main(args: Sequence[str] | None = None) -> int:
         BundleError: The adapter is damaged, of a kind vitlora cannot run, or does not fit.
         BackboneError: The base's weights cannot be had.
     """
-    options = _parser().parse_args(args)
-    folder = Path(options.adapter)
-    output = Path(options.output or Path("checkpoints") / folder.resolve().name)
-    classes = _classes(options.classes)
-    if output.exists():
-        raise UsageError(f"output '{output}' exists, and adopt overwrites nothing; choose another")
+    options = parsers.adopt(args)
+    folder, output, classes = options.adapter, options.output, options.classes
     config = _read_config(folder)
     tensors = _read_tensors(folder)
     _check_library(folder, config, tensors)
@@ -98,25 +91,9 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _classes(text: str) -> tuple[str, ...]:
-    names = tuple(unicodedata.normalize("NFC", name.strip()) for name in text.split(","))
-    if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise UsageError(
-            f"--classes is '{text}'; expected at least 2 names, each once, as in can,glass,tyre"
-        )
-    return names
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     """Returns ``adapter_config.json`` if it is of an adapter that a bundle can hold."""
-    if (folder / RECORD).exists():
-        raise UsageError(f"{folder} is a bundle already; use it as it is")
     path = folder / PEFT_CONFIG
-    if not path.is_file():
-        raise UsageError(
-            f"{folder} holds no PEFT adapter: it has no {PEFT_CONFIG}; expected the folder that "
-            "PEFT's save_pretrained wrote"
-        )
     try:
         config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from vitlora.bundle_folder import check_there
 from vitlora.command_line import CommandParser
 from vitlora.errors import DataError
+from vitlora.evaluation.unsure import Unsure
 
 _EPILOG = """examples:
   vitlora calibrate checkpoints/photos --max-error 0.02
@@ -23,14 +24,14 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(args)
     check_there(options.checkpoint)
+    unsure = Unsure(options.max_error, options.coverage)
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.checkpoint import load_bundle
-    from vitlora.evaluation.calibrate import Unsure, calibrate, describe
+    from vitlora.evaluation.calibrate import calibrate, describe
     from vitlora.evaluation.pictures import folder_of, seen, settle
     from vitlora.hardware import pick_device
     from vitlora.updates import merged_network
 
-    unsure = Unsure(options.max_error, options.coverage)
     bundle = load_bundle(options.checkpoint)
     data = folder_of(bundle, options.data)
     noted = settle(bundle, data, "val") if bundle.usage is not None else None

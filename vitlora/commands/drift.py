@@ -1,22 +1,21 @@
 """The ``drift`` command: whether new, unlabelled photos are still like the training data."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vitlora import parsers
 from vitlora.checkpoint import load_bundle
 from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
-from vitlora.errors import BundleError, DataError, UsageError
+from vitlora.errors import BundleError, DataError, counted
 from vitlora.evaluation.answers import answer
 from vitlora.evaluation.drift import FEW, Drift, Shift, compare
 from vitlora.evaluation.pictures import seen
 from vitlora.files import write_json
 from vitlora.hardware import pick_device
-from vitlora.parsers import drift as _parser
 from vitlora.updates import merged_network
 
 _SHOWN = 10  # pictures, and classes of the mix
@@ -32,9 +31,8 @@ def main(args: Sequence[str] | None = None) -> int:
         BackboneError: The base's weights cannot be had.
         DataError: There are no pictures to compare.
     """
-    options = _parser().parse_args(args)
-    _check_free(options.json)
-    root = Path(options.data).expanduser()
+    options = parsers.drift(args)
+    root = options.data
     samples = [Sample(path, -1) for path in _pictures(root)]  # what they show is not known
     bundle = load_bundle(options.checkpoint)
     known, reference = bundle.record.confidence, bundle.reference
@@ -48,9 +46,10 @@ def main(args: Sequence[str] | None = None) -> int:
     for line in answers.unreadable.values():
         print(f"drift: {line}", file=sys.stderr)
     if answers.outside:
+        photos = counted(len(answers.outside), "photo")
         print(
-            f"drift: {len(answers.outside):,} photos have values outside the range of training, "
-            f"such as {answers.outside[0]}",
+            f"drift: values outside the range of training in {photos}, such as "
+            f"{answers.outside[0]}",
             file=sys.stderr,
         )
     known_ones = seen(bundle, samples)
@@ -175,27 +174,7 @@ def _fields(drift: Drift, unreadable: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _check_free(target: str | None) -> None:
-    """Refuses to write over anything but the result of an earlier comparison."""
-    if not target or target == "-":
-        return
-    path = Path(target)
-    if not path.parent.is_dir():
-        raise UsageError(f"--json '{path}': its folder does not exist")
-    if not path.exists():
-        return
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        earlier = None
-    if not isinstance(earlier, dict) or not {"drift", "verdict"} <= earlier.keys():
-        raise UsageError(f"--json '{path}' exists and is no result of drift's; name another file")
-
-
 def _pictures(root: Path) -> list[Path]:
-    if not root.is_dir():
-        kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
-        raise DataError(f"--data '{root}': {kind}")
     found = list_pictures(root)
     found.check_open()
     others = found.passed_over.get("other", [])

@@ -15,16 +15,16 @@ from safetensors.torch import save as dump_tensors
 from timm.models import create_model
 from torch import nn
 
+from vitlora import parsers
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
 from vitlora.checkpoint import Bundle, load_bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.value_range import range_text
-from vitlora.errors import BundleError, DataError, UsageError, VitloraError
+from vitlora.errors import BundleError, DataError, VitloraError
 from vitlora.evaluation.pictures import folder_of, seen, settle
 from vitlora.files import draft, rename, write_through, write_whole
 from vitlora.hardware import pick_device
-from vitlora.parsers import merge as _parser
 from vitlora.quantization import Storage, dequantize
 from vitlora.updates import Update, bundle_backbone, merge_into, read_changes
 
@@ -60,10 +60,8 @@ def main(args: Sequence[str] | None = None) -> int:
         DataError: There are no validation pictures.
         VitloraError: The merged file does not say what the adapter says.
     """
-    options = _parser().parse_args(args)
-    out = Path(options.out)
-    proof_file = out.with_suffix(".json")
-    _check_free(out, proof_file)
+    options = parsers.merge(args)
+    out, proof_file = options.out, options.proof
     bundle = load_bundle(options.checkpoint)
     data = _pictures(bundle, options.data)
     backbone = _base(bundle, options.weights)
@@ -91,10 +89,10 @@ def main(args: Sequence[str] | None = None) -> int:
     print(
         f"\nnetwork   timm.create_model({_call([name], arguments | {'checkpoint_path': str(out)})})"
     )
-    seen = asdict(bundle.record.preprocessing)
-    value_range = seen.pop("value_range")
-    seen = {"input_size": seen.pop("image_size"), **seen}
-    print(f"pictures  timm.data.create_transform({_call([], seen)})")
+    view = asdict(bundle.record.preprocessing)
+    value_range = view.pop("value_range")
+    view = {"input_size": view.pop("image_size"), **view}
+    print(f"pictures  timm.data.create_transform({_call([], view)})")
     if value_range is not None:
         print(
             f"          files deeper than 8 bits: {range_text(value_range)} become 0 to 255 first"
@@ -124,16 +122,6 @@ def timm_arguments(backbone: Backbone, num_classes: int) -> tuple[str, dict[str,
         "depth": backbone.num_blocks,
         "num_heads": module.blocks[0].attn.num_heads,
     }
-
-
-def _check_free(out: Path, proof_file: Path) -> None:
-    if out.suffix != ".safetensors":
-        raise UsageError(f"OUT is '{out}'; expected a name that ends in .safetensors")
-    if not out.parent.is_dir():
-        raise UsageError(f"OUT is '{out}': its folder does not exist")
-    for path in (out, proof_file):
-        if path.exists():
-            raise UsageError(f"{path} exists, and merge overwrites nothing; choose another OUT")
 
 
 def _pictures(bundle: Bundle, root: str | None) -> FolderData:

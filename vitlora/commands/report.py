@@ -5,15 +5,12 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from vitlora import __version__
-from vitlora.bundle_folder import is_bundle
+from vitlora import __version__, parsers
 from vitlora.checkpoint import Bundle, load_bundle
-from vitlora.errors import UsageError
 from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.calibrate import describe_threshold
@@ -23,11 +20,9 @@ from vitlora.files import write_whole
 from vitlora.hardware import pick_device
 from vitlora.intervals import Interval, exact_interval
 from vitlora.page import render
-from vitlora.parsers import report as _parser
 from vitlora.scores import Scores
 from vitlora.updates import merged_network
 
-_MARK = b'<meta name="generator" content="vitlora report">'  # as the template has it
 # What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
 _THUMBNAILS = 400
 _WORST, _LEAST_SURE = 24, 12
@@ -46,10 +41,8 @@ def main(args: Sequence[str] | None = None) -> int:
         DataError: There are no pictures to score.
     """
     words = list(args or [])
-    options = _parser().parse_args(words)
-    bundle = load_bundle(options.checkpoint)
-    out = Path(options.out or f"{bundle.folder.resolve().name}-report.html")
-    _check_free(out)
+    options = parsers.report(words)
+    bundle, out = load_bundle(options.checkpoint), options.out
     pictures = find_pictures(bundle, options.data, options.split)
     print(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
     device = pick_device(options.device)
@@ -192,20 +185,6 @@ def _count(number: int, one: str, many: str) -> str:
 def _some(lines: list[str]) -> list[str]:
     more = len(lines) - _MOST_PROBLEMS
     return [*lines[:_MOST_PROBLEMS], *([f"… and {more:,} more"] if more > 0 else [])]
-
-
-def _check_free(out: Path) -> None:
-    """Refuses to write over anything but an earlier report, or into a bundle."""
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out is '{out}'; expected a name that ends in .html")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out is '{out}': its folder does not exist")
-    if is_bundle(out.parent):
-        raise UsageError(f"--out is '{out}', inside a bundle, which keeps to its own files")
-    if not out.exists():
-        return
-    if not out.is_file() or _MARK not in out.read_bytes()[:2000]:
-        raise UsageError(f"{out} exists and is no report of vitlora's; choose another --out")
 
 
 def _summary(scores: Scores) -> str:

@@ -81,8 +81,8 @@ class Folder:
         """Returns class folders divided into train, val and (where ``test`` > 0) test.
 
         Every class is divided by the same shares; with ``test`` 1 all of it is for testing. Which
-        side a picture falls on depends on the seed, the paths and the groups alone: the same on
-        every machine.
+        side a new picture falls on depends on the seed, the paths and the groups alone: the same
+        on every machine. Of those that are known, their side is kept.
 
         Args:
             val: Share of each class for validation; ignored with ``folds``.
@@ -244,6 +244,21 @@ def _settled(
     return splits, others
 
 
+def check_root(root: str | Path) -> Path:
+    """Returns the path of a folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"data.root '{root}': no such folder; expected train/ and val/ with a folder for each "
+            "class, or class folders"
+        )
+    return root
+
+
 def read_folder(
     root: str | Path, classes: Sequence[str] | None = None, known: Sequence[str] = ()
 ) -> Folder:
@@ -260,12 +275,7 @@ def read_folder(
             closed to the reader.
         UsageError: ``classes`` does not begin with those known, or names a class that is not there.
     """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise DataError(
-            f"data.root '{root}': no such folder; expected train/ and val/ with a folder for each "
-            "class, or class folders"
-        )
+    root = check_root(root)
     parts = {name: root / name for name in SPLITS if (root / name).is_dir()}
     parts = parts or {"all": root}
     names = _class_names(root, parts, classes, known)

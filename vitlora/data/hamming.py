@@ -1,11 +1,11 @@
 """Which hashes differ in few bits: all pairs of them, without comparing each with every other.
 
-Of 41 bits spread over 14 parts of a hash, some part gets 3 or fewer: hashes that differ in at most
-40 differ in at most 2 within one of their parts (all but one of which may be held to 2, the last to
-1; multi-index hashing, Norouzi et al. 2012, https://arxiv.org/abs/1307.2982). So each part has a
-table of who has which value there, and only those are compared who share a value with one of the
-few that lie so near. Exact, whatever the hashes: a hash for which the tables would name many, as
-among frames of a film, is compared with all others.
+Were two hashes to differ in 3 bits or more within 13 of their 14 parts, and in 2 or more within the
+last, that would be 41 bits. So hashes that are at most 40 apart differ in at most 2 within one of
+those 13, or in at most 1 within the last (multi-index hashing, Norouzi et al. 2012,
+arXiv:1307.2982). Each part has a table of who has which value there; only those are compared who
+share a value with one of the few that lie so near. Exact, whatever the hashes: a hash for which the
+tables would name many, as among frames of a film, is compared with all others.
 """
 
 import os

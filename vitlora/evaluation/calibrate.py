@@ -14,52 +14,16 @@ from vitlora.confidence import (
     Reference,
     first_tested,
     fit_temperature,
-    threshold_for_coverage,
-    threshold_for_error,
 )
 from vitlora.data.folder import Sample
-from vitlora.errors import UsageError
 from vitlora.evaluation.answers import Answers, answer
+from vitlora.evaluation.unsure import Unsure
 
 _MOST_PICTURES = 500  # of training, to learn where they lie
 _MOST_HELD_OUT = 5000  # of validation; a share of 5% has a standard error of 0.3 points there
 _FEW = 100  # validation pictures; of fewer, a calibration error is mostly chance
 _DECILES = torch.linspace(0, 1, 11)
 _UNFAMILIAR = 0.99  # quantile of validation's distances
-
-
-class Unsure:
-    """When an answer counts as unsure.
-
-    Args:
-        max_error: Share of wrong answers accepted among the sure ones, on new pictures; held with
-            90% probability over the draw of the validation pictures. If these are too few or too
-            often wrong to promise it, every answer is unsure.
-        coverage: Share of pictures to be answered for sure; null to go by max_error.
-    """
-
-    def __init__(self, max_error: float = 0.05, coverage: float | None = None) -> None:
-        if not 0 < max_error < 1:
-            raise UsageError(
-                f"max_error is {max_error}; expected 0 < max_error < 1: no number of pictures can "
-                "promise that no answer is wrong"
-            )
-        if coverage is not None and not 0 < coverage <= 1:
-            raise UsageError(f"coverage is {coverage}; expected 0 < coverage <= 1, or null")
-        self.max_error = max_error
-        self.coverage = coverage
-
-    def threshold(self, confidence: torch.Tensor, right: torch.Tensor) -> float:
-        """Returns the confidence, ``(N,)`` in ``[0, 1]``, below which answers are unsure."""
-        if self.coverage is not None:
-            return threshold_for_coverage(confidence, self.coverage)
-        return threshold_for_error(confidence, right, self.max_error)
-
-    def chosen_for(self) -> dict[str, float]:
-        """Returns what the threshold is chosen for."""
-        if self.coverage is not None:
-            return {"coverage": self.coverage}
-        return {"max_error": self.max_error, "certainty": CERTAINTY}
 
 
 def calibrate(
