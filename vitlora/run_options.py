@@ -104,7 +104,7 @@ def _to_fit(
         return {"output": str(Path("checkpoints") / name)}
     check_there(parent)
     from vitlora.checkpoint import load_bundle
-    from vitlora.training.continued import options_of, split_of
+    from vitlora.training.continued import options_of, split_of, unsure_of
 
     bundle = load_bundle(parent)
     kept = options_of(bundle, [yaml_text.values(run) for run in runs], names)
@@ -113,7 +113,8 @@ def _to_fit(
             _mapping(run, group).pop(key, None)
     output = Path("checkpoints") / f"{bundle.folder.resolve().name}-continued"
     drawn = {f"data.{key}": value for key, value in split_of(bundle).items()}
-    return {"output": str(output), **drawn, **kept}
+    chosen = any(name.startswith("--unsure") for name in names) or any("unsure" in r for r in runs)
+    return {"output": str(output), **drawn, **({} if chosen else unsure_of(bundle)), **kept}
 
 
 def _to_score(

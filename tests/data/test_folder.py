@@ -249,7 +249,7 @@ def test_all_classes_that_are_too_small_are_named_at_once_and_many_are_bounded(t
     with pytest.raises(DataError) as refused:
         read_folder(empty_files(tmp_path, pictures)).split(0.2, 0.0, 0)
     said = str(refused.value)
-    assert said.startswith("14 classes with too few pictures to split into train, val and test: ")
+    assert said.startswith("14 classes with too few pictures to split into train and val: ")
     assert "'c00' has 1 picture of at least 2, 'c01' has 1 picture of at least 2" in said
     assert "'c09'" in said and "'c10'" not in said and "'large'" not in said
     assert " and 4 more. Add pictures" in said

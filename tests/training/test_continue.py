@@ -258,6 +258,21 @@ def test_class_folders_are_drawn_as_for_the_bundle(
     assert load_bundle("other").record.split["counts"]["test"] == [1, 1]
 
 
+def test_the_threshold_is_chosen_as_the_bundles_was(
+    bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    def chosen(name: str, parent: Path, *words: str) -> dict[str, float]:
+        assert go_on(parent, pictures / "new", "--output", name, *words) == 0
+        learnt = load_bundle(name).record.confidence
+        assert learnt is not None
+        return learnt.chosen_for
+
+    assert chosen("second", bundle.folder, "--unsure.coverage", "0.7") == {"coverage": 0.7}
+    assert chosen("third", tmp_path / "second") == {"coverage": 0.7}
+    words = ("--unsure.max_error", "0.2")
+    assert chosen("fourth", tmp_path / "second", *words) == {"max_error": 0.2, "certainty": 0.9}
+
+
 def test_old_pictures_that_are_gone_are_a_note(pictures: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(pictures / "old", tmp_path / "old")
     bundle = first(tmp_path / "old", tmp_path / "first", "LinearProbe")

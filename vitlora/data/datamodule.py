@@ -450,11 +450,12 @@ class FolderData(LightningDataModule):
         lines = a_few_lines(list(problems.values()))
         if problems and not self.skip_unreadable:
             raise DataError(
-                f"{len(problems)} of {len(samples)} {split} pictures cannot be read:\n  {lines}\n"
+                f"{len(problems):,} of {counted(len(samples), f'{split} picture')} cannot be read:"
+                f"\n  {lines}\n"
                 "Mend or remove them, or set data.skip_unreadable to true"
             )
         if problems:
-            print(f"skipping {len(problems)} unreadable {split} pictures:\n  {lines}")
+            print(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
             before = self.folder.counts(split)
             self.folder.splits[split] = [s for s in samples if s.path not in problems]
             counts = zip(self.folder.classes, before, self.folder.counts(split), strict=True)

@@ -113,7 +113,7 @@ class Folder:
             parts, wanted = wanted_shares(counts, val, test, there)
         else:
             parts, wanted = wanted_folds(counts, folds, fold, test)
-        into = "train, val and test"
+        into = "train, val and test" if test else "train and val"
         if folds is not None:
             into = f"{folds} folds" + (" and test" if test else "")
         if not known:

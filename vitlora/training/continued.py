@@ -90,6 +90,14 @@ def split_of(bundle: Bundle) -> dict[str, Any]:
     return options
 
 
+def unsure_of(bundle: Bundle) -> dict[str, float]:
+    """Returns the options under ``unsure`` by which a bundle's threshold was chosen."""
+    learnt = bundle.record.confidence
+    chosen = {} if learnt is None else learnt.chosen_for
+    names = ("max_error", "coverage")
+    return {f"unsure.{name}": chosen[name] for name in names if name in chosen}
+
+
 def start(model: Classifier, bundle: Bundle) -> None:
     """Lets a model that was built by ``options_of`` begin where the bundle's training ended.
 
