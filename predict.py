@@ -2,7 +2,7 @@
 
 import sys
 
-from vitlora.__main__ import main
+from vitlora.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["predict", *sys.argv[1:]]))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitlora.evaluation.comparison import Run, advise, compare
+from vitlora.studies.comparison import Run, advise, compare
 
 _MARGIN = 0.02
 _WRONG, _DISAGREE = 0.1, 0.12

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from vitlora.adapters import LinearProbe
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.data.datamodule import FolderData
+from vitlora.metrics.scores import Scores
 from vitlora.quantization import Storage, freeze
-from vitlora.scores import Scores
-from vitlora.training.prefix import Prefix
+from vitlora.training.cache.prefix import Prefix
 
 VIT_TINY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 EPOCHS, VIEWS = (6, 12, 24), (1, 2, 3, 4, 6, 12)

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from vitlora.checkpoint import load_bundle
-from vitlora.confidence import Reference
+from vitlora.bundle.checkpoint import load_bundle
+from vitlora.bundle.updates import merged_network
 from vitlora.data.folder import Sample, read_folder
 from vitlora.data.listing import list_pictures
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.calibrate import calibrate
-from vitlora.evaluation.unsure import Unsure
 from vitlora.hardware import pick_device
-from vitlora.updates import merged_network
+from vitlora.metrics.confidence import Reference
+from vitlora.metrics.unsure import Unsure
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from vitlora.data.folder import Folder, read_folder
 from vitlora.data.images import ValueRange, open_image
 from vitlora.data.value_range import find_range
 from vitlora.evaluation.answers import answer
-from vitlora.scores import Scores
+from vitlora.metrics.scores import Scores
 
 VIT_TINY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 KINDS = {"12 bits": (0, 4095), "thermal": (7000, 9000)}

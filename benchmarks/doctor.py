@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from vitlora.data.doctor import examine
+from vitlora.data.doctor.survey import survey
 from vitlora.data.duplicates import Fingerprint, fingerprint, group
 from vitlora.data.images import open_image
-from vitlora.data.survey import survey
 
 CORES = os.cpu_count() or 1
 

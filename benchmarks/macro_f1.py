@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitlora.intervals import macro_f1, macro_f1_interval
+from vitlora.metrics.intervals import macro_f1, macro_f1_interval
 
 _EVEN, _TAIL = np.full(5, 0.2), 1 / np.arange(1, 31) ** 1.2
 _POPULATIONS = {

@@ -21,7 +21,7 @@ from torch import nn
 
 from vitlora.backbones import BLOCK_ROLES, load_backbone
 from vitlora.errors import VitloraError
-from vitlora.four_bit import FourBitLinear
+from vitlora.quantization.four_bit import FourBitLinear
 
 RESULTS = Path(__file__).parent / "results" / "nf4_error.jsonl"
 

@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.profiler import ProfilerActivity, profile
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.classifier import Classifier
 from vitlora.memory import footprint
-from vitlora.optimizers import make_optimizer
+from vitlora.training.classifier import Classifier
+from vitlora.training.optimizers import make_optimizer
 
 TINY, SMALL, BASE = (f"timm/vit_{size}_patch16_224" for size in ("tiny", "small", "base"))
 METHODS: dict[str, Callable[[], dict[str, Any]]] = {

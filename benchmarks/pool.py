@@ -26,10 +26,10 @@ from torch import nn
 
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
-from vitlora.checkpoint import Bundle, Record, load_bundle, save_bundle
-from vitlora.pool import AdapterPool
+from vitlora.bundle.checkpoint import Bundle, Record, load_bundle, save_bundle
+from vitlora.bundle.updates import merged_network
+from vitlora.prediction.pool import AdapterPool
 from vitlora.quantization import Storage
-from vitlora.updates import merged_network
 
 RESULTS = Path(__file__).parent / "results" / "pool.jsonl"
 BACKBONES = ("vitlora/vit_micro_patch8_96", "timm/vit_tiny_patch16_224")

@@ -37,8 +37,8 @@ from torch import nn
 
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
-from vitlora.checkpoint import Record, save_bundle
-from vitlora.predictor import Predictor
+from vitlora.bundle.checkpoint import Record, save_bundle
+from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Storage
 
 ROOT = Path(__file__).parents[1]

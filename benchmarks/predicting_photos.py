@@ -23,7 +23,7 @@ from PIL import Image
 from predicting import answers, int8, ratios, record, seconds_of
 
 from vitlora.data.images import open_image
-from vitlora.predictor import Prediction, Predictor
+from vitlora.prediction.predictor import Prediction, Predictor
 
 
 def main() -> None:

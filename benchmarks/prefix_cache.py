@@ -26,12 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitlora.adapters import Adapter, LinearProbe, Lora
 from vitlora.backbones import load_backbone
-from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.quantization import Storage, freeze
 from vitlora.training import RunFolder, Trainer
-from vitlora.training.cache import Kept
-from vitlora.training.prefix import Prefix
+from vitlora.training.cache.prefix import Prefix
+from vitlora.training.cache.prefix_cache import Kept
+from vitlora.training.classifier import Classifier
 
 VIT_TINY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 CASES: dict[str, Adapter] = {"head": LinearProbe(), "last 4 of 12": Lora(last_blocks=4)}

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from vitlora.backbones import load_backbone
-from vitlora.confidence import NEVER, fit_temperature, threshold_for_error
 from vitlora.data.folder import read_folder
 from vitlora.evaluation.answers import answer
+from vitlora.metrics.confidence import NEVER, fit_temperature, threshold_for_error
 
 _BASE = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 _EPOCHS = 12

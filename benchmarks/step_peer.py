@@ -26,8 +26,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from vitlora.adapters import Lora
-from vitlora.classifier import Classifier
 from vitlora.training import Trainer
+from vitlora.training.classifier import Classifier
 
 ROLES = {"qkv": "attention.qkv", "proj": "attention.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 WARM_UP = 2

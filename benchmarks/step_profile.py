@@ -17,8 +17,8 @@ from lightning.pytorch import Trainer as LightningTrainer
 from torch.utils.data import TensorDataset
 
 from vitlora.adapters import Lora
-from vitlora.classifier import Classifier
 from vitlora.training import Trainer
+from vitlora.training.classifier import Classifier
 
 RESULTS = Path(__file__).parent / "results" / "step_profile.jsonl"
 RUNS = (

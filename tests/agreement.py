@@ -14,9 +14,9 @@ from torch import nn
 
 from vitlora.adapters import Lora, gradient_self_test
 from vitlora.backbones import Backbone
-from vitlora.checkpoint import Record, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import Record, load_bundle, save_bundle
+from vitlora.bundle.updates import merge_into
 from vitlora.quantization import Storage, dequantize, freeze
-from vitlora.updates import merge_into
 
 # name -> options of Lora, how the head is trained
 METHODS: dict[str, tuple[dict[str, Any], Any]] = {

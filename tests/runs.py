@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from vitlora.backbones import Backbone, load_backbone
-from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.training import RunFolder, Summary, Trainer
+from vitlora.training.classifier import Classifier
 
 BACKBONE = "vitlora/vit_micro_patch8_96"
 # the options of a fit that takes a second

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitlora.__main__ import main
+from vitlora.cli.main import main
 from vitlora.errors import UsageError
 from vitlora.hardware import (
     check_compiles,

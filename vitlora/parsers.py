@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitlora.bundle_folder import PEFT_CONFIG, RECORD, check_there, is_bundle
+from vitlora.bundle.folder import PEFT_CONFIG, RECORD, check_there, is_bundle
 from vitlora.command_line import CommandParser
 from vitlora.errors import DataError, UsageError
 

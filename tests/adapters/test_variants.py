@@ -12,10 +12,10 @@ from torch import nn
 
 from vitlora.adapters import Lora, count_trainable, gradient_self_test
 from vitlora.backbones import Backbone
-from vitlora.checkpoint import Bundle, Record, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import Bundle, Record, load_bundle, save_bundle
+from vitlora.bundle.updates import merge_into
 from vitlora.errors import BundleError, UsageError, VitloraError
 from vitlora.quantization import Storage, dequantize, freeze
-from vitlora.updates import merge_into
 
 LAYER = "blocks.1.attn.qkv"
 PATH = f"base_model.model.{LAYER}"

@@ -312,7 +312,7 @@ _PEAK = """
 import sys
 from functools import partial
 from pathlib import Path
-from vitlora import four_bit
+from vitlora.quantization import four_bit
 from vitlora.backbones import load_backbone, open_backbone
 from vitlora.quantization import Storage, freeze_layer
 

@@ -16,14 +16,14 @@ from runs import BACKBONE
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vitlora.__main__ import main as vitlora
 from vitlora.adapters.lora import peft_defaults
 from vitlora.backbones import load_backbone
-from vitlora.checkpoint import load_bundle
+from vitlora.bundle.checkpoint import load_bundle
+from vitlora.bundle.lora_options import check_known
+from vitlora.cli.main import main as vitlora
 from vitlora.commands.adopt import main
 from vitlora.errors import VitloraError
-from vitlora.lora_options import check_known
-from vitlora.predictor import Predictor
+from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Storage, dequantize
 
 TENSORS = "adapter_model.safetensors"

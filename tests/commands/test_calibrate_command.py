@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from runs import train
 
-from vitlora.__main__ import main
-from vitlora.checkpoint import load_bundle, save_bundle
+from vitlora.bundle.checkpoint import load_bundle, save_bundle
+from vitlora.cli.main import main
 
 
 @pytest.fixture

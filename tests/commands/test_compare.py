@@ -12,13 +12,13 @@ import yaml
 from PIL import Image
 from runs import BACKBONE
 
-from vitlora.__main__ import main
-from vitlora.checkpoint import bundle_bytes, load_bundle
+from vitlora.bundle.checkpoint import bundle_bytes, load_bundle
+from vitlora.cli.main import main
 from vitlora.commands.compare import _can_tell, _pictures
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import DataError, UsageError
-from vitlora.evaluation import study
-from vitlora.predictor import Predictor
+from vitlora.prediction.predictor import Predictor
+from vitlora.studies import study
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["--model.backbone", BACKBONE, "--model.weights", "none", "--model.image_size", "32"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vitlora.__main__ import main
+from vitlora.cli.main import main
 from vitlora.commands import doctor
 from vitlora.data.datamodule import FolderData
 from vitlora.data.duplicates import near_duplicates

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from runs import train
 
-from vitlora.__main__ import main as vitlora
-from vitlora.checkpoint import load_bundle
+from vitlora.bundle.checkpoint import load_bundle
+from vitlora.bundle.updates import merged_network
+from vitlora.cli.main import main as vitlora
 from vitlora.commands.drift import main
 from vitlora.data.folder import read_folder
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.calibrate import calibrate
-from vitlora.evaluation.unsure import Unsure
-from vitlora.predictor import Prediction, Predictor
-from vitlora.updates import merged_network
+from vitlora.metrics.unsure import Unsure
+from vitlora.prediction.predictor import Prediction, Predictor
 
 
 @pytest.fixture(scope="module")

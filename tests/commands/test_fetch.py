@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import file_download
 from PIL import Image
 
-from vitlora.__main__ import main as vitlora
+from vitlora.cli.main import main as vitlora
 from vitlora.commands import fetch
 from vitlora.commands.fetch import main
 from vitlora.data.folder import read_folder

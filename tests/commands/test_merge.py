@@ -22,11 +22,11 @@ from torch import nn
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.backbones.backbone import find_source
-from vitlora.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.updates import Update
 from vitlora.commands.merge import main, timm_arguments
 from vitlora.errors import BackboneError, BundleError, DataError, UsageError, VitloraError
 from vitlora.quantization import dequantize
-from vitlora.updates import Update
 
 CLASSES = ("a", "b", "c")
 METHODS: dict[str, dict[str, Any]] = {

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlora.__main__ import _resolved, main
-from vitlora.evaluation.methods import METHODS, configure
+from vitlora.cli.main import _resolved, main
+from vitlora.studies.methods import METHODS, configure
 
 ROOT = Path(__file__).parents[2]
 MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.image_size", "32"]

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from runs import train
 
 from vitlora.adapters import LinearProbe, Lora
-from vitlora.checkpoint import load_bundle, save_bundle
+from vitlora.bundle.checkpoint import load_bundle, save_bundle
 from vitlora.commands.push import main
 from vitlora.errors import BundleError, UsageError, VitloraError
 

@@ -18,19 +18,19 @@ from PIL import Image
 from runs import train
 
 from vitlora.adapters import Lora
-from vitlora.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.commands import report
 from vitlora.commands.report import main
-from vitlora.confidence import Confidence, Reference
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import Sample
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.figures import as_seen
 from vitlora.evaluation.pictures import Pictures, Seen
-from vitlora.intervals import exact_interval
-from vitlora.page import render
-from vitlora.predictor import Prediction, Predictor
+from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.intervals import exact_interval
+from vitlora.pages.page import render
+from vitlora.prediction.predictor import Prediction, Predictor
 
 CLASSES = ('<b>&"é', "b", "c")
 VOID = {"meta", "img", "br", "input"}

@@ -11,8 +11,8 @@ from collections import Counter
 
 import pytest
 
+from vitlora.data.doctor.survey import survey
 from vitlora.data.folder import read_folder, split_record
-from vitlora.data.survey import survey
 from vitlora.errors import DataError, UsageError
 
 CAFE = "Conservas de café"

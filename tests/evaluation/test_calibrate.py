@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from runs import train
 
-from vitlora.checkpoint import REFERENCE, Bundle, bundle_bytes, load_bundle
+from vitlora.bundle.checkpoint import REFERENCE, Bundle, bundle_bytes, load_bundle
+from vitlora.bundle.updates import merged_network
 from vitlora.data.folder import Sample, read_folder
 from vitlora.data.images import open_image
 from vitlora.errors import BundleError, UsageError
 from vitlora.evaluation.calibrate import _some, calibrate
-from vitlora.evaluation.unsure import Unsure
-from vitlora.predictor import Predictor
-from vitlora.updates import merged_network
+from vitlora.metrics.unsure import Unsure
+from vitlora.prediction.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import pytest
 import torch
 from scipy import stats
 
-from vitlora.confidence import Reference
 from vitlora.data.folder import Sample
 from vitlora.evaluation import drift
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.calibrate import learn
 from vitlora.evaluation.drift import Drift, Shift, class_mix, compare, deciles
-from vitlora.evaluation.unsure import Unsure
+from vitlora.metrics.confidence import Reference
+from vitlora.metrics.unsure import Unsure
 
 CLASSES = ("a", "b", "c", "d")
 MIX = (0.1, 0.2, 0.3, 0.4)

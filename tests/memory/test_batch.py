@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from vitlora.__main__ import main
-from vitlora.checkpoint import load_bundle
-from vitlora.classifier import Classifier
+from vitlora.bundle.checkpoint import load_bundle
+from vitlora.cli.main import main
 from vitlora.hardware import is_out_of_memory
 from vitlora.memory import batch as batches
 from vitlora.memory.room import Room
+from vitlora.training.classifier import Classifier
 
 MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.weights", "none"]
 MICRO += ["--model.image_size", "32", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]

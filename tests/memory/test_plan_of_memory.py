@@ -11,15 +11,15 @@ import torch
 from benchmarks.plan import measure
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import load_backbone
-from vitlora.classifier import Classifier
 from vitlora.errors import UsageError
 from vitlora.memory import footprint, parse_size, pick, room_of
 from vitlora.memory.footprint import Footprint
 from vitlora.memory.ledger import PICTURES
 from vitlora.memory.room import Room
 from vitlora.memory.table import Way, bars, table
-from vitlora.optimizers import make_optimizer, state_bytes
 from vitlora.quantization import Storage, freeze, frozen_bytes
+from vitlora.training.classifier import Classifier
+from vitlora.training.optimizers import make_optimizer, state_bytes
 
 MICRO: dict[str, Any] = {"backbone": "vitlora/vit_micro_patch8_96", "image_size": 64}
 WAYS: dict[str, Callable[[], dict[str, Any]]] = {

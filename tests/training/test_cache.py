@@ -18,16 +18,16 @@ from runs import BACKBONE
 from torch.utils.data import DataLoader
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.classifier import Classifier
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError
 from vitlora.training import RunFolder, Trainer
-from vitlora.training import cache as cache_module
-from vitlora.training import features as features_module
-from vitlora.training.cache import PrefixCache, pays, usual_views
-from vitlora.training.features import Features
-from vitlora.training.prefix import Prefix
-from vitlora.training.shelf import Shelf
+from vitlora.training.cache import features as features_module
+from vitlora.training.cache import prefix_cache as cache_module
+from vitlora.training.cache.features import Features
+from vitlora.training.cache.prefix import Prefix
+from vitlora.training.cache.prefix_cache import PrefixCache, pays, usual_views
+from vitlora.training.cache.shelf import Shelf
+from vitlora.training.classifier import Classifier
 
 LAST: dict[str, Any] = {"last_blocks": 2, "rank": 2}  # of the micro-ViT's six
 
@@ -532,7 +532,7 @@ def test_a_run_goes_on_where_only_later_ones_cannot_find_its_features(
     def fail(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vitlora.training.shelf.write_whole", fail)
+    monkeypatch.setattr("vitlora.training.cache.shelf.write_whole", fail)
     assert torch.equal(_keep(tmp_path, 3.0), torch.full((6, 4), 3.0))
     assert "later runs will not find it: No space left" in capsys.readouterr().out
 

@@ -13,15 +13,15 @@ import torch
 import yaml
 from runs import BACKBONE, train
 
-from vitlora.__main__ import main
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.checkpoint import Bundle, load_bundle, save_bundle
-from vitlora.classifier import Classifier
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.updates import merged_network
+from vitlora.cli.main import main
 from vitlora.errors import AdapterError, BundleError, UsageError
-from vitlora.predictor import Predictor
+from vitlora.prediction.predictor import Predictor
 from vitlora.training import Trainer
+from vitlora.training.classifier import Classifier
 from vitlora.training.continued import options_of, start
-from vitlora.updates import merged_network
 
 QV = ["attention.q", "attention.v"]
 # options of the run, how it is written in config.yaml

@@ -14,8 +14,8 @@ from vitlora import parsers, yaml_text
 from vitlora.adapters.adapter import Tensors
 from vitlora.adapters.lora import anchored_pattern
 from vitlora.backbones import Backbone, load_backbone
-from vitlora.card import model_card
-from vitlora.checkpoint import (
+from vitlora.bundle.card import model_card
+from vitlora.bundle.checkpoint import (
     PEFT_CONFIG,
     TENSORS,
     Bundle,
@@ -23,10 +23,10 @@ from vitlora.checkpoint import (
     bundle_bytes,
     save_bundle,
 )
+from vitlora.bundle.lora_options import check_known, compiled
+from vitlora.bundle.updates import read_changes
 from vitlora.errors import BundleError, UsageError, a_few, printable, shown
-from vitlora.lora_options import check_known, compiled
 from vitlora.quantization import Storage
-from vitlora.updates import read_changes
 
 _PREFIX = "base_model.model."
 # How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the

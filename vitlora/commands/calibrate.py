@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from vitlora.bundle_folder import check_there
+from vitlora.bundle.folder import check_there
 from vitlora.command_line import CommandParser
 from vitlora.errors import DataError
-from vitlora.evaluation.unsure import Unsure
+from vitlora.metrics.unsure import Unsure
 
 _EPILOG = """examples:
   vitlora calibrate checkpoints/photos --max-error 0.02
@@ -26,11 +26,11 @@ def main(args: Sequence[str] | None = None) -> int:
     check_there(options.checkpoint)
     unsure = Unsure(options.max_error, options.coverage)
     # torch and timm take seconds to import: only now, when the words typed make sense
-    from vitlora.checkpoint import load_bundle
+    from vitlora.bundle.checkpoint import load_bundle
+    from vitlora.bundle.updates import merged_network
     from vitlora.evaluation.calibrate import calibrate, describe
     from vitlora.evaluation.pictures import folder_of, seen, settle
     from vitlora.hardware import pick_device
-    from vitlora.updates import merged_network
 
     bundle = load_bundle(options.checkpoint)
     data = folder_of(bundle, options.data)

@@ -19,7 +19,8 @@ from vitlora.command_line import CommandParser
 from vitlora.data.folder import Folder, read_folder
 from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError, nearest
-from vitlora.evaluation.comparison import (
+from vitlora.files import write_json, write_whole
+from vitlora.studies.comparison import (
     Failure,
     Row,
     Run,
@@ -29,10 +30,9 @@ from vitlora.evaluation.comparison import (
     points,
     tells_apart,
 )
-from vitlora.evaluation.methods import METHODS, SET_BY_METHOD
-from vitlora.evaluation.study import SETUP, Study, last_words, run_vitlora
-from vitlora.evaluation.table import clock, to_markdown
-from vitlora.files import write_json, write_whole
+from vitlora.studies.methods import METHODS, SET_BY_METHOD
+from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
+from vitlora.studies.table import clock, to_markdown
 
 _TAIL = 8  # lines of a failed run's log to show
 
@@ -277,7 +277,7 @@ def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure], marg
     title = f"{Path(study.base['data']['root']).name}, {study.base['model']['backbone']}"
     page = f"# {title}\n\n{table}\n\n{notes}\n\n**{advice}**\n"
     if rows:
-        from vitlora.evaluation.chart import chart
+        from vitlora.studies.chart import chart
 
         page += "\n![accuracy against cost](comparison.png)\n"
         write_whole(study.folder / "comparison.png", chart(rows, title))

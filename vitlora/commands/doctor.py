@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.command_line import CommandParser
-from vitlora.data.cleaned import Shares, write_cleaned
 from vitlora.data.doctor import examine
-from vitlora.data.finding import SEVERITIES, Finding
+from vitlora.data.doctor.cleaned import Shares, write_cleaned
+from vitlora.data.doctor.finding import SEVERITIES, Finding
+from vitlora.data.doctor.survey import RECORD, Picture, Survey, survey
 from vitlora.data.images import ValueRange, open_image
-from vitlora.data.survey import RECORD, Picture, Survey, survey
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_json, write_whole
-from vitlora.page import data_uri, render
+from vitlora.pages.page import data_uri, render
 
 _EPILOG = """It changes nothing. The exit status is 1 if it finds an error: something that stops
 training, or makes its score wrong.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vitlora import parsers
-from vitlora.checkpoint import load_bundle
+from vitlora.bundle.checkpoint import load_bundle
+from vitlora.bundle.updates import merged_network
 from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
@@ -16,7 +17,6 @@ from vitlora.evaluation.drift import FEW, Drift, Shift, compare
 from vitlora.evaluation.pictures import seen
 from vitlora.files import write_json
 from vitlora.hardware import pick_device
-from vitlora.updates import merged_network
 
 _SHOWN = 10  # pictures, and classes of the mix
 _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}

@@ -18,7 +18,8 @@ from torch import nn
 from vitlora import parsers
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
-from vitlora.checkpoint import Bundle, load_bundle
+from vitlora.bundle.checkpoint import Bundle, load_bundle
+from vitlora.bundle.updates import Update, bundle_backbone, merge_into, read_changes
 from vitlora.data.datamodule import FolderData
 from vitlora.data.value_range import range_text
 from vitlora.errors import BundleError, DataError, VitloraError
@@ -26,7 +27,6 @@ from vitlora.evaluation.pictures import folder_of, seen, settle
 from vitlora.files import draft, rename, write_through, write_whole
 from vitlora.hardware import pick_device
 from vitlora.quantization import Storage, dequantize
-from vitlora.updates import Update, bundle_backbone, merge_into, read_changes
 
 _BASES = {"trained": "as the adapter was trained on", "full": "in full precision"}
 _MOST = 1e-3  # of the logits' spread; two exact merges in fp32 differ by a hundredth of it

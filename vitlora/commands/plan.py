@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vitlora.command_line import CommandParser, check_target
 from vitlora.errors import DataError, UsageError, nearest
-from vitlora.evaluation.methods import METHODS, SET_BY_METHOD, configure
 from vitlora.files import write_json, write_whole
+from vitlora.studies.methods import METHODS, SET_BY_METHOD, configure
 
 if TYPE_CHECKING:
     from vitlora.memory import Room, Way
@@ -257,7 +257,7 @@ def _measured(
 
 def _times(ways: "Sequence[Way]", pictures: int | None) -> str:
     """Returns a line on the speed of each way, loading of pictures left out."""
-    from vitlora.evaluation.table import clock
+    from vitlora.studies.table import clock
 
     count, unit = pictures or 1000, "an epoch" if pictures else "1,000 pictures"
     lines = [f"measured here on random pictures, without loading; {unit} of {count:,} pictures:"]

@@ -12,16 +12,16 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitlora.bundle_folder import check_there, newest_bundle
+from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.command_line import CommandParser, check_target
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
-from vitlora.light_imports import without_compiler
+from vitlora.prediction.light_imports import without_compiler
 
 if TYPE_CHECKING:
     from vitlora.data.images import ValueRange
-    from vitlora.predictor import Prediction
+    from vitlora.prediction.predictor import Prediction
 
 _EPILOG = """examples:
   python predict.py photo.jpg
@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
     folder = check_there(options.checkpoint) if named else newest_bundle()
     # torch and timm take seconds to import: only now, when the words typed make sense
     with without_compiler():
-        from vitlora.predictor import Predictor
+        from vitlora.prediction.predictor import Predictor
 
     predictor = Predictor(folder, options.weights, options.device, options.precision)
     if not named:
@@ -181,7 +181,7 @@ def _write_csv(target: Path, rows: Sequence[Prediction]) -> None:
 
 
 def _show(result: Prediction, value_range: ValueRange | None, alone: bool) -> None:
-    from vitlora.picture import captioned
+    from vitlora.prediction.picture import captioned
 
     path = result.path
     picture = captioned(path, result.top, value_range)

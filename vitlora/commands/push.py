@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from vitlora.bundle_folder import check_there
+from vitlora.bundle.folder import check_there
 from vitlora.command_line import CommandParser
 from vitlora.errors import UsageError, VitloraError, printable
 
 if TYPE_CHECKING:
-    from vitlora.checkpoint import Bundle
+    from vitlora.bundle.checkpoint import Bundle
 
 _EPILOG = """needs a token that may write: 'hf auth login' keeps one, or set HF_TOKEN
 
@@ -40,8 +40,8 @@ def main(args: Sequence[str] | None = None) -> int:
         raise UsageError(f"REPO is '{options.repo}'; expected owner/name, as in jane/waste5")
     check_there(options.checkpoint)
     # torch and timm take seconds to import: only now, when the words typed make sense
-    from vitlora.card import model_card
-    from vitlora.checkpoint import CARD, read_bundle
+    from vitlora.bundle.card import model_card
+    from vitlora.bundle.checkpoint import CARD, read_bundle
 
     bundle, files = read_bundle(options.checkpoint)
     card = bundle.card() or model_card(bundle.record, bundle.tensors, bundle.peft)
@@ -119,7 +119,7 @@ def _notes(bundle: "Bundle") -> Iterator[str]:
     Raises:
         BundleError: It describes no run.
     """
-    from vitlora.checkpoint import PICTURES
+    from vitlora.bundle.checkpoint import PICTURES
 
     values = [asdict(bundle.record), bundle.peft, bundle.run()]
     if paths := sorted(set(map(printable, _absolute(values)))):

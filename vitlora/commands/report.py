@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from vitlora import __version__, parsers
-from vitlora.checkpoint import Bundle, load_bundle
+from vitlora.bundle.checkpoint import Bundle, load_bundle
+from vitlora.bundle.updates import merged_network
 from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.calibrate import describe_threshold
@@ -18,10 +19,9 @@ from vitlora.evaluation.figures import Figure, looked_at, thumbnail
 from vitlora.evaluation.pictures import Pictures, find_pictures
 from vitlora.files import write_whole
 from vitlora.hardware import pick_device
-from vitlora.intervals import Interval, exact_interval
-from vitlora.page import render
-from vitlora.scores import Scores
-from vitlora.updates import merged_network
+from vitlora.metrics.intervals import Interval, exact_interval
+from vitlora.metrics.scores import Scores
+from vitlora.pages.page import render
 
 # What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
 _THUMBNAILS = 400

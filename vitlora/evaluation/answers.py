@@ -14,7 +14,7 @@ from vitlora.backbones import features_and_logits
 from vitlora.data.folder import Sample
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError
-from vitlora.scores import Scores
+from vitlora.metrics.scores import Scores
 
 _Seen = tuple[Sample, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
 

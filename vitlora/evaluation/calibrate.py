@@ -6,8 +6,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vitlora.checkpoint import Bundle, load_bundle, save_bundle
-from vitlora.confidence import (
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.data.folder import Sample
+from vitlora.evaluation.answers import Answers, answer
+from vitlora.metrics.confidence import (
     CERTAINTY,
     NEVER,
     Confidence,
@@ -15,9 +17,7 @@ from vitlora.confidence import (
     first_tested,
     fit_temperature,
 )
-from vitlora.data.folder import Sample
-from vitlora.evaluation.answers import Answers, answer
-from vitlora.evaluation.unsure import Unsure
+from vitlora.metrics.unsure import Unsure
 
 _MOST_PICTURES = 500  # of training, to learn where they lie
 _MOST_HELD_OUT = 5000  # of validation; a share of 5% has a standard error of 0.3 points there

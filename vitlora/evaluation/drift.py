@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vitlora.checkpoint import Record
-from vitlora.confidence import Confidence, Reference
+from vitlora.bundle.checkpoint import Record
 from vitlora.evaluation.answers import Answers
-from vitlora.judge import Judge
+from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.judge import Judge
 
 LEVEL = 0.05  # how often photos of the same source are called changed
 FEW = 30  # pictures; with fewer only a very large change shows

@@ -13,7 +13,7 @@ from torch import nn
 from vitlora.data.images import ValueRange, open_image
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.evaluation.saliency import saliency
-from vitlora.page import data_uri
+from vitlora.pages.page import data_uri
 
 _THUMBNAIL = 112  # pixels
 _LARGE = 224

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitlora.checkpoint import Bundle
+from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import Sample
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, VitloraError
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.pictures import SAME_FOLDER, copies, folder_of, seen
-from vitlora.intervals import paired
+from vitlora.metrics.intervals import paired
 
 _SHOWN = 3  # classes that lost most
 _CHANCE = 0.05  # p-values above are put down to it

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from vitlora.backbones import outline
-from vitlora.classifier import Classifier
 from vitlora.hardware import storage_dtype
 from vitlora.memory.ledger import count_step
-from vitlora.optimizers import state_bytes, step_bytes
 from vitlora.quantization import Storage, frozen_bytes
+from vitlora.training.classifier import Classifier
+from vitlora.training.optimizers import state_bytes, step_bytes
 
 
 @dataclass(frozen=True)

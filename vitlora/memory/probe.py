@@ -6,9 +6,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from vitlora.classifier import Classifier
 from vitlora.hardware import storage_dtype
-from vitlora.optimizers import make_optimizer
+from vitlora.training.classifier import Classifier
+from vitlora.training.optimizers import make_optimizer
 
 _STEPS, _WARM_UP = 10, 2
 _SECONDS = 30.0  # after which a slow device has said enough

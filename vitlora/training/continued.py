@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.checkpoint import RUN_CONFIG, Bundle, is_network_path
-from vitlora.classifier import Classifier
+from vitlora.bundle.checkpoint import RUN_CONFIG, Bundle, is_network_path
 from vitlora.data.folder import DRAW
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, UsageError, VitloraError, printable, shown
+from vitlora.training.classifier import Classifier
 from vitlora.training.inherited import check, options_in
 
 _METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}

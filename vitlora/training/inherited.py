@@ -7,11 +7,11 @@ so nothing of a bundle is ever a word of the command line, or names a class.
 from collections.abc import Container, Mapping
 from typing import Any, get_type_hints
 
-from vitlora.checkpoint import RUN_CONFIG, Bundle, is_network_path
+from vitlora.bundle.checkpoint import RUN_CONFIG, Bundle, is_network_path
+from vitlora.bundle.plain import is_a
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, shown
-from vitlora.plain import is_a
 
 # options that decide no score: those of whoever scores count, not a stranger's
 _FREE = ("augment", "batch_size", "num_workers", "check_copies")

@@ -8,11 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from vitlora.bundle_folder import is_bundle
-from vitlora.card import model_card
-from vitlora.checkpoint import Record, is_leftover, save_bundle
+from vitlora.bundle.card import model_card
+from vitlora.bundle.checkpoint import Record, is_leftover, save_bundle
+from vitlora.bundle.folder import is_bundle
 from vitlora.errors import UsageError, counted
-from vitlora.scores import Scores
+from vitlora.metrics.scores import Scores
 
 
 class RunFolder(Callback):

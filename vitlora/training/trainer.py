@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vitlora.errors import UsageError, nearest
 from vitlora.hardware import Precision, pick_device, pick_precision
-from vitlora.training.cache import PrefixCache, Where
+from vitlora.training.cache.prefix_cache import PrefixCache, Where
 from vitlora.training.progress import Progress
 
 # Callbacks that change behind the run's back what it records, keeps or counts.

@@ -1,0 +1,160 @@
+"""Help and mistakes that show in the words typed come before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from vitlora.cli.main import _OTHERS
+from vitlora.commands.merge import _BASES
+from vitlora.parsers import _adopt, _merge
+from vitlora.quantization import Quantization
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torchvision", "timm", "peft", "lightning", "scipy", "matplotlib", "safetensors")
+ENDED = f"""
+import sys
+from vitlora.cli.main import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code
+print(status, *(name for name in {HEAVY} if name in sys.modules))
+"""
+
+
+def end(folder: Path, *words: str) -> tuple[list[str], str, str]:
+    """Returns a command's exit status with the heavy modules it loaded, its output, its errors."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED, *words],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    *lines, last = done.stdout.splitlines()
+    return last.split(), "\n".join(lines), done.stderr
+
+
+def test_vitlora_itself_is_light(tmp_path: Path) -> None:
+    code = f"import sys, vitlora; print([n for n in {HEAVY} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["", *_OTHERS])
+def test_help_needs_no_torch(command: str, tmp_path: Path) -> None:
+    ended, out, _ = end(tmp_path, *[command] if command else [], "--help")
+    assert ended == ["0"]
+    assert out.startswith(("usage: ", "vitlora "))
+
+
+NOTHING = {
+    "report": ["nowhere"],
+    "drift": ["nowhere", "--data", "."],
+    "merge": ["nowhere", "out.safetensors"],
+    "calibrate": ["nowhere"],
+    "push": ["nowhere", "owner/name"],
+    "predict": ["x.jpg", "--checkpoint", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("command", NOTHING)
+def test_a_missing_bundle_is_told_at_once(command: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").touch()
+    ended, _, error = end(tmp_path, command, *NOTHING[command])
+    assert ended == ["1"]
+    assert error == "vitlora: checkpoint 'nowhere': no such folder\n"
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_no_bundle_at_all_is_told_at_once(command: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").touch()
+    ended, _, error = end(tmp_path, command, *(["x.jpg"] if command == "predict" else []))
+    assert ended == ["1"]
+    assert "no trained adapter under" in error
+
+
+@pytest.mark.parametrize("command", sorted(set(_OTHERS) - {"compare", "plan"}))
+def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").touch()
+    words = {
+        **NOTHING,
+        "fetch": ["trashnet"],
+        "doctor": ["--data", "."],
+        "adopt": [".", "--classes", "a,b", "--backbone", "timm/x"],
+    }
+    ended, _, error = end(tmp_path, command, *words[command], "--no-such-option")
+    assert ended == ["2"]
+    assert "--no-such-option" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report", "x", "--split", "all of it"], "--split"),
+        (["merge", "x", "y.safetensors", "--base", "half"], "--base"),
+        (["adopt", "x", "--classes", "a,b", "--backbone", "y", "--quantization", "q"], "invalid"),
+        (["adopt", "x", "--classes", "a,b", "--backbone", "y", "--image-size", "big"], "invalid"),
+        (["plan", "--method", "lara"], "lara"),
+        (["compare", "--methods", "lara"], "lara"),
+        (["compare"], "compare needs --config FILE"),
+        (["fit"], "fit needs --config FILE or --data.root FOLDER"),
+        (["fit", "--config", "nowhere.yaml"], "no such file"),
+        (["fit", "--config", "bad.yaml"], "is not YAML"),
+        (["fit", "--config", "list.yaml"], "holds no keys"),
+        (["fit", "--data.root", ".", "--from", "nowhere"], "checkpoint 'nowhere': no such folder"),
+        (["fit", "--data.root", ".", "--modle.lr", "1"], "(did you mean 'model.lr'?)"),
+        (["fit", "--data.root", ".", "--trainr.max_epochs=1"], "'trainer.max_epochs'"),
+        (["fit", "--config", "misspelt.yaml"], "unknown key 'modle' (did you mean 'model'?)"),
+        (["plan", "--config", "misspelt.yaml"], "unknown key 'modle' (did you mean 'model'?)"),
+        (["validate", "--checkpoint", "nowhere"], "checkpoint 'nowhere': no such folder"),
+        (["validate", "--checkpoint"], "--checkpoint needs a value"),
+        (["test", "--from", "x"], "belong to fit"),
+        (["test", "--model.lr", "1"], "is of no use to test"),
+        (["test", "--unsure.coverage", "0.5"], "is of no use to test"),
+        (["test", "--config", "number.yaml"], "checkpoint '7': no such folder"),
+        (["fitt"], "did you mean 'fit'"),
+        (["fit", "--data.root", "nowhere"], "data.root 'nowhere': no such folder"),
+        (["fit", "--config", "nopics.yaml"], "data.root 'gone': no such folder"),
+        (["merge", "b", "out.bin"], "expected a name that ends in .safetensors"),
+        (["merge", "b", "mine.safetensors"], "merge overwrites nothing"),
+        (["report", "b", "--out", "x.txt"], "expected a name that ends in .html"),
+        (["report", "b", "--out", "mine.html"], "exists and is no report of vitlora's"),
+        (["drift", "b", "--data", "nowhere"], "--data 'nowhere': no such folder"),
+        (["drift", "b", "--data", ".", "--json", "bad.yaml"], "is no result of drift's"),
+        (["adopt", ".", "--classes", "a", "--backbone", "timm/x"], "expected at least 2 names"),
+        (["adopt", "nowhere", "--classes", "a,b", "--backbone", "timm/x"], "holds no PEFT adapter"),
+        (["adopt", "b", "--classes", "a,b", "--backbone", "timm/x"], "is a bundle already"),
+        (["calibrate", "b", "--max-error", "2"], "max_error is 2.0; expected 0 < max_error < 1"),
+        (["calibrate", "b", "--coverage", "0"], "coverage is 0.0; expected 0 < coverage <= 1"),
+    ],
+)
+def test_mistakes_are_told_before_torch(words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("data: [")
+    (tmp_path / "nopics.yaml").write_text("data: {root: gone}")
+    (tmp_path / "b").mkdir()
+    for name in ("b/vitlora.json", "mine.html", "mine.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "misspelt.yaml").write_text("modle: {lr: 1}")
+    (tmp_path / "number.yaml").write_text("checkpoint: 7")
+    ended, _, error = end(tmp_path, *words)
+    assert ended[1:] == []
+    assert ended[0] in ("1", "2")
+    assert message in error and error.count("\n") == 1
+
+
+def test_choices_are_those_of_what_they_choose() -> None:
+    def choices(parser: Any, name: str) -> list[str]:
+        return list(next(a.choices for a in parser._actions if name in a.option_strings))
+
+    assert choices(_adopt(), "--quantization") == list(get_args(Quantization))
+    assert choices(_merge(), "--base") == list(_BASES)

@@ -1,0 +1,304 @@
+"""What a bundle changes of its frozen base, and merging it in. Imports no PEFT."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitlora.backbones import Backbone, answer_from_class_token, open_backbone
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.bundle.lora_options import LoraOptions
+from vitlora.errors import BundleError
+from vitlora.hardware import give_memory_back
+from vitlora.quantization import (
+    Storage,
+    add_beside,
+    dequantize_layer,
+    is_quantized,
+    pack_layer,
+    plain_weight,
+)
+
+_PREFIX = "base_model.model."
+_CPU = torch.device("cpu")
+# a head trained as LoRA has zeros for its base, in one byte each
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8)
+_MOST_CHANGE = 1e30  # far from overflow in fp32
+_MOST_MERGED = 2**28  # weights of a 4-bit base that are unpacked
+_PARTS = {
+    ".lora_A.weight": "a",
+    ".lora_B.weight": "b",
+    ".lora_magnitude_vector": "magnitude",
+}
+
+
+@dataclass(frozen=True)
+class Update:
+    """The low-rank update of one linear layer, in fp32.
+
+    Attributes:
+        a: ``(rank, in)``.
+        b: ``(out, rank)``.
+        scaling: What their product is multiplied with.
+        magnitude: DoRA's lengths of the new weight's rows, ``(out,)``; None for LoRA.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
+    magnitude: torch.Tensor | None = None
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """Returns the new weight ``(out, in)`` for the frozen one."""
+        new = weight + self.scaling * (self.b @ self.a)
+        return new if self.magnitude is None else new * (self.magnitude / new.norm(dim=1))[:, None]
+
+    def gain(self, weight: torch.Tensor) -> torch.Tensor | None:
+        """Returns what DoRA multiplies each output with, ``(out,)``; None for LoRA.
+
+        The magnitude over the length of ``W + scaling * B A`` (Liu et al. 2024, equation 5).
+        """
+        if self.magnitude is None:
+            return None
+        return self.magnitude / (weight + self.scaling * (self.b @ self.a)).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All that a bundle changes of a plain ViT.
+
+    Attributes:
+        updates: Module path of a linear layer -> its low-rank update.
+        tensors: Parameter name -> its new value: the head, and what else was trained in full.
+    """
+
+    updates: dict[str, Update]
+    tensors: dict[str, torch.Tensor]
+
+
+def read_changes(bundle: Bundle, module: nn.Module) -> Changes:
+    """Returns a bundle's changes once each of them is known to fit.
+
+    Args:
+        bundle: A bundle.
+        module: timm's plain ViT, perhaps in 4 bits, with a head for the bundle's classes.
+
+    Raises:
+        BundleError: A tensor is missing, has no place, is not finite or of another shape.
+    """
+    targets = {name: p.shape for name, p in module.named_parameters()}
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):  # one in 4 bits has a weight of another shape
+            targets[f"{path}.weight"] = torch.Size((layer.out_features, layer.in_features))
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in bundle.tensors.items():
+        if tensor.dtype not in _NUMBERS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise BundleError(f"{bundle.folder}: {name} holds {kind}; expected fp16, bf16 or fp32")
+        numbers = tensor.float()
+        if not torch.isfinite(numbers).all():
+            raise BundleError(f"{bundle.folder}: {name} holds numbers that are not finite")
+        plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        end = next((end for end in _PARTS if plain.endswith(end)), None)
+        if end is not None:
+            factors.setdefault(plain.removesuffix(end), {})[_PARTS[end]] = numbers
+            continue
+        if ".lora_" in plain:
+            raise BundleError(f"{bundle.folder} has a tensor that cannot be merged: {name}")
+        _check_place(bundle, name, tensor.shape, targets.get(plain))
+        tensors[plain] = numbers
+    options = bundle.lora()
+    if factors and options is None:
+        raise BundleError(f"{bundle.folder} has {min(factors)}.lora_A, but no adapter_config.json")
+    updates = {
+        path: _update(bundle, path, parts, options)
+        for path, parts in factors.items()
+        if options is not None
+    }
+    for path, update in updates.items():
+        shape = torch.Size((len(update.b), update.a.shape[1]))
+        _check_place(bundle, f"{path}.lora_B @ lora_A", shape, targets.get(f"{path}.weight"))
+    got = tensors.keys() | {f"{path}.weight" for path in updates}
+    if missing := sorted(_expected(module, bundle, options) - got):
+        raise BundleError(f"{bundle.folder} lacks {len(missing)} tensors, first for {missing[0]}")
+    return Changes(updates, tensors)
+
+
+@torch.no_grad()
+def merge_into(backbone: Backbone, bundle: Bundle) -> nn.Module:
+    """Turns a plain backbone, loaded in fp32 or only opened, into the trained network, in fp32.
+
+    The base is rounded as in training first.
+
+    Raises:
+        BundleError: The backbone's weights are not those of training, or a tensor does not fit.
+        BackboneError: The weights cannot be read.
+    """
+    changes = _loaded(backbone, bundle, dequantize_layer)
+    _put_in(backbone.module, changes)
+    return backbone.module
+
+
+@torch.no_grad()
+def trained_network(backbone: Backbone, bundle: Bundle, device: torch.device) -> nn.Module:
+    """Turns a plain backbone that was only opened into the trained network, on the CPU.
+
+    Products run in fp32.
+
+    The update is merged, as ``merge_into`` does, unless the base was in 4 bits and has more than
+    2**28 weights, a GiB in fp32: it then stays in 4 bits, and the update is added beside. Both
+    compute with the same numbers. Apple's GPU has no 4-bit kernels: there, all are merged.
+
+    Args:
+        backbone: Opened, not loaded.
+        bundle: What was trained.
+        device: Where the network is going to run.
+
+    Raises:
+        BundleError: The backbone's weights are not those of training, or a tensor does not fit.
+        BackboneError: The weights cannot be read.
+    """
+    module, storage = backbone.module, bundle.record.storage
+    weights = sum(parameter.numel() for parameter in module.parameters())
+    if storage.quantization == "none" or weights <= _MOST_MERGED or device.type == "mps":
+        merge_into(backbone, bundle)
+    else:
+        _stay_packed(backbone, bundle)
+    answer_from_class_token(module)
+    return module
+
+
+def _stay_packed(backbone: Backbone, bundle: Bundle) -> None:
+    module = backbone.module
+    give_memory_back()
+    changes = _loaded(backbone, bundle, pack_layer)
+    for path in [path for path in changes.updates if is_quantized(module.get_submodule(path))]:
+        update, layer = changes.updates.pop(path), module.get_submodule(path)
+        gain = None if update.magnitude is None else update.gain(plain_weight(layer))
+        add_beside(module, path, update.a, update.scaling * update.b, gain)
+    _put_in(module, changes)
+
+
+def merged_network(
+    bundle: Bundle, weights: str | Path | None = None, device: torch.device = _CPU
+) -> nn.Module:
+    """Returns the network that predicts, on its device, not training: see ``trained_network``.
+
+    Raises:
+        BundleError: The base's weights are not those of training, or a tensor does not fit.
+        BackboneError: The base's weights cannot be had.
+    """
+    return trained_network(_opened(bundle, weights), bundle, device).to(device).eval()
+
+
+def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
+    """Returns the plain fp32 backbone a bundle belongs to, with a head of zeros.
+
+    Args:
+        bundle: A bundle.
+        weights: File of the base's weights; None looks where training found them, then in the
+            hub's cache, then on the hub. A bundle of full fine-tuning holds every weight itself.
+
+    Raises:
+        BackboneError: The base's weights cannot be had.
+    """
+    backbone = _opened(bundle, weights)
+    backbone.load()
+    return backbone
+
+
+def _opened(bundle: Bundle, weights: str | Path | None) -> Backbone:
+    record = bundle.record
+    found = "none" if record.method == "FullFineTuning" else weights or bundle.weights
+    return open_backbone(
+        record.backbone, len(record.classes), found, record.preprocessing.image_size
+    )
+
+
+def _loaded(
+    backbone: Backbone, bundle: Bundle, keep: Callable[[nn.Module, Storage, str], None]
+) -> Changes:
+    """Fills a backbone, each layer kept by ``keep``; returns the changes, which fit it."""
+    backbone.load(partial(keep, backbone.module, bundle.record.storage))
+    if bundle.record.method != "FullFineTuning":
+        bundle.check_base(backbone.digest)
+    return read_changes(bundle, backbone.module)
+
+
+def _put_in(module: nn.Module, changes: Changes) -> None:
+    """Copies whole tensors into a module, and merges the updates into its fp32 layers."""
+    parameters = dict(module.named_parameters())
+    for name, tensor in changes.tensors.items():
+        parameters[name].copy_(tensor)
+    for path, update in changes.updates.items():
+        weight = parameters[f"{path}.weight"]
+        weight.copy_(update.merged(weight))
+
+
+def _update(
+    bundle: Bundle, path: str, parts: Mapping[str, torch.Tensor], options: LoraOptions
+) -> Update:
+    a, b = parts.get("a"), parts.get("b")
+    if b is None:
+        raise BundleError(f"{bundle.folder} has {path}.lora_A, but its lora_B is missing")
+    if a is None or a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
+        raise BundleError(f"{bundle.folder} has {path}.lora_B without a lora_A that fits it")
+    if (rank := options.rank_of(path)) != len(a):
+        raise BundleError(
+            f"{bundle.folder}: {path} has rank {len(a)}, but adapter_config.json says rank {rank}"
+        )
+    magnitude = parts.get("magnitude")
+    if options.dora != (magnitude is not None):
+        raise BundleError(
+            f"{bundle.folder}: use_dora is {options.dora} in adapter_config.json, but "
+            f"{path} comes {'with' if magnitude is not None else 'without'} a magnitude"
+        )
+    if magnitude is not None and magnitude.shape != (len(b),):
+        raise BundleError(
+            f"{bundle.folder}: the magnitude of {path} is {tuple(magnitude.shape)}, expected "
+            f"{(len(b),)}"
+        )
+    scaling = options.scaling_of(path, rank)
+    # no number of the product is larger than this
+    if not abs(scaling) * float(a.norm()) * float(b.norm()) < _MOST_CHANGE:
+        raise BundleError(f"{bundle.folder}: {path} changes its weights by numbers too large")
+    return Update(a, b, scaling, magnitude)
+
+
+def _expected(module: nn.Module, bundle: Bundle, options: LoraOptions | None) -> set[str]:
+    """Returns the parameters the bundle must have something for."""
+    if bundle.record.method == "FullFineTuning":
+        return {name for name, _ in module.named_parameters()}
+    if options is None:
+        return {"head.weight", "head.bias"}
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    adapted = set(filter(options.adapts, linear))
+    # as PEFT finds them: both by the end of their names
+    ends, bias = options.whole, options.bias
+    whole = [name for name, _ in module.named_modules() if ends and name.endswith(ends)]
+    beside = {
+        name
+        for name, _ in module.named_parameters()
+        if any(name.startswith(f"{path}.") for path in whole)
+        or (bias == "all" and name.endswith(".bias"))
+        or (bias == "lora_only" and name.removesuffix(".bias") in adapted)
+    }
+    return {f"{name}.weight" for name in adapted} | beside | {"head.weight", "head.bias"}
+
+
+def _check_place(bundle: Bundle, name: str, got: torch.Size, expected: torch.Size | None) -> None:
+    if name.endswith("head.weight") and expected is not None and got[:1] != expected[:1]:
+        outputs = got[0] if got else "no"
+        raise BundleError(
+            f"{bundle.folder}: the head has {outputs} outputs, but there are {expected[0]} classes"
+        )
+    if expected is None:
+        raise BundleError(f"{bundle.folder} has a tensor the backbone has no place for: {name}")
+    if got != expected:
+        raise BundleError(
+            f"{bundle.folder}: {name} makes {tuple(got)}, the backbone has {tuple(expected)}"
+        )

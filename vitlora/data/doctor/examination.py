@@ -1,0 +1,19 @@
+"""The folder doctor: what is wrong with an image folder, before it costs a training run."""
+
+from vitlora.data.doctor import flaws, leaks
+from vitlora.data.doctor.finding import SEVERITIES, Finding
+from vitlora.data.doctor.survey import Survey
+
+
+def examine(survey: Survey) -> list[Finding]:
+    """Returns what is wrong with a folder, the worst first."""
+    parts = (
+        flaws.classes,
+        flaws.files,
+        leaks.copies,
+        leaks.giveaways,
+        flaws.looks,
+        flaws.unused,
+    )
+    found = [finding for part in parts for finding in part(survey)]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -1,0 +1,178 @@
+"""What makes a score too good: copies across splits and classes, files that betray their class."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from math import log2, sqrt
+from pathlib import Path
+from typing import TypeVar
+
+from vitlora.data.doctor.finding import Finding, Severity
+from vitlora.data.doctor.survey import Picture, Survey
+from vitlora.data.duplicates import Fingerprint, group
+from vitlora.data.folder import Folder
+
+_TELLING = 0.1  # accuracy over the majority guess worth a word; noise alone must give less
+
+_Item = TypeVar("_Item")
+
+_SPLIT_ADVICE = "keep one of each, or split anew: vitlora doctor --data DIR --fix OUT"
+_LABEL_ADVICE = (
+    "decide which class is right and remove the others; --fix OUT leaves all of them out"
+)
+
+
+def copy_groups(pictures: Sequence[Picture]) -> list[list[Picture]]:
+    """Returns the groups of two and more pictures, all readable, that are copies of one another."""
+    numbers = group([picture.print for picture in pictures if picture.print is not None])
+    return [m for m in _sorted_by(pictures, numbers) if len(m) > 1]
+
+
+def copies(survey: Survey) -> Iterator[Finding]:
+    """Yields copies, by bytes and by looks, across classes, across splits, and within both."""
+    alike = copy_groups(survey.readable)
+    same = [
+        members
+        for pictures in alike
+        for members in _sorted_by(pictures, [file_of(p) for p in pictures])
+        if len(members) > 1
+    ]
+    look_alike = [pictures for pictures in alike if len({file_of(p) for p in pictures}) > 1]
+    kinds: list[tuple[str, str, list[list[Picture]], Severity]] = [
+        ("same", "files", same, "error"),
+        ("alike", "scenes", look_alike, "warning"),
+    ]
+    for kind, what, groups, severity in kinds:
+        labels = [g for g in groups if len({p.label for p in g}) > 1]
+        splits = [g for g in groups if len({p.split for p in g}) > 1]
+        within = [g for g in groups if g not in labels and g not in splits]
+        where = f"{what} that stand in two or more"
+        yield from _found(f"{kind}_two_labels", severity, f"{where} classes", _LABEL_ADVICE, labels)
+        yield from _found(f"{kind}_two_splits", "error", f"{where} splits", _SPLIT_ADVICE, splits)
+        yield from _found(
+            f"{kind}_twice",
+            "warning" if kind == "same" else "note",
+            f"{what} that stand twice or more within a class of a split",
+            "remove copies: they weigh double"
+            if kind == "same"
+            else "nothing; but keep them together if you split the folder anew",
+            within,
+        )
+
+
+def giveaways(survey: Survey) -> Iterator[Finding]:
+    """Yields the property of the files, if any, that alone tells much of the class."""
+    pictures = survey.readable
+    if len(pictures) < 2:
+        return
+    properties: dict[str, Callable[[Picture], Hashable]] = {
+        "format": lambda p: p.format,
+        "colour mode": lambda p: p.mode,
+        "size": lambda p: p.size,
+        "rough resolution": lambda p: round(log2(sqrt(p.size[0] * p.size[1]))),
+    }
+    labels = [picture.label for picture in pictures]
+    scores = {
+        name: _foretold([of(picture) for picture in pictures], labels)
+        for name, of in properties.items()
+    }
+    best = max(scores, key=scores.__getitem__)
+    guess = max(Counter(labels).values()) / len(labels)
+    if scores[best] - guess < max(_TELLING, 3 * sqrt(0.25 / len(pictures))):
+        return
+    shown = ", ".join(
+        f"{label} {_commonest(properties[best], [p for p in pictures if p.label == label])}"
+        for label in sorted(set(labels))
+    )
+    yield Finding(
+        "giveaway",
+        "warning",
+        f"the {best} of the file alone foretells {scores[best]:.0%} of the classes "
+        f"(the commonest class: {guess:.0%}): {shown}",
+        "a network may learn that instead of the subject; bring all pictures to one "
+        f"{best}, or doubt the score",
+    )
+
+
+def _foretold(keys: Sequence[Hashable], labels: Sequence[str]) -> float:
+    """Returns the share of labels that keys foretell, each half of a class by the other half's.
+
+    Not each picture by all others: where two classes are even, it would always tip the balance.
+    """
+    everywhere = Counter(labels)
+    seen: Counter[str] = Counter()
+    halves: list[dict[Hashable, Counter[str]]] = [defaultdict(Counter), defaultdict(Counter)]
+    sides: list[int] = []
+    for key, label in zip(keys, labels, strict=True):
+        sides.append(seen[label] % 2)
+        halves[sides[-1]][key][label] += 1
+        seen[label] += 1
+    right = 0
+    for key, label, side in zip(keys, labels, sides, strict=True):
+        counts = halves[1 - side][key] or everywhere
+        right += label == max(counts, key=lambda name: (counts[name], everywhere[name], name))
+    return right / len(labels)
+
+
+def leak_notes(folder: Folder, prints: Mapping[Path, Fingerprint]) -> Iterator[str]:
+    """Yields a line for copies across splits and one for copies across classes, if there are any.
+
+    Args:
+        folder: Already split.
+        prints: Of its pictures; those without one are passed over.
+    """
+    placed = [
+        (split, folder.classes[sample.label], sample.path)
+        for split, samples in folder.splits.items()
+        for sample in samples
+        if sample.path in prints
+    ]
+    groups = _sorted_by(placed, group([prints[path] for _, _, path in placed]))
+    parted = [g for g in groups if len({split for split, _, _ in g}) > 1]
+    if parted:
+        yield f"{_counted(parted)} in two splits or more{_such_as(folder, parted, 0)}"
+    torn = [g for g in groups if len({label for _, label, _ in g}) > 1]
+    if torn:
+        yield f"{_counted(torn)} in two classes or more{_such_as(folder, torn, 1)}"
+
+
+def _counted(groups: Sequence[object]) -> str:
+    return "1 scene stands" if len(groups) == 1 else f"{len(groups)} scenes stand"
+
+
+def _such_as(folder: Folder, groups: Sequence[Sequence[tuple[str, str, Path]]], of: int) -> str:
+    """Returns an example: two of the first group that differ in split (0) or label (1)."""
+    first = groups[0][0]
+    other = next(picture for picture in groups[0] if picture[of] != first[of])
+    names = [path.relative_to(folder.root).as_posix() for _, _, path in (first, other)]
+    return f", such as {names[0]} and {names[1]}"
+
+
+def _found(
+    kind: str, severity: Severity, what: str, advice: str, groups: Sequence[Sequence[Picture]]
+) -> Iterator[Finding]:
+    """Yields a finding about groups of copies, if there are any."""
+    names = [[picture.name for picture in pictures] for pictures in groups]
+    if names:
+        files = [name for members in names for name in members]
+        yield Finding(kind, severity, what, advice, files, groups=names)
+
+
+def _sorted_by(items: Sequence[_Item], keys: Sequence[Hashable]) -> list[list[_Item]]:
+    """Returns the items of each key, in the order of the keys' first appearance."""
+    sorted_: dict[Hashable, list[_Item]] = defaultdict(list)
+    for item, key in zip(items, keys, strict=True):
+        sorted_[key].append(item)
+    return list(sorted_.values())
+
+
+def file_of(picture: Picture) -> bytes:
+    """Returns the SHA-256 of a readable picture's file."""
+    return picture.print.digest if picture.print else b""
+
+
+def _commonest(of: Callable[[Picture], Hashable], pictures: Sequence[Picture]) -> str:
+    """Returns the commonest value of a property, in words."""
+    value = Counter(map(of, pictures)).most_common(1)[0][0]
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    return f"about {2**value} px" if isinstance(value, int) else str(value)

@@ -1,0 +1,1 @@
+"""What logits, labels and features say: scores, intervals, confidence, and one judge of answers."""

@@ -1,0 +1,132 @@
+"""What a network says of pictures -> classes, how sure it is, and what to make of that."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vitlora.metrics.confidence import Confidence, Reference
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one picture shows.
+
+    Attributes:
+        path: The picture's file; ``Path()`` where it was handed over open.
+        top: Classes and confidences in ``[0, 1]``, most confident first.
+        unsure: Whether the confidence is below the one chosen after training.
+        unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
+        outside: Whether its values do not lie in the range of training; see ``images.Opened``.
+    """
+
+    path: Path
+    top: tuple[tuple[str, float], ...]
+    unsure: bool = False
+    unfamiliar: bool = False
+    outside: bool = False
+
+    @property
+    def label(self) -> str:
+        """The most likely class."""
+        return self.top[0][0]
+
+    @property
+    def confidence(self) -> float:
+        """That of the most likely class, in ``[0, 1]``."""
+        return self.top[0][1]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is to be made of a network's answers to N pictures.
+
+    Attributes:
+        probabilities: ``(N, C)``, calibrated where the bundle was.
+        order: ``(N, C)`` classes, the most likely first; of equal ones the first.
+        distances: To the training pictures, ``(N,)``; NaN where nothing is known of these.
+        unsure: ``(N,)`` bool; all False before calibration, as ``unfamiliar``.
+        unfamiliar: ``(N,)`` bool.
+    """
+
+    probabilities: torch.Tensor
+    order: torch.Tensor
+    distances: torch.Tensor
+    unsure: torch.Tensor
+    unfamiliar: torch.Tensor
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """The most likely class, ``(N,)``."""
+        return self.order[:, 0]
+
+    @property
+    def confidence(self) -> torch.Tensor:
+        """Its probability, ``(N,)``."""
+        return self.probabilities.gather(1, self.order[:, :1])[:, 0]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Makes answers of features and logits, by what a bundle knows: the one place where it is done.
+
+    Attributes:
+        classes: Names in the order of the logits.
+        confidence: What validation taught; None before calibration.
+        reference: Where the training pictures lie; None before calibration.
+    """
+
+    classes: tuple[str, ...]
+    confidence: Confidence | None
+    reference: Reference | None
+
+    def calibrated(self, logits: torch.Tensor) -> torch.Tensor:
+        """Returns logits whose softmax is the confidence."""
+        return logits if self.confidence is None else logits / self.confidence.temperature
+
+    def judge(self, features: torch.Tensor, logits: torch.Tensor) -> Judged:
+        """Returns what is to be made of answers.
+
+        Args:
+            features: ``(N, D)`` what the head was given, fp32, on the CPU.
+            logits: ``(N, C)``, fp32, on the CPU.
+        """
+        probabilities = self.calibrated(logits).softmax(1)
+        # by the logits: probabilities near 0 or 1 may be equal where these are not
+        order = logits.sort(dim=1, descending=True, stable=True).indices
+        sure = probabilities.gather(1, order[:, :1])[:, 0]
+        known, reference = self.confidence, self.reference
+        if known is None or reference is None:
+            no = torch.zeros(len(logits), dtype=torch.bool)
+            return Judged(probabilities, order, torch.full_like(sure, torch.nan), no, no)
+        distances = reference.distances(features)
+        # in double: in fp32 the thresholds would be rounded
+        return Judged(
+            probabilities,
+            order,
+            distances,
+            unsure=sure.double() < known.unsure_below,
+            unfamiliar=distances.double() > known.unfamiliar_above,
+        )
+
+    def predictions(
+        self, paths: Iterable[Path], features: torch.Tensor, logits: torch.Tensor, top_k: int
+    ) -> list[Prediction]:
+        """Returns a prediction for each picture.
+
+        Args:
+            paths: The N files.
+            features: ``(N, D)`` what the head was given, fp32, on the CPU.
+            logits: ``(N, C)``, fp32, on the CPU.
+            top_k: How many classes to keep; at least one is.
+        """
+        judged = self.judge(features, logits)
+        best = judged.order[:, : max(top_k, 1)]
+        values = judged.probabilities.gather(1, best).tolist()
+        unsure, unfamiliar = judged.unsure.tolist(), judged.unfamiliar.tolist()
+        rows = zip(paths, best.tolist(), values, unsure, unfamiliar, strict=True)
+        return [
+            Prediction(path, tuple((self.classes[n], v) for n, v in zip(i, x, strict=True)), *marks)
+            for path, i, x, *marks in rows
+        ]

@@ -1,0 +1,283 @@
+"""How good answers are: the numbers of a set of logits and labels, with intervals."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_auroc,
+    multiclass_confusion_matrix,
+)
+
+from vitlora.metrics.intervals import Interval, macro_f1, macro_f1_interval, wilson
+
+_TOP = 3  # as many as predict shows
+_MOST_CLASSES, _WORST = 25, 15  # classes that are all listed; of more, so many
+_BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The answers of one range of confidence.
+
+    Attributes:
+        low: Lower end of the range, outside it.
+        high: Upper end, inside it.
+        count: Number of answers.
+        confidence: Their mean confidence; 0 where there are none.
+        accuracy: Share of them that is right; 0 where there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(confidence: torch.Tensor, right: torch.Tensor) -> list[Bin]:
+    """Returns 15 bins of equal width, lowest confidence first (Guo et al. 2017, equation 3).
+
+    A bin holds its upper end: a confidence of exactly 1 is in the last. torchmetrics 1.9 gives it a
+    bin of its own.
+
+    Args:
+        confidence: ``(N,)`` in ``[0, 1]``.
+        right: ``(N,)`` bool.
+    """
+    edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
+    where = torch.bucketize(confidence, edges[1:-1].to(confidence.dtype))
+    counts = where.bincount(minlength=_BINS)
+    sums = (where.bincount(x.double(), _BINS) for x in (confidence, right))
+    means = ((total / counts.clamp(min=1)).tolist() for total in sums)
+    ends = edges.tolist()
+    return [Bin(*row) for row in zip(ends[:-1], ends[1:], counts.tolist(), *means, strict=True)]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network's answers to pictures with known classes are worth.
+
+    Attributes:
+        classes: Names, in the order of the logits.
+        logits: ``(N, C)``, on the CPU.
+        labels: ``(N,)`` true classes.
+    """
+
+    classes: tuple[str, ...]
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def confusion(self) -> torch.Tensor:
+        """``(C, C)`` counts, row = true class, column = predicted class."""
+        return multiclass_confusion_matrix(self.logits.argmax(1), self.labels, len(self.classes))
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return float(F.cross_entropy(self.logits, self.labels)) if self.images else 0.0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images whose class was predicted, in ``[0, 1]``."""
+        return float(self.confusion.diag().sum()) / max(self.images, 1)
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        """95% interval of the accuracy."""
+        return wilson(self.accuracy, self.images)
+
+    @property
+    def macro_f1(self) -> float:
+        """Unweighted mean of the classes' F1, in ``[0, 1]``; classes that never occur left out."""
+        return macro_f1(*self._labels_and_answers) if self.images else 0.0
+
+    @cached_property
+    def macro_f1_interval(self) -> Interval:
+        """95% interval of the macro-F1."""
+        return macro_f1_interval(*self._labels_and_answers)
+
+    @property
+    def _labels_and_answers(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.labels.numpy(), self.logits.argmax(1)[None].numpy()
+
+    def per_class(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns precision, recall, F1 in ``[0, 1]`` and the number of images, each ``(C,)``.
+
+        A class never predicted has precision 0; one with no images has recall 0.
+        """
+        hits = self.confusion.diag().double()
+        predicted = self.confusion.sum(0).double()
+        support = self.confusion.sum(1).double()
+        precision = hits / predicted.clamp(min=1)
+        recall = hits / support.clamp(min=1)
+        f1 = 2 * hits / (predicted + support).clamp(min=1)
+        return precision, recall, f1, support.long()
+
+    def top_k(self, k: int) -> float:
+        """Returns the share of images whose class is among the ``k`` most likely, in ``[0, 1]``."""
+        return float(
+            multiclass_accuracy(
+                self.logits, self.labels, len(self.classes), average="micro", top_k=k
+            )
+        )
+
+    @property
+    def auroc(self) -> float:
+        """Mean over classes of the area under the ROC curve, one class against the rest.
+
+        In ``[0, 1]``, 0.5 for guessing; classes without images or without others are left out.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of those, and counts them as 0
+            areas = multiclass_auroc(
+                self.logits.softmax(1), self.labels, len(self.classes), average="none"
+            )
+        support = self.confusion.sum(1)
+        counted = areas[(support > 0) & (support < self.images)]
+        return float(counted.mean()) if len(counted) else 0.5
+
+    @property
+    def reliability(self) -> list[Bin]:
+        """The answers in 15 bins of confidence."""
+        confidence, predicted = self.logits.softmax(1).max(1)
+        return reliability(confidence, predicted == self.labels)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error in ``[0, 1]``, 15 bins: how far confidence is from the truth.
+
+        Naeini et al. 2015; weighted mean over bins of ``|accuracy - confidence|``.
+        """
+        gaps = (b.count * abs(b.accuracy - b.confidence) for b in self.reliability)
+        return sum(gaps) / max(self.images, 1)
+
+    def answered(self, threshold: float) -> tuple[float, float]:
+        """Returns the share of images answered so surely, and the share of those that is wrong.
+
+        Args:
+            threshold: A confidence in ``[0, 1]``.
+        """
+        confidence, predicted = self.logits.softmax(1).max(1)
+        sure = confidence >= threshold
+        wrong = (predicted != self.labels) & sure
+        return float(sure.float().mean()), int(wrong.sum()) / max(int(sure.sum()), 1)
+
+    def summary(self) -> dict[str, float]:
+        """Returns the numbers a bundle carries."""
+        return {
+            "accuracy": round(self.accuracy, 6),
+            "macro_f1": round(self.macro_f1, 6),
+            "loss": round(self.loss, 6),
+            "images": self.images,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything as plain lists and numbers."""
+        columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
+        more = {"auroc": self.auroc, "calibration_error": self.calibration_error}
+        if len(self.classes) > _TOP:
+            more[f"top_{_TOP}"] = self.top_k(_TOP)
+        return {
+            **self.summary(),
+            "accuracy_interval": [round(x, 6) for x in self.accuracy_interval],
+            "macro_f1_interval": [round(x, 6) for x in self.macro_f1_interval],
+            **{name: round(value, 6) for name, value in more.items()},
+            "per_class": [
+                {"class": name, "precision": p, "recall": r, "f1": f, "images": n}
+                for name, p, r, f, n in columns
+            ],
+            "confusion": {
+                "rows": "true",
+                "columns": "predicted",
+                "counts": self.confusion.tolist(),
+            },
+        }
+
+    def confusions(self, most: int) -> list[tuple[int, int, int]]:
+        """Returns the most frequent mistakes as (true class, predicted class, count).
+
+        Args:
+            most: How many at most.
+        """
+        wrong = self.confusion - torch.diag(self.confusion.diag())
+        order = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
+        pairs = [divmod(index, len(wrong)) for index in order]
+        return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
+
+    def to_text(self) -> str:
+        """Returns the per-class table, the confusion matrix and the headline numbers.
+
+        Of many classes only the worst, and the most frequent mistakes in place of the matrix.
+        """
+        many = len(self.classes) > _MOST_CLASSES
+        lines = self._worst() if many else self._matrix()
+        top = f"top-{_TOP} {self.top_k(_TOP):.3f}   " if len(self.classes) > _TOP else ""
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"accuracy {self.accuracy:.3f}  95% interval {_shown(self.accuracy_interval)}"
+                f"   macro-F1 {self.macro_f1:.3f}  {_shown(self.macro_f1_interval)}",
+                f"{top}AUROC {self.auroc:.3f}   calibration error {self.calibration_error:.3f}   "
+                f"loss {self.loss:.3f}   {self.images} images",
+            ]
+        )
+
+    def _table(self, most: int) -> list[str]:
+        """Returns a line for each class under a heading; of more than ``most`` the lowest F1."""
+        columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
+        rows = list(columns)
+        if len(rows) > most:  # those without images have no F1
+            rows = sorted((row for row in rows if row[4]), key=lambda row: row[3])[:most]
+        width = max(len(name) for name in (*(row[0] for row in rows), "class"))
+        lines = [f"{'class':<{width}}  precision  recall     f1  images"]
+        for name, precision, recall, f1, support in rows:
+            lines.append(
+                f"{name:<{width}}      {precision:5.3f}   {recall:5.3f}  {f1:5.3f}  {support:6d}"
+            )
+        return lines
+
+    def _worst(self) -> list[str]:
+        table, mistakes = self._table(_WORST), self.confusions(_WORST)
+        left_out = len(self.classes) - len(table) + 1
+        wrong = self.images - int(self.confusion.diag().sum())
+        rest = wrong - sum(count for _, _, count in mistakes)
+        names = self.classes
+        return [
+            f"the {len(table) - 1} classes with the lowest F1; {left_out:,} more are in --json and "
+            "'vitlora report'",
+            *table,
+            "",
+            f"the most frequent mistakes; {rest:,} of {wrong:,} are others",
+            *(f"{count:>5}  {names[t]} taken for {names[p]}" for t, p, count in mistakes),
+        ]
+
+    def _matrix(self) -> list[str]:
+        lines = self._table(len(self.classes))
+        width = max(len(name) for name in (*self.classes, "class"))
+        cell = max(len(str(int(self.confusion.max()))), len(str(len(self.classes))), 2)
+        header = " ".join(f"{index:>{cell}}" for index in range(1, len(self.classes) + 1))
+        lines += ["", f"{'confusion (row: true, column: predicted)':<{width + 4}}"]
+        lines.append(f"{'':<{width}}      {header}")
+        for index, (name, row) in enumerate(
+            zip(self.classes, self.confusion.tolist(), strict=True)
+        ):
+            cells = " ".join(f"{count:>{cell}}" for count in row)
+            lines.append(f"{name:<{width}}  {index + 1:>2}  {cells}")
+        return lines
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"

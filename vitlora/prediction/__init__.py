@@ -1,0 +1,1 @@
+"""A picture and a bundle give a class with its confidence. Import its modules one by one."""

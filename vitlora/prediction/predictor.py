@@ -1,0 +1,149 @@
+"""Picture -> class and confidence, from a bundle. Imports neither PEFT nor Lightning."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL import Image
+
+from vitlora.backbones import features_and_logits
+from vitlora.bundle.checkpoint import Bundle, load_bundle
+from vitlora.bundle.updates import merged_network
+from vitlora.errors import DataError, UsageError
+from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
+from vitlora.metrics.judge import Prediction
+from vitlora.quantization import is_quantized
+
+_MOST_THREADS = 16  # that open pictures
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Seen = tuple[Path, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
+
+
+class Predictor:
+    """A plain ViT with a bundle's adapter merged, in fp32, into the base it was trained on.
+
+    Args:
+        checkpoint: Folder of the bundle, or a bundle that was loaded.
+        weights: File of the base's weights; None looks where training found them, then in the
+            hub's cache, then on the hub.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``32``, ``bf16``, or ``auto`` for bf16 where the chip computes in it.
+
+    Raises:
+        BundleError: The bundle is damaged, or belongs to other base weights.
+        BackboneError: The base's weights cannot be had.
+        UsageError: The device or the precision is unknown.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | Bundle,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        precision: PredictionPrecision = "32",
+    ) -> None:
+        self.device = pick_device(device)
+        self._dtype = prediction_dtype(self.device, precision)
+        bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
+        self.classes = bundle.record.classes
+        self.validated = bool(bundle.record.metrics)
+        self.confidence = bundle.record.confidence
+        self.preprocessing = bundle.record.preprocessing
+        self._judge = bundle.judge
+        self._transform = self.preprocessing.transform()
+        self.network = merged_network(bundle, weights, self.device)
+        # a base that was too large to unpack
+        if any(map(is_quantized, self.network.modules())):
+            if precision == "bf16":
+                raise UsageError(
+                    "precision is bf16, but this base stays in 4 bits, which answers in fp32; take "
+                    "32 or auto"
+                )
+            self._dtype = torch.float32
+        if self._dtype != torch.float32:
+            self.network.to(self._dtype)
+
+    def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained.
+
+        ``predictor.preprocessing.open(path).image`` is a file as such a picture.
+        """
+        return self._forward([self._transform(image) for image in images])[1]
+
+    @torch.inference_mode()
+    def _forward(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns features ``(B, D)`` and logits ``(B, classes)``, fp32, on the CPU."""
+        images = torch.stack(list(tensors))
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        images = images.to(self.device, self._dtype, non_blocking=True)
+        features, logits = features_and_logits(self.network, images)
+        return features.cpu(), logits.cpu()
+
+    def predict(
+        self, paths: Iterable[str | Path], top_k: int = 3, batch_size: int = 32
+    ) -> Iterator[Prediction | DataError]:
+        """Yields a prediction for each file in order, or the error of one that cannot be read.
+
+        Threads open the pictures of the next two batches while one is predicted; no more of them,
+        however many paths there are, are in memory.
+
+        Args:
+            paths: Picture files.
+            top_k: How many classes to keep, at least 1.
+            batch_size: Pictures in one forward pass.
+        """
+        opened = _ahead(self._open, map(Path, paths), 2 * batch_size)
+        while group := list(islice(opened, batch_size)):
+            yield from self._predict_group(group, top_k)
+
+    def _open(self, path: Path) -> _Seen:
+        try:
+            opened = self.preprocessing.open(path)
+            return path, self._transform(opened.image), opened.outside
+        except DataError as error:
+            return path, error, False
+
+    def _predict_group(
+        self, group: Sequence[_Seen], top_k: int
+    ) -> Iterator[Prediction | DataError]:
+        opened = [(path, x) for path, x, _ in group if isinstance(x, torch.Tensor)]
+        made: list[Prediction] = []
+        if opened:
+            features, logits = self._forward([tensor for _, tensor in opened])
+            made = self._judge.predictions([path for path, _ in opened], features, logits, top_k)
+        predictions = iter(made)
+        for _, tensor, outside in group:
+            if isinstance(tensor, DataError):
+                yield tensor
+            else:
+                yield replace(next(predictions), outside=outside)
+
+
+def _ahead(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], most: int
+) -> Iterator[_Result]:
+    """Yields the results of work in order; threads do it for the next ``most`` items already."""
+    items = iter(items)
+    first = list(islice(items, 2))
+    if len(first) < 2:  # one picture needs no thread
+        yield from map(work, first)
+        return
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
+    waiting: deque[Future[_Result]] = deque()
+    try:
+        for item in chain(first, items):
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever reads the answers may have enough

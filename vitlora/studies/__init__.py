@@ -1,0 +1,1 @@
+"""Many runs side by side: methods compared on the same pictures."""

@@ -1,0 +1,156 @@
+"""The folder a comparison leaves: its configurations, a bundle, log and record for each run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitlora import yaml_text
+from vitlora.errors import UsageError
+from vitlora.files import write_json, write_whole
+from vitlora.studies.comparison import Failure, Run
+from vitlora.studies.methods import configure
+
+SETUP = "setup.json"  # what the runs of a folder have in common; marks the folder as ours
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs of several methods and seeds on one configuration; each is done once.
+
+    Attributes:
+        folder: Where all of it goes.
+        base: The user's resolved configuration.
+        split: The split to score: ``test`` or ``val``.
+        same_rate: Whether all methods get the configuration's learning rate as it is.
+    """
+
+    folder: Path
+    base: dict[str, Any]
+    split: str
+    same_rate: bool
+
+    def path(self, method: str, seed: int, suffix: str = "") -> Path:
+        """Returns the bundle of a run, or a file beside it."""
+        return self.folder / f"{method}-{seed}{suffix}"
+
+    def take(self, setup: dict[str, Any]) -> None:
+        """Marks the folder, or makes sure that what it holds was run as this would be.
+
+        Args:
+            setup: All that runs of one folder have in common, to be written as JSON.
+
+        Raises:
+            UsageError: It holds runs of another setup; the first difference is named.
+        """
+        file = self.folder / SETUP
+        if not file.is_file():
+            write_json(setup, str(file))
+            return
+        before, now = _flat(json.loads(file.read_text("utf-8"))), _flat(setup)
+        for key in {**before, **now}:
+            if before.get(key) == now.get(key):
+                continue
+            there = f"{key.removeprefix('config.')}: {before.get(key)} there, {now.get(key)} now"
+            raise UsageError(
+                f"{self.folder} holds runs of another configuration ("
+                f"{'the pictures changed' if key == 'pictures' else there}); choose another "
+                "--output, or delete that folder"
+            )
+
+    def finished(self, method: str, seed: int) -> Run | None:
+        """Returns a run that was done before; None if it was not."""
+        record = self.path(method, seed, ".json")
+        if not record.is_file():
+            return None
+        fields = json.loads(record.read_text("utf-8"))
+        lists = {name: tuple(fields[name]) for name in ("labels", "answers")}
+        return Run(**{**fields, **lists})
+
+    def run(self, method: str, seed: int) -> Run | Failure:
+        """Trains and scores a method with a seed, each in a process of its own."""
+        log = self.path(method, seed, ".log")
+        answers, scores = (self.path(method, seed, end) for end in (".answers", ".scores"))
+        with log.open("wb") as file:
+            for words in (self._fit(method, seed), self._score(method, seed, answers, scores)):
+                done = run_vitlora(words, stdout=file, stderr=subprocess.STDOUT)
+                if status := done.returncode:
+                    return Failure(
+                        method, seed, last_words(log.read_text("utf-8", "replace"), status)
+                    )
+        bundle = self.path(method, seed)
+        cost = json.loads((bundle / "logs" / "cost.json").read_text("utf-8"))
+        said = json.loads(answers.read_text("utf-8"))
+        said["seen_in_training"] = json.loads(scores.read_text("utf-8"))["seen_in_training"]
+        fields = {"method": method, "seed": seed, **cost, **said, "bundle_bytes": _size(bundle)}
+        write_json(fields, str(self.path(method, seed, ".json")))
+        answers.unlink()
+        scores.unlink()
+        run = self.finished(method, seed)
+        assert run is not None  # it was just written
+        return run
+
+    def _fit(self, method: str, seed: int) -> list[str]:
+        config = self.folder / f"{method}.yaml"
+        fields = configure(self.base, method, self.same_rate)
+        write_whole(config, yaml_text.write(fields))
+        words = ["fit", "--config", str(config), "--output", str(self.path(method, seed))]
+        words += ["--seed_everything", str(seed)]
+        return [*words, "--trainer.callbacks+", "vitlora.training.Cost"]
+
+    def _score(self, method: str, seed: int, answers: Path, scores: Path) -> list[str]:
+        command = "test" if self.split == "test" else "validate"
+        words = [command, "--checkpoint", str(self.path(method, seed)), "--json", str(scores)]
+        words += ["--trainer.accelerator", str(self.base["trainer"]["accelerator"])]
+        words += ["--trainer.callbacks+", "vitlora.training.Answers"]
+        return [*words, "--trainer.callbacks.file", str(answers)]
+
+
+def _size(bundle: Path) -> int:
+    """Returns a bundle's bytes, as vitlora.bundle.checkpoint.bundle_bytes, which needs torch."""
+    files = json.loads((bundle / "vitlora.json").read_text("utf-8"))["files"]
+    return sum((bundle / name).stat().st_size for name in ("vitlora.json", *files))
+
+
+def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command of vitlora's in a process of its own, which speaks UTF-8.
+
+    Args:
+        words: After ``vitlora``.
+        streams: Where what it prints goes; options of ``subprocess.run``.
+    """
+    command = [sys.executable, "-m", "vitlora", *words]
+    env = {**os.environ, "PYTHONUTF8": "1"}
+    streams = {"encoding": "utf-8", "errors": "replace", **streams}
+    return subprocess.run(command, env=env, check=False, **streams)
+
+
+def last_words(text: str, status: int = 1) -> str:
+    """Returns why a command ended: its own line for the user, else the last it printed.
+
+    Args:
+        text: What it printed.
+        status: Its exit status; below 0 the signal that ended it.
+    """
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"ended by {name}{'; out of memory?' if name == 'SIGKILL' else ''}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    ours = [line.removeprefix("vitlora: ") for line in lines if line.startswith("vitlora: ")]
+    return (ours or lines)[-1]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested fields by their dotted names."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {
+        path: leaf
+        for key, inside in value.items()
+        for path, leaf in _flat(inside, f"{name}.{key}" if name else key).items()
+    }

@@ -1,0 +1,83 @@
+"""The table of a comparison, as Markdown that also reads well on a screen."""
+
+from collections.abc import Sequence
+
+from vitlora.studies.comparison import Failure, Row
+
+
+def to_markdown(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
+    """Returns the table; a method none of whose runs finished has a row that says so.
+
+    Columns that no run has anything for are left out.
+    """
+    records = [_cells(row) for row in rows]
+    finished = {row.method for row in rows}
+    lost = dict.fromkeys(f.method for f in failures if f.method not in finished)
+    records += [{"method": name, "accuracy (95%)": "failed"} for name in lost]
+    names = [name for name in dict.fromkeys(k for r in records for k in r) if _any(records, name)]
+    columns = [[name, *(record.get(name) or "-" for record in records)] for name in names]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in zip(*columns, strict=True)
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _any(records: Sequence[dict[str, str]], name: str) -> bool:
+    return any(record.get(name) for record in records)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    run, several = row.runs[0], len(row.runs) > 1
+    milliseconds = sorted(r.milliseconds for r in row.runs)[len(row.runs) // 2]
+    return {
+        "method": row.method,
+        "base": run.base,
+        "lr": f"{run.lr:g}",
+        "trained": f"{row.trainable:,}",
+        "accuracy (95%)": _with_interval(row.accuracy, row.accuracy_interval),
+        "seeds": f"{min(row.by_seed):.3f} to {max(row.by_seed):.3f}" if several else "",
+        "macro-F1 (95%)": _with_interval(row.macro_f1, row.macro_f1_interval),
+        "behind best (95%)": _behind(row),
+        "p": "best" if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else "<0.001",
+        "training": clock(row.seconds),
+        "GPU memory": size(row.most("device_bytes")),
+        "RAM": size(row.most("host_bytes")),
+        "one picture": f"{milliseconds:.3g} ms",
+        "bundle": size(row.most("bundle_bytes")),
+    }
+
+
+def _behind(row: Row) -> str:
+    """Returns the points of accuracy between which a method is behind the best."""
+    if row.behind is None:
+        return ""
+    low, high = (f"{100 * end:.1f}" for end in row.behind)
+    return f"{low} to {high} points"
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration as ``m:ss`` or ``h:mm:ss``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def size(count: int | None) -> str:
+    """Returns bytes in the unit that suits them, in powers of 1000; nothing for None."""
+    if count is None:
+        return ""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return (
+                f"{count / scale:.3g} {unit}"
+                if count < 999.5 * scale
+                else f"{count // scale} {unit}"
+            )
+    return f"{count} bytes"

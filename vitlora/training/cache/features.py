@@ -1,0 +1,107 @@
+"""What the frozen half of a network makes of the pictures of a run."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from vitlora.training.cache.prefix import Prefix
+
+# what decodes, changes and multiplies: another version may give other numbers
+_LIBRARIES = ("torch", "timm", "albumentations", "opencv-python-headless", "pillow")
+# one more whenever vitlora itself reads or changes pictures otherwise than before
+REVISION = 2
+
+
+class Features:
+    """The outputs of a frozen prefix: a tensor for each view of a split, a row for each picture.
+
+    Args:
+        trainer: Lightning's, its data and precision set up.
+        module: A configured ``Classifier`` on its device.
+        prefix: Its network in two halves.
+
+    Attributes:
+        shape: Of a row: ``(N, D)`` tokens, or ``(D,)`` where only the head is trained.
+        dtype: bf16 where training computes in it, else as the network gives it.
+    """
+
+    def __init__(self, trainer: Any, module: Any, prefix: Prefix) -> None:
+        self.data: Any = trainer.datamodule
+        self._module = module
+        self._context = trainer.precision_plugin.forward_context
+        self._precision = str(trainer.precision)
+        self.prefix = prefix
+        side = module.backbone.preprocessing.image_size
+        # as many as in a batch: a compiled block would be compiled once more for another number
+        images = torch.zeros(self.data.batch_size, 3, side, side, device=module.device)
+        row = self._without_training(self.prefix.look, images)
+        self.shape = tuple(row.shape[1:])
+        self.dtype = torch.bfloat16 if self._precision == "bf16-mixed" else row.dtype
+
+    @property
+    def augmented(self) -> bool:
+        """Whether one view of a training picture differs from another."""
+        return self.data.augment != "none"
+
+    def rows(self, split: str) -> int:
+        """Returns the number of pictures of a split."""
+        return len(self.data.folder.splits[split])
+
+    def size(self, split: str) -> int:
+        """Returns the bytes of one view of a split."""
+        return self.rows(split) * torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def labels(self, split: str) -> torch.Tensor:
+        """Returns the labels ``(N,)`` of a split's pictures."""
+        return torch.tensor([sample.label for sample in self.data.folder.splits[split]])
+
+    def batches(self, split: str, view: int) -> Iterator[torch.Tensor]:
+        """Computes one view of a split, in the order of its pictures; yields ``(B, *shape)``."""
+        with torch.random.fork_rng(devices=[]):  # the loader draws a number
+            for images, _ in self.data.view_dataloader(split, view):
+                rows = self._without_training(self.prefix.before, images.to(self._module.device))
+                yield rows.to(self.dtype).cpu()
+
+    def key(self, split: str, view: int) -> dict[str, Any]:
+        """Returns all that one view of a split depends on."""
+        pictures = hashlib.sha256()
+        for sample in self.data.folder.splits[split]:
+            state = sample.path.stat()
+            line = f"{sample.path.absolute()}\n{state.st_size}\n{state.st_mtime_ns}\n"
+            pictures.update(line.encode("utf-8", "surrogateescape"))
+        drawn = split == "train" and self.augmented
+        return {
+            "pictures": pictures.hexdigest(),
+            "transform": asdict(self._module.backbone.preprocessing),
+            "augment": self.data.augment if drawn else "none",
+            "seed": torch.initial_seed() if drawn else None,
+            "view": view,
+            "backbone": self._module.backbone.id,
+            "blocks": self.prefix.blocks,
+            "pooled": self.prefix.pooled,
+            "weights": self._weights,
+            "dtype": str(self.dtype),
+            "precision": self._precision,
+            "device": self._module.device.type,
+            "versions": {name: version(name) for name in _LIBRARIES},
+            "revision": REVISION,
+        }
+
+    @cached_property
+    def _weights(self) -> str:
+        return self.prefix.digest()
+
+    def _without_training(self, half: Any, images: torch.Tensor) -> torch.Tensor:
+        network = self._module.network
+        training = network.training
+        network.eval()
+        try:
+            with self._context():
+                return half(images)
+        finally:
+            network.train(training)

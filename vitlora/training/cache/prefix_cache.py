@@ -1,0 +1,280 @@
+"""What the frozen blocks make of every picture, computed once and kept for all epochs."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader, Dataset
+
+from vitlora.data.dataset import Batches
+from vitlora.errors import UsageError
+from vitlora.training.cache.features import Features
+from vitlora.training.cache.prefix import Prefix
+from vitlora.training.cache.shelf import Memory, Shelf
+from vitlora.training.progress import Progress, clock, epochs_of
+
+Where = Literal["auto", "off", "memory", "disk"]
+Part = tuple[str, int]  # a split and a view of it
+
+_WORTH = 0.9  # auto keeps nothing where the run would take more than this share of its time
+
+
+class PrefixCache(Callback):
+    """Lets every epoch start at the first block that is trained.
+
+    Args:
+        where: ``auto``, ``memory`` or ``disk``. ``auto`` serves heads alone, for which it was
+            measured that a few views do.
+        views: Differently augmented looks at each training picture, at least 1; None for
+            ``usual_views``.
+        gigabytes: Most that is kept, in 10^9 bytes.
+        folder: Where ``disk`` keeps it; None for ``usual_folder``.
+
+    Raises:
+        UsageError: A value that cannot be.
+    """
+
+    def __init__(
+        self,
+        where: Where = "auto",
+        views: int | None = None,
+        gigabytes: float = 4.0,
+        folder: str | None = None,
+    ) -> None:
+        if where not in get_args(Where):
+            raise UsageError(
+                f"trainer.cache is '{where}'; expected one of {', '.join(get_args(Where))}"
+            )
+        if views is not None and views < 1:
+            raise UsageError(f"trainer.cache_views is {views}; expected at least 1, or null")
+        if not gigabytes > 0:
+            raise UsageError(f"trainer.cache_gb is {gigabytes}; expected more than 0")
+        self.where: Where = where
+        self.views = views
+        self.bound = round(gigabytes * 1e9)
+        self.place: Memory | Shelf = Memory()
+        if where == "disk":
+            self.place = Shelf(Path(folder).expanduser() if folder else usual_folder(), self.bound)
+        self._begun = False
+        self._train: Kept | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forgets an earlier training."""
+        self._begun, self._train = False, None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to keep what is not frozen, before anything is written."""
+        module: Any = pl_module
+        prefix = Prefix(module.backbone.module)
+        if self.where != "auto" and prefix.obstacle:
+            raise UsageError(
+                f"trainer.cache is {self.where}, but {prefix.obstacle}; set trainer.cache to auto, "
+                "or train less: model.adapter.last_blocks, or the LinearProbe adapter"
+            )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Computes what is kept before the first epoch, and takes the next view before each."""
+        if not self._begun:
+            self._begun = True
+            self._begin(trainer, pl_module)
+        if self._train is not None:
+            self._train.view = trainer.current_epoch % len(self._train.views)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets go of what was kept."""
+        module: Any = pl_module
+        module.rest = self._train = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Lets go of what was kept."""
+        self.on_train_end(trainer, pl_module)
+
+    def _begin(self, trainer: Any, module: Any) -> None:
+        if not isinstance(trainer.train_dataloader, Batches):
+            if self.where == "auto":
+                return
+            raise UsageError(
+                f"trainer.cache is {self.where}, but the training batches come from a "
+                f"{type(trainer.train_dataloader).__name__} of your own, of whose pictures nothing "
+                "is known; set trainer.cache to auto or off"
+            )
+        prefix, epochs = Prefix(module.backbone.module), max(1, math.ceil(epochs_of(trainer)))
+        views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
+        views = max(min(views, epochs), 1)
+        if self.where == "auto" and not (
+            prefix.pooled and _is_whole(trainer) and pays(prefix, views, epochs)
+        ):
+            return
+        features = Features(trainer, module, prefix)
+        parts: list[Part] = [("train", view) for view in range(views)]
+        if isinstance(trainer.val_dataloaders, Batches):
+            parts.append(("val", 0))
+        made = self._made(features, parts, epochs)
+        if made is None:
+            return
+        self._train = Kept([made["train", view] for view in range(views)], features.labels("train"))
+        trainer.train_dataloader.keep(self._train.batches(features.data.batch_size, shuffle=True))
+        if ("val", 0) in made:
+            kept = Kept([made["val", 0]], features.labels("val"))
+            trainer.val_dataloaders.keep(kept.batches(features.data.batch_size, shuffle=False))
+        module.rest = prefix.after
+        if isinstance(trainer.progress_bar_callback, Progress):  # its clock starts now
+            trainer.progress_bar_callback.on_train_start(trainer, module)
+
+    def _made(
+        self, features: Features, parts: Sequence[Part], epochs: int
+    ) -> dict[Part, torch.Tensor] | None:
+        """Returns the tensor of each part, found or computed; None if they would not fit."""
+        size = sum(features.size(split) for split, _ in parts)
+        what = f"{_described(features, parts, epochs)}: {_amount(size)}"
+        if size > self.bound:
+            return self._without(what, f"trainer.cache_gb allows {_amount(self.bound)}")
+        keys = {part: features.key(*part) if self.where == "disk" else {} for part in parts}
+        made = {part: found for part in parts if (found := self.place.find(keys[part])) is not None}
+        missing = [part for part in parts if part not in made]
+        needed = sum(features.size(split) for split, _ in missing)
+        if needed > (free := self.place.make_room(needed)):
+            return self._without(what, f"{self.place} has room for {_amount(free)}")
+        there = f", {len(made)} of {len(parts)} parts found" if made else ""
+        print(f"{'cache':<12} {what} in {self.place}{there}", flush=True)
+        bar = _Bar(sum(features.rows(split) for split, _ in missing))
+        for split, view in missing:
+            rows = bar.counted(features.batches(split, view))
+            shape = (features.rows(split), *features.shape)
+            made[split, view] = self.place.keep(keys[split, view], rows, shape)
+        bar.end()
+        return made
+
+    def _without(self, what: str, reason: str) -> None:
+        """Says why nothing is kept; an error where it was asked for.
+
+        Raises:
+            UsageError: It was.
+        """
+        if self.where != "auto":
+            raise UsageError(
+                f"trainer.cache is {self.where} for {what}, but {reason}; lower "
+                "trainer.cache_views, raise trainer.cache_gb, or set trainer.cache to auto"
+            )
+        print(f"{'cache':<12} off: {what}, but {reason}", flush=True)
+
+
+class Kept(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """What was computed from a split's pictures, served a batch at a time.
+
+    Args:
+        views: A tensor for each view, a row for each picture.
+        labels: ``(N,)``.
+
+    Attributes:
+        view: The view that is served now.
+    """
+
+    def __init__(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
+        self.views = views
+        self.labels = labels
+        self.view = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns rows ``(B, ...)`` and labels ``(B,)``."""
+        chosen = torch.tensor(indices)
+        return self.views[self.view].index_select(0, chosen), self.labels[chosen]
+
+    def batches(self, size: int, shuffle: bool) -> DataLoader[Any]:
+        """Returns a loader; no workers, as there is nothing to compute."""
+        return DataLoader(
+            self,
+            batch_size=size,
+            shuffle=shuffle,
+            collate_fn=_as_they_are,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class _Bar:
+    """Shows how far the computation is: a line redrawn on a terminal, one at the end elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.started = time.monotonic()
+
+    def counted(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            yield batch
+            self.done += len(batch)
+            if sys.stdout.isatty():
+                passed = time.monotonic() - self.started
+                left = clock(passed / self.done * (self.total - self.done))
+                print(
+                    f"\r{'':<12} {self.done:,} of {self.total:,}, {left} left ", end="", flush=True
+                )
+
+    def end(self) -> None:
+        if self.total:
+            passed = time.monotonic() - self.started
+            line = f"computed in {clock(passed)}, {self.total / passed:.0f} img/s"
+            start, width = (
+                ("\r", 32) if sys.stdout.isatty() else ("", 0)
+            )  # over all of the last one
+            print(f"{start}{'':<12} {line:<{width}}", flush=True)
+
+
+def usual_views(epochs: int) -> int:
+    """Returns how many views of a picture stand in for one of its own in each epoch.
+
+    One costs a head up to three points of accuracy; half as many as epochs, or six, cost none that
+    could be told from chance: benchmarks/cache_views.py.
+    """
+    return min(max(2, -(-epochs // 2)), 6)
+
+
+def usual_folder() -> Path:
+    """Returns the folder of what is kept on disk: below ``XDG_CACHE_HOME``, or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "vitlora" / "features"
+
+
+def pays(prefix: Prefix, views: int, epochs: int) -> bool:
+    """Returns whether keeping saves a tenth of a run or more.
+
+    Counted in blocks that a picture goes through; there and back again where something is trained.
+    """
+    back_and_forth = 2 * (prefix.total - prefix.blocks)
+    without = epochs * (prefix.blocks + back_and_forth)
+    return views * prefix.blocks + epochs * back_and_forth <= _WORTH * without
+
+
+def _is_whole(trainer: Any) -> bool:
+    """Returns whether every epoch sees all pictures, so that each view is of use."""
+    return trainer.limit_train_batches == 1.0 and not trainer.overfit_batches
+
+
+def _described(features: Features, parts: Sequence[Part], epochs: int) -> str:
+    prefix, views = features.prefix, sum(split == "train" for split, _ in parts)
+    fewer = f" for {epochs} epochs" if features.augmented and views < epochs else ""
+    return (
+        f"{prefix.blocks} of {prefix.total} blocks, {views} view{'s' * (views > 1)} of "
+        f"{features.rows('train'):,} pictures{fewer}"
+    )
+
+
+def _amount(size: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1e3:.0f} kB"
+
+
+def _as_they_are(batch: Any) -> Any:
+    return batch

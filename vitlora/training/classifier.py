@@ -1,0 +1,365 @@
+"""The LightningModule: a backbone, an adapter, a head, and the loss."""
+
+import gc
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from vitlora.adapters import Adapter, Lora, gradient_self_test
+from vitlora.adapters.adapter import HeadMode
+from vitlora.backbones import answer_from_class_token, open_backbone, stream_in_bf16
+from vitlora.data.preprocessing import CropMode
+from vitlora.errors import UsageError, VitloraError
+from vitlora.hardware import check_compiles, give_memory_back, storage_dtype
+from vitlora.metrics.scores import Scores
+from vitlora.quantization import Quantization, Storage, dequantize_layer, freeze_layer
+from vitlora.training.optimizers import OptimizerName, make_optimizer
+
+_FEW_PATCHES = 256  # unfused attention was timed on 196
+
+
+class Classifier(LightningModule):
+    """A Vision Transformer that learns your classes.
+
+    Args:
+        backbone: Base to adapt, as source/model.tag: timm/..., torchvision/... or
+            vitlora/vit_micro_patch8_96.
+        num_classes: Number of classes; the command line counts the folder's.
+        weights: The base's weights: a .safetensors or .pth file, the folder of a sharded one, none
+            for a random start, null for the published ones.
+        image_size: Side of the input in pixels; null for the weights' own.
+        crop_mode: What evaluation and prediction see of a picture: center crops a square, squash
+            squeezes the whole picture into one; null for the weights' own, mostly center.
+        adapter: What is trained: Lora, LinearProbe or FullFineTuning. Lora takes
+            --model.adapter.rank, alpha, targets, variant and more: see --model.adapter.help Lora.
+        head: Train the head in full, or as lora.
+        quantization: Keep the frozen blocks as they are (none) or in 4 bits (nf4, QLoRA; or fp4).
+        block_size: Weights that share a scale in 4 bits: fewer are more exact and take more room.
+        optimizer: adamw, adamw8bit (its state in 8 bits), paged_adamw8bit (and moved to the host
+            when the GPU is full), sgd (with momentum 0.9) or lion.
+        lr: Peak learning rate.
+        weight_decay: Decay of matrices trained in full; LoRA's, biases, norms and what timm exempts
+            (position embeddings, class and register tokens) never decay.
+        warmup: Share of all steps over which the rate rises; then it falls along a cosine.
+        label_smoothing: Share of each label spread over all classes.
+        class_weights: Weigh classes by the inverse of their frequency in the training set.
+        checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+        compile: Compile the blocks with torch.compile; needs a C++ compiler.
+    """
+
+    load = staticmethod(open_backbone)  # the memory plan puts one without weights in its place
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+        weights: str | None = None,
+        image_size: int | None = None,
+        crop_mode: CropMode | None = None,
+        adapter: Adapter = Lora(),  # noqa: B008 - it has no state
+        head: HeadMode = "full",
+        quantization: Quantization = "none",
+        block_size: int = 64,
+        optimizer: OptimizerName = "adamw",
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.1,
+        class_weights: bool = False,
+        checkpointing: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_ranges(num_classes, lr, weight_decay, warmup, label_smoothing)
+        self.adapter = adapter
+        if quantization != "none" and not self.adapter.freezes_base:
+            raise UsageError(
+                f"model.quantization is {quantization}, but {type(self.adapter).__name__} trains "
+                "the base; use Lora or LinearProbe"
+            )
+        self.head_mode: HeadMode = head
+        self.optimizer: OptimizerName = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.checkpointing = checkpointing
+        self.compile_blocks = compile
+        self.backbone = self.load(backbone, num_classes, weights, image_size)
+        # before quantisation packs two of them into a byte, and adapters are added
+        self.base_parameters = sum(p.numel() for p in self.backbone.module.parameters())
+        if crop_mode is not None:
+            self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
+        if quantization == "none" and block_size != 64:
+            raise UsageError(
+                f"model.block_size is {block_size}, but model.quantization is none; set it to nf4, "
+                "or leave block_size out"
+            )
+        self.storage = Storage(quantization, block_size=block_size)  # the dtype is yet to come
+        self.adapter.check(self.backbone, head, self.storage)
+        self.network: nn.Module | None = None
+        # from what was cached of images to logits, while a training caches
+        self.rest: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._start: tuple[Mapping[str, torch.Tensor], Any] | None = None
+        self.given_storage: Storage | None = None  # a bundle's
+        self._check_base: Callable[[str], None] = lambda digest: None
+        self.loss_weight: torch.Tensor | None = None
+        self._weights: list[Any] = []  # of the batches accumulated since the last step
+
+    def start_from(
+        self,
+        storage: Storage,
+        tensors: Mapping[str, torch.Tensor],
+        config: Any,
+        check_base: Callable[[str], None],
+    ) -> None:
+        """Lets training begin where that of a bundle ended; to be called before it begins.
+
+        Args:
+            storage: How the frozen base was kept for the bundle.
+            tensors: Adapter and head.
+            config: What ``adapter_config.json`` says, if there is one.
+            check_base: Refuses the digest of other base weights than the bundle's.
+        """
+        self._start, self._check_base = (tensors, config), check_base
+        self.keep_as(storage)
+
+    def keep_as(self, storage: Storage) -> None:
+        """Lets the frozen base have the values it has in a bundle, whatever this run's precision.
+
+        Args:
+            storage: How the bundle keeps it.
+        """
+        self.storage = self.given_storage = storage
+
+    def let_go(self) -> None:
+        """Frees the memory of the network; nothing can be done with it afterwards."""
+        self.network = None
+        self.backbone.module = nn.Module()
+        gc.collect()  # PEFT's parts refer to each other
+
+    def configure_model(self) -> None:
+        """Freezes, quantises and adapts the backbone once the precision is known."""
+        if self.network is None:  # else it is a bundle's, to be scored
+            with torch.device("cpu"):  # Lightning makes tensors on the GPU here
+                self.build(self.trainer.strategy.root_device, str(self.trainer.precision))
+
+    def build(self, root: torch.device, precision: str) -> None:
+        """Makes the network to train.
+
+        Args:
+            root: Where it is going to be trained.
+            precision: Lightning's name of it.
+        """
+        module: Any = self.backbone.module
+        device = root.type
+        if self.storage.quantization != "none" and device == "mps":
+            raise UsageError(
+                f"model.quantization is {self.storage.quantization}, which runs on cuda and cpu, "
+                "not on mps; add --trainer.accelerator cpu"
+            )
+        if self.adapter.freezes_base:
+            self._load_frozen(precision)
+        else:
+            self.backbone.load()
+        self._check_base(self.backbone.digest)
+        bf16 = storage_dtype(precision) == torch.bfloat16
+        few = module.patch_embed.num_patches <= _FEW_PATCHES
+        if device == "mps" or (device == "cpu" and bf16 and few):
+            # MPS trains without fused attention anyway: said, the plan counts it. On CPUs bf16
+            # steps take 1.4 x as long with torch's (benchmarks/cpu_step.py). Without it attention's
+            # matrices are kept, which grow with the square of the patches
+            for block in module.blocks:
+                block.attn.fused_attn = False
+        module.set_grad_checkpointing(self.checkpointing)
+        self.network = self.adapter.inject(self.backbone, self.head_mode)
+        answer_from_class_token(module)
+        if bf16:
+            stream_in_bf16(module)
+        if self.adapter.needs_base:
+            self.adapter.undo_rounding(self.network, self.backbone.original())
+        if self._start is not None:
+            self.adapter.start_from(self.network, *self._start)
+        if self.compile_blocks:
+            check_compiles(root)
+
+    def _load_frozen(self, precision: str) -> None:
+        """Loads the base layer by layer, each kept as ``storage`` says before the next is read."""
+        module = self.backbone.module.requires_grad_(False)
+        compute = storage_dtype(precision)
+        if self.adapter.moves_base:
+            compute = torch.float32
+        if self.given_storage is None:
+            self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
+        # a bundle's adapter may have learnt around a rounding other than this run's
+        keep = freeze_layer if self.storage.torch_dtype == compute else dequantize_layer
+        if self.checkpointing and self.storage.quantization != "none":
+            give_memory_back()  # who recomputes blocks of 4 bits is short of memory
+        self.backbone.load(partial(keep, module, self.storage))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.
+
+        Or of what ``rest`` takes: tokens ``(B, N, D)``, or features ``(B, D)``.
+        """
+        if self.rest is not None and images.ndim < 4:
+            return self.rest(images)
+        if self.network is None:
+            raise UsageError(
+                "the network is built when a Trainer starts; for use without one see "
+                "vitlora.prediction.predictor.Predictor"
+            )
+        return self.network(images)
+
+    def on_fit_start(self) -> None:
+        """Lets the adapter choose its start, proves that every trainable tensor is reached."""
+        network: Any = self.network
+        size = self.backbone.preprocessing.image_size
+        images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        with self.trainer.precision_plugin.forward_context():
+            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            self.adapter.look_at(network, data.train_dataloader)
+            reached = gradient_self_test(self, images.to(self.device))
+        print(f"gradient self-test: all {reached} trainable tensors are reached")
+        if self.compile_blocks:
+            # the blocks share one cache: a version for each kind of block, batch size and mode
+            torch._dynamo.config.recompile_limit = 64  # pyright: ignore[reportAttributeAccessIssue]
+            blocks: Any = self.backbone.module.blocks
+            for block in blocks:
+                block.compile()
+        if self.class_weights:
+            counts = torch.tensor(data.folder.counts("train"), dtype=torch.float32)
+            weight = counts.sum() / (counts.count_nonzero() * counts)
+            self.loss_weight = torch.where(counts > 0, weight, 0.0).to(self.device)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
+        """Returns the loss of a batch of images and labels."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(
+            logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
+        )
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        self.log_dict(
+            {"train/loss": loss.detach(), "train/acc": accuracy},
+            on_step=True,
+            on_epoch=True,
+            batch_size=len(labels),
+        )
+        if self.trainer.accumulate_grad_batches == 1:
+            return loss
+        weight = len(labels) if self.loss_weight is None else self.loss_weight[labels].sum()
+        self._weights.append(weight)
+        return loss * (weight / self._weights[0])
+
+    def on_train_epoch_start(self) -> None:
+        """Forgets batches of which an interrupted training made no step."""
+        self._weights = []
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Makes an accumulated gradient the mean over the pictures it saw, before it is clipped.
+
+        Lightning divides each loss by ``accumulate_grad_batches``, also where fewer batches, or
+        fewer pictures, were left of the epoch: to them the step would be that much smaller.
+        """
+        if not self._weights:
+            return
+        nominal = self.trainer.accumulate_grad_batches * self._weights[0]
+        scale, self._weights = nominal / sum(self._weights), []
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        if not isinstance(scale, float) or scale != 1:
+            torch._foreach_mul_(grads, scale)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last evaluation."""
+        self._seen = []
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+        """Keeps the logits and labels of a batch; on the device, so that no step waits for it."""
+        images, labels = batch
+        self._seen.append((self(images).float(), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs accuracy, macro-F1 and loss of the whole split."""
+        stage = "test" if self.trainer.testing else "val"
+        scores = self.scores(tuple(map(str, range(self._seen[0][0].shape[1]))))
+        if self.trainer.state.fn == "fit" and not math.isfinite(scores.loss):
+            raise VitloraError(
+                f"the validation loss is {scores.loss}: training ran away in epoch "
+                f"{self.current_epoch + 1}; lower model.lr, which is {self.lr}. The best epoch "
+                "before, if there was one, is kept"
+            )
+        self.log_dict(
+            {
+                f"{stage}/acc": scores.accuracy,
+                f"{stage}/macro_f1": scores.macro_f1,
+                f"{stage}/loss": scores.loss,
+            }
+        )
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def scores(self, classes: tuple[str, ...]) -> Scores:
+        """Returns the numbers of the last evaluation, with the classes' names."""
+        logits, labels = (torch.cat(parts).cpu() for parts in zip(*self._seen, strict=True))
+        return Scores(classes, logits, labels)
+
+    def configure_optimizers(self) -> Any:
+        """Returns the optimiser with warm-up and cosine decay, stepped every batch."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        exempt = self.backbone.never_decayed()
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                plain = parameter.ndim > 1 and not name.endswith(".bias")
+                decays = plain and "lora_" not in name and id(parameter) not in exempt
+                decay, rate = self.weight_decay if decays else 0.0, self.adapter.rate(name)
+                groups.setdefault((decay, rate * self.lr), []).append(parameter)
+        options = [
+            {"params": parameters, "weight_decay": decay, "lr": rate}
+            for (decay, rate), parameters in groups.items()
+        ]
+        optimizer = make_optimizer(self.optimizer, options, self.device)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        rising = round(self.warmup * steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _warmup_cosine(step, rising, steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _warmup_cosine(step: int, rising: int, steps: int) -> float:
+    """Returns the share of the peak rate: up in a line to 1, down along a cosine to 0."""
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+
+def _check_ranges(
+    num_classes: int,
+    lr: float,
+    weight_decay: float,
+    warmup: float,
+    label_smoothing: float,
+) -> None:
+    checks = {
+        "num_classes": (num_classes, num_classes >= 2, "at least 2"),
+        "lr": (lr, lr > 0, "more than 0"),
+        "weight_decay": (weight_decay, weight_decay >= 0, "0 or more"),
+        "warmup": (warmup, 0 <= warmup < 1, "0 <= warmup < 1"),
+        "label_smoothing": (label_smoothing, 0 <= label_smoothing < 1, "0 <= label_smoothing < 1"),
+    }
+    for name, (value, fits, expected) in checks.items():
+        if not fits:
+            raise UsageError(f"model.{name} is {value}; expected {expected}")
