@@ -1,48 +1,46 @@
-"""``python -m vitlora``: runs the command, says a mistake in one line."""
+"""Runs the command typed, prints its result, and says a mistake in one line."""
 
-import io
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from vitlora import __version__
 from vitlora.errors import UsageError, VitloraError, nearest
+from vitlora.files import write_whole
+from vitlora.notes import LOG, NOTE, note
 
-_HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
-
-  vitlora fetch trashnet                 download a public dataset to train on
-  vitlora doctor --data DIR              what is wrong with an image folder
-  vitlora plan --config waste5.yaml      what fits into this GPU, before the run
-  vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
-  vitlora fit --from CHECKPOINT --data.root FOLDER
-                                         go on training with new or corrected pictures
-  vitlora validate [--checkpoint DIR]    score a bundle on its validation split
-  vitlora test [--checkpoint DIR]        score a bundle on a test split
-  vitlora predict IMAGE...               class and confidence, as predict.py
-  vitlora report CHECKPOINT              how good it is, as one offline HTML page
-  vitlora drift CHECKPOINT --data DIR    are new, unlabelled photos still like training's?
-  vitlora compare --config waste5.yaml   methods on your own photos, in one table
-  vitlora calibrate CHECKPOINT           what its confidence is worth, once more
-  vitlora merge CHECKPOINT OUT           adapter into base weights, with proof
-  vitlora adopt ADAPTER_DIR              a bundle from an adapter made by plain PEFT
-  vitlora push CHECKPOINT OWNER/NAME     upload a bundle to the Hugging Face hub
-
-'vitlora fit --help' lists every option, 'vitlora fit --model.adapter.help Lora' the adapter's;
-'vitlora fit --config X --print_config' shows a run."""
-
-_TRAINING = ("fit", "validate", "test")
-# fmt: off
-_OTHERS = (  # each a module of its own
-    "fetch", "doctor", "predict", "report", "drift", "compare", "calibrate", "merge", "adopt",
-    "push", "plan",
-)
-# fmt: on
-_ON_TORCH = ("report", "drift", "merge", "adopt")
-_COMMANDS = (*_TRAINING, *_OTHERS)
+# A command is a typed function in a module without torch at its top. What it returns has
+# `to_text()` and `to_json()`, and perhaps an exit `status`; an iterator yields such results.
+COMMANDS = {
+    "fetch": "vitlora.commands.fetch:fetch",
+    "doctor": "vitlora.commands.doctor:doctor",
+    "plan": "vitlora.commands.plan:plan",
+    "fit": "vitlora.cli.training:fit",
+    "validate": "vitlora.cli.training:validate",
+    "test": "vitlora.cli.training:test",
+    "predict": "vitlora.commands.predict:predict",
+    "report": "vitlora.commands.report:report",
+    "drift": "vitlora.commands.drift:drift",
+    "compare": "vitlora.commands.compare:compare",
+    "calibrate": "vitlora.commands.calibrate:calibrate",
+    "merge": "vitlora.commands.merge:merge",
+    "adopt": "vitlora.commands.adopt:adopt",
+    "push": "vitlora.commands.push:push",
+}
+ON_LIGHTNING = ("fit", "validate", "test")  # whose words Lightning's CLI reads
+RENAMED = {  # old names of parameters, which go on working
+    "plan": {"method": "methods"},
+    "report": {"out": "output"},
+    "merge": {"out": "output"},
+    "fetch": {"from": "downloads"},
+}
+_HELP = "'vitlora COMMAND --help' says what a command takes; 'vitlora fit --help' every option."
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -73,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_HELP)
+        print(_overview())
         return 0
     if words[0] == "--version":
         print(__version__)
@@ -81,41 +79,152 @@ def _run(words: list[str]) -> int:
     # it warns of an optional kernel package that CPUs do without
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     command, *options = words
-    if command not in _COMMANDS:
+    if command not in COMMANDS:
         raise UsageError(
-            f"there is no command '{command}'; expected one of {', '.join(_COMMANDS)}"
-            f"{nearest(command, _COMMANDS)}"
+            f"there is no command '{command}'; expected one of {', '.join(COMMANDS)}"
+            f"{nearest(command, COMMANDS)}"
         )
-    if command == "plan":
-        return import_module("vitlora.commands.plan").main(options, _resolved)
-    if command in _ON_TORCH:  # its help, and what is wrong with the words, come before that
-        getattr(import_module("vitlora.parsers"), command)(options)
-    if command in _OTHERS:
-        return import_module(f"vitlora.commands.{command}").main(options)
-    from vitlora.cli.run_options import run_options
-
-    words, inherited = run_options(command, options)
-    from vitlora.cli.lightning import main as train
-
-    train([command, *words], inherited)
-    return 0
+    if command in ON_LIGHTNING:
+        with printing(quiet=False):
+            return import_module("vitlora.cli.training").run(command, options)
+    return _call(command, options)
 
 
-def _resolved(options: list[str]) -> dict[str, Any]:
-    """Returns the whole configuration of a ``fit`` with these options; nothing is looked for."""
-    import yaml
+def _call(command: str, words: list[str]) -> int:
+    """Calls a command's function with what the words stand for, and shows its result."""
+    from vitlora.cli.parser import CommandLine
 
-    from vitlora.cli.run_options import run_options
+    line = CommandLine(command, function_of(command), RENAMED.get(command))
+    if any(word in ("-h", "--help") for word in words):
+        print(line.help())
+        return 0
+    words, target = take_json(words)
+    arguments, old_names = line.read(words)
+    check_json(target)
+    with printing(quiet=target == "-"):
+        for text in old_names:
+            note(text)
+        return _show(command, line.function(**arguments), target)
 
-    if not any(word.partition("=")[0] in ("--config", "--data.root") for word in options):
-        options = ["--data.root", "PHOTOS", *options]
-    words, inherited = run_options("fit", [*options, "--print_config"])
-    from vitlora.cli.lightning import main as train
 
-    printed = io.StringIO()
-    with redirect_stdout(printed), suppress(SystemExit):
-        train(["fit", *words], inherited)
-    return yaml.safe_load(printed.getvalue())
+def function_of(command: str) -> Callable[..., Any]:
+    """Returns the function that a command calls."""
+    module, _, name = COMMANDS[command].partition(":")
+    return getattr(import_module(module), name)
+
+
+def take_json(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Returns the words without ``--json [FILE]``, and the file; ``-`` for the screen.
+
+    The word after it is the file only if it ends in ``.json`` or is ``-``: anything else is the
+    command's.
+    """
+    left: list[str] = []
+    target: str | None = None
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, value = word.partition("=")
+        if name != "--json":
+            left.append(word)
+        elif equals:
+            target = value or "-"
+        else:
+            ours = waiting and (waiting[0] == "-" or waiting[0].lower().endswith(".json"))
+            target = waiting.pop(0) if ours else "-"
+    return left, target
+
+
+def check_json(target: str | None) -> None:
+    """Refuses, before the work, to write the result over anything but an earlier one.
+
+    Raises:
+        UsageError: The file is another's, or cannot be written.
+    """
+    if target in (None, "-"):
+        return
+    path = Path(target)
+    if path.is_dir() or not path.parent.is_dir():
+        kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
+        raise UsageError(f"--json '{target}': {kind}")
+    if not path.is_file():  # also devices and pipes
+        return
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        earlier = None
+    if not isinstance(earlier, dict) or "vitlora" not in earlier:
+        raise UsageError(
+            f"--json '{target}' exists and is not a result of vitlora's; name another file"
+        )
+
+
+@contextmanager
+def printing(quiet: bool) -> Iterator[None]:
+    """Prints what the library logs: what it does to stdout, notes and warnings to stderr.
+
+    Args:
+        quiet: Keep stdout for the result: say on stderr what is being done.
+    """
+    handler = _Printer(quiet)
+    before = LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(before)
+
+
+class _Printer(logging.Handler):
+    def __init__(self, quiet: bool) -> None:
+        super().__init__()
+        self.quiet = quiet
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno < NOTE:
+            print(text, file=sys.stderr if self.quiet else sys.stdout, flush=True)
+        else:
+            print(f"{record.levelname.lower()}: {text}", file=sys.stderr)
+
+
+def _show(command: str, result: Any, target: str | None) -> int:
+    """Prints a command's result, or each as it comes; writes the JSON; returns the exit status."""
+    several = isinstance(result, Iterator)
+    status, kept = 0, []
+    for one in result if several else [result]:
+        if isinstance(one, VitloraError):  # one picture of many that could not be read
+            print(f"{command}: {one}", file=sys.stderr)
+            status = max(status, one.exit_status)
+            continue
+        status = max(status, getattr(one, "status", 0))
+        if target != "-":
+            if text := one.to_text():
+                print(text, flush=True)
+        elif several:
+            print(json.dumps(one.to_json()), flush=True)
+        if target is not None:
+            kept.append(one.to_json())
+    if target is not None and not (several and target == "-"):
+        fields = {"vitlora": __version__, "command": command}
+        fields |= {"results": kept} if several else kept[0]
+        if target == "-":
+            print(json.dumps(fields, indent=1))
+        else:
+            text = json.dumps(fields, indent=1, ensure_ascii=False)
+            write_whole(Path(target), text + "\n")
+    return status
+
+
+def _overview() -> str:
+    """Returns the commands with the first sentence of what their functions say of themselves."""
+    lines = [f"vitlora {__version__}: fine-tune Vision Transformers on a folder of images", ""]
+    for command in COMMANDS:
+        said = (function_of(command).__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  vitlora {command:<11}{said}")
+    return "\n".join([*lines, "", _HELP])
 
 
 def _as_user_error(error: Exception) -> VitloraError | None:
@@ -142,7 +251,3 @@ def _survive_any_console() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,100 +1,120 @@
-"""The ``calibrate`` command: teaches a bundle what its confidence is worth, once more."""
+"""The ``calibrate`` command: what a bundle's confidence is worth, once more."""
 
-import sys
-from collections.abc import Sequence
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vitlora.bundle.folder import check_there
-from vitlora.command_line import CommandParser
-from vitlora.errors import DataError
+from vitlora.errors import DataError, UsageError
 from vitlora.metrics.unsure import Unsure
+from vitlora.notes import note, warn
 
-_EPILOG = """examples:
-  vitlora calibrate checkpoints/photos --max-error 0.02
-  vitlora calibrate checkpoints/adopted --data photos"""
+if TYPE_CHECKING:
+    from vitlora.metrics.confidence import Confidence
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Looks at the pictures of training again and writes temperature and threshold anew.
+def calibrate(
+    checkpoint: str | Path,
+    *,
+    data: str | Path | None = None,
+    max_error: float | None = None,
+    coverage: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Calibration:
+    """Fits the temperature of a bundle's confidence on validation pictures and writes it.
+
+    It also chooses below which confidence an answer is unsure, and learns where the training
+    pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for
+    another error rate or for an adopted adapter.
+
+    Args:
+        checkpoint: Folder of the bundle, which is rewritten.
+        data: Folder with train/ and val/, or class folders (default: the folder of training).
+        max_error: Share of wrong answers accepted among the sure ones of new pictures, kept to with
+            90% probability (default: 0.05).
+        coverage: Or: share of the pictures to be answered for sure.
+        weights: File of the frozen base's weights, if no longer where training found them.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        What the bundle holds now.
 
     Raises:
-        UsageError: A share out of range.
+        UsageError: A share out of range, or both are given.
         BundleError: The bundle is damaged.
         BackboneError: The base's weights cannot be had.
         DataError: There are no pictures to learn from.
+
+    Examples:
+        $ vitlora calibrate checkpoints/waste5 --max-error 0.02
+        $ vitlora calibrate checkpoints/waste5 --coverage 0.8
     """
-    options = _parser().parse_args(args)
-    check_there(options.checkpoint)
-    unsure = Unsure(options.max_error, options.coverage)
-    # torch and timm take seconds to import: only now, when the words typed make sense
+    check_there(checkpoint)
+    if max_error is not None and coverage is not None:
+        raise UsageError("calibrate takes --max-error or --coverage, not both")
+    unsure = Unsure(0.05 if max_error is None else max_error, coverage)
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.updates import merged_network
-    from vitlora.evaluation.calibrate import calibrate, describe
+    from vitlora.evaluation.calibrate import calibrate as learn
     from vitlora.evaluation.pictures import folder_of, seen, settle
     from vitlora.hardware import pick_device
 
-    bundle = load_bundle(options.checkpoint)
-    data = folder_of(bundle, options.data)
-    noted = settle(bundle, data, "val") if bundle.usage is not None else None
+    bundle = load_bundle(checkpoint)
+    found = folder_of(bundle, None if data is None else str(data))
+    noted = settle(bundle, found, "val") if bundle.usage is not None else None
+    folder = found.folder
     for split in ("train", "val"):
-        if split not in data.folder.splits:
+        if split not in folder.splits:
             raise DataError(
-                f"{data.folder.root} has no {split} split; expected pictures the network was "
-                "trained on and others that it was not"
+                f"{folder.root} has no {split} split; expected pictures the network was trained on "
+                "and others that it was not"
             )
-    held_out = data.folder.splits["val"]
-    known = seen(bundle, held_out)
-    same = data.recalled or data.digest("val") == bundle.record.split["digests"].get("val")
-    if not same and known.trained is None and (data.drawn or options.data is None):
+    known = seen(bundle, folder.splits["val"])
+    same = found.recalled or found.digest("val") == bundle.record.split["digests"].get("val")
+    if not same and known.trained is None and (found.drawn or data is None):
         raise DataError(
-            f"the validation pictures of {data.folder.root} are not those held out in training, so "
+            f"the validation pictures of {folder.root} are not those held out in training, so "
             "training pictures could be among them; expected those, or --data DIR with train/ and "
             "val/ of your own choice"
         )
     if not same and not noted:
         at_its_word = (
-            f"; {data.folder.root} is taken at its word that val/ was not trained on"
+            f"; {folder.root} is taken at its word that val/ was not trained on"
             if known.trained is None
             else ""
         )
         noted = f"these are not the validation pictures of training{at_its_word}"
     if noted:
-        print(f"note: {noted}", file=sys.stderr)
+        note(noted)
     for line in known.notes("val"):
-        print(f"warning: {line}", file=sys.stderr)
-    network = merged_network(bundle, options.weights, pick_device(options.device))
-    splits = data.folder.splits
-    bundle = calibrate(bundle, network, splits["train"], splits["val"], unsure)
-    if bundle.record.confidence is not None:
-        print(describe(bundle.record.confidence))
-    return 0
+        warn(line)
+    network = merged_network(bundle, weights, pick_device(device))
+    bundle = learn(bundle, network, folder.splits["train"], folder.splits["val"], unsure)
+    return Calibration(bundle.folder, bundle.record.confidence)
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora calibrate",
-        description="Fits the temperature of a bundle's confidence on validation pictures, chooses "
-        "below which confidence an answer is unsure, and learns where the training pictures lie, "
-        "to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for another "
-        "error rate or for an adopted adapter.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder with train/ and val/, or class folders (default: the folder of training)",
-    )
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument(
-        "--max-error",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="wrong answers accepted among the sure ones of new pictures, kept to with 90%% "
-        "probability (default: 0.05)",
-    )
-    either.add_argument(
-        "--coverage", type=float, metavar="SHARE", help="or: pictures to be answered for sure"
-    )
-    parser.add_base_arguments()
-    return parser
+@dataclass(frozen=True)
+class Calibration:
+    """What a bundle now says of its confidence.
+
+    Attributes:
+        checkpoint: The bundle.
+        confidence: Temperature, thresholds and what they rest on; None if nothing could be learnt.
+    """
+
+    checkpoint: Path
+    confidence: Confidence | None
+
+    def to_text(self) -> str:
+        """Returns temperature and threshold, in words."""
+        from vitlora.evaluation.calibrate import describe
+
+        return "" if self.confidence is None else describe(self.confidence)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the numbers that the bundle holds."""
+        learnt = None if self.confidence is None else asdict(self.confidence)
+        return {"checkpoint": str(self.checkpoint), "confidence": learnt}

@@ -1,72 +1,115 @@
 """The ``drift`` command: whether new, unlabelled photos are still like the training data."""
 
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from vitlora import parsers
-from vitlora.bundle.checkpoint import load_bundle
-from vitlora.bundle.updates import merged_network
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitlora.bundle.folder import check_there
 from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
-from vitlora.evaluation.answers import answer
-from vitlora.evaluation.drift import FEW, Drift, Shift, compare
-from vitlora.evaluation.pictures import seen
-from vitlora.files import write_json
-from vitlora.hardware import pick_device
+from vitlora.notes import note, warn
+
+if TYPE_CHECKING:
+    from vitlora.evaluation.drift import Drift, Shift
+    from vitlora.evaluation.pictures import Seen
 
 _SHOWN = 10  # pictures, and classes of the mix
 _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Compares the photos of a folder with the training data and says what changed.
+def drift(
+    checkpoint: str | Path, *, data: str | Path, weights: str | None = None, device: str = "auto"
+) -> DriftResult:
+    """Says whether new photos, which need no labels, are still like the training data.
+
+    Compared are the mix of classes, how sure the answers are, and how far the photos lie from the
+    pictures of training. The exit status is 0 whether something changed or not.
+
+    Args:
+        checkpoint: Folder of the bundle.
+        data: Folder of new photos, searched to its depths.
+        weights: File of the frozen base's weights, if no longer where training found them.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        What was compared and what changed.
 
     Raises:
-        UsageError: The JSON cannot be written there.
         BundleError: The bundle is damaged, never calibrated, or belongs to other base weights.
         BackboneError: The base's weights cannot be had.
         DataError: There are no pictures to compare.
+
+    Examples:
+        $ vitlora drift checkpoints/waste5 --data photos-of-june
+        $ vitlora drift checkpoints/waste5 --data inbox --json | grep -q '"drift": true' && echo look
     """
-    options = parsers.drift(args)
-    root = options.data
+    check_there(checkpoint)
+    root = Path(data).expanduser()
     samples = [Sample(path, -1) for path in _pictures(root)]  # what they show is not known
-    bundle = load_bundle(options.checkpoint)
+    from vitlora.bundle.checkpoint import load_bundle
+    from vitlora.bundle.updates import merged_network
+    from vitlora.evaluation.answers import answer
+    from vitlora.evaluation.drift import compare
+    from vitlora.evaluation.pictures import seen
+    from vitlora.hardware import pick_device
+
+    bundle = load_bundle(checkpoint)
     known, reference = bundle.record.confidence, bundle.reference
     if known is None or reference is None:
         raise BundleError(
             f"{bundle.folder} was never calibrated: how sure and how near its validation pictures "
             f"were is not known; first run 'vitlora calibrate {bundle.folder}'"
         )
-    network = merged_network(bundle, options.weights, pick_device(options.device))
+    network = merged_network(bundle, weights, pick_device(device))
     answers = answer(network, samples, bundle.record.preprocessing)
     for line in answers.unreadable.values():
-        print(f"drift: {line}", file=sys.stderr)
+        note(f"left out: {line}")
     if answers.outside:
         photos = counted(len(answers.outside), "photo")
-        print(
-            f"drift: values outside the range of training in {photos}, such as "
-            f"{answers.outside[0]}",
-            file=sys.stderr,
-        )
-    known_ones = seen(bundle, samples)
-    drift = compare(answers, bundle.record, known, reference)
-    for line in known_ones.notes("all"):
-        print(f"warning: {line}", file=sys.stderr)
-    if options.json != "-":
-        print(_text(drift, root, options.checkpoint, len(answers.unreadable)))
-    if options.json:
-        fields = _fields(drift, {str(path): why for path, why in answers.unreadable.items()})
-        about = {"checkpoint": str(bundle.folder), "data": str(root)}
-        write_json({**about, **fields, **known_ones.to_json()}, options.json)
-    return 0
+        warn(f"values outside the range of training in {photos}, such as {answers.outside[0]}")
+    trained = seen(bundle, samples)
+    for line in trained.notes("all"):
+        warn(line)
+    found = compare(answers, bundle.record, known, reference)
+    unreadable = {str(path): why for path, why in answers.unreadable.items()}
+    return DriftResult(bundle.folder, root, found, unreadable, trained)
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """What was compared, and what changed.
+
+    Attributes:
+        checkpoint: The bundle.
+        data: The folder of new photos.
+        drift: The numbers.
+        unreadable: Photos that could not be read, and why.
+        seen: Which of them training knew.
+    """
+
+    checkpoint: Path
+    data: Path
+    drift: Drift
+    unreadable: dict[str, str]
+    seen: Seen
+
+    def to_text(self) -> str:
+        """Returns the verdict, what to do, and the numbers behind it."""
+        return _text(self.drift, self.data, str(self.checkpoint), len(self.unreadable))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns every number and picture."""
+        about = {"checkpoint": str(self.checkpoint), "data": str(self.data)}
+        return {**about, **_fields(self.drift, self.unreadable), **self.seen.to_json()}
 
 
 def verdict(drift: Drift) -> str:
     """Returns what was found, in one sentence."""
+    from vitlora.evaluation.drift import FEW
+
     count = f"{len(drift.photos):,}"
     if drift.changed:
         said = "; ".join(_said(drift, shift) for shift in drift.changed)
@@ -85,7 +128,7 @@ def _said(drift: Drift, shift: Shift) -> str:
     rows = _details(drift, shift)[: 1 if shift.medians is None else 2]
     shares = ", ".join(f"{name} {before} -> {here}" for name, before, here in rows)
     if shift.name == "class mix":
-        return f"the classes are mixed otherwise ({shares})"
+        return f"the class mix changed ({shares})"
     if shift.name == "confidence":
         return f"the answers are {'surer' if shift.rose else 'less sure'} ({shares})"
     return f"the photos are {'less' if shift.rose else 'more'} like those of training ({shares})"
@@ -107,6 +150,8 @@ def _to_do(drift: Drift, checkpoint: str) -> str:
 
 
 def _text(drift: Drift, root: Path, checkpoint: str, unreadable: int) -> str:
+    from vitlora.evaluation.drift import FEW
+
     lines = [verdict(drift), *([_to_do(drift, checkpoint)] if drift.changed else []), ""]
     lines += _table(drift)
     if min(len(drift.photos), drift.validation) < FEW:
@@ -175,6 +220,9 @@ def _fields(drift: Drift, unreadable: dict[str, str]) -> dict[str, Any]:
 
 
 def _pictures(root: Path) -> list[Path]:
+    if not root.is_dir():
+        kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
+        raise DataError(f"--data '{root}': {kind}")
     found = list_pictures(root)
     found.check_open()
     others = found.passed_over.get("other", [])
@@ -182,5 +230,5 @@ def _pictures(root: Path) -> list[Path]:
         only = f"; passed over {describe(others)}" if others else ""
         raise DataError(f"--data '{root}': no pictures in this folder{only}")
     if others:
-        print(f"drift: passed over {describe(others)}", file=sys.stderr)
+        note(f"passed over {describe(others)}")
     return found.pictures

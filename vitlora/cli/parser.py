@@ -1,0 +1,300 @@
+"""A typed function as a command: its signature says what is accepted, its docstring is the help.
+
+A parameter before the ``*`` may be given by position or by name, as in Python; one after it by name
+alone. ``--val-fraction`` is ``val_fraction``; a list is written ``a,b`` or by several positions, one
+of paths by several options; a switch needs no value. What a word means is jsonargparse's to say, by the parameter's type.
+"""
+
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from docstring_parser import DocstringStyle, parse
+from jsonargparse import ArgumentError, ArgumentParser
+
+from vitlora.errors import UsageError, nearest
+
+_WIDTH = 79
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+class CommandLine:
+    """Reads the words after a command.
+
+    Args:
+        name: Of the command.
+        function: What it calls. A parameter ``**options`` takes every option of ``fit`` that has a
+            dot in its name.
+        renamed: Old names of parameters and the new ones; the old ones go on working.
+        prog: What the user types before the words.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        renamed: Mapping[str, str] | None = None,
+        prog: str | None = None,
+    ) -> None:
+        self.name, self.function, self.renamed = name, function, dict(renamed or {})
+        self.prog = prog or f"vitlora {name}"
+        every = inspect.signature(function).parameters.values()
+        self.parameters = {p.name: p for p in every if p.kind is not p.VAR_KEYWORD}
+        self.takes_options = len(self.parameters) < len(every)
+        self.hints = typing.get_type_hints(_without_result(function))
+
+    def read(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Returns the arguments that words stand for, and a note for each old name among them.
+
+        Raises:
+            UsageError: A word is not accepted, is missing, or is no value of its parameter.
+        """
+        raw, notes = self._sorted(words)
+        options = raw.pop("**", {})
+        missing = [
+            self._shown(p.name)
+            for p in self.parameters.values()
+            if p.default is p.empty and p.name not in raw
+        ]
+        if missing:
+            raise UsageError(f"{self.name} needs {' and '.join(missing)}; {self._see()}")
+        parser: Any = ArgumentParser(exit_on_error=False)
+        parser.add_function_arguments(self.function, fail_untyped=True, sub_configs=False)
+        try:
+            values = parser.parse_object(raw).as_dict()
+        except ArgumentError as error:
+            raise self._wrong(str(error), raw) from None
+        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
+        values = {name: values[name] for name in self.parameters}
+        return {**values, **as_typed, **options}, notes
+
+    def help(self) -> str:
+        """Returns what ``--help`` prints."""
+        said = parse(inspect.getdoc(self.function) or "", DocstringStyle.GOOGLE)
+        about = {p.arg_name: " ".join((p.description or "").split()) for p in said.params}
+        text = [said.short_description or "", said.long_description or ""]
+        lines = [f"usage: {self._usage()}", ""]
+        for part in filter(None, text):
+            for paragraph in part.split("\n\n"):
+                lines += [textwrap.fill(" ".join(paragraph.split()), _WIDTH), ""]
+        rows = [(self._row(p), self._help_of(p, about)) for p in self.parameters.values()]
+        rows.append(("--json [FILE]", "Write the result as JSON; without FILE, print that alone."))
+        if self.takes_options:
+            rows.append(
+                ("--data. --model. --trainer.", "Any option of fit with a dot in its name.")
+            )
+        for left, right in rows:
+            indent = " " * 24
+            body = textwrap.wrap(right, _WIDTH - 24) or [""]
+            if len(left) > 20:
+                lines += [f"  {left}", *(indent + line for line in body)]
+            else:
+                lines += [f"  {left:<22}{body[0]}", *(indent + line for line in body[1:])]
+        examples = [m for e in said.examples for m in _shell_lines(e.description or "")]
+        if examples:
+            lines += ["", "examples:", *(f"  {line}" for line in examples)]
+        return "\n".join(lines)
+
+    def _sorted(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Returns the words by parameter; options of ``fit`` under ``**``."""
+        raw: dict[str, Any] = {}
+        notes: list[str] = []
+        stray: list[str] = []
+        waiting = list(words)
+        while waiting:
+            word = waiting.pop(0)
+            if word == "--":
+                stray, waiting = stray + waiting, []
+                continue
+            if not word.startswith("-") or word == "-" or re.fullmatch(r"-\d[\d.]*", word):
+                stray.append(word)
+                continue
+            option, equals, value = word.partition("=")
+            if "." in option and self.takes_options:
+                key = option.removeprefix("--")
+                raw.setdefault("**", {})[key] = value if equals else _value(option, waiting)
+                continue
+            name, note = self._named(option)
+            notes += [note] if note else []
+            if not equals:
+                switch = self.hints[name] is bool
+                value = _switch(waiting) if switch else _value(option, waiting)
+            self._put(raw, name, value)
+        self._place(raw, stray)
+        return raw, notes
+
+    def _named(self, option: str) -> tuple[str, str | None]:
+        """Returns the parameter that an option names, and a note if that is its old name."""
+        name = option.lstrip("-").replace("-", "_")
+        name = {"c": "config"}.get(name, name) if "config" in self.parameters else name
+        if name in self.renamed:
+            new = self.renamed[name]
+            return new, f"{option} is now called {_dashed(new)}; the old name still works"
+        if name not in self.parameters or not option.startswith(("--", "-c")):
+            known = [_dashed(one) for one in self.parameters]
+            raise UsageError(
+                f"{self.name} does not accept {option}{nearest(option, [*known, '--json'])}; "
+                f"{self._see()}"
+            )
+        return name, None
+
+    def _put(self, raw: dict[str, Any], name: str, value: str) -> None:
+        if self._is_list(name):
+            parts = (
+                [value] if self._holds_paths(name) else [part.strip() for part in value.split(",")]
+            )
+            raw[name] = [*raw.get(name, []), *parts]
+        elif name in raw:
+            raise UsageError(f"{self.name} got {_dashed(name)} twice; give it once")
+        else:
+            raw[name] = value
+
+    def _place(self, raw: dict[str, Any], stray: list[str]) -> None:
+        """Gives words without a name to the parameters that stand before the ``*``, in order."""
+        open_ones = [
+            p.name
+            for p in self.parameters.values()
+            if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in raw
+        ]
+        for name in open_ones:
+            if not stray:
+                return
+            if self._is_list(name):
+                raw[name], stray = list(stray), []
+            else:
+                raw[name] = stray.pop(0)
+        if stray:
+            raise UsageError(
+                f"{self.name} does not know what to do with '{stray[0]}'; usage: {self._usage()}"
+            )
+
+    def _wrong(self, said: str, raw: Mapping[str, Any]) -> UsageError:
+        """Returns jsonargparse 4's complaint about a value as a line of ours."""
+        found = re.search(r'[Kk]ey "(\w+)"', said)
+        if not found or found[1] not in raw:
+            return UsageError(" ".join(said.split()))
+        name = found[1]
+        value = raw[name] if isinstance(raw[name], str) else ",".join(raw[name])
+        return UsageError(
+            f"{self._shown(name)} is '{value}'; expected {_expected(self.hints[name])}"
+        )
+
+    def _is_list(self, name: str) -> bool:
+        return any(
+            typing.get_origin(hint) in (list, Sequence) or hint is list
+            for hint in _alternatives(self.hints[name])
+        )
+
+    def _holds_paths(self, name: str) -> bool:
+        """Returns whether a list is one of paths, whose names may hold commas."""
+        inside = (
+            part for hint in _alternatives(self.hints[name]) for part in typing.get_args(hint)
+        )
+        return any(Path in _alternatives(part) for part in inside)
+
+    def _shown(self, name: str) -> str:
+        parameter = self.parameters[name]
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        return name.upper() if positional else _dashed(name)
+
+    def _row(self, parameter: inspect.Parameter) -> str:
+        name = parameter.name
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            return name.upper()
+        if self.hints[name] is bool:
+            return _dashed(name)
+        return f"{_dashed(name)} {self._metavar(name)}"
+
+    def _metavar(self, name: str) -> str:
+        hints = [hint for hint in _alternatives(self.hints[name]) if hint is not types.NoneType]
+        if self._is_list(name):
+            return "PATH" if self._holds_paths(name) else "A,B,..."
+        if typing.get_origin(hints[0]) is Literal:
+            return "|".join(map(str, typing.get_args(hints[0])))
+        return {int: "N", float: "SHARE" if "fraction" in name else "X"}.get(hints[0], name.upper())
+
+    def _help_of(self, parameter: inspect.Parameter, about: Mapping[str, str]) -> str:
+        text, default = about.get(parameter.name, ""), parameter.default
+        if default in (None, False, parameter.empty) or "default" in text.lower():
+            return text
+        shown = ",".join(map(str, default)) if isinstance(default, tuple | list) else default
+        return f"{text.rstrip('.')} (default: {shown})." if shown != "" else text
+
+    def _usage(self) -> str:
+        words = []
+        for p in self.parameters.values():
+            word = self._row(p)
+            if p.kind is p.POSITIONAL_OR_KEYWORD and self._is_list(p.name):
+                word += " ..."
+            words.append(word if p.default is p.empty else f"[{word}]")
+        words.append("[--json [FILE]]")
+        if self.takes_options:
+            words.append("[any option of fit]")
+        return textwrap.fill(
+            f"{self.prog} {' '.join(words)}",
+            _WIDTH - 7,
+            subsequent_indent=" " * 10,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+
+    def _see(self) -> str:
+        return f"'{self.prog} --help' lists what it takes"
+
+
+def _value(option: str, waiting: list[str]) -> str:
+    if not waiting or (waiting[0].startswith("--") and waiting[0] != "--"):
+        raise UsageError(f"{option} needs a value")
+    return waiting.pop(0)
+
+
+def _switch(waiting: list[str]) -> str:
+    return waiting.pop(0) if waiting and waiting[0] in ("true", "false") else "true"
+
+
+def _dashed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _expected(hint: Any) -> str:
+    """Returns what a parameter takes, in words."""
+    said = []
+    for one in _alternatives(hint):
+        if one is types.NoneType:
+            continue
+        if typing.get_origin(one) is Literal:
+            said.append(f"one of {', '.join(map(str, typing.get_args(one)))}")
+        elif typing.get_args(one):
+            said.append(
+                f"{_EXPECTED.get(typing.get_args(one)[0], 'values')} each, with commas between"
+            )
+        else:
+            said.append(_EXPECTED.get(one, getattr(one, "__name__", str(one))))
+    return " or ".join(said)
+
+
+def _shell_lines(example: str) -> Iterator[str]:
+    """Yields what to type in a shell, of an example that may hold Python, too."""
+    for line in example.splitlines():
+        if line.startswith("$ "):
+            yield line[2:]
+        elif line.startswith("    ") and not line.lstrip().startswith((">>>", "...")):
+            yield line
+
+
+def _without_result(function: Callable[..., Any]) -> Any:
+    """Returns what has a function's annotations but that of its result, which may need torch."""
+    hints = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    copy = types.FunctionType((lambda: None).__code__, function.__globals__)
+    copy.__annotations__ = hints
+    return copy
