@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"data", "metrics", "quantization"},
     {"backbones"},
     {"adapters", "bundle"},
-    {"training", "evaluation", "prediction", "studies", "parsers"},
+    {"training", "evaluation", "prediction", "studies"},
     {"memory"},
     {"commands"},
     {"cli"},
@@ -34,7 +34,6 @@ ALONE: dict[str, set[str]] = {
     "metrics": {"errors"},
     "quantization": {"errors"},
     "studies": {"errors", "files", "metrics", "yaml_text"},
-    "parsers": {"bundle", "command_line", "errors"},
 }
 # Libraries that few modules know, so that they can be replaced there.
 DOORS = {
