@@ -150,8 +150,8 @@ def test_predict_validate_and_test_take_the_bundle(
             with torch.no_grad():
                 logits = network(transform(Image.open(path))[None])
             hits += int(logits.argmax()) == label
-    for command in ("validate", "test"):
-        assert vitlora([command, *words, "--json", str(tmp_path / "x.json")]) == 0
+    for scoring in ("validate", "test"):
+        assert vitlora([scoring, *words, "--json", str(tmp_path / "x.json")]) == 0
     scores = json.loads((tmp_path / "x.json").read_text())
     assert scores["accuracy"] == pytest.approx(hits / 12, abs=1e-5)
     picture = next((root / "val" / "can").iterdir())
@@ -221,9 +221,15 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (_truncated, "torn or no safetensors file"),
     "no config": (lambda f: (f / CONFIG).unlink(), "holds no PEFT adapter"),
     "config no json": (lambda f: (f / CONFIG).write_text("{") and None, "is no JSON"),
-    "config a list": (lambda f: (f / CONFIG).write_text("[]") and None, "describes a list; expected"),
+    "config a list": (
+        lambda f: (f / CONFIG).write_text("[]") and None,
+        "describes a list; expected",
+    ),
     "other method": (lambda f: edit(f, peft_type="LOHA"), "describes 'LOHA'; expected LORA"),
-    "method in two lines": (lambda f: edit(f, peft_type="LO\nHA"), r"describes 'LO\\nHA'; expected"),
+    "method in two lines": (
+        lambda f: edit(f, peft_type="LO\nHA"),
+        r"describes 'LO\\nHA'; expected",
+    ),
     "start in two lines": (
         lambda f: edit(f, init_lora_weights="a\x1b\nb"),
         r"started as 'a\\x1b\\nb', which changed",
