@@ -133,8 +133,8 @@ def test_every_command_says_that_training_pictures_are_scored(
         ["test", "--data.root", "flat", "--data.test_fraction", "1", "--json", "-", *RUN],
         ["validate", "--data.root", "mixed", "--json", "-", *RUN],
         ["drift", "checkpoints/x", "--data", "flat", "--json", "-"],
-        ["report", "checkpoints/x", "--data", "mixed", "--out", "r.html"],
-        ["report", "checkpoints/x", "--data", "flat", "--out", "r.html"],
+        ["report", "checkpoints/x", "--data", "mixed", "--output", "r.html"],
+        ["report", "checkpoints/x", "--data", "flat", "--output", "r.html"],
         ["merge", "checkpoints/x", "x.safetensors", "--data", "mixed"],
         ["calibrate", "checkpoints/x", "--data", "mixed"],
     ]

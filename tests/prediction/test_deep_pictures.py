@@ -14,7 +14,7 @@ from runs import train
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.cli.main import main as vitlora
 from vitlora.commands.predict import main as predict
-from vitlora.commands.report import main as report
+from vitlora.commands.report import report
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import UsageError
@@ -91,7 +91,7 @@ def test_predict_report_and_pool_read_alike(where: Path, tmp_path: Path) -> None
         assert isinstance(one, Prediction) and isinstance(other, Prediction)
         assert (one.label, one.outside) == (other.label, other.outside)
         assert abs(one.confidence - other.confidence) < 1e-5
-    assert report([str(where / "bundle"), "--out", str(tmp_path / "page.html")]) == 0
+    report(where / "bundle", output=tmp_path / "page.html")
     assert "outside the range of training" not in (tmp_path / "page.html").read_text()
 
 
@@ -105,7 +105,7 @@ def test_pictures_outside_the_scale_are_marked(
     assert predict([str(brighter[0]), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outside"] is True
     page = tmp_path / "page.html"
-    assert report([str(where / "bundle"), "--data", str(tmp_path / "new"), "--out", str(page)]) == 0
+    report(where / "bundle", data=tmp_path / "new", output=page)
     assert "16 pictures have values outside the range of training" in page.read_text()
 
 
