@@ -30,7 +30,6 @@ from vitlora.errors import BundleError, DataError, UsageError, VitloraError, a_f
 from vitlora.evaluation.calibrate import calibrate, describe
 from vitlora.evaluation.forgetting import Memory, remember
 from vitlora.evaluation.pictures import at_home, seen, settle, usage_of
-from vitlora.files import write_json
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
@@ -178,8 +177,8 @@ class VitloraCLI(LightningCLI):
         config = self.config.fit
         if config.output == "":
             raise UsageError("output is empty; expected a folder")
-        if config.checkpoint or config.json:
-            raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
+        if config.checkpoint:
+            raise UsageError("--checkpoint belongs to validate and test; fit goes on --from one")
         quantization = self.model.storage.quantization
         if self.trainer.checkpoint_callbacks and quantization != "none":
             name = type(self.trainer.checkpoint_callbacks[0]).__name__
@@ -230,7 +229,11 @@ class VitloraCLI(LightningCLI):
         if self.memory is not None:
             print(f"\n{self._forgotten(folder, self.memory)}")
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
-        print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
+        print(f"predict  vitlora predict IMAGE.jpg --checkpoint {_quoted(folder)}")
+
+    def bundle(self) -> Bundle:
+        """Returns what ``fit`` wrote."""
+        return load_bundle(self.run_folder.folder)
 
     def _calibrate(self, folder: Path) -> None:
         """Looks at the pictures once more, through the network that will predict.
@@ -321,7 +324,6 @@ class VitloraCLI(LightningCLI):
         self._score("test", model, datamodule)
 
     def _score(self, split: str, model: Classifier, data: FolderData) -> None:
-        target = self._get(self.config, "json")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
         _check_fits(bundle, model, data)
         if note := settle(bundle, data, split):
@@ -339,22 +341,22 @@ class VitloraCLI(LightningCLI):
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
         scores = replace(scores, logits=bundle.judge.calibrated(scores.logits))
-        if target != "-":
-            print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
-        if target:
-            about = {"checkpoint": str(bundle.folder), "split": split}
-            write_json({**about, **scores.to_json(), **known.to_json()}, target)
+        print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
+        self.scored = bundle.folder, split, scores, known
 
     def _run_config(self) -> str:
         return self._parser("fit").dump(self.config.fit, skip_unset=False, format="yaml")
 
 
-def main(args: list[str], inherited: Mapping[str, Any]) -> None:
+def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     """Runs one subcommand; a ``fit`` that ran out of memory once more if it may.
 
     Args:
         args: The words after the program's name; ``--config`` names are files by now.
         inherited: What options are if neither a config nor a word says so; nothing of it is parsed.
+
+    Returns:
+        What ran.
 
     Raises:
         VitloraError: A mistake a user can mend.
@@ -363,20 +365,19 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> None:
     set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
     set_dumper("yaml", yaml_text.write)
     try:
-        _run(args, inherited)
-        return
+        return _run(args, inherited)
     except MemoryFullError as full:
         if not full.again:
             raise
         _note(str(full))
         args = [*args, *full.again]
     free_memory()  # the network and its step went with the exception
-    _run(args, inherited)
+    return _run(args, inherited)
 
 
-def _run(args: list[str], inherited: Mapping[str, Any]) -> None:
+def _run(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     try:
-        VitloraCLI(inherited, args)
+        return VitloraCLI(inherited, args)
     except ArgumentError as error:
         raise explained(error) from None
     except ValueError as error:

@@ -1,8 +1,9 @@
 """A typed function as a command: its signature says what is accepted, its docstring is the help.
 
-A parameter before the ``*`` may be given by position or by name, as in Python; one after it by name
-alone. ``--val-fraction`` is ``val_fraction``; a list is written ``a,b`` or by several positions, one
-of paths by several options; a switch needs no value. What a word means is jsonargparse's to say, by the parameter's type.
+A parameter before the ``*`` may be given by position or by name, as in Python; one after it by
+name alone. ``--val-fraction`` is ``val_fraction``; a list is written ``a,b`` or by several
+positions, one of paths by several options; a switch needs no value. What a word means is
+jsonargparse's to say, by the parameter's type.
 """
 
 import inspect

@@ -44,7 +44,7 @@ def drift(
 
     Examples:
         $ vitlora drift checkpoints/waste5 --data photos-of-june
-        $ vitlora drift checkpoints/waste5 --data inbox --json | grep -q '"drift": true' && echo look
+        $ vitlora drift checkpoints/waste5 --data inbox --json | grep '"drift": true'
     """
     check_there(checkpoint)
     root = Path(data).expanduser()
