@@ -67,15 +67,20 @@ def printing(quiet: bool) -> Iterator[None]:
     Args:
         quiet: Keep stdout for the result: say on stderr what is being done.
     """
-    handler = _Printer(quiet)
-    before = LOG.level
+    for handler in LOG.handlers:
+        if isinstance(handler, _Printer):  # one is enough: whoever called already prints
+            before, handler.quiet = handler.quiet, quiet
+            yield
+            handler.quiet = before
+            return
+    handler, level = _Printer(quiet), LOG.level
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     try:
         yield
     finally:
         LOG.removeHandler(handler)
-        LOG.setLevel(before)
+        LOG.setLevel(level)
 
 
 class _Printer(logging.Handler):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitlora.data.dataset import Batches
 from vitlora.errors import UsageError
+from vitlora.notes import tell
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
 from vitlora.training.cache.shelf import Memory, Shelf
@@ -144,7 +145,7 @@ class PrefixCache(Callback):
         if needed > (free := self.place.make_room(needed)):
             return self._without(what, f"{self.place} has room for {_amount(free)}")
         there = f", {len(made)} of {len(parts)} parts found" if made else ""
-        print(f"{'cache':<12} {what} in {self.place}{there}", flush=True)
+        tell(f"{'cache':<12} {what} in {self.place}{there}")
         bar = _Bar(sum(features.rows(split) for split, _ in missing))
         for split, view in missing:
             rows = bar.counted(features.batches(split, view))
@@ -164,7 +165,7 @@ class PrefixCache(Callback):
                 f"trainer.cache is {self.where} for {what}, but {reason}; lower "
                 "trainer.cache_views, raise trainer.cache_gb, or set trainer.cache to auto"
             )
-        print(f"{'cache':<12} off: {what}, but {reason}", flush=True)
+        tell(f"{'cache':<12} off: {what}, but {reason}")
 
 
 class Kept(Dataset[tuple[torch.Tensor, torch.Tensor]]):
