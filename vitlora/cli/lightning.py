@@ -1,20 +1,14 @@
 """The command line: ``fit``, ``validate`` and ``test`` on Lightning's CLI."""
 
-import argparse
-import inspect
-import logging
 import math
-import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, Namespace, set_dumper, set_loader
+from jsonargparse import ArgumentError, set_dumper, set_loader
 from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
@@ -23,17 +17,18 @@ from vitlora import yaml_text
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.bundle.updates import merged_network, trained_network
 from vitlora.cli.complaints import explained
+from vitlora.cli.continuing import follow, note_absent, remembered
+from vitlora.cli.lightning_parser import Parser, by_value, quieten, show_only_ours
+from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
-from vitlora.data.preprocessing import Preprocessing
-from vitlora.data.usage import Usage
-from vitlora.errors import BundleError, DataError, UsageError, VitloraError, a_few
+from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
-from vitlora.evaluation.forgetting import Memory, remember
-from vitlora.evaluation.pictures import at_home, seen, settle, usage_of
+from vitlora.evaluation.forgetting import Memory
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
+from vitlora.notes import note
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
@@ -43,33 +38,7 @@ _DESCRIPTIONS = {
     "validate": "Scores a bundle on its validation split.",
     "test": "Scores a bundle on a test split.",
 }
-_FEW = 10  # names that a line lists
 _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
-
-
-class _Parser(LightningArgumentParser):
-    def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
-        """Returns YAML; what is read back on the way holds values, not words typed.
-
-        jsonargparse leaves out what the help does not show: here, Lightning's own options of the
-        trainer. Those that were set belong to the run.
-        """
-        if "skip_none" in options:  # Lightning's word for it, which jsonargparse 4.49 renamed
-            options["skip_unset"] = options.pop("skip_none")
-        hidden = [
-            action
-            for action in self._actions
-            if action.help == argparse.SUPPRESS and cfg.get(action.dest) != action.default
-        ]
-        mode, self.parser_mode = self.parser_mode, "yaml"
-        try:
-            for action in hidden:
-                action.help = ""
-            return super().dump(cfg, *args, **options)
-        finally:
-            self.parser_mode = mode
-            for action in hidden:
-                action.help = argparse.SUPPRESS
 
 
 class VitloraCLI(LightningCLI):
@@ -91,7 +60,7 @@ class VitloraCLI(LightningCLI):
             Classifier,
             FolderData,
             trainer_class=Trainer,
-            parser_class=_Parser,
+            parser_class=Parser,
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -114,7 +83,7 @@ class VitloraCLI(LightningCLI):
         parser.add_lightning_class_args(Classifier, "model")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.add_class_arguments(Unsure, "unsure")
-        _show_only_ours(parser)
+        show_only_ours(parser)
         parser.usage = "vitlora COMMAND --config FILE [any option below]"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -157,7 +126,7 @@ class VitloraCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Takes the enumerations among the defaults of classes by value: YAML knows no others."""
-        _by_value(self.config)
+        by_value(self.config)
 
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; what a named class refuses is said with its key.
@@ -201,7 +170,11 @@ class VitloraCLI(LightningCLI):
         )
         self.memory: Memory | None = None
         if parent:
-            self.memory = self._go_on(parent)
+            start(self.model, parent)
+            data = self.datamodule
+            print(f"goes on from {parent.folder}{follow(parent, data)}")
+            note_absent(data)
+            self.memory = remembered(parent, self._merged(parent), data, config.old_data)
         trainer: Any = self.trainer
         # before the others: some look for its loggers
         trainer.callbacks = [Summary(), self.run_folder, *trainer.callbacks]
@@ -227,7 +200,9 @@ class VitloraCLI(LightningCLI):
             print(note)
         self._calibrate(folder)
         if self.memory is not None:
-            print(f"\n{self._forgotten(folder, self.memory)}")
+            bundle = load_bundle(folder)
+            forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
+            print(f"\n{forgetting.to_text(self.memory.where)}")
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         print(f"predict  vitlora predict IMAGE.jpg --checkpoint {_quoted(folder)}")
 
@@ -252,68 +227,17 @@ class VitloraCLI(LightningCLI):
             if not isinstance(error, VitloraError) and not is_out_of_memory(error):
                 raise
             reason = str(error) if isinstance(error, VitloraError) else "the device is full"
-            print(
-                f"note: the bundle is kept, but its confidence is not calibrated ({reason}); "
-                f"'vitlora calibrate {_quoted(folder)} --device cpu' does it",
-                file=sys.stderr,
+            note(
+                f"the bundle is kept, but its confidence is not calibrated ({reason}); "
+                f"'vitlora calibrate {_quoted(folder)} --device cpu' does it"
             )
         else:
             if bundle.record.confidence is not None:
                 print(describe(bundle.record.confidence))
 
-    def _forgotten(self, folder: Path, memory: Memory) -> str:
-        bundle = load_bundle(folder)
-        forgetting = memory.compare(self._merged(bundle), bundle.record.preprocessing)
-        return forgetting.to_text(memory.where)
-
     def _merged(self, bundle: Bundle) -> nn.Module:
         device = self.trainer.strategy.root_device
         return merged_network(bundle, self._get(self.config, "model.weights"), device)
-
-    def _go_on(self, parent: Bundle) -> Memory | None:
-        """Starts from a bundle, and asks it about its old pictures before anything is trained."""
-        start(self.model, parent)
-        print(f"goes on from {parent.folder}{self._follow(parent)}")
-        folder, old = self.datamodule.folder, self.config.fit.old_data
-        counts = zip(folder.classes, folder.counts("train"), strict=True)
-        if absent := [name for name, count in counts if not count]:
-            _note(
-                f"{folder.root} has no training pictures of {a_few(absent)}: they may be "
-                "forgotten; old pictures among the new ones prevent that"
-            )
-        unseen = [
-            name
-            for name, trained, held in zip(
-                folder.classes, folder.counts("train"), folder.counts("val"), strict=True
-            )
-            if trained and not held
-        ]
-        if unseen:
-            _note(
-                f"{folder.root} has no validation pictures of {a_few(unseen)}: the score says "
-                "nothing about them"
-            )
-        try:
-            return remember(parent, self._merged(parent), folder.splits.get("train", []), old)
-        except DataError as error:
-            if old:
-                raise
-            _note(f"{error}; pass --old-data DIR to measure what is forgotten")
-            return None
-
-    def _follow(self, parent: Bundle) -> str:
-        """Keeps held out what a bundle held out; returns what became of the pictures."""
-        before, data = usage_of(parent), self.datamodule
-        if before is not None:
-            return f": {data.follow(before)}"
-        data.before = Usage(whole=False)
-        digests = parent.record.split["digests"]
-        if any(data.digest(split) != digests[split] for split in digests):
-            _note(
-                f"{parent.folder} does not record which pictures it was trained on, and its folder "
-                "is gone or has changed: some may be validated on now, and their score flatters"
-            )
-        return ""
 
     def validate(self, model: Classifier, datamodule: FolderData) -> None:
         """Scores a bundle on the validation split."""
@@ -325,17 +249,8 @@ class VitloraCLI(LightningCLI):
 
     def _score(self, split: str, model: Classifier, data: FolderData) -> None:
         bundle = load_bundle(self._get(self.config, "checkpoint"))
-        _check_fits(bundle, model, data)
-        if note := settle(bundle, data, split):
-            _note(note)
-        known = seen(bundle, data.folder.splits.get(split, ()))
-        for line in known.notes(split):
-            print(f"warning: {line}", file=sys.stderr)
-        if known.trained is None and data.drawn and not at_home(bundle, data):
-            _note(
-                f"{data.folder.root} is not the folder of training; if it is a copy of it, "
-                "training pictures may be among those scored"
-            )
+        check_fits(bundle, model, data)
+        known = guard(bundle, data, split)
         model.network = trained_network(model.backbone, bundle, self.trainer.strategy.root_device)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
@@ -361,7 +276,7 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     Raises:
         VitloraError: A mistake a user can mend.
     """
-    _quieten()
+    quieten()
     set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
     set_dumper("yaml", yaml_text.write)
     try:
@@ -369,7 +284,7 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     except MemoryFullError as full:
         if not full.again:
             raise
-        _note(str(full))
+        note(str(full))
         args = [*args, *full.again]
     free_memory()  # the network and its step went with the exception
     return _run(args, inherited)
@@ -410,49 +325,6 @@ def _stopped_by_callbacks() -> Iterator[None]:
         raise UsageError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
 
 
-def _by_value(fields: Any) -> None:
-    for name, value in list(vars(fields).items()):
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Namespace):
-                _by_value(one)
-        if isinstance(value, Enum):
-            setattr(fields, name, value.value)
-
-
-def _show_only_ours(parser: LightningArgumentParser) -> None:
-    """Leaves the options Lightning's own Trainer adds out of the help; they work all the same."""
-    ours = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
-    for action in parser._actions:
-        name = action.dest.removesuffix(".help")
-        if name.startswith("trainer.") and name not in ours:
-            action.help = argparse.SUPPRESS
-
-
-def _check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
-    record, folder = bundle.record, data.folder
-    scale = record.preprocessing.value_range  # training found it; no option says it
-    model.backbone.preprocessing = replace(model.backbone.preprocessing, value_range=scale)
-    if model.backbone.preprocessing != record.preprocessing:
-        raise BundleError(
-            f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "
-            f"validation did; the options ask for {_view(model.backbone.preprocessing)}. Leave out "
-            "model.image_size and model.crop_mode"
-        )
-    if folder.classes != record.classes:
-        raise BundleError(
-            f"{bundle.folder} knows the classes {_unlike(record.classes, folder.classes)}"
-            f"; {folder.root} has {_unlike(folder.classes, record.classes)}"
-        )
-
-
-def _unlike(classes: Sequence[str], others: Sequence[str]) -> str:
-    """Returns classes as a list; of many those first that the others lack."""
-    known = set(others)
-    return a_few(
-        classes if len(classes) <= _FEW else sorted(classes, key=lambda c: c in known), _FEW
-    )
-
-
 def _ran_away(scores: Scores) -> str | None:
     """Returns a note if a network is far surer of wrong answers than one that guesses."""
     guessing = math.log(len(scores.classes))
@@ -462,22 +334,6 @@ def _ran_away(scores: Scores) -> str | None:
         f"note: a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
         "training ran away; lower model.lr"
     )
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
-def _view(preprocessing: Preprocessing) -> str:
-    return f"{preprocessing.image_size} px, {preprocessing.crop_mode}"
-
-
-def _quieten() -> None:
-    """Leaves the screen to what a user needs: Lightning's tips and known noise go."""
-    for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # a hint to raise num_workers, and one about logging intervals longer than a short epoch
-    warnings.filterwarnings("ignore", module="lightning.pytorch")
 
 
 def _quoted(path: Path) -> str:
