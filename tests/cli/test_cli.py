@@ -110,7 +110,7 @@ def test_fit_tells_what_it_trains_and_what_to_type_next(photos: Path, capsys: An
         r"accuracy \d\.\d+  95% interval \d\.\d+ to \d\.\d+   macro-F1 \d\.\d+",
         r"unsure always: \d+ validation pictures cannot promise that at most 5.0% of any answers",
         r"bundle   checkpoints.mine  \([\d,]+ bytes\)",
-        r"predict  python predict.py --checkpoint checkpoints.mine IMAGE.jpg",
+        r"predict  vitlora predict --checkpoint checkpoints.mine IMAGE.jpg",
     ):
         assert re.search(needed, out), needed
     assert out.isascii()

@@ -230,7 +230,7 @@ class VitloraCLI(LightningCLI):
         if self.memory is not None:
             print(f"\n{self._forgotten(folder, self.memory)}")
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
-        print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
+        print(f"predict  vitlora predict --checkpoint {_quoted(folder)} IMAGE.jpg")
 
     def _calibrate(self, folder: Path) -> None:
         """Looks at the pictures once more, through the network that will predict.

@@ -14,7 +14,9 @@ from vitlora.errors import UsageError, VitloraError, nearest
 
 _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of images
 
+  vitlora configs                        the configs that ship, to run or to copy
   vitlora fetch trashnet                 download a public dataset to train on
+  vitlora fetch waste5-drawn             draw the demo's pictures, offline
   vitlora doctor --data DIR              what is wrong with an image folder
   vitlora plan --config waste5.yaml      what fits into this GPU, before the run
   vitlora fit --config waste5.yaml       train an adapter; writes a bundle to checkpoints/waste5
@@ -37,8 +39,8 @@ _HELP = f"""vitlora {__version__}: fine-tune Vision Transformers on a folder of 
 _TRAINING = ("fit", "validate", "test")
 # fmt: off
 _OTHERS = (  # each a module of its own
-    "fetch", "doctor", "predict", "report", "drift", "compare", "calibrate", "merge", "adopt",
-    "push", "plan",
+    "configs", "fetch", "doctor", "predict", "report", "drift", "compare", "calibrate", "merge",
+    "adopt", "push", "plan",
 )
 # fmt: on
 _ON_TORCH = ("report", "drift", "merge", "adopt")
