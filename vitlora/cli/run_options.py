@@ -60,7 +60,9 @@ def run_options(command: str, options: list[str]) -> tuple[list[str], dict[str, 
         pass
     elif command == "fit":
         if not configs and "--data.root" not in names:
-            raise UsageError("fit needs --config FILE or --data.root FOLDER; 'vitlora configs' lists those there are")
+            raise UsageError(
+                "fit needs --config FILE or --data.root FOLDER; 'vitlora configs' lists those there are"
+            )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:
         inherited = _to_score(command, options, names, runs)

@@ -165,7 +165,9 @@ def _check_overrides(configs: Sequence[str], overrides: Sequence[str]) -> None:
     if overrides and not overrides[0].startswith("-"):
         raise UsageError(f"'{overrides[0]}' stands alone; a configuration is --config FILE")
     if not configs and "--data.root" not in names:
-        raise UsageError("compare needs --config FILE or --data.root FOLDER; 'vitlora configs' lists those there are")
+        raise UsageError(
+            "compare needs --config FILE or --data.root FOLDER; 'vitlora configs' lists those there are"
+        )
     for name in names:
         if name in SET_BY_METHOD:
             raise UsageError(f"{name} is what the methods differ in; leave it out: see --methods")

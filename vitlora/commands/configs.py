@@ -23,7 +23,9 @@ def configs(name: str | None = None) -> str:
     ours = shipped()
     if name is None:
         width = max(map(len, ours))
-        lines = [f"{name:{width}}  {_about(path.read_text('utf-8'))}" for name, path in ours.items()]
+        lines = [
+            f"{name:{width}}  {_about(path.read_text('utf-8'))}" for name, path in ours.items()
+        ]
         return "\n".join([*lines, "", *_NEXT]) + "\n"
     if name not in ours:
         raise UsageError(
