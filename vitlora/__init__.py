@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vitlora.commands.adopt import adopt
     from vitlora.commands.calibrate import calibrate
     from vitlora.commands.compare import compare
+    from vitlora.commands.configs import configs
     from vitlora.commands.doctor import doctor
     from vitlora.commands.drift import drift
     from vitlora.commands.fetch import fetch
@@ -38,6 +39,7 @@ _HOMES = {
     "adopt": "commands.adopt",
     "calibrate": "commands.calibrate",
     "compare": "commands.compare",
+    "configs": "commands.configs",
     "doctor": "commands.doctor",
     "drift": "commands.drift",
     "fetch": "commands.fetch",
@@ -61,6 +63,7 @@ __all__ = [
     "adopt",
     "calibrate",
     "compare",
+    "configs",
     "doctor",
     "drift",
     "fetch",

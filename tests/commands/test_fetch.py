@@ -18,6 +18,8 @@ from PIL import Image
 from vitlora.cli.main import main as vitlora
 from vitlora.commands import fetch
 from vitlora.commands.fetch import main
+from vitlora.data.drawn import folder as drawn
+from vitlora.data.drawn.folder import ForeignFolderError
 from vitlora.data.folder import read_folder
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError
@@ -468,3 +470,37 @@ def test_every_address_is_pinned(name: str) -> None:
         assert file.size > 0
     assert len({file.name for file in dataset.files}) == len(dataset.files)
     assert set(dataset.lists) <= {"train", "val", "test"}
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the drawn dataset have few and small pictures."""
+    plain = drawn.draw_folder
+    small = {"train": 2, "val": 1, "test": 1, "size": 32}
+    monkeypatch.setattr(drawn, "draw_folder", lambda folder, processes: plain(folder, **small))
+
+
+def test_the_drawn_dataset_needs_no_network(home: Home, few: None, capsys: Any) -> None:
+    assert main([fetch.DRAWN]) == 0
+    assert not home.asked
+    said = capsys.readouterr().out
+    assert "offline" in said and said.endswith("  vitlora fit --config demo.yaml\n")
+    assert read_folder("datasets/waste5-drawn").counts("train") == [2] * 5
+    assert main([fetch.DRAWN]) == 0
+    assert "drawn before: " in capsys.readouterr().out
+
+
+def test_the_drawn_dataset_goes_where_it_is_told(home: Home, few: None, capsys: Any) -> None:
+    assert main([fetch.DRAWN, "--output", "my pictures"]) == 0
+    words = f'--data.root "my pictures" --output "{Path("checkpoints") / "my pictures"}"'
+    assert words in capsys.readouterr().out
+    Path("my pictures/holiday.jpg").write_bytes(b"mine")
+    Path("my pictures/test/can/000.jpg").unlink()
+    assert "'holiday.jpg'" in refused(
+        fetch.DRAWN, "--output", "my pictures", kind=ForeignFolderError
+    )
+    assert Path("my pictures/holiday.jpg").read_bytes() == b"mine"
+
+
+def test_the_drawn_dataset_has_no_downloads(home: Home) -> None:
+    assert "leave it out" in refused(fetch.DRAWN, "--from", "here", kind=UsageError)

@@ -15,6 +15,7 @@ from vitlora.notes import note
 # A command is a typed function in a module without torch at its top. What it returns has
 # `to_text()` and `to_json()`, and perhaps an exit `status`; an iterator yields such results.
 COMMANDS = {
+    "configs": "vitlora.commands.configs:configs",
     "fetch": "vitlora.commands.fetch:fetch",
     "doctor": "vitlora.commands.doctor:doctor",
     "plan": "vitlora.commands.plan:plan",

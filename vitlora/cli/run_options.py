@@ -14,8 +14,9 @@ import yaml
 from vitlora import yaml_text
 from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.cli.results import check_json, take_json
+from vitlora.config_files import find_config
 from vitlora.data.folder import check_root
-from vitlora.errors import UsageError, nearest
+from vitlora.errors import UsageError
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # of options, in configs and on the command line
 _KEYS = (  # beside them
@@ -59,7 +60,7 @@ def run_options(
     configs = []
     while any(word in ("--config", "-c") for word in options[:-1]):
         index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
-        configs.append(_config_file(options[index + 1]))
+        configs.append(find_config(options[index + 1]))
         del options[index : index + 2]
     runs = [_read_config(path) for path in configs] + ([dict(given)] if given else [])
     if options and options[0].endswith((".yaml", ".yml")):
@@ -72,7 +73,9 @@ def run_options(
         pass
     elif command == "fit":
         if not runs and "--data.root" not in names:
-            raise UsageError("fit needs --config FILE or --data.root FOLDER; see configs/")
+            raise UsageError(
+                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
+            )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:
         inherited = _to_score(command, options, names, runs)
@@ -219,18 +222,6 @@ def _split_equals(option: str) -> list[str]:
     return [name, value] if equals and name in ours else [option]
 
 
-def _config_file(name: str) -> Path:
-    """Returns a config by path, else by its name in ``configs/``."""
-    for path in (Path(name), Path("configs") / name):
-        if path.is_file():
-            return path
-    known = sorted(path.name for path in Path("configs").glob("*.yaml"))
-    raise UsageError(
-        f"--config '{name}': no such file here or in configs/{nearest(name, known)}; "
-        f"found: {', '.join(known) or 'none'}"
-    )
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     """Returns what a config holds, as ``yaml_text.read``; refuses what is no YAML mapping."""
     try:
@@ -246,7 +237,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         if isinstance(run.get(group), dict):
             run[group] = _nested(run[group])
         elif isinstance(run.get(group), str) and yaml_text.values(run[group]) is not None:
-            run[group] = _read_config(_config_file(str(run[group])))  # a file of its own
+            run[group] = _read_config(find_config(str(run[group])))  # a file of its own
     return run
 
 

@@ -82,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> int:
     save_bundle(output, record, tensors, peft, _run_config(folder, record), card)
     word = f'"{output}"' if " " in str(output) else output
     print(f"bundle   {output}  ({bundle_bytes(output):,} bytes), {len(layers)} layers adapted")
-    print(f"predict  python predict.py --checkpoint {word} IMAGE.jpg")
+    print(f"predict  vitlora predict --checkpoint {word} IMAGE.jpg")
     print(f"test     python -m vitlora test --checkpoint {word} --data.root FOLDER")
     print(
         "note: PEFT does not save which base weights, order of classes, image size and rounding "

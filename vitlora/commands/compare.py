@@ -165,7 +165,9 @@ def _check_overrides(configs: Sequence[str], overrides: Sequence[str]) -> None:
     if overrides and not overrides[0].startswith("-"):
         raise UsageError(f"'{overrides[0]}' stands alone; a configuration is --config FILE")
     if not configs and "--data.root" not in names:
-        raise UsageError("compare needs --config FILE or --data.root FOLDER; see configs/")
+        raise UsageError(
+            "compare needs --config FILE or --data.root FOLDER; 'vitlora configs' lists those there are"
+        )
     for name in names:
         if name in SET_BY_METHOD:
             raise UsageError(f"{name} is what the methods differ in; leave it out: see --methods")
@@ -293,7 +295,7 @@ def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure], marg
     write_whole(study.folder / "comparison.md", page)
     print(f"written to {study.folder}: comparison.md, comparison.json, comparison.png")
     if rows:
-        print(f"predict  python predict.py --checkpoint {study.folder / 'METHOD-SEED'} IMAGE.jpg")
+        print(f"predict  vitlora predict --checkpoint {study.folder / 'METHOD-SEED'} IMAGE.jpg")
 
 
 def _notes(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> str:

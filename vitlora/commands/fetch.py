@@ -1,9 +1,11 @@
-"""The ``fetch`` command: a public dataset -> a folder that ``--data.root`` takes as it is."""
+"""The ``fetch`` command: a dataset, public or drawn -> a folder for ``--data.root``."""
 
 import errno
 import hashlib
 import logging
+import os
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
@@ -14,17 +16,24 @@ from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, nearest
 from vitlora.files import draft
 
-_EPILOG = """stopped half-way, the same command goes on where it was
+DRAWN = "waste5-drawn"  # the one dataset that is made, not downloaded
+
+_EPILOG = """examples:
+  vitlora fetch waste5-drawn     the demo's pictures; no network, some seconds
+  vitlora fetch trashnet
+
+stopped half-way, the same command goes on where it was
 
 without a network: download the files it names on another machine, put them into one folder, and
   vitlora fetch trashnet --from FOLDER"""
 
 _BLOCK = 2**18  # bytes; huggingface_hub's own 10 MB would be a quarter of a small dataset
+_MOST_PROCESSES = 8  # more take longer to start than they save
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Downloads, verifies and unpacks a dataset; prints the command that trains on it.
+    """Downloads a dataset, or draws it; prints the command that trains on it.
 
     Raises:
         UsageError: An unknown dataset, an output that exists, nothing usable in ``--from``.
@@ -33,10 +42,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(args)
     name, dataset = options.dataset, DATASETS.get(options.dataset)
+    if name == DRAWN:
+        return _draw(options.output, options.source)
     if dataset is None:
         raise UsageError(
-            f"'{name}' is no dataset vitlora can fetch{nearest(name, DATASETS)}; "
-            f"expected one of: {', '.join(DATASETS)}. Others: datasets/README.md"
+            f"'{name}' is no dataset vitlora can fetch{nearest(name, (*DATASETS, DRAWN))}; "
+            f"expected one of: {', '.join((*DATASETS, DRAWN))}. Others: datasets/README.md"
         )
     output = Path(options.output or Path("datasets") / name).expanduser()
     if output.exists() or output.is_symlink():
@@ -62,10 +73,14 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="vitlora fetch",
-        description="Downloads a public dataset into a folder to train on.",
+        description="Downloads a public dataset into a folder to train on, or draws one.",
         epilog=_EPILOG,
     )
-    parser.add_argument("dataset", metavar="DATASET", help=f"one of: {', '.join(DATASETS)}")
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help=f"{', '.join(DATASETS)}, or {DRAWN} (drawn on this machine, offline)",
+    )
     parser.add_argument("--output", metavar="DIR", help="new folder (default: datasets/DATASET)")
     parser.add_argument(
         "--from",
@@ -75,6 +90,26 @@ def _parser() -> CommandParser:
         "downloaded",
     )
     return parser
+
+
+def _draw(output: str | None, source: str | None) -> int:
+    """Draws the demo's pictures unless they are there; prints the command that trains on them."""
+    if source:
+        raise UsageError(f"--from is for downloads; {DRAWN} is drawn on this machine: leave it out")
+    from vitlora.data.drawn.folder import SIZE, SPLITS, THINGS, draw_folder
+
+    usual = Path("datasets") / DRAWN
+    folder = Path(output or usual).expanduser()
+    count = len(THINGS) * sum(SPLITS.values())
+    print(f"{DRAWN}: {count} pictures of {', '.join(THINGS)}, {SIZE} x {SIZE} pixels")
+    print("  drawn on this machine, offline; they show that everything works, no more", flush=True)
+    start = time.perf_counter()
+    drew = draw_folder(folder, processes=min(os.cpu_count() or 1, _MOST_PROCESSES))
+    how = f"drawn in {time.perf_counter() - start:.0f} s" if drew else "drawn before"
+    bundle = Path("checkpoints") / folder.name
+    there = "" if folder == usual else f' --data.root "{folder}" --output "{bundle}"'
+    print(f"{how}: {folder}\ntrain on them:\n  vitlora fit --config demo.yaml{there}")
+    return 0
 
 
 def _by_hand(dataset: Dataset, source: str) -> dict[File, Path]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from waste_drawing.camera import Camera
-from waste_drawing.ground import at, ground_map, wall_map
-from waste_drawing.paint import Array, linear, sampled
-from waste_drawing.rays import Hit, dot
-from waste_drawing.thing import Thing
+from vitlora.data.drawn.camera import Camera
+from vitlora.data.drawn.ground import at, ground_map, wall_map
+from vitlora.data.drawn.paint import Array, linear, sampled
+from vitlora.data.drawn.rays import Hit, dot
+from vitlora.data.drawn.thing import Thing
 
 
 class Light:

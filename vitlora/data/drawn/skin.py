@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from waste_drawing.paint import Array, Colour, Image, noise, sampled
+from vitlora.data.drawn.paint import Array, Colour, Image, noise, sampled
 
 ROWS, COLUMNS = 256, 512  # of every skin: along the profile, and once round the thing
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from waste_drawing.labels import label
-from waste_drawing.paint import COLOURS, Colour, Image, oval, pick
-from waste_drawing.rays import Lathe
-from waste_drawing.skin import COLUMNS, Skin
-from waste_drawing.thing import Thing, pose
+from vitlora.data.drawn.labels import label
+from vitlora.data.drawn.paint import COLOURS, Colour, Image, oval, pick
+from vitlora.data.drawn.rays import Lathe
+from vitlora.data.drawn.skin import COLUMNS, Skin
+from vitlora.data.drawn.thing import Thing, pose
 
 WORDS = ("COLA", "FIZZ", "ZEST", "SODA", "TONIC", "BREW", "MAX")
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from waste_drawing.bottle import bottle
-from waste_drawing.can import can
-from waste_drawing.cardboard_box import cardboard_box
-from waste_drawing.coffee_tin import coffee_tin
-from waste_drawing.thing import Thing
-from waste_drawing.tyre import tyre
+from vitlora.data.drawn.bottle import bottle
+from vitlora.data.drawn.can import can
+from vitlora.data.drawn.cardboard_box import cardboard_box
+from vitlora.data.drawn.coffee_tin import coffee_tin
+from vitlora.data.drawn.thing import Thing
+from vitlora.data.drawn.tyre import tyre
 
 # In this order, on which the pictures' seeds depend.
 THINGS: dict[str, Callable[[np.random.Generator], Thing]] = {

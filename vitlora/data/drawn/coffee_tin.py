@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from waste_drawing.labels import label
-from waste_drawing.paint import COLOURS, Colour, Image, oval, pick, write
-from waste_drawing.rays import Lathe
-from waste_drawing.skin import COLUMNS, Skin
-from waste_drawing.thing import Thing, pose
+from vitlora.data.drawn.labels import label
+from vitlora.data.drawn.paint import COLOURS, Colour, Image, oval, pick, write
+from vitlora.data.drawn.rays import Lathe
+from vitlora.data.drawn.skin import COLUMNS, Skin
+from vitlora.data.drawn.thing import Thing, pose
 
 METALS = ((190, 188, 184), (190, 188, 184), (204, 168, 96))
 FIELDS = ((238, 226, 200), (226, 208, 170), (244, 240, 232), (240, 196, 80))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from waste_drawing.paint import COLOURS, KRAFT, Array, Colour, Image, noise, pick, write
-from waste_drawing.rays import SHEET, Panels
-from waste_drawing.thing import Thing, turned
+from vitlora.data.drawn.paint import COLOURS, KRAFT, Array, Colour, Image, noise, pick, write
+from vitlora.data.drawn.rays import SHEET, Panels
+from vitlora.data.drawn.thing import Thing, turned
 
 TAPES = ((206, 178, 128), (150, 104, 60), (222, 214, 196))
 Panel = tuple[Array, Array, Array]  # a corner and two edges

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from waste_drawing.labels import label
-from waste_drawing.paint import COLOURS, pick
-from waste_drawing.rays import Lathe
-from waste_drawing.skin import COLUMNS, ROWS, Skin
-from waste_drawing.thing import Thing, pose
+from vitlora.data.drawn.labels import label
+from vitlora.data.drawn.paint import COLOURS, pick
+from vitlora.data.drawn.rays import Lathe
+from vitlora.data.drawn.skin import COLUMNS, ROWS, Skin
+from vitlora.data.drawn.thing import Thing, pose
 
 GLASS = (
     (30, 105, 52), (120, 66, 20), (205, 226, 226), (190, 215, 228), (70, 130, 160), (150, 190, 90),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from waste_drawing.paint import COLOURS, Image, pick, write
-from waste_drawing.rays import Lathe
-from waste_drawing.skin import COLUMNS, Skin
-from waste_drawing.thing import Thing, turned
+from vitlora.data.drawn.paint import COLOURS, Image, pick, write
+from vitlora.data.drawn.rays import Lathe
+from vitlora.data.drawn.skin import COLUMNS, Skin
+from vitlora.data.drawn.thing import Thing, turned
 
 WORDS = (("RADIAL", "205/55"), ("ROADGRIP", "R16"), ("TERRA", "TUBELESS"))
 DUST = ((126, 106, 78), (96, 84, 70), (120, 120, 116))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from waste_drawing.paint import FOLIAGE, Array, Image, linear, pick
-from waste_drawing.scene import Scene
-from waste_drawing.things import THINGS
+from vitlora.data.drawn.paint import FOLIAGE, Array, Image, linear, pick
+from vitlora.data.drawn.scene import Scene
+from vitlora.data.drawn.things import THINGS
 
 
 def draw(name: str, seed: Sequence[int], size: int) -> Image:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from waste_drawing.paint import (
+from vitlora.data.drawn.paint import (
     COLOURS,
     FOLIAGE,
     KRAFT,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from waste_drawing.paint import COLOURS, Colour, Image, pick, write
+from vitlora.data.drawn.paint import COLOURS, Colour, Image, pick, write
 
 
 def label(rng: np.random.Generator, size: tuple[int, int], words: Sequence[str]) -> Image:

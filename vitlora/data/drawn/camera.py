@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from waste_drawing.paint import Array
+from vitlora.data.drawn.paint import Array
 
 
 class Camera:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from waste_drawing.paint import Array
-from waste_drawing.rays import Lathe, Panels
+from vitlora.data.drawn.paint import Array
+from vitlora.data.drawn.rays import Lathe, Panels
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from waste_drawing.paint import Array, Image, sampled
-from waste_drawing.skin import COLUMNS, ROWS, Skin
+from vitlora.data.drawn.paint import Array, Image, sampled
+from vitlora.data.drawn.skin import COLUMNS, ROWS, Skin
 
 CELL = 0.02  # the side of a square of a lathe's table, in units
 SHEET = 96  # the side of a panel's picture, in pixels
