@@ -33,10 +33,10 @@ ALONE: dict[str, set[str]] = {
     "pages": set(),
     "command_line": {"errors"},
     "config_files": {"errors"},
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "notes"},
     "metrics": {"errors"},
     "quantization": {"errors"},
-    "studies": {"errors", "files", "metrics", "yaml_text"},
+    "studies": {"errors", "files", "metrics", "notes", "yaml_text"},
     "parsers": {"bundle", "command_line", "errors"},
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.

@@ -14,7 +14,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "vitlora/configs").glob("*.yaml"))
 
 
 def test_every_config_is_listed_with_what_it_is():
-    lines = configs().splitlines()
+    lines = configs().to_text().splitlines()
     assert [line.split()[0] for line in lines[: lines.index("")]] == [p.name for p in SHIPPED]
     assert lines[0].endswith("  The demo: LoRA on the micro-ViT that ships with vitlora, on "
                              "pictures drawn by code")  # fmt: skip
@@ -24,7 +24,8 @@ def test_every_config_is_listed_with_what_it_is():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_config_is_printed_as_it_is(path, capsys):
     assert main(["configs", path.name]) == 0
-    assert capsys.readouterr().out == configs(path.name) == path.read_text("utf-8")
+    text = path.read_text("utf-8")
+    assert capsys.readouterr().out == text and configs(path.name).texts == {path.name: text}
 
 
 def test_an_unknown_name_is_one_line():

@@ -142,7 +142,7 @@ def _map(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 
 def _leave_interrupts() -> None:
-    """Leaves Ctrl-C, which every process of a terminal gets, to the one that waits for the others."""
+    """Leaves Ctrl-C, which every process of a terminal gets, to the one that waits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
