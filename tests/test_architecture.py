@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"data", "metrics", "quantization"},
     {"backbones"},
     {"adapters", "bundle"},
-    {"training", "evaluation", "prediction", "studies", "parsers"},
+    {"training", "evaluation", "prediction", "studies"},
     {"memory"},
     {"commands"},
     {"cli"},
@@ -37,7 +37,6 @@ ALONE: dict[str, set[str]] = {
     "metrics": {"errors"},
     "quantization": {"errors"},
     "studies": {"errors", "files", "metrics", "notes", "yaml_text"},
-    "parsers": {"bundle", "command_line", "errors"},
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.
 DOORS = {

@@ -6,7 +6,6 @@ computes for transformers' checkpoints alone.
 
 import json
 import math
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from torch import nn
 
 from vitlora.adapters.adapter import Adapter, HeadMode, Tensors
 from vitlora.backbones import BLOCK_ROLES, ROLES, Backbone
+from vitlora.backbones.pattern import anchored_pattern
 from vitlora.errors import AdapterError, UsageError, nearest
 from vitlora.quantization import Storage, is_quantized, plain_weight
 
@@ -424,23 +424,6 @@ def _keep_some_tokens(tokens: list[torch.Tensor], layer: nn.Module, inputs: Any)
     """Adds about 64 of the tokens a layer is given to ``tokens``, ``(N, width)`` in fp32."""
     x = inputs[0].reshape(-1, inputs[0].shape[-1])
     tokens.append(x[:: max(len(x) // 64, 1)].float())
-
-
-def anchored_pattern(layers: Iterable[str]) -> str:
-    """Returns a short regular expression that fully matches the given module paths, no others.
-
-    PEFT takes a list for suffixes, so that ``proj`` would hit ``patch_embed.proj`` too.
-    """
-    blocks: dict[str, list[str]] = {}
-    for layer in layers:
-        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", layer)
-        number, rest = (match[1], match[2]) if match else ("", layer)
-        blocks.setdefault(rest, []).append(number)
-    parts = [
-        re.escape(rest) if numbers == [""] else rf"blocks\.({'|'.join(numbers)})\.{re.escape(rest)}"
-        for rest, numbers in blocks.items()
-    ]
-    return "|".join(parts)
 
 
 def peft_defaults() -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """The ``push`` command: a bundle -> a model repository on the Hugging Face hub."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import PurePosixPath, PureWindowsPath
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from vitlora.bundle.folder import check_there
-from vitlora.command_line import CommandParser
 from vitlora.errors import UsageError, VitloraError, printable
+from vitlora.notes import note, tell
 
 if TYPE_CHECKING:
     from vitlora.bundle.checkpoint import Bundle
-
-_EPILOG = """needs a token that may write: 'hf auth login' keeps one, or set HF_TOKEN
-
-example:
-  vitlora push checkpoints/waste5 jane/waste5 --private"""
 
 _MEND = {
     401: "the token is not valid: log in again with 'hf auth login --force', or set HF_TOKEN",
@@ -27,51 +24,91 @@ _MEND = {
 }
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Uploads a verified bundle and its model card in one commit; prints where it went.
+def push(
+    checkpoint: str | Path, repository: str, *, private: bool = False, message: str | None = None
+) -> Pushed:
+    """Uploads a bundle and its model card to the Hugging Face hub.
+
+    It takes one commit. It needs a token that may write: 'hf auth login' keeps one, or set
+    HF_TOKEN.
+
+    Args:
+        checkpoint: Folder of the bundle.
+        repository: owner/name on the hub; made if it is not there.
+        private: Only you (or your organisation) may see it.
+        message: Of the commit (default: the method and the base).
+
+    Returns:
+        Where the bundle is now, and what was uploaded.
 
     Raises:
         UsageError: A repository's name that is none.
         BundleError: The bundle is damaged, describes no run, or there is none.
         VitloraError: No token, no network, or the hub refuses.
+
+    Examples:
+        $ vitlora push checkpoints/waste5 jane/waste5 --private
     """
-    options = _parser().parse_args(args)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repo, re.ASCII):
-        raise UsageError(f"REPO is '{options.repo}'; expected owner/name, as in jane/waste5")
-    check_there(options.checkpoint)
-    # torch and timm take seconds to import: only now, when the words typed make sense
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
+        raise UsageError(f"REPOSITORY is '{repository}'; expected owner/name, as in jane/waste5")
+    folder = check_there(checkpoint)
     from vitlora.bundle.card import model_card
     from vitlora.bundle.checkpoint import CARD, read_bundle
 
-    bundle, files = read_bundle(options.checkpoint)
+    bundle, files = read_bundle(folder)
     card = bundle.card() or model_card(bundle.record, bundle.tensors, bundle.peft)
     files[CARD] = card.encode("utf-8", "surrogateescape")
-    message = options.message or f"{bundle.record.method} on {bundle.record.backbone}, by vitlora"
-    print(_upload(options.repo, files, message, options.private, list(_notes(bundle))))
-    return 0
+    message = message or f"{bundle.record.method} on {bundle.record.backbone}, by vitlora"
+    url, is_private = _upload(repository, files, message, private, list(_given_away(bundle)))
+    sizes = {name: len(content) for name, content in files.items()}
+    return Pushed(folder, repository, url, is_private, sizes)
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora push",
-        description="Uploads a bundle and its model card to the Hugging Face hub, in one commit.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the bundle")
-    parser.add_argument(
-        "repo", metavar="REPO", help="owner/name on the hub; made if it is not there"
-    )
-    parser.add_argument(
-        "--private", action="store_true", help="only you (or your organisation) may see it"
-    )
-    parser.add_argument("--message", metavar="TEXT", help="of the commit")
-    return parser
+@dataclass(frozen=True)
+class Pushed:
+    """A bundle on the hub.
+
+    Attributes:
+        checkpoint: The bundle.
+        repository: owner/name.
+        url: Of the repository.
+        private: Whether only its owner sees it.
+        files: What was uploaded, with its bytes.
+    """
+
+    checkpoint: Path
+    repository: str
+    url: str
+    private: bool
+    files: dict[str, int]
+
+    def to_text(self) -> str:
+        """Returns where the bundle is now."""
+        return self.url
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns where the bundle is now, and what was uploaded."""
+        return {**asdict(self), "checkpoint": str(self.checkpoint)}
 
 
 def _upload(
-    repo: str, files: Mapping[str, bytes], message: str, private: bool, notes: Sequence[str]
-) -> str:
-    """Returns the URL of a repository, made if it is not there, to which files were committed.
+    repo: str,
+    files: Mapping[str, bytes],
+    message: str,
+    private: bool,
+    notes: Sequence[str],
+) -> tuple[str, bool]:
+    """Commits files to a repository, which is made if it is not there.
+
+    Args:
+        repo: owner/name.
+        files: Names and contents.
+        message: Of the commit.
+        private: Refuse a public repository.
+        notes: What to tell before anything is uploaded.
+
+    Returns:
+        The URL of the repository, and whether it is private.
 
     Raises:
         VitloraError: No token, no network, or the hub refuses.
@@ -101,19 +138,19 @@ def _upload(
     # huggingface_hub, its HTTP client and hf_xet raise many kinds of error, others in each version
     except Exception as error:
         raise VitloraError(_in_words(error, f"{api.endpoint}/{repo}")) from error
-    return f"{api.endpoint}/{repo}"
+    return f"{api.endpoint}/{repo}", bool(is_private)
 
 
 def _announce(target: str, files: Mapping[str, bytes], notes: Sequence[str]) -> None:
-    """Prints what is about to be uploaded, and what that tells to its readers."""
-    print(f"to the {target}:")
+    """Tells what is about to be uploaded, and what that gives away to its readers."""
+    tell(f"to the {target}:")
     for name, content in files.items():
-        print(f"  {name:<27} {len(content):>13,} bytes")
-    for note in notes:
-        print(f"note: {note}")
+        tell(f"  {name:<27} {len(content):>13,} bytes")
+    for line in notes:
+        note(line)
 
 
-def _notes(bundle: "Bundle") -> Iterator[str]:
+def _given_away(bundle: Bundle) -> Iterator[str]:
     """Yields what a bundle gives away of this machine and of the pictures of training.
 
     Raises:

@@ -1,195 +1,167 @@
 """The ``report`` command: how good a bundle is, as one offline HTML page."""
 
+from __future__ import annotations
+
 import shlex
-import sys
-from collections.abc import Sequence
-from datetime import datetime
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from vitlora import __version__, parsers
-from vitlora.bundle.checkpoint import Bundle, load_bundle
-from vitlora.bundle.updates import merged_network
-from vitlora.evaluation import report as numbers
-from vitlora.evaluation.answers import Answers, answer
-from vitlora.evaluation.calibrate import describe_threshold
-from vitlora.evaluation.figures import Figure, looked_at, thumbnail
-from vitlora.evaluation.pictures import Pictures, find_pictures
+from vitlora.bundle.folder import check_there, is_bundle
+from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
-from vitlora.hardware import pick_device
-from vitlora.metrics.intervals import Interval, exact_interval
-from vitlora.metrics.scores import Scores
-from vitlora.pages.page import render
+from vitlora.notes import tell, warn
 
-# What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
-_THUMBNAILS = 400
-_WORST, _LEAST_SURE = 24, 12
-_MOST_CLASSES = 30  # a larger matrix is unreadable: its largest mistakes are listed
-_MOST_PAIRS = 12
-_MOST_PROBLEMS = 50
+if TYPE_CHECKING:
+    from vitlora.evaluation.pictures import Seen
+    from vitlora.metrics.scores import Scores
+
+MARK = b'<meta name="generator" content="vitlora report">'  # as the template of the page has it
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Scores a bundle on labelled pictures and writes the page.
+def report(
+    checkpoint: str | Path,
+    *,
+    data: str | Path | None = None,
+    split: Literal["train", "val", "test", "all"] | None = None,
+    output: str | Path | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Report:
+    """Scores a bundle on labelled pictures and writes one HTML page.
+
+    The page needs no network. It shows numbers with intervals, a confusion matrix with the pictures
+    behind it, confidence, learning curves, the worst mistakes and where the network looked.
+
+    Args:
+        checkpoint: Folder of the bundle.
+        data: Folder of pictures, with test/, val/ or train/, or class folders alone (default: the
+            folder of training).
+        split: Which part of it (default: test, else val, else all).
+        output: Page to write; an earlier report is replaced (default: NAME-report.html here).
+        weights: File of the frozen base's weights, if no longer where training found them.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        Where the page is, and the scores.
 
     Raises:
-        UsageError: OUT is taken, or cannot be written there.
+        UsageError: The page cannot be written there, or would replace something else.
         BundleError: The bundle is damaged, belongs to other base weights, or the split changed.
         BackboneError: The base's weights cannot be had.
         DataError: There are no pictures to score.
+
+    Examples:
+        $ vitlora report checkpoints/waste5
+        $ vitlora report checkpoints/waste5 --data photos --split all --output photos.html
     """
-    words = list(args or [])
-    options = parsers.report(words)
-    bundle, out = load_bundle(options.checkpoint), options.out
-    pictures = find_pictures(bundle, options.data, options.split)
-    print(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
-    device = pick_device(options.device)
-    network = merged_network(bundle, options.weights, device)
-    answers = answer(network, pictures.samples, bundle.record.preprocessing)
-    page = _Page(bundle, pictures, answers)
-    values = {
-        **page.values(),
-        **page.looked_at(network, device),
-        **_problems(pictures, answers),
-        "command": shlex.join(["vitlora", "report", *words]),
-        "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-    }
-    write_whole(out, render("report.html", **values))
-    print(_summary(page.scores))
-    for line in pictures.seen.notes(pictures.split):
-        print(f"warning: {line}", file=sys.stderr)
-    print(f"report   {out}  ({out.stat().st_size:,} bytes)")
-    return 0
-
-
-class _Page:
-    """What the template needs to know of a bundle's answers.
-
-    Args:
-        bundle: The bundle.
-        pictures: Where the pictures come from.
-        answers: The network's, to those that can be read.
-    """
-
-    def __init__(self, bundle: Bundle, pictures: Pictures, answers: Answers) -> None:
-        self.bundle, self.pictures = bundle, pictures
-        self.samples, self.labels = answers.samples, answers.labels
-        classes, judge = bundle.record.classes, bundle.judge
-        judged = judge.judge(answers.features, answers.logits)
-        self.plain = Scores(classes, answers.logits, answers.labels)
-        self.scores = Scores(classes, judge.calibrated(answers.logits), answers.labels)
-        self.confidence, self.predicted = judged.confidence, judged.predicted
-        self.right, self.sure = self.predicted == self.labels, ~judged.unsure
-
-    def values(self) -> dict[str, Any]:
-        """Returns everything but the pictures the network looked at."""
-        record, scores = self.bundle.record, self.scores
-        small = len(scores.classes) <= _MOST_CLASSES
-        logs = self.bundle.folder / "logs" / "metrics.csv"
-        return {
-            "bundle": self.bundle,
-            "record": record,
-            "pictures": self.pictures,
-            "scores": scores,
-            "plain": self.plain,
-            "known": record.confidence,
-            "threshold": describe_threshold(record.confidence) if record.confidence else None,
-            "sure": self._sure(),
-            "per_class": list(
-                zip(scores.classes, *(c.tolist() for c in scores.per_class()), strict=True)
-            ),
-            "matrix": scores.confusion.tolist() if small else None,
-            "confusions": scores.confusions(_MOST_PAIRS),
-            "cells": self._cells(),
-            "reliability": [
-                ("as the network says it", self.plain),
-                ("after the temperature", scores),
-            ][: 2 if record.confidence else 1],
-            "risk": numbers.risk_coverage(self.confidence, self.right),
-            "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
-            "axis": numbers.axis,
-            "config": self.bundle.config,
-            "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
-        }
-
-    def _sure(self) -> tuple[tuple[float, Interval], tuple[float, Interval]] | None:
-        """Returns the share answered for sure, and that of the wrong ones there, with intervals."""
-        if self.bundle.record.confidence is None:
-            return None
-        count, wrong = int(self.sure.sum()), int((self.sure & ~self.right).sum())
-        every = len(self.sure)
-        answered = count / every, exact_interval(count, every)
-        return answered, (wrong / max(count, 1), exact_interval(wrong, count))
-
-    def looked_at(self, network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
-        """Returns the worst mistakes and the least sure answers with the network's maps."""
-        chosen = {
-            "worst": numbers.worst(self.confidence, self.right, _WORST),
-            "least_sure": numbers.least_sure(self.confidence, _LEAST_SURE),
-        }
-        indices = sorted({index for some in chosen.values() for index in some})
-        paths = [self.samples[index].path for index in indices]
-        asked = [int(self.predicted[index]) for index in indices]
-        drawn = looked_at(network, paths, asked, self.bundle.record.preprocessing, device)
-        figures = {i: self._figure(i, *uris) for i, uris in zip(indices, drawn, strict=True)}
-        return {name: [figures[index] for index in some] for name, some in chosen.items()}
-
-    def _cells(self) -> dict[tuple[int, int], list[Figure]]:
-        chosen = numbers.shown_in_cells(
-            self.labels.tolist(), self.predicted.tolist(), self.confidence.tolist(), _THUMBNAILS
-        )
-        value_range = self.bundle.record.preprocessing.value_range
-        return {
-            cell: [self._figure(i, thumbnail(self.samples[i].path, value_range)) for i in indices]
-            for cell, indices in sorted(chosen.items())
-        }
-
-    def _figure(self, index: int, image: str, overlay: str = "") -> Figure:
-        sample, classes = self.samples[index], self.scores.classes
-        return Figure(
-            name=sample.path.relative_to(self.pictures.root).as_posix(),
-            image=image,
-            map=overlay,
-            true=classes[sample.label],
-            predicted=classes[int(self.predicted[index])],
-            confidence=float(self.confidence[index]),
-        )
-
-
-def _problems(pictures: Pictures, answers: Answers) -> dict[str, Any]:
-    """Returns what is wrong with the pictures: for each problem a line and the files it is about.
-
-    And whether the pictures of training were there to compare with.
-    """
-    seen, found = pictures.seen, []
-    if unread := answers.unreadable:
-        count = _count(len(unread), "picture cannot", "pictures cannot")
-        found.append((f"{count} be read and so not be scored", list(unread.values())))
-    if outside := answers.outside:
-        count = _count(len(outside), "picture has", "pictures have")
-        line = f"{count} values outside the range of training; their scores say little"
-        found.append((line, list(map(str, outside))))
-    known = [*(seen.trained or ()), *(seen.validated if pictures.split != "val" else ())]
-    for index, line in enumerate(seen.notes(pictures.split)):
-        found.append((f"{line[0].upper()}{line[1:]}", [] if index else [str(p) for p in known]))
-    compared = seen.trained is not None and pictures.split != "train"
-    return {"compared": compared, "problems": [(line, _some(files)) for line, files in found]}
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def _some(lines: list[str]) -> list[str]:
-    more = len(lines) - _MOST_PROBLEMS
-    return [*lines[:_MOST_PROBLEMS], *([f"… and {more:,} more"] if more > 0 else [])]
-
-
-def _summary(scores: Scores) -> str:
-    low, high = scores.accuracy_interval
-    return (
-        f"accuracy {scores.accuracy:.4f}  (95% interval {low:.4f} to {high:.4f})   "
-        f"macro-F1 {scores.macro_f1:.4f}   {scores.images} images"
+    folder = check_there(checkpoint)
+    page = _page(folder, output)
+    if data is not None and not Path(data).expanduser().is_dir():
+        raise DataError(f"--data '{data}': no such folder")
+    typed = _typed(
+        folder,
+        data=data,
+        split=split,
+        output=output,
+        weights=weights,
+        device=None if device == "auto" else device,
     )
+    from vitlora.bundle.checkpoint import load_bundle
+    from vitlora.bundle.updates import merged_network
+    from vitlora.evaluation.answers import answer
+    from vitlora.evaluation.pictures import find_pictures
+    from vitlora.evaluation.report_page import ReportPage
+    from vitlora.hardware import pick_device
+
+    where, bundle = pick_device(device), load_bundle(folder)
+    pictures = find_pictures(bundle, None if data is None else str(data), split)
+    tell(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
+    network = merged_network(bundle, weights, where)
+    answers = answer(network, pictures.samples, bundle.record.preprocessing)
+    content = ReportPage(bundle, pictures, answers)
+    write_whole(page, content.html(network, where, typed))
+    for line in pictures.seen.notes(pictures.split):
+        warn(line)
+    return Report(
+        checkpoint=folder,
+        output=page,
+        size=page.stat().st_size,
+        data=pictures.root,
+        split=pictures.split,
+        scores=content.scores,
+        unreadable={str(path): why for path, why in answers.unreadable.items()},
+        seen=pictures.seen,
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page that was written, and the numbers on it.
+
+    Attributes:
+        checkpoint: The bundle.
+        output: The page.
+        size: Of the page, bytes.
+        data: The folder of pictures.
+        split: train, val, test, or all of a folder without splits.
+        scores: After the temperature, of the pictures that could be read.
+        unreadable: Pictures that could not, and why.
+        seen: Which of them training knew.
+    """
+
+    checkpoint: Path
+    output: Path
+    size: int
+    data: Path
+    split: str
+    scores: Scores
+    unreadable: dict[str, str]
+    seen: Seen
+
+    def to_text(self) -> str:
+        """Returns the headline numbers, and where the page is."""
+        scores, (low, high) = self.scores, self.scores.accuracy_interval
+        return (
+            f"accuracy {scores.accuracy:.4f}  (95% interval {low:.4f} to {high:.4f})   "
+            f"macro-F1 {scores.macro_f1:.4f}   {scores.images} images\n"
+            f"report   {self.output}  ({self.size:,} bytes)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns every number of the scores, as ``test`` does, and where the page is."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "output": str(self.output),
+            "data": str(self.data),
+            "split": self.split,
+            **self.scores.to_json(),
+            "unreadable": self.unreadable,
+            **self.seen.to_json(),
+        }
+
+
+def _page(checkpoint: Path, output: str | Path | None) -> Path:
+    """Returns where the page goes.
+
+    Raises:
+        UsageError: It cannot be written there, or something else is there.
+    """
+    page = Path(output or f"{checkpoint.resolve().name}-report.html")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output is '{page}'; expected a name that ends in .html")
+    if not page.parent.is_dir():
+        raise UsageError(f"--output is '{page}': its folder does not exist")
+    if is_bundle(page.parent):
+        raise UsageError(f"--output is '{page}', inside a bundle, which keeps to its own files")
+    if page.exists() and not (page.is_file() and MARK in page.read_bytes()[:2000]):
+        raise UsageError(f"{page} exists and is no report of vitlora's; choose another --output")
+    return page
+
+
+def _typed(checkpoint: Path, **options: object) -> str:
+    """Returns the command that does the same, for a shell; options that are None are left out."""
+    words = ["vitlora", "report", str(checkpoint)]
+    for name, value in options.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    return shlex.join(words)

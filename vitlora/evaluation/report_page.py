@@ -1,0 +1,159 @@
+"""The report as one offline HTML page: numbers, pictures, maps, and how it was made."""
+
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from vitlora import __version__
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.evaluation import report as numbers
+from vitlora.evaluation.answers import Answers
+from vitlora.evaluation.calibrate import describe_threshold
+from vitlora.evaluation.figures import Figure, looked_at, thumbnail
+from vitlora.evaluation.pictures import Pictures
+from vitlora.metrics.intervals import Interval, exact_interval
+from vitlora.metrics.scores import Scores
+from vitlora.pages.page import render
+
+# What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
+_THUMBNAILS = 400
+_WORST, _LEAST_SURE = 24, 12
+_MOST_CLASSES = 30  # a larger matrix is unreadable: its largest mistakes are listed
+_MOST_PAIRS = 12
+_MOST_PROBLEMS = 50
+
+
+class ReportPage:
+    """A page about a bundle's answers to labelled pictures.
+
+    Args:
+        bundle: The bundle.
+        pictures: Where the pictures come from.
+        answers: The network's, to those that can be read.
+    """
+
+    def __init__(self, bundle: Bundle, pictures: Pictures, answers: Answers) -> None:
+        self.bundle, self.pictures, self.answers = bundle, pictures, answers
+        self.samples, self.labels = answers.samples, answers.labels
+        classes, judge = bundle.record.classes, bundle.judge
+        judged = judge.judge(answers.features, answers.logits)
+        self.plain = Scores(classes, answers.logits, answers.labels)
+        self.scores = Scores(classes, judge.calibrated(answers.logits), answers.labels)
+        self.confidence, self.predicted = judged.confidence, judged.predicted
+        self.right, self.sure = self.predicted == self.labels, ~judged.unsure
+
+    def html(self, network: torch.nn.Module, device: torch.device, command: str) -> str:
+        """Returns the page.
+
+        Args:
+            network: That gave the answers, on its device; it is asked where it looked.
+            device: Where it is.
+            command: That made the page, as typed in a shell.
+        """
+        made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+        values = {**self._values(), **self._looked_at(network, device), **self._problems()}
+        return render("report.html", **values, command=command, made=made)
+
+    def _values(self) -> dict[str, Any]:
+        """Returns everything but problems and the pictures the network looked at."""
+        record, scores = self.bundle.record, self.scores
+        small = len(scores.classes) <= _MOST_CLASSES
+        logs = self.bundle.folder / "logs" / "metrics.csv"
+        return {
+            "bundle": self.bundle,
+            "record": record,
+            "pictures": self.pictures,
+            "scores": scores,
+            "plain": self.plain,
+            "known": record.confidence,
+            "threshold": describe_threshold(record.confidence) if record.confidence else None,
+            "sure": self.answered(),
+            "per_class": list(
+                zip(scores.classes, *(c.tolist() for c in scores.per_class()), strict=True)
+            ),
+            "matrix": scores.confusion.tolist() if small else None,
+            "confusions": scores.confusions(_MOST_PAIRS),
+            "cells": self._cells(),
+            "reliability": [
+                ("as the network says it", self.plain),
+                ("after the temperature", scores),
+            ][: 2 if record.confidence else 1],
+            "risk": numbers.risk_coverage(self.confidence, self.right),
+            "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
+            "axis": numbers.axis,
+            "config": self.bundle.config,
+            "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
+        }
+
+    def answered(self) -> tuple[tuple[float, Interval], tuple[float, Interval]] | None:
+        """Returns the share answered for sure, and that of the wrong ones there, with intervals."""
+        if self.bundle.record.confidence is None:
+            return None
+        count, wrong = int(self.sure.sum()), int((self.sure & ~self.right).sum())
+        every = len(self.sure)
+        answered = count / every, exact_interval(count, every)
+        return answered, (wrong / max(count, 1), exact_interval(wrong, count))
+
+    def _looked_at(self, network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
+        """Returns the worst mistakes and the least sure answers with the network's maps."""
+        chosen = {
+            "worst": numbers.worst(self.confidence, self.right, _WORST),
+            "least_sure": numbers.least_sure(self.confidence, _LEAST_SURE),
+        }
+        indices = sorted({index for some in chosen.values() for index in some})
+        paths = [self.samples[index].path for index in indices]
+        asked = [int(self.predicted[index]) for index in indices]
+        drawn = looked_at(network, paths, asked, self.bundle.record.preprocessing, device)
+        figures = {i: self._figure(i, *uris) for i, uris in zip(indices, drawn, strict=True)}
+        return {name: [figures[index] for index in some] for name, some in chosen.items()}
+
+    def _cells(self) -> dict[tuple[int, int], list[Figure]]:
+        chosen = numbers.shown_in_cells(
+            self.labels.tolist(), self.predicted.tolist(), self.confidence.tolist(), _THUMBNAILS
+        )
+        value_range = self.bundle.record.preprocessing.value_range
+        return {
+            cell: [self._figure(i, thumbnail(self.samples[i].path, value_range)) for i in indices]
+            for cell, indices in sorted(chosen.items())
+        }
+
+    def _problems(self) -> dict[str, Any]:
+        """Returns what is wrong with the pictures: for each problem a line and its files.
+
+        And whether the pictures of training were there to compare with.
+        """
+        seen, split, found = self.pictures.seen, self.pictures.split, []
+        if unread := self.answers.unreadable:
+            count = _count(len(unread), "picture cannot", "pictures cannot")
+            found.append((f"{count} be read and so not be scored", list(unread.values())))
+        if outside := self.answers.outside:
+            count = _count(len(outside), "picture has", "pictures have")
+            line = f"{count} values outside the range of training; their scores say little"
+            found.append((line, list(map(str, outside))))
+        known = [*(seen.trained or ()), *(seen.validated if split != "val" else ())]
+        for index, line in enumerate(seen.notes(split)):
+            found.append((f"{line[0].upper()}{line[1:]}", [] if index else [str(p) for p in known]))
+        compared = seen.trained is not None and split != "train"
+        return {"compared": compared, "problems": [(line, _some(files)) for line, files in found]}
+
+    def _figure(self, index: int, image: str, overlay: str = "") -> Figure:
+        sample, classes = self.samples[index], self.scores.classes
+        return Figure(
+            name=sample.path.relative_to(self.pictures.root).as_posix(),
+            image=image,
+            map=overlay,
+            true=classes[sample.label],
+            predicted=classes[int(self.predicted[index])],
+            confidence=float(self.confidence[index]),
+        )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - _MOST_PROBLEMS
+    return [*lines[:_MOST_PROBLEMS], *([f"… and {more:,} more"] if more > 0 else [])]
