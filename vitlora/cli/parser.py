@@ -21,6 +21,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from vitlora.errors import UsageError, nearest
 
 _WIDTH = 79
+_GLUE = "\0"  # for a space at which no line ends
+_METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -217,7 +219,9 @@ class CommandLine:
             return "PATH" if self._holds_paths(name) else "A,B,..."
         if typing.get_origin(hints[0]) is Literal:
             return "|".join(map(str, typing.get_args(hints[0])))
-        return {int: "N", float: "SHARE" if "fraction" in name else "X"}.get(hints[0], name.upper())
+        if float in hints:
+            return "SHARE" if "fraction" in name else "X"
+        return "N" if int in hints else _METAVARS.get(name, name.upper())
 
     def _help_of(self, parameter: inspect.Parameter, about: Mapping[str, str]) -> str:
         text, default = about.get(parameter.name, ""), parameter.default
@@ -236,13 +240,14 @@ class CommandLine:
         words.append("[--json [FILE]]")
         if self.takes_options:
             words.append("[any option of fit]")
-        return textwrap.fill(
-            f"{self.prog} {' '.join(words)}",
+        text = textwrap.fill(
+            f"{self.prog} {' '.join(word.replace(' ', _GLUE) for word in words)}",
             _WIDTH - 7,
             subsequent_indent=" " * 10,
             break_on_hyphens=False,
             break_long_words=False,
         )
+        return text.replace(_GLUE, " ")
 
     def _see(self) -> str:
         return f"'{self.prog} --help' lists what it takes"
