@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from docstring_parser import DocstringStyle, parse
-from jsonargparse import ArgumentError, ArgumentParser
-
 from vitlora.errors import UsageError, nearest
 
 _WIDTH = 79
@@ -64,6 +62,8 @@ class CommandLine:
         ]
         if missing:
             raise UsageError(f"{self.name} needs {' and '.join(missing)}; {self._see()}")
+        from jsonargparse import ArgumentError, ArgumentParser  # takes 0.1 s, which help need not
+
         parser: Any = ArgumentParser(exit_on_error=False)
         parser.add_function_arguments(self.function, fail_untyped=True, sub_configs=False)
         try:
@@ -217,11 +217,15 @@ class CommandLine:
             return "PATH" if self._holds_paths(name) else "A,B,..."
         if typing.get_origin(hints[0]) is Literal:
             return "|".join(map(str, typing.get_args(hints[0])))
+        if Path in hints:
+            return "PATH"
         return {int: "N", float: "SHARE" if "fraction" in name else "X"}.get(hints[0], name.upper())
 
     def _help_of(self, parameter: inspect.Parameter, about: Mapping[str, str]) -> str:
         text, default = about.get(parameter.name, ""), parameter.default
-        if default in (None, False, parameter.empty) or "default" in text.lower():
+        if default is None or isinstance(default, bool) or default is parameter.empty:
+            return text
+        if "default" in text.lower():
             return text
         shown = ",".join(map(str, default)) if isinstance(default, tuple | list) else default
         return f"{text.rstrip('.')} (default: {shown})." if shown != "" else text
