@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from docstring_parser import DocstringStyle, parse
+
 from vitlora.errors import UsageError, nearest
 
 _WIDTH = 79
@@ -62,17 +63,26 @@ class CommandLine:
         ]
         if missing:
             raise UsageError(f"{self.name} needs {' and '.join(missing)}; {self._see()}")
-        from jsonargparse import ArgumentError, ArgumentParser  # takes 0.1 s, which help need not
+        return {**self._values(raw), **options}, notes
+
+    def _values(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the words of each parameter stand for.
+
+        Raises:
+            UsageError: A word is no value of its parameter.
+        """
+        # takes 0.1 s, which help need not; told no function, lest it import what only types need
+        from jsonargparse import ArgumentError, ArgumentParser
 
         parser: Any = ArgumentParser(exit_on_error=False)
-        parser.add_function_arguments(self.function, fail_untyped=True, sub_configs=False)
+        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
+        for name in raw.keys() - as_typed.keys():
+            parser.add_argument(f"--{name}", type=self.hints[name])
         try:
-            values = parser.parse_object(raw).as_dict()
+            read = parser.parse_object({n: v for n, v in raw.items() if n not in as_typed})
         except ArgumentError as error:
             raise self._wrong(str(error), raw) from None
-        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
-        values = {name: values[name] for name in self.parameters}
-        return {**values, **as_typed, **options}, notes
+        return {**read.as_dict(), **as_typed}
 
     def help(self) -> str:
         """Returns what ``--help`` prints."""

@@ -31,7 +31,7 @@ def fetch(
     that it names on another machine, put them into one folder, and name that with --downloads.
 
     Args:
-        dataset: trashnet.
+        dataset: Name of the dataset: trashnet.
         output: New folder (default: datasets/DATASET).
         downloads: Folder of files that were downloaded by hand, or the .zip among them; what is not
             there is downloaded.
