@@ -361,9 +361,6 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     Raises:
         VitloraError: A mistake a user can mend.
     """
-    _quieten()
-    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
-    set_dumper("yaml", yaml_text.write)
     try:
         return _run(args, inherited)
     except MemoryFullError as full:
@@ -375,9 +372,40 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     return _run(args, inherited)
 
 
-def _run(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
+def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the whole configuration of a ``fit``, as plain values; makes and runs nothing.
+
+    Args:
+        args: The words after ``fit``, as for ``main``.
+        inherited: As for ``main``.
+
+    Raises:
+        UsageError: A word or a config is wrong.
+    """
+    return yaml.safe_load(_run(["fit", *args], inherited, _Reader)._run_config())
+
+
+class _Reader(VitloraCLI):
+    """Stops once everything is read."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing."""
+
+    def _set_seed(self) -> None:
+        """Leaves this process's random numbers alone."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""
+
+
+def _run(
+    args: list[str], inherited: Mapping[str, Any], kind: type[VitloraCLI] = VitloraCLI
+) -> VitloraCLI:
+    _quieten()
+    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
+    set_dumper("yaml", yaml_text.write)
     try:
-        return VitloraCLI(inherited, args)
+        return kind(inherited, args)
     except ArgumentError as error:
         raise explained(error) from None
     except ValueError as error:
