@@ -128,7 +128,9 @@ class CommandLine:
             option, equals, value = word.partition("=")
             if "." in option and self.takes_options:
                 key = option.removeprefix("--")
-                raw.setdefault("**", {})[key] = value if equals else _value(option, waiting)
+                if key in raw.setdefault("**", {}):
+                    raise UsageError(f"{self.name} got {option} twice; give it once")
+                raw["**"][key] = value if equals else _value(option, waiting)
                 continue
             name, note = self._named(option)
             notes += [note] if note else []
@@ -224,7 +226,9 @@ class CommandLine:
     def _metavar(self, name: str) -> str:
         hints = [hint for hint in _alternatives(self.hints[name]) if hint is not types.NoneType]
         if self._is_list(name):
-            return "PATH" if self._holds_paths(name) else "A,B,..."
+            if self._holds_paths(name):
+                return "PATH"
+            return "N,N,..." if int in typing.get_args(hints[0]) else "A,B,..."
         if typing.get_origin(hints[0]) is Literal:
             return "|".join(map(str, typing.get_args(hints[0])))
         if Path in hints:
@@ -250,13 +254,15 @@ class CommandLine:
         words.append("[--json [FILE]]")
         if self.takes_options:
             words.append("[any option of fit]")
-        return textwrap.fill(
-            f"{self.prog} {' '.join(words)}",
+        kept = " ".join(word.replace(" ", "\N{NO-BREAK SPACE}") for word in words)
+        wrapped = textwrap.fill(
+            f"{self.prog} {kept}",
             _WIDTH - 7,
             subsequent_indent=" " * 10,
             break_on_hyphens=False,
             break_long_words=False,
         )
+        return wrapped.replace("\N{NO-BREAK SPACE}", " ")
 
     def _see(self) -> str:
         return f"'{self.prog} --help' lists what it takes"
