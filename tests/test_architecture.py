@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors", "files", "notes", "yaml_text"},
-    {"hardware", "pages", "command_line", "config_files"},
+    {"errors"},
+    {"files", "notes", "yaml_text"},
+    {"hardware", "pages", "config_files"},
     {"data", "metrics", "quantization"},
     {"backbones"},
     {"adapters", "bundle"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import inspect
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,10 +77,9 @@ def test_python_examples_give_what_they_say(name: str, value: Any) -> None:
         inspect.getdoc(value) or "", here, name, None, None
     )
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    with open(os.devnull, "w") as quiet:
-        runner = doctest.DocTestRunner(optionflags=flags)
-        runner.run(examples, out=quiet.write)
-    assert runner.failures == 0, name
+    runner, said = doctest.DocTestRunner(optionflags=flags), []
+    runner.run(examples, out=said.append)
+    assert not runner.failures, "".join(said)
 
 
 def shell_lines() -> Iterator[str]:

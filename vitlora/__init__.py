@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vitlora.bundle.checkpoint import Bundle, load_bundle
+    from vitlora.cli.plan import plan
     from vitlora.cli.training import fit, test, validate
     from vitlora.commands.adopt import adopt
     from vitlora.commands.calibrate import calibrate
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from vitlora.commands.drift import drift
     from vitlora.commands.fetch import fetch
     from vitlora.commands.merge import merge
-    from vitlora.commands.plan import plan
     from vitlora.commands.predict import predict
     from vitlora.commands.push import push
     from vitlora.commands.report import report
@@ -46,7 +46,7 @@ _HOMES = {
     "fit": "cli.training",
     "load_bundle": "bundle.checkpoint",
     "merge": "commands.merge",
-    "plan": "commands.plan",
+    "plan": "cli.plan",
     "predict": "commands.predict",
     "push": "commands.push",
     "report": "commands.report",

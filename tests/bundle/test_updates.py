@@ -152,9 +152,10 @@ def test_the_bound_is_a_gibibyte_of_fp32() -> None:
 _PREDICT = """
 import sys
 from vitlora.bundle import updates
-from vitlora.commands.predict import main
+from vitlora.commands.predict import predict
 updates._MOST_MERGED = 0
-main(sys.argv[1:])
+for answer in predict(sys.argv[1], checkpoint=sys.argv[2], device="cpu"):
+    print(answer.to_text())
 assert not {"peft", "lightning"} & set(sys.modules)
 """
 
@@ -162,7 +163,7 @@ assert not {"peft", "lightning"} & set(sys.modules)
 def test_predicting_from_a_packed_base_imports_no_peft(photos: Path, tmp_path: Path) -> None:
     bundle_of(photos, tmp_path / "bundle")
     picture = next(photos.rglob("*.jpg"))
-    words = ["--checkpoint", str(tmp_path / "bundle"), "--device", "cpu", str(picture)]
+    words = [str(picture), str(tmp_path / "bundle")]
     root = str(Path(updates.__file__).parents[2])
     said = subprocess.run(
         [sys.executable, "-c", _PREDICT, *words],

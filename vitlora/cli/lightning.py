@@ -18,7 +18,7 @@ from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.bundle.updates import merged_network, trained_network
 from vitlora.cli.complaints import explained
 from vitlora.cli.continuing import follow, note_absent, remembered
-from vitlora.cli.lightning_parser import Parser, by_value, quieten, show_only_ours
+from vitlora.cli.lightning_parser import Parser, by_value, show_only_ours
 from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
@@ -276,9 +276,6 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     Raises:
         VitloraError: A mistake a user can mend.
     """
-    quieten()
-    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
-    set_dumper("yaml", yaml_text.write)
     try:
         return _run(args, inherited)
     except MemoryFullError as full:
@@ -290,9 +287,40 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     return _run(args, inherited)
 
 
-def _run(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
+def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the whole configuration of a ``fit``, as plain values; makes and runs nothing.
+
+    Args:
+        args: The words after ``fit``, as for ``main``.
+        inherited: As for ``main``.
+
+    Raises:
+        UsageError: A word or a config is wrong.
+    """
+    return yaml.safe_load(_run(["fit", *args], inherited, _Reader)._run_config())
+
+
+class _Reader(VitloraCLI):
+    """Stops once everything is read."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing."""
+
+    def _set_seed(self) -> None:
+        """Leaves this process's random numbers alone."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""
+
+
+def _run(
+    args: list[str], inherited: Mapping[str, Any], kind: type[VitloraCLI] = VitloraCLI
+) -> VitloraCLI:
+    quieten()
+    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
+    set_dumper("yaml", yaml_text.write)
     try:
-        return VitloraCLI(inherited, args)
+        return kind(inherited, args)
     except ArgumentError as error:
         raise explained(error) from None
     except ValueError as error:

@@ -18,7 +18,7 @@ COMMANDS = {
     "configs": "vitlora.commands.configs:configs",
     "fetch": "vitlora.commands.fetch:fetch",
     "doctor": "vitlora.commands.doctor:doctor",
-    "plan": "vitlora.commands.plan:plan",
+    "plan": "vitlora.cli.plan:plan",
     "fit": "vitlora.cli.training:fit",
     "validate": "vitlora.cli.training:validate",
     "test": "vitlora.cli.training:test",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from docstring_parser import DocstringStyle, parse
-from jsonargparse import ArgumentError, ArgumentParser
 
 from vitlora.errors import UsageError, nearest
 
@@ -66,15 +65,26 @@ class CommandLine:
         ]
         if missing:
             raise UsageError(f"{self.name} needs {' and '.join(missing)}; {self._see()}")
+        return {**self._values(raw), **options}, notes
+
+    def _values(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the words of each parameter stand for.
+
+        Raises:
+            UsageError: A word is no value of its parameter.
+        """
+        # takes 0.1 s, which help need not; told no function, lest it import what only types need
+        from jsonargparse import ArgumentError, ArgumentParser
+
         parser: Any = ArgumentParser(exit_on_error=False)
-        parser.add_function_arguments(self.function, fail_untyped=True, sub_configs=False)
+        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
+        for name in raw.keys() - as_typed.keys():
+            parser.add_argument(f"--{name}", type=self.hints[name])
         try:
-            values = parser.parse_object(raw).as_dict()
+            read = parser.parse_object({n: v for n, v in raw.items() if n not in as_typed})
         except ArgumentError as error:
             raise self._wrong(str(error), raw) from None
-        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
-        values = {name: values[name] for name in self.parameters}
-        return {**values, **as_typed, **options}, notes
+        return {**read.as_dict(), **as_typed}
 
     def help(self) -> str:
         """Returns what ``--help`` prints."""
@@ -120,7 +130,9 @@ class CommandLine:
             option, equals, value = word.partition("=")
             if "." in option and self.takes_options:
                 key = option.removeprefix("--")
-                raw.setdefault("**", {})[key] = value if equals else _value(option, waiting)
+                if key in raw.setdefault("**", {}):
+                    raise UsageError(f"{self.name} got {option} twice; give it once")
+                raw["**"][key] = value if equals else _value(option, waiting)
                 continue
             name, note = self._named(option)
             notes += [note] if note else []
@@ -216,16 +228,22 @@ class CommandLine:
     def _metavar(self, name: str) -> str:
         hints = [hint for hint in _alternatives(self.hints[name]) if hint is not types.NoneType]
         if self._is_list(name):
-            return "PATH" if self._holds_paths(name) else "A,B,..."
+            if self._holds_paths(name):
+                return "PATH"
+            return "N,N,..." if int in typing.get_args(hints[0]) else "A,B,..."
         if typing.get_origin(hints[0]) is Literal:
             return "|".join(map(str, typing.get_args(hints[0])))
+        if Path in hints:
+            return "PATH"
         if float in hints:
             return "SHARE" if "fraction" in name else "X"
         return "N" if int in hints else _METAVARS.get(name, name.upper())
 
     def _help_of(self, parameter: inspect.Parameter, about: Mapping[str, str]) -> str:
         text, default = about.get(parameter.name, ""), parameter.default
-        if default in (None, False, parameter.empty) or "default" in text.lower():
+        if default is None or isinstance(default, bool) or default is parameter.empty:
+            return text
+        if "default" in text.lower():
             return text
         shown = ",".join(map(str, default)) if isinstance(default, tuple | list) else default
         return f"{text.rstrip('.')} (default: {shown})." if shown != "" else text
@@ -240,14 +258,15 @@ class CommandLine:
         words.append("[--json [FILE]]")
         if self.takes_options:
             words.append("[any option of fit]")
-        text = textwrap.fill(
-            f"{self.prog} {' '.join(word.replace(' ', _GLUE) for word in words)}",
+        kept = " ".join(word.replace(" ", "\N{NO-BREAK SPACE}") for word in words)
+        wrapped = textwrap.fill(
+            f"{self.prog} {kept}",
             _WIDTH - 7,
             subsequent_indent=" " * 10,
             break_on_hyphens=False,
             break_long_words=False,
         )
-        return text.replace(_GLUE, " ")
+        return wrapped.replace("\N{NO-BREAK SPACE}", " ")
 
     def _see(self) -> str:
         return f"'{self.prog} --help' lists what it takes"

@@ -37,7 +37,10 @@ _ALIASES = {  # what the other commands call these
 
 
 def run_options(
-    command: str, options: list[str], given: Mapping[str, Any] | None = None
+    command: str,
+    options: list[str],
+    given: Mapping[str, Any] | None = None,
+    run: bool = True,
 ) -> tuple[list[str], dict[str, Any]]:
     """Resolves bare config names, the bundle to score or to go on from, and the default output.
 
@@ -45,6 +48,7 @@ def run_options(
         command: ``fit``, ``validate`` or ``test``.
         options: The words after it.
         given: Values as a config file would hold them, which count more than such files.
+        run: Whether the command is run; else the pictures need not be there.
 
     Returns:
         The words for Lightning's CLI; what options are unless a config or a word says otherwise.
@@ -72,14 +76,16 @@ def run_options(
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         pass
     elif command == "fit":
-        if not runs and "--data.root" not in names:
+        if run and not runs and "--data.root" not in names:
             raise UsageError(
                 "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
             )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:
         inherited = _to_score(command, options, names, runs)
-    if not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
+    if not run:
+        inherited = {"data.root": "PHOTOS", **inherited}
+    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
         _check_root(options, runs)
     target = target or _chosen("json", options, runs)
     check_json(target)
