@@ -18,7 +18,7 @@ from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.bundle.updates import merged_network, trained_network
 from vitlora.cli.complaints import explained
 from vitlora.cli.continuing import follow, note_absent, remembered
-from vitlora.cli.lightning_parser import Parser, by_value, show_only_ours
+from vitlora.cli.lightning_parser import Parser, by_value, quieten, show_only_ours
 from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
