@@ -14,8 +14,9 @@ from torch import nn
 
 from vitlora.adapters import Lora, gradient_self_test
 from vitlora.backbones import Backbone
-from vitlora.bundle.checkpoint import Record, load_bundle, save_bundle
-from vitlora.bundle.updates import merge_into
+from vitlora.bundle.checkpoint import load_bundle, save_bundle
+from vitlora.bundle.merging import merge_into
+from vitlora.bundle.record import Record
 from vitlora.quantization import Storage, dequantize, freeze
 
 # name -> options of Lora, how the head is trained

@@ -12,8 +12,9 @@ from torch import nn
 
 from vitlora.adapters import Lora, count_trainable, gradient_self_test
 from vitlora.backbones import Backbone
-from vitlora.bundle.checkpoint import Bundle, Record, load_bundle, save_bundle
-from vitlora.bundle.updates import merge_into
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.merging import merge_into
+from vitlora.bundle.record import Record
 from vitlora.errors import BundleError, UsageError, VitloraError
 from vitlora.quantization import Storage, dequantize, freeze
 

@@ -14,7 +14,7 @@ from PIL import Image
 from runs import train
 
 from vitlora.bundle.checkpoint import load_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.cli.main import main as vitlora
 from vitlora.commands.drift import main
 from vitlora.data.folder import read_folder

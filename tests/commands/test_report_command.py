@@ -27,8 +27,9 @@ from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.figures import as_seen
 from vitlora.evaluation.pictures import Pictures, Seen
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.intervals import exact_interval
+from vitlora.metrics.reference import Reference
 from vitlora.pages.page import render
 from vitlora.prediction.predictor import Prediction, Predictor
 

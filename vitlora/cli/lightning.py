@@ -21,7 +21,7 @@ from torch import nn
 
 from vitlora import yaml_text
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
-from vitlora.bundle.updates import merged_network, trained_network
+from vitlora.bundle.merging import merged_network, trained_network
 from vitlora.cli.complaints import explained
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing

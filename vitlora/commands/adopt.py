@@ -15,15 +15,10 @@ from vitlora.adapters.adapter import Tensors
 from vitlora.adapters.lora import anchored_pattern
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.bundle.card import model_card
-from vitlora.bundle.checkpoint import (
-    PEFT_CONFIG,
-    TENSORS,
-    Bundle,
-    Record,
-    bundle_bytes,
-    save_bundle,
-)
+from vitlora.bundle.checkpoint import Bundle, bundle_bytes, save_bundle
+from vitlora.bundle.folder import PEFT_CONFIG, TENSORS
 from vitlora.bundle.lora_options import check_known, compiled
+from vitlora.bundle.record import Record
 from vitlora.bundle.updates import read_changes
 from vitlora.errors import BundleError, UsageError, a_few, printable, shown
 from vitlora.quantization import Storage

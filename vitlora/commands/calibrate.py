@@ -27,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> int:
     unsure = Unsure(options.max_error, options.coverage)
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.updates import merged_network
+    from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.calibrate import calibrate, describe
     from vitlora.evaluation.pictures import folder_of, seen, settle
     from vitlora.hardware import pick_device

@@ -20,16 +20,8 @@ from vitlora.data.folder import Folder, read_folder
 from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.files import write_json, write_whole
-from vitlora.studies.comparison import (
-    Failure,
-    Row,
-    Run,
-    advise,
-    compare,
-    needed,
-    points,
-    tells_apart,
-)
+from vitlora.studies.advice import advise, needed, points, tells_apart
+from vitlora.studies.comparison import Failure, Row, Run, compare
 from vitlora.studies.methods import METHODS, SET_BY_METHOD
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
 from vitlora.studies.table import clock, to_markdown

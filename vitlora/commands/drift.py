@@ -8,7 +8,7 @@ from typing import Any
 
 from vitlora import parsers
 from vitlora.bundle.checkpoint import load_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted

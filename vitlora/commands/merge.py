@@ -19,7 +19,8 @@ from vitlora import parsers
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
 from vitlora.bundle.checkpoint import Bundle, load_bundle
-from vitlora.bundle.updates import Update, bundle_backbone, merge_into, read_changes
+from vitlora.bundle.merging import bundle_backbone, merge_into
+from vitlora.bundle.updates import Update, read_changes
 from vitlora.data.datamodule import FolderData
 from vitlora.data.value_range import range_text
 from vitlora.errors import BundleError, DataError, VitloraError

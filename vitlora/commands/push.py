@@ -41,7 +41,8 @@ def main(args: Sequence[str] | None = None) -> int:
     check_there(options.checkpoint)
     # torch and timm take seconds to import: only now, when the words typed make sense
     from vitlora.bundle.card import model_card
-    from vitlora.bundle.checkpoint import CARD, read_bundle
+    from vitlora.bundle.checkpoint import read_bundle
+    from vitlora.bundle.folder import CARD
 
     bundle, files = read_bundle(options.checkpoint)
     card = bundle.card() or model_card(bundle.record, bundle.tensors, bundle.peft)
@@ -119,7 +120,7 @@ def _notes(bundle: "Bundle") -> Iterator[str]:
     Raises:
         BundleError: It describes no run.
     """
-    from vitlora.bundle.checkpoint import PICTURES
+    from vitlora.bundle.folder import PICTURES
 
     values = [asdict(bundle.record), bundle.peft, bundle.run()]
     if paths := sorted(set(map(printable, _absolute(values)))):

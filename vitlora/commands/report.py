@@ -11,7 +11,7 @@ import torch
 
 from vitlora import __version__, parsers
 from vitlora.bundle.checkpoint import Bundle, load_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.calibrate import describe_threshold

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from vitlora.bundle.checkpoint import Bundle, is_network_path
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import DRAW, SPLITS, Sample, class_name
 from vitlora.data.usage import Usage, contents, used

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
+from vitlora.metrics.reference import Reference
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from vitlora.bundle.checkpoint import Bundle, Record, load_bundle
-from vitlora.bundle.updates import Update, bundle_backbone, read_changes
+from vitlora.bundle.checkpoint import Bundle, load_bundle
+from vitlora.bundle.merging import bundle_backbone
+from vitlora.bundle.record import Record
+from vitlora.bundle.updates import Update, read_changes
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, DataError, UsageError, a_few, nearest
 from vitlora.hardware import pick_device
