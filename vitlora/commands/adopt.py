@@ -12,7 +12,7 @@ from torch import nn
 
 from vitlora import parsers, yaml_text
 from vitlora.adapters.adapter import Tensors
-from vitlora.adapters.lora import anchored_pattern
+from vitlora.adapters.targets import anchored_pattern
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.bundle.card import model_card
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, save_bundle

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.command_line import CommandParser
+from vitlora.data.bit_depth import ValueRange
 from vitlora.data.doctor import examine
 from vitlora.data.doctor.cleaned import Shares, write_cleaned
 from vitlora.data.doctor.finding import SEVERITIES, Finding
 from vitlora.data.doctor.survey import RECORD, Picture, Survey, survey
-from vitlora.data.images import ValueRange, open_image
+from vitlora.data.images import open_image
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_json, write_whole
 from vitlora.pages.page import data_uri, render

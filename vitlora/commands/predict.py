@@ -20,7 +20,7 @@ from vitlora.files import write_whole
 from vitlora.prediction.light_imports import without_compiler
 
 if TYPE_CHECKING:
-    from vitlora.data.images import ValueRange
+    from vitlora.data.bit_depth import ValueRange
     from vitlora.prediction.predictor import Prediction
 
 _EPILOG = """examples:

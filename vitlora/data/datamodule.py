@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from vitlora.data.augmentation import Augmentation, Recipe
+from vitlora.data.bit_depth import ValueRange
 from vitlora.data.dataset import Batches, ImageDataset, Views, seed_worker
 from vitlora.data.doctor.leaks import leak_notes
 from vitlora.data.duplicates import Fingerprint, fingerprints
@@ -24,7 +25,6 @@ from vitlora.data.folder import (
     split_record,
 )
 from vitlora.data.groups import DUPLICATES, groups_of
-from vitlora.data.images import ValueRange
 from vitlora.data.listing import describe
 from vitlora.data.loading import MORE_ROOM, SHARED, shared_memory, workers_in
 from vitlora.data.preprocessing import Preprocessing

@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vitlora.data.augmentation import Augmentation, Transform
+from vitlora.data.bit_depth import ValueRange
 from vitlora.data.folder import Sample
-from vitlora.data.images import ValueRange, open_image
+from vitlora.data.images import open_image
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):

@@ -89,7 +89,7 @@ class PrefixCache(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets go of what was kept."""
         module: Any = pl_module
-        module.rest = self._train = None
+        module.cached_forward = self._train = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -125,7 +125,7 @@ class PrefixCache(Callback):
         if ("val", 0) in made:
             kept = Kept([made["val", 0]], features.labels("val"))
             trainer.val_dataloaders.keep(kept.batches(features.data.batch_size, shuffle=False))
-        module.rest = prefix.after
+        module.cached_forward = prefix.after
         if isinstance(trainer.progress_bar_callback, Progress):  # its clock starts now
             trainer.progress_bar_callback.on_train_start(trainer, module)
 
