@@ -26,7 +26,8 @@ from vitlora.data.folder import Sample
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.figures import as_seen
-from vitlora.evaluation.pictures import Pictures, Seen
+from vitlora.evaluation.pictures import Pictures
+from vitlora.evaluation.seen import Seen
 from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.intervals import exact_interval
 from vitlora.metrics.reference import Reference

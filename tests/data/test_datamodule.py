@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from vitlora.data import datamodule
 from vitlora.data.augmentation import Augmentation
 from vitlora.data.datamodule import FolderData
-from vitlora.data.dataset import Batches
+from vitlora.data.dataset import PictureLoader
 from vitlora.data.duplicates import fingerprints
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
@@ -100,8 +100,8 @@ def test_training_order_changes_every_epoch_and_follows_the_seed(make_folder, tm
 def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(
         datamodule,
-        "Batches",
-        partial(Batches, multiprocessing_context="fork" if workers else None),
+        "PictureLoader",
+        partial(PictureLoader, multiprocessing_context="fork" if workers else None),
     )
     one_picture_many_times(tmp_path)
     runs = []
@@ -118,7 +118,9 @@ def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monk
 
 def test_spawned_workers_draw_different_augmentations_in_every_epoch(tmp_path, monkeypatch):
     """Windows and macOS start workers afresh: everything must survive pickling."""
-    monkeypatch.setattr(datamodule, "Batches", partial(Batches, multiprocessing_context="spawn"))
+    monkeypatch.setattr(
+        datamodule, "PictureLoader", partial(PictureLoader, multiprocessing_context="spawn")
+    )
     one_picture_many_times(tmp_path)
     data = ready(tmp_path, num_workers=2, augment="strong")
     torch.manual_seed(0)
@@ -406,7 +408,7 @@ def test_views_are_decided_by_seed_view_and_picture_alone(tmp_path):
 
 
 def test_what_is_kept_is_served_even_to_an_epoch_asked_for_before(tmp_path):
-    loader = Batches([0, 1], num_workers=2, persistent_workers=True)
+    loader = PictureLoader([0, 1], num_workers=2, persistent_workers=True)
     asked = iter(loader)
     workers = _workers(loader)
     assert len(workers) == 2 and all(worker.is_alive() for worker in workers)

@@ -37,6 +37,11 @@ class Update:
     scaling: float
     magnitude: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> "Update":
+        """Returns the update on another device."""
+        magnitude = None if self.magnitude is None else self.magnitude.to(device)
+        return Update(self.a.to(device), self.b.to(device), self.scaling, magnitude)
+
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
         """Returns the new weight ``(out, in)`` for the frozen one."""
         new = weight + self.scaling * (self.b @ self.a)

@@ -28,8 +28,10 @@ from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.usage import Usage
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError, a_few
 from vitlora.evaluation.calibrate import calibrate, describe
-from vitlora.evaluation.forgetting import Memory, remember
-from vitlora.evaluation.pictures import at_home, seen, settle, usage_of
+from vitlora.evaluation.forgetting import OldPictures, remember
+from vitlora.evaluation.pictures import settle
+from vitlora.evaluation.seen import seen, usage_of
+from vitlora.evaluation.training_folder import at_home
 from vitlora.files import write_json
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
@@ -200,7 +202,7 @@ class VitloraCLI(LightningCLI):
             logs=config.trainer.logger in (None, True),
             parent=parent.digest[:16] if parent else None,
         )
-        self.memory: Memory | None = None
+        self.memory: OldPictures | None = None
         if parent:
             self.memory = self._go_on(parent)
         trainer: Any = self.trainer
@@ -258,7 +260,7 @@ class VitloraCLI(LightningCLI):
             if bundle.record.confidence is not None:
                 print(describe(bundle.record.confidence))
 
-    def _forgotten(self, folder: Path, memory: Memory) -> str:
+    def _forgotten(self, folder: Path, memory: OldPictures) -> str:
         bundle = load_bundle(folder)
         forgetting = memory.compare(self._merged(bundle), bundle.record.preprocessing)
         return forgetting.to_text(memory.where)
@@ -267,7 +269,7 @@ class VitloraCLI(LightningCLI):
         device = self.trainer.strategy.root_device
         return merged_network(bundle, self._get(self.config, "model.weights"), device)
 
-    def _go_on(self, parent: Bundle) -> Memory | None:
+    def _go_on(self, parent: Bundle) -> OldPictures | None:
         """Starts from a bundle, and asks it about its old pictures before anything is trained."""
         start(self.model, parent)
         print(f"goes on from {parent.folder}{self._follow(parent)}")

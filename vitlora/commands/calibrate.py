@@ -29,7 +29,9 @@ def main(args: Sequence[str] | None = None) -> int:
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.calibrate import calibrate, describe
-    from vitlora.evaluation.pictures import folder_of, seen, settle
+    from vitlora.evaluation.pictures import settle
+    from vitlora.evaluation.seen import seen
+    from vitlora.evaluation.training_folder import folder_of
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(options.checkpoint)

@@ -14,7 +14,7 @@ from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
 from vitlora.evaluation.answers import answer
 from vitlora.evaluation.drift import FEW, Drift, Shift, compare
-from vitlora.evaluation.pictures import seen
+from vitlora.evaluation.seen import seen
 from vitlora.files import write_json
 from vitlora.hardware import pick_device
 

@@ -24,7 +24,9 @@ from vitlora.bundle.updates import Update, read_changes
 from vitlora.data.datamodule import FolderData
 from vitlora.data.value_range import range_text
 from vitlora.errors import BundleError, DataError, VitloraError
-from vitlora.evaluation.pictures import folder_of, seen, settle
+from vitlora.evaluation.pictures import settle
+from vitlora.evaluation.seen import seen
+from vitlora.evaluation.training_folder import folder_of
 from vitlora.files import draft, rename, write_through, write_whole
 from vitlora.hardware import pick_device
 from vitlora.quantization import Storage, dequantize

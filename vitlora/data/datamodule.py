@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from vitlora.data.augmentation import Augmentation, Recipe
 from vitlora.data.bit_depth import ValueRange
-from vitlora.data.dataset import Batches, ImageDataset, Views, seed_worker
+from vitlora.data.dataset import ImageDataset, PictureLoader, Views, seed_worker
 from vitlora.data.doctor.leaks import leak_notes
 from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import (
@@ -358,7 +358,7 @@ class FolderData(LightningDataModule):
         workers = min(self.num_workers, -(-len(dataset) // self.batch_size))
         side = self._needed_preprocessing().image_size
         workers = self._with_room(workers, self.batch_size * 3 * side * side * 4)
-        return Batches(
+        return PictureLoader(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,

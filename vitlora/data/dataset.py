@@ -70,7 +70,7 @@ class Views(Dataset[tuple[torch.Tensor, int]]):
         return self.pictures[index]
 
 
-class Batches(DataLoader[Any]):
+class PictureLoader(DataLoader[Any]):
     """Batches of pictures; or, once ``keep`` was called, of what was computed from them.
 
     An epoch that was asked for but has not begun by then is served the latter, too.

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from vitlora.data.dataset import Batches
+from vitlora.data.dataset import PictureLoader
 from vitlora.errors import UsageError
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
@@ -98,7 +98,7 @@ class PrefixCache(Callback):
         self.on_train_end(trainer, pl_module)
 
     def _begin(self, trainer: Any, module: Any) -> None:
-        if not isinstance(trainer.train_dataloader, Batches):
+        if not isinstance(trainer.train_dataloader, PictureLoader):
             if self.where == "auto":
                 return
             raise UsageError(
@@ -115,7 +115,7 @@ class PrefixCache(Callback):
             return
         features = Features(trainer, module, prefix)
         parts: list[Part] = [("train", view) for view in range(views)]
-        if isinstance(trainer.val_dataloaders, Batches):
+        if isinstance(trainer.val_dataloaders, PictureLoader):
             parts.append(("val", 0))
         made = self._made(features, parts, epochs)
         if made is None:
