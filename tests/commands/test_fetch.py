@@ -18,7 +18,7 @@ from PIL import Image
 from vitlora.cli.main import main as vitlora
 from vitlora.commands import fetch
 from vitlora.commands.fetch import main
-from vitlora.data.folder import read_folder
+from vitlora.data.class_folders import read_folder
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vitlora.data import datamodule
+from vitlora.data import datamodule, inspection
 from vitlora.data.augmentation import Augmentation
 from vitlora.data.datamodule import FolderData
 from vitlora.data.dataset import PictureLoader
@@ -194,7 +194,7 @@ def test_a_split_is_checked_once(make_folder, tmp_path, monkeypatch):
         checked.append(len(paths := [*paths]))
         return fingerprints(paths, *more)
 
-    monkeypatch.setattr(datamodule, "fingerprints", counting)
+    monkeypatch.setattr(inspection, "fingerprints", counting)
     data = ready(make_folder(tmp_path))
     for stage in ("fit", "validate", "fit"):
         data.setup(stage)
@@ -210,7 +210,7 @@ def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, 
     assert data.folder.counts("train") == [4, 4]
     assert len(images_of(data.train_dataloader())) == 8
     printed = capsys.readouterr().out
-    assert "skipping 1 unreadable train pictures" in printed and "torn.jpg" in printed
+    assert "skipping 1 unreadable train picture:" in printed and "torn.jpg" in printed
 
 
 def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path):
@@ -295,7 +295,7 @@ def test_groups_are_kept_together_and_recorded(make_folder, tmp_path):
         assert all(numbers.count(n) % 2 == 0 for n in numbers)
     record = data.record()
     assert record["drawn"] == {"val": 0.2, "test": 0.2, "seed": 0, "groups": file}
-    assert record["grouping"] == data.grouping
+    assert record["grouping"] == data.division.grouping
     plain = FolderData(str(root), test_fraction=0.2).record()
     assert set(plain) == {"root", "counts", "digests", "drawn"}
     assert set(plain["drawn"]) == {"val", "test", "seed"}
@@ -367,9 +367,8 @@ def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path,
 
 def test_the_search_for_copies_can_be_switched_off(tmp_path, capsys):
     one_picture_many_times(tmp_path)
-    data = ready(tmp_path)
-    data.check_copies = False
-    with patch("vitlora.data.datamodule.leak_notes", side_effect=AssertionError):
+    data = ready(tmp_path, check_copies=False)
+    with patch("vitlora.data.inspection.leak_notes", side_effect=AssertionError):
         data.setup("fit")
         data.setup("fit")
     err = capsys.readouterr().err

@@ -14,7 +14,7 @@ import yaml
 from vitlora import yaml_text
 from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.command_line import check_target
-from vitlora.data.folder import check_root
+from vitlora.data.class_folders import check_root
 from vitlora.errors import UsageError, nearest
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # of options, in configs and on the command line

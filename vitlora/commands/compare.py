@@ -16,7 +16,8 @@ import yaml
 
 from vitlora import __version__
 from vitlora.command_line import CommandParser
-from vitlora.data.folder import Folder, read_folder
+from vitlora.data.class_folders import read_folder
+from vitlora.data.folder import Folder
 from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.files import write_json, write_whole

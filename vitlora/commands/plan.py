@@ -181,7 +181,7 @@ def _batches(text: str | None) -> list[int]:
 
 def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, str]:
     """Returns the classes, the training pictures if they can be counted, and who says so."""
-    from vitlora.data.folder import read_folder
+    from vitlora.data.class_folders import read_folder
 
     root = Path(data["root"])
     try:

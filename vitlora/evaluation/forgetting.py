@@ -164,7 +164,7 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
         as_then = split in digests and data.digest(split) == digests[split]
         if bundle.usage is not None and not as_then:
             least = 0 if root is None else SAME_FOLDER
-            as_then = data.recall(bundle.usage, split, least) is not None
+            as_then = data.division.recall(bundle.usage, split, least) is not None
         if as_then:
             return f"the old {split} set", data.folder.splits[split]
     if root is None:

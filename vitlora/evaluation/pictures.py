@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitlora.bundle.checkpoint import Bundle
+from vitlora.data.class_folders import class_name
 from vitlora.data.datamodule import FolderData
-from vitlora.data.folder import SPLITS, Sample, class_name
+from vitlora.data.folder import SPLITS, Sample
 from vitlora.errors import BundleError, DataError, a_few, counted, nearest
 from vitlora.evaluation.seen import Seen, seen
 from vitlora.evaluation.training_folder import at_home, folder_of, same_split
@@ -67,7 +68,7 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
     if not data.drawn:
         out = 0
         if home and bundle.usage is not None and split in digests:
-            out = data.leave_out(bundle.usage, split)
+            out = data.division.leave_out(bundle.usage, split)
         if not out or same_split(data, digests, split):  # so did training
             return None
         return (
@@ -79,7 +80,7 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
     options += ("folds", "fold", "resplit") if home else ()
     as_asked = all(now.get(key) == drawn.get(key) for key in options)
     if as_asked and bundle.usage is not None:
-        new = data.recall(bundle.usage, split, least=0 if home else SAME_FOLDER)
+        new = data.division.recall(bundle.usage, split, least=0 if home else SAME_FOLDER)
         if new is not None:
             if same_split(data, digests, split):
                 return None
