@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vitlora.cli.main import _OTHERS, main
-from vitlora.command_line import check_target
+from vitlora.files import check_target
 from vitlora.errors import UsageError
 
 

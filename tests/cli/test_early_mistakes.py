@@ -11,8 +11,9 @@ from typing import Any, get_args
 import pytest
 
 from vitlora.cli.main import _OTHERS
-from vitlora.commands.merge import _BASES
-from vitlora.parsers import _adopt, _merge
+from vitlora.cli.complaints import _BASES
+from vitlora.parsers import _adopt
+from vitlora.cli.training import _merge
 from vitlora.quantization import Quantization
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from vitlora.cli.parser import CommandLine
 from vitlora.commands import fetch
 from vitlora.data.drawn import folder as drawn
 from vitlora.data.drawn.folder import ForeignFolderError
-from vitlora.data.folder import read_folder
+from vitlora.data.class_folders import read_folder
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError
 

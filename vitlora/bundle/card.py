@@ -10,7 +10,7 @@ import torch
 import yaml
 from timm.models import get_pretrained_cfg
 
-from vitlora.bundle.checkpoint import Record
+from vitlora.bundle.record import Record
 from vitlora.data.value_range import range_text
 from vitlora.quantization import Storage
 

@@ -17,7 +17,8 @@ from torch import nn
 from vitlora.backbones import Backbone
 from vitlora.backbones.torchvision import ARCHITECTURES
 from vitlora.bundle.checkpoint import Bundle
-from vitlora.bundle.updates import Update, bundle_backbone, merge_into, read_changes
+from vitlora.bundle.merging import bundle_backbone, merge_into
+from vitlora.bundle.updates import Update, read_changes
 from vitlora.errors import BundleError, VitloraError
 from vitlora.files import draft, rename, write_through
 from vitlora.hardware import pick_device

@@ -6,8 +6,8 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.usage import Usage
 from vitlora.errors import DataError, a_few
-from vitlora.evaluation.forgetting import Memory, remember
-from vitlora.evaluation.pictures import usage_of
+from vitlora.evaluation.forgetting import OldPictures, remember
+from vitlora.evaluation.seen import usage_of
 from vitlora.notes import note
 
 
@@ -44,7 +44,7 @@ def note_absent(data: FolderData) -> None:
 
 def remembered(
     parent: Bundle, network: nn.Module, data: FolderData, old: str | None
-) -> Memory | None:
+) -> OldPictures | None:
     """Returns a bundle's answers to its old pictures, before anything is trained.
 
     Args:

@@ -15,7 +15,7 @@ from torch import nn
 
 from vitlora import yaml_text
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
-from vitlora.bundle.updates import merged_network, trained_network
+from vitlora.bundle.merging import merged_network, trained_network
 from vitlora.cli.complaints import explained
 from vitlora.cli.continuing import follow, note_absent, remembered
 from vitlora.cli.lightning_parser import Parser, by_value, quieten, show_only_ours
@@ -23,7 +23,7 @@ from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
-from vitlora.evaluation.forgetting import Memory
+from vitlora.evaluation.forgetting import OldPictures
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
@@ -168,7 +168,7 @@ class VitloraCLI(LightningCLI):
             logs=config.trainer.logger in (None, True),
             parent=parent.digest[:16] if parent else None,
         )
-        self.memory: Memory | None = None
+        self.memory: OldPictures | None = None
         if parent:
             start(self.model, parent)
             data = self.datamodule

@@ -7,7 +7,9 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, a_few
-from vitlora.evaluation.pictures import Seen, at_home, seen, settle
+from vitlora.evaluation.pictures import settle
+from vitlora.evaluation.seen import Seen, seen
+from vitlora.evaluation.training_folder import at_home
 from vitlora.notes import note, warn
 from vitlora.training.classifier import Classifier
 

@@ -14,7 +14,7 @@ from vitlora.cli.run_options import run_options
 
 if TYPE_CHECKING:
     from vitlora.bundle.checkpoint import Bundle
-    from vitlora.evaluation.pictures import Seen
+    from vitlora.evaluation.seen import Seen
     from vitlora.metrics.scores import Scores
 
 

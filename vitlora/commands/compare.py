@@ -18,20 +18,14 @@ from typing import Any
 import yaml
 
 from vitlora import __version__
-from vitlora.data.folder import Folder, read_folder
+from vitlora.data.class_folders import read_folder
+from vitlora.data.folder import Folder
 from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_json, write_whole
 from vitlora.notes import tell
-from vitlora.studies.comparison import (
-    Failure,
-    Row,
-    Run,
-    advise,
-    needed,
-    points,
-    tells_apart,
-)
+from vitlora.studies.advice import advise, needed, points, tells_apart
+from vitlora.studies.comparison import Failure, Row, Run
 from vitlora.studies.comparison import compare as side_by_side
 from vitlora.studies.methods import check_methods, fit_words
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora

@@ -13,9 +13,9 @@ from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
 
 if TYPE_CHECKING:
+    from vitlora.data.bit_depth import ValueRange
     from vitlora.data.doctor.finding import Finding
     from vitlora.data.doctor.survey import Picture, Survey
-    from vitlora.data.images import ValueRange
 
 _SHOWN = 3  # names, or groups, of each finding on the console
 _TILES, _MEMBERS = 24, 6  # pictures, or groups, of each finding on the page; of each group

@@ -14,7 +14,7 @@ from vitlora.notes import note, warn
 
 if TYPE_CHECKING:
     from vitlora.evaluation.drift import Drift, Shift
-    from vitlora.evaluation.pictures import Seen
+    from vitlora.evaluation.seen import Seen
 
 _SHOWN = 10  # pictures, and classes of the mix
 _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
@@ -50,10 +50,10 @@ def drift(
     root = Path(data).expanduser()
     samples = [Sample(path, -1) for path in _pictures(root)]  # what they show is not known
     from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.updates import merged_network
+    from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.answers import answer
     from vitlora.evaluation.drift import compare
-    from vitlora.evaluation.pictures import seen
+    from vitlora.evaluation.seen import seen
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)

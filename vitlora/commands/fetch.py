@@ -88,7 +88,8 @@ def _draw(output: str | Path | None, downloads: str | Path | None) -> Fetched:
         raise UsageError(
             f"--downloads is for what is downloaded; {DRAWN} is drawn on this machine: leave it out"
         )
-    from vitlora.data.drawn.folder import SIZE, SPLITS, THINGS, draw_folder
+    from vitlora.data.drawn.folder import SIZE, SPLITS, draw_folder
+    from vitlora.data.drawn.things import THINGS
 
     folder = Path(output or Path("datasets") / DRAWN).expanduser()
     count = len(THINGS) * sum(SPLITS.values())

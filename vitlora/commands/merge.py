@@ -14,8 +14,9 @@ from vitlora.files import write_whole
 from vitlora.notes import note, tell, warn
 
 if TYPE_CHECKING:
-    from vitlora.bundle.checkpoint import Bundle, Record
+    from vitlora.bundle.checkpoint import Bundle
     from vitlora.bundle.merge import Merged
+    from vitlora.bundle.record import Record
     from vitlora.data.datamodule import FolderData
 
 
@@ -170,7 +171,9 @@ def _proof_file(output: Path) -> Path:
 
 def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     """Returns the validation split of training, or that of another folder."""
-    from vitlora.evaluation.pictures import folder_of, seen, settle
+    from vitlora.evaluation.pictures import settle
+    from vitlora.evaluation.seen import seen
+    from vitlora.evaluation.training_folder import folder_of
 
     data, split = folder_of(bundle, root), bundle.record.split
     noted = settle(bundle, data, "val") if bundle.usage is not None else None

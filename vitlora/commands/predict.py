@@ -19,7 +19,7 @@ from vitlora.notes import note
 from vitlora.prediction.light_imports import without_compiler
 
 if TYPE_CHECKING:
-    from vitlora.data.images import ValueRange
+    from vitlora.data.bit_depth import ValueRange
     from vitlora.metrics.judge import Prediction
     from vitlora.prediction.predictor import Predictor
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitlora.data.images import Opened, ValueRange, open_marked, seen_as
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.images import Opened, open_marked, seen_as
 from vitlora.data.value_range import read_range
 
 CropMode = Literal["center", "squash"]

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from vitlora import adapters
-from vitlora.data.folder import read_folder
+from vitlora.data.class_folders import read_folder
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import pick_device, pick_precision
 from vitlora.memory.batch import fitting_batch

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
+from vitlora.metrics.reference import Reference
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vitlora.backbones import features_and_logits
 from vitlora.bundle.checkpoint import Bundle, load_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
 from vitlora.metrics.judge import Prediction

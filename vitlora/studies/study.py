@@ -107,7 +107,7 @@ class Study:
         command = "test" if self.split == "test" else "validate"
         words = [command, "--checkpoint", str(self.path(method, seed)), "--json", str(scores)]
         words += ["--trainer.accelerator", str(self.base["trainer"]["accelerator"])]
-        words += ["--trainer.callbacks+", "vitlora.training.Answers"]
+        words += ["--trainer.callbacks+", "vitlora.training.RecordAnswers"]
         return [*words, "--trainer.callbacks.file", str(answers)]
 
 

@@ -9,8 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from vitlora.bundle.card import model_card
-from vitlora.bundle.checkpoint import Record, is_leftover, save_bundle
+from vitlora.bundle.checkpoint import save_bundle
 from vitlora.bundle.folder import is_bundle
+from vitlora.bundle.record import Record
+from vitlora.bundle.transaction import is_leftover
 from vitlora.errors import UsageError, counted
 from vitlora.metrics.scores import Scores
 from vitlora.notes import note, tell

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from vitlora.data.dataset import Batches
+from vitlora.data.dataset import PictureLoader
 from vitlora.errors import UsageError
 from vitlora.notes import tell
 from vitlora.training.cache.features import Features
@@ -90,7 +90,7 @@ class PrefixCache(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets go of what was kept."""
         module: Any = pl_module
-        module.rest = self._train = None
+        module.cached_forward = self._train = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -99,7 +99,7 @@ class PrefixCache(Callback):
         self.on_train_end(trainer, pl_module)
 
     def _begin(self, trainer: Any, module: Any) -> None:
-        if not isinstance(trainer.train_dataloader, Batches):
+        if not isinstance(trainer.train_dataloader, PictureLoader):
             if self.where == "auto":
                 return
             raise UsageError(
@@ -116,7 +116,7 @@ class PrefixCache(Callback):
             return
         features = Features(trainer, module, prefix)
         parts: list[Part] = [("train", view) for view in range(views)]
-        if isinstance(trainer.val_dataloaders, Batches):
+        if isinstance(trainer.val_dataloaders, PictureLoader):
             parts.append(("val", 0))
         made = self._made(features, parts, epochs)
         if made is None:
@@ -126,7 +126,7 @@ class PrefixCache(Callback):
         if ("val", 0) in made:
             kept = Kept([made["val", 0]], features.labels("val"))
             trainer.val_dataloaders.keep(kept.batches(features.data.batch_size, shuffle=False))
-        module.rest = prefix.after
+        module.cached_forward = prefix.after
         if isinstance(trainer.progress_bar_callback, Progress):  # its clock starts now
             trainer.progress_bar_callback.on_train_start(trainer, module)
 

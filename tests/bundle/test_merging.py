@@ -19,7 +19,7 @@ from vitlora.adapters import Lora
 from vitlora.backbones.backbone import find_source
 from vitlora.bundle import updates
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.errors import BundleError, UsageError
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import frozen_bytes, is_quantized
