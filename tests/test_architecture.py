@@ -32,7 +32,6 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ALONE: dict[str, set[str]] = {
     "hardware": {"errors"},
     "pages": set(),
-    "command_line": {"errors"},
     "config_files": {"errors"},
     "data": {"errors", "files", "notes"},
     "metrics": {"errors"},

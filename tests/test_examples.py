@@ -19,9 +19,8 @@ from runs import BACKBONE
 import vitlora
 from vitlora.cli.main import COMMANDS, ON_LIGHTNING, function_of, main
 
-# What needs a network, an account, or what nobody has here.
-_AWAY = ("vitlora fetch trashnet", "vitlora push", "vitlora adopt", "vitlora plan")
-_ERRORS = {"vitlora doctor": 1}  # it finds something
+# What needs a network, an account, what nobody has here, or minutes: tests of their own run these.
+_AWAY = ("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., Pa
     """A working folder as the examples have it: photos, a config, and a bundle."""
     home = tmp_path_factory.mktemp("home")
     make_folder(home / "photos", ("can", "glass"), ("train", "val", "test"), count=6)
-    for name in ("photos-of-june", "inbox"):
+    Path(home / "more").mkdir()
+    Image.new("RGB", (40, 40)).save(home / "more/a.png")
+    for name in ("photos-of-june", "inbox", "holiday"):
         make_folder(home / name, ("x",), (), count=6)
     Image.open(home / "photos/test/can/0.jpg").save(home / "photo.jpg")
     run = {
@@ -70,9 +71,16 @@ def test_every_public_name_has_an_example(name: str) -> None:
     assert any(">>> " in text or "$ vitlora " in text for text in texts)
 
 
-@pytest.mark.parametrize(("name", "value"), public(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "value"), list(public()), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_python_examples_give_what_they_say(name: str, value: Any) -> None:
-    here = {**{n: getattr(vitlora, n) for n in vitlora.__all__}, "np": np, "Image": Image}
+    here = {
+        **{n: getattr(vitlora, n) for n in vitlora.__all__},
+        "np": np,
+        "Image": Image,
+        "Path": Path,
+    }
     examples = doctest.DocTestParser().get_doctest(
         inspect.getdoc(value) or "", here, name, None, None
     )
@@ -96,11 +104,10 @@ def test_shell_examples_run(line: str, capsys: pytest.CaptureFixture[str]) -> No
         pytest.skip("needs a network, or what nobody has here")
     words = shlex.split(line.partition(" | ")[0].partition(" > ")[0])
     assert words[0] in ("vitlora", "python")
-    wanted = next((status for start, status in _ERRORS.items() if line.startswith(start)), 0)
     for name in [word for word in words if Path(word).suffix in (".html", ".safetensors")]:
         Path(name).unlink(missing_ok=True)
         Path(name).with_suffix(".json").unlink(missing_ok=True)
-    assert main(words[1:]) == wanted, capsys.readouterr().err
+    assert main(words[1:]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ON_LIGHTNING])

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vitlora.cli.main import _OTHERS, main
-from vitlora.files import check_target
 from vitlora.errors import UsageError
+from vitlora.files import check_target
 
 
 @pytest.mark.parametrize("command", _OTHERS)

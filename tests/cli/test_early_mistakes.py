@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-
-from vitlora.cli.main import _OTHERS
-from vitlora.cli.complaints import _BASES
 from vitlora.parsers import _adopt
+
+from vitlora.cli.complaints import _BASES
+from vitlora.cli.main import _OTHERS
 from vitlora.cli.training import _merge
 from vitlora.quantization import Quantization
 

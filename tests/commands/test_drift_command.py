@@ -20,9 +20,9 @@ from vitlora.commands.drift import main
 from vitlora.data.class_folders import read_folder
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.calibrate import calibrate
+from vitlora.metrics.judge import Prediction
 from vitlora.metrics.unsure import Unsure
 from vitlora.prediction.predictor import Predictor
-from vitlora.metrics.judge import Prediction
 
 
 @pytest.fixture(scope="module")

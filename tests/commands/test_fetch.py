@@ -19,9 +19,9 @@ from vitlora.cli.main import RENAMED
 from vitlora.cli.main import main as vitlora
 from vitlora.cli.parser import CommandLine
 from vitlora.commands import fetch
+from vitlora.data.class_folders import read_folder
 from vitlora.data.drawn import folder as drawn
 from vitlora.data.drawn.folder import ForeignFolderError
-from vitlora.data.class_folders import read_folder
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError
 

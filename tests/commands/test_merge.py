@@ -23,9 +23,9 @@ from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.backbones.backbone import find_source
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.merge import timm_arguments
 from vitlora.bundle.updates import Update
 from vitlora.commands.merge import main
-from vitlora.bundle.merge import timm_arguments
 from vitlora.errors import BackboneError, BundleError, DataError, UsageError, VitloraError
 from vitlora.quantization import dequantize
 

@@ -30,10 +30,10 @@ from vitlora.evaluation.pictures import Pictures
 from vitlora.evaluation.seen import Seen
 from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.intervals import exact_interval
+from vitlora.metrics.judge import Prediction
 from vitlora.metrics.reference import Reference
 from vitlora.pages.page import render
 from vitlora.prediction.predictor import Predictor
-from vitlora.metrics.judge import Prediction
 
 CLASSES = ('<b>&"é', "b", "c")
 VOID = {"meta", "img", "br", "input"}

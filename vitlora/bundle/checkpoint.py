@@ -61,6 +61,13 @@ class Bundle:
         usage: What training did with which picture; None in older bundles and adopted ones.
         config: The resolved run, the text of ``config.yaml``.
         digest: SHA-256 that ``vitlora.json`` gives itself.
+
+    Examples:
+        >>> bundle = load_bundle("checkpoints/waste5")
+        >>> bundle.record.classes
+        ('can', 'glass')
+        >>> bundle.record.method, bundle.judge.classes == bundle.record.classes
+        ('Lora', True)
     """
 
     folder: Path
@@ -207,6 +214,10 @@ def save_bundle(
 
 def load_bundle(folder: str | Path) -> Bundle:
     """Returns a bundle after checking every byte of it.
+
+    Examples:
+        >>> load_bundle("checkpoints/waste5").record.backbone
+        'vitlora/vit_micro_patch8_96'
 
     Raises:
         BundleError: No bundle is there, or it is torn, was changed, or is of another format.

@@ -194,7 +194,7 @@ class VitloraCLI(LightningCLI):
         if self.run_folder.best is None:
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
-        self.model.let_go()  # the bundle is read back, and its base may fill the memory
+        self.model.release()  # the bundle is read back, and its base may fill the memory
         print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
         if note := _ran_away(scores):
             print(note)

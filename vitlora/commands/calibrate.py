@@ -24,9 +24,9 @@ def calibrate(
     weights: str | None = None,
     device: str = "auto",
 ) -> Calibration:
-    """Fits the temperature of a bundle's confidence on validation pictures and writes it.
+    """Calibrates a bundle's confidence on validation pictures.
 
-    It also chooses below which confidence an answer is unsure, and learns where the training
+    It fits the temperature, chooses below which confidence an answer is unsure, and learns where the training
     pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for
     another error rate or for an adopted adapter.
 

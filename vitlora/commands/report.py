@@ -53,7 +53,7 @@ def report(
 
     Examples:
         $ vitlora report checkpoints/waste5
-        $ vitlora report checkpoints/waste5 --data photos --split all --output photos.html
+        $ vitlora report checkpoints/waste5 --data photos --split val --output photos.html
     """
     folder = check_there(checkpoint)
     page = _page(folder, output)

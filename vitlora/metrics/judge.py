@@ -21,6 +21,11 @@ class Prediction:
         unsure: Whether the confidence is below the one chosen after training.
         unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
         outside: Whether its values do not lie in the range of training; see ``images.Opened``.
+
+    Examples:
+        >>> answer = Prediction(Path("photo.jpg"), (("can", 0.9), ("tyre", 0.1)))
+        >>> answer.label, answer.confidence
+        ('can', 0.9)
     """
 
     path: Path

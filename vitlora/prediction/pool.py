@@ -53,6 +53,12 @@ class AdapterPool:
         BundleError: A bundle is damaged, belongs to another base, or holds a whole network.
         BackboneError: The base's weights cannot be had.
         UsageError: There is no bundle, or no such device.
+
+    Examples:
+        >>> pool = AdapterPool({"a": "checkpoints/waste5", "b": "checkpoints/waste5"})
+        >>> answers = pool.predict(["photos/test/can/0.jpg", "photos/test/can/1.jpg"], ["a", "b"])
+        >>> [answer.label in ("can", "glass") for answer in answers]
+        [True, True]
     """
 
     def __init__(
