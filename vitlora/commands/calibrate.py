@@ -26,9 +26,9 @@ def calibrate(
 ) -> Calibration:
     """Calibrates a bundle's confidence on validation pictures.
 
-    It fits the temperature, chooses below which confidence an answer is unsure, and learns where the training
-    pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for
-    another error rate or for an adopted adapter.
+    It fits the temperature, chooses below which confidence an answer is unsure, and learns where
+    the training pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does
+    it again, for another error rate or for an adopted adapter.
 
     Args:
         checkpoint: Folder of the bundle, which is rewritten.

@@ -25,8 +25,9 @@ def drift(
 ) -> DriftResult:
     """Says whether new photos are still like the training data.
 
-    The photos need no labels. Compared are the mix of classes, how sure the answers are, and how far the photos lie from the
-    pictures of training. The exit status is 0 whether something changed or not.
+    The photos need no labels. It compares the mix of classes, how sure the answers are, and how far
+    the photos lie from the pictures of training. The exit status is 0 whether something changed or
+    not.
 
     Args:
         checkpoint: Folder of the bundle.
