@@ -33,7 +33,7 @@ ALONE: dict[str, set[str]] = {
     "hardware": {"errors"},
     "pages": set(),
     "command_line": {"errors"},
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "notes"},
     "metrics": {"errors"},
     "quantization": {"errors"},
     "studies": {"errors", "files", "metrics", "yaml_text"},
