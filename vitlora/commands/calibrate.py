@@ -24,11 +24,11 @@ def calibrate(
     weights: str | None = None,
     device: str = "auto",
 ) -> Calibration:
-    """Fits the temperature of a bundle's confidence on validation pictures and writes it.
+    """Fits a bundle's confidence on validation pictures.
 
-    It also chooses below which confidence an answer is unsure, and learns where the training
-    pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for
-    another error rate or for an adopted adapter.
+    It writes the temperature into the bundle, chooses below which confidence an answer is unsure,
+    and learns where the training pictures lie, to know unfamiliar ones. 'vitlora fit' does so by
+    itself; this does it again, for another error rate or for an adopted adapter.
 
     Args:
         checkpoint: Folder of the bundle, which is rewritten.

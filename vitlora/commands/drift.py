@@ -23,10 +23,10 @@ _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
 def drift(
     checkpoint: str | Path, *, data: str | Path, weights: str | None = None, device: str = "auto"
 ) -> DriftResult:
-    """Says whether new photos, which need no labels, are still like the training data.
+    """Says whether new photos are still like the training data.
 
-    Compared are the mix of classes, how sure the answers are, and how far the photos lie from the
-    pictures of training. The exit status is 0 whether something changed or not.
+    They need no labels. Compared are the mix of classes, how sure the answers are, and how far the
+    photos lie from the pictures of training. The exit status is 0 whether something changed or not.
 
     Args:
         checkpoint: Folder of the bundle.
