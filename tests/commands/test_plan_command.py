@@ -94,7 +94,7 @@ def test_too_small_a_card_is_said(capsys: Any) -> None:
         (["photos"], "--config 'photos': no such file"),
         (["--from", "x"], "plan does not accept --from"),
         (["--print_config"], "plan does not accept --print_config"),
-        (["--model.lr", "1", "--model.lr=2"], "plan got --model.lr twice"),
+        (["--trainer.callbacks+", "A", "--trainer.callbacks+=B"], "got --trainer.callbacks+ twice"),
         pytest.param(
             ["--vram", "6GB", "--measure"],
             "--measure times this machine, which has no cuda",

@@ -81,7 +81,10 @@ class CommandLine:
         for name in raw.keys() - as_typed.keys():
             parser.add_argument(f"--{name}", type=self.hints[name])
         try:
-            read = parser.parse_object({n: v for n, v in raw.items() if n not in as_typed})
+            # a copy: it reads lists in place
+            read = parser.parse_object(
+                {n: [*v] if isinstance(v, list) else v for n, v in raw.items() if n not in as_typed}
+            )
         except ArgumentError as error:
             raise self._wrong(str(error), raw) from None
         return {**read.as_dict(), **as_typed}
@@ -130,7 +133,8 @@ class CommandLine:
             option, equals, value = word.partition("=")
             if "." in option and self.takes_options:
                 key = option.removeprefix("--")
-                if key in raw.setdefault("**", {}):
+                before = raw.setdefault("**", {}).pop(key, None)  # the last counts, as for fit
+                if before is not None and key.endswith("+"):
                     raise UsageError(f"{self.name} got {option} twice; give it once")
                 raw["**"][key] = value if equals else _value(option, waiting)
                 continue

@@ -59,7 +59,7 @@ def plan(
     Examples:
         $ vitlora plan waste5.yaml --vram 6GB
         $ vitlora plan demo.yaml --measure
-        $ vitlora plan --model.backbone timm/vit_7b_patch16_dinov3 --vram 6GB --methods qlora
+        $ vitlora plan --model.backbone timm/vit_7b_patch16_dinov3 --vram 6GB
     """
     methods = check_methods(methods)
     if any(batch < 1 for batch in batches):
