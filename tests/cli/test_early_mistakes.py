@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from vitlora.parsers import _adopt
 
+from vitlora.cli.complaints import _BASES
 from vitlora.cli.main import COMMANDS, ON_LIGHTNING
 from vitlora.cli.parser import CommandLine
-from vitlora.commands.merge import _BASES
+from vitlora.cli.training import _merge
 from vitlora.commands.predict import predict
-from vitlora.parsers import _adopt, _merge
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Quantization
 

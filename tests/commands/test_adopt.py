@@ -21,7 +21,7 @@ from vitlora.backbones import load_backbone
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.bundle.lora_options import check_known
 from vitlora.cli.main import main as vitlora
-from vitlora.commands.adopt import main
+from vitlora.commands.adopt import adopt as command
 from vitlora.errors import VitloraError
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Storage, dequantize
@@ -76,7 +76,16 @@ def save(folder: Path, **options: Any) -> nn.Module:
 
 def adopt(folder: Path, output: Path, *more: str, classes: str = "can, glass,tyre") -> int:
     words = ["--backbone", BACKBONE, "--weights", "none", "--image-size", "32", *more]
-    return main([str(folder), "--classes", classes, "--output", str(output), *words])
+    return vitlora(["adopt", str(folder), "--classes", classes, "--output", str(output), *words])
+
+
+def refused(folder: Path, output: Path, message: str, classes: str = "can,glass,tyre") -> str:
+    """Returns what the function raises, in one line that holds a message."""
+    options: dict[str, Any] = {"backbone": BACKBONE, "weights": "none", "image_size": 32}
+    with pytest.raises(VitloraError, match=message) as caught:
+        command(folder, classes=classes.split(","), output=output, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -141,8 +150,8 @@ def test_predict_validate_and_test_take_the_bundle(
             with torch.no_grad():
                 logits = network(transform(Image.open(path))[None])
             hits += int(logits.argmax()) == label
-    for command in ("validate", "test"):
-        assert vitlora([command, *words, "--json", str(tmp_path / "x.json")]) == 0
+    for scoring in ("validate", "test"):
+        assert vitlora([scoring, *words, "--json", str(tmp_path / "x.json")]) == 0
     scores = json.loads((tmp_path / "x.json").read_text())
     assert scores["accuracy"] == pytest.approx(hits / 12, abs=1e-5)
     picture = next((root / "val" / "can").iterdir())
@@ -154,8 +163,22 @@ def test_default_output_is_named_as_the_adapter(tmp_path: Path, monkeypatch: Any
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "mine", target_modules=["qkv"])
     words = ["--backbone", BACKBONE, "--weights", "none", "--image-size", "32"]
-    main(["mine", "--classes", "a,b,c", *words])
+    assert vitlora(["adopt", "mine", "--classes", "a", "--classes", "b,c", *words]) == 0
     assert load_bundle(tmp_path / "checkpoints" / "mine").record.classes == ("a", "b", "c")
+
+
+def test_what_is_printed_says_where_and_what_next(tmp_path: Path, capsys: Any) -> None:
+    save(tmp_path / "peft", target_modules=["qkv"])
+    assert adopt(tmp_path / "peft", tmp_path / "my bundle", "--json", str(tmp_path / "x.json")) == 0
+    said, out = capsys.readouterr(), tmp_path / "my bundle"
+    lines = said.out.splitlines()
+    assert lines[0].startswith(f"bundle   {out}  (") and lines[0].endswith(", 6 layers adapted")
+    assert lines[2] == f'test     vitlora test --checkpoint "{out}" --data.root FOLDER'
+    assert said.err.startswith("note: PEFT does not save which base weights, order of classes")
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert (found["checkpoint"], found["backbone"]) == (str(out), BACKBONE)
+    assert found["classes"] == ["can", "glass", "tyre"] and len(found["layers"]) == 6
+    assert f"({found['bytes']:,} bytes)" in lines[0]
 
 
 def edit(folder: Path, **fields: Any) -> None:
@@ -198,8 +221,23 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (_truncated, "torn or no safetensors file"),
     "no config": (lambda f: (f / CONFIG).unlink(), "holds no PEFT adapter"),
     "config no json": (lambda f: (f / CONFIG).write_text("{") and None, "is no JSON"),
-    "config a list": (lambda f: (f / CONFIG).write_text("[]") and None, "is of list"),
-    "other method": (lambda f: edit(f, peft_type="LOHA"), "is of LOHA; expected LORA"),
+    "config a list": (
+        lambda f: (f / CONFIG).write_text("[]") and None,
+        "describes a list; expected",
+    ),
+    "other method": (lambda f: edit(f, peft_type="LOHA"), "describes 'LOHA'; expected LORA"),
+    "method in two lines": (
+        lambda f: edit(f, peft_type="LO\nHA"),
+        r"describes 'LO\\nHA'; expected",
+    ),
+    "start in two lines": (
+        lambda f: edit(f, init_lora_weights="a\x1b\nb"),
+        r"started as 'a\\x1b\\nb', which changed",
+    ),
+    "base in two lines": (
+        lambda f: edit(f, base_model_name_or_path="timm/vit_tiny_patch16_224.a\nb"),
+        r"made for timm/vit_tiny_patch16_224.a\\nb",
+    ),
     "pissa": (lambda f: edit(f, init_lora_weights="pissa_niter_4"), "path_initial_model_for"),
     "olora": (lambda f: edit(f, init_lora_weights="olora"), "path_initial_model_for"),
     "corda": (lambda f: edit(f, init_lora_weights="corda"), "path_initial_model_for"),
@@ -300,42 +338,40 @@ def test_bad_adapter_is_refused_in_one_line(
     for file, content in good.items():
         (folder / file).write_bytes(content)
     damage(folder)
-    with pytest.raises(VitloraError, match=message) as caught:
-        adopt(folder, tmp_path / "bundle")
-    assert "\n" not in str(caught.value)
+    refused(folder, tmp_path / "bundle", message)
     assert not (tmp_path / "bundle").exists()
 
 
 def test_a_head_of_another_size_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "peft", target_modules=["qkv"])
-    with pytest.raises(VitloraError, match=r"2 classes \(a, b\), but .* has 3 outputs"):
-        adopt(tmp_path / "peft", tmp_path / "bundle", classes="a,b")
+    message = r"2 classes \(a, b\), but .* has 3 outputs"
+    refused(tmp_path / "peft", tmp_path / "bundle", message, classes="a,b")
 
 
 @pytest.mark.parametrize("classes", ["", "a", "a,a,b", "a,,b", ","])
-def test_odd_classes_are_refused(classes: str, tmp_path: Path) -> None:
-    with pytest.raises(VitloraError, match=r"--classes is .* expected at least 2 names"):
-        adopt(tmp_path, tmp_path / "bundle", classes=classes)
+def test_odd_classes_are_refused(classes: str, tmp_path: Path, capsys: Any) -> None:
+    refused(tmp_path, tmp_path / "bundle", "--classes is .* expected at least 2 names", classes)
+    assert adopt(tmp_path, tmp_path / "bundle", classes=classes) == 2
+    assert f"--classes is '{classes}'; expected at least 2" in capsys.readouterr().err
 
 
 def test_an_adapted_convolution_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "peft", target_modules=["proj"])
-    with pytest.raises(VitloraError, match=r"adapts patch_embed.proj, a Conv2d; .*exclude_modules"):
-        adopt(tmp_path / "peft", tmp_path / "bundle")
+    message = r"adapts patch_embed.proj, a Conv2d; .*exclude_modules"
+    refused(tmp_path / "peft", tmp_path / "bundle", message)
 
 
 def test_a_head_trained_as_lora_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "peft", target_modules=["qkv", "head"], modules_to_save=None)
-    with pytest.raises(VitloraError, match="holds no head"):
-        adopt(tmp_path / "peft", tmp_path / "bundle")
+    refused(tmp_path / "peft", tmp_path / "bundle", "holds no head")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     save(tmp_path / "peft", target_modules=["qkv"])
     adopt(tmp_path / "peft", tmp_path / "bundle")
     before = {path: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
-    with pytest.raises(VitloraError, match="exists, and adopt overwrites nothing"):
-        adopt(tmp_path / "peft", tmp_path / "bundle", classes="x,y,z")
+    message = "exists, and adopt overwrites nothing"
+    refused(tmp_path / "peft", tmp_path / "bundle", message, classes="x,y,z")
     assert {path: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == before
 
 
@@ -386,10 +422,9 @@ def test_an_adapter_for_another_librarys_vit_is_told_what_it_is(
         r=4, target_modules=[layer], base_model_name_or_path="google/vit-base-patch16-224"
     ).save_pretrained(str(tmp_path))
     save_file(tensors, tmp_path / TENSORS)
-    with pytest.raises(VitloraError, match=f"is an adapter for .*{library}") as caught:
-        adopt(tmp_path, tmp_path / "bundle")
-    assert "\n" not in str(caught.value) and layer in str(caught.value)
-    assert "google/vit-base-patch16-224" in str(caught.value)
+    said = refused(tmp_path, tmp_path / "bundle", f"is an adapter for .*{library}")
+    assert layer in said
+    assert "google/vit-base-patch16-224" in said
 
 
 @pytest.mark.parametrize(
@@ -421,5 +456,4 @@ def test_an_adapter_for_another_model_is_told_so(
     )
     parts = {f"{start}{layer}.lora_A.weight": torch.ones(4, 32)}
     save_file({**parts, f"{start}head.fc.weight": torch.ones(3, 32)}, tmp_path / TENSORS)
-    with pytest.raises(VitloraError, match=message):
-        adopt(tmp_path, tmp_path / "bundle")
+    refused(tmp_path, tmp_path / "bundle", message)

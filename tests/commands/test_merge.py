@@ -25,7 +25,8 @@ from vitlora.backbones.backbone import find_source
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.bundle.merge import timm_arguments
 from vitlora.bundle.updates import Update
-from vitlora.commands.merge import main
+from vitlora.cli.main import main as vitlora
+from vitlora.commands.merge import merge as command
 from vitlora.errors import BackboneError, BundleError, DataError, UsageError, VitloraError
 from vitlora.quantization import dequantize
 
@@ -94,7 +95,7 @@ def validation(bundle: Bundle) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def merge(bundle: Bundle, out: Path, *more: str) -> dict[str, Any]:
-    assert main([str(bundle.folder), str(out), *more]) == 0
+    assert vitlora(["merge", str(bundle.folder), str(out), *more]) == 0
     return json.loads(out.with_suffix(".json").read_text())
 
 
@@ -134,8 +135,9 @@ def test_full_precision_base_is_not_rounded(lora: Bundle, tmp_path: Path) -> Non
 
 def test_what_is_printed_opens_the_file(lora: Bundle, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "x.safetensors"
-    main([str(lora.folder), str(out)])
+    merge(lora, out)
     printed = capsys.readouterr().out
+    assert f"merged    {out}  ({out.stat().st_size:,} bytes), the base as the adapter" in printed
     lines = {
         line.split()[0]: line.partition(" ")[2].strip() for line in printed.splitlines() if line
     }
@@ -157,19 +159,19 @@ def test_drawn_split_is_found_again(tmp_path: Path, make_folder: Any, capsys: An
     bundle = load_bundle(tmp_path / "bundle")
     assert merge(bundle, tmp_path / "1.safetensors")["pictures"]["count"] == 6
     moved = shutil.copytree(root, tmp_path / "moved")
-    assert "note" not in capsys.readouterr().out
+    assert "note" not in capsys.readouterr().err
     merge(bundle, tmp_path / "2.safetensors", "--data", str(moved))
-    assert "note" not in capsys.readouterr().out
+    assert "note" not in capsys.readouterr().err
     next((root / "a").iterdir()).unlink()
     held = merge(bundle, tmp_path / "4.safetensors")["pictures"]["count"]
     assert held in (5, 6)  # those that were held out are known by their content
-    assert "note: the folder is not as it was" in capsys.readouterr().out or held == 6
+    assert "note: the folder is not as it was" in capsys.readouterr().err or held == 6
     save_bundle(bundle.folder, bundle.record, bundle.tensors, bundle.peft, "model: {}\n")
     with pytest.raises(DataError, match=r"are not those of training.*pass --data DIR"):
-        main([str(bundle.folder), str(tmp_path / "3.safetensors")])
+        command(bundle.folder, tmp_path / "3.safetensors")
     shutil.rmtree(root)
     with pytest.raises(DataError, match=r"no longer at .*pass --data DIR"):
-        main([str(bundle.folder), str(tmp_path / "3.safetensors")])
+        command(bundle.folder, tmp_path / "3.safetensors")
     assert not list(tmp_path.glob("*3*"))
 
 
@@ -179,14 +181,37 @@ def test_other_pictures_are_taken_with_a_note(
     other = make_folder(tmp_path / "other", CLASSES, splits=("val",), count=3)
     proof = merge(lora, tmp_path / "x.safetensors", "--data", str(other))
     assert proof["pictures"] == {"root": str(other), "count": 9}
-    assert "not the validation pictures of training" in capsys.readouterr().out
+    assert "note: these are not the validation pictures of training" in capsys.readouterr().err
+
+
+def test_json_says_what_the_proof_says(lora: Bundle, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "x.safetensors"
+    proof = merge(lora, out, "--json")
+    said = capsys.readouterr()
+    found = json.loads(said.out)  # nothing else is printed there
+    assert (found.pop("command"), bool(found.pop("vitlora"))) == ("merge", True)
+    assert found == proof and "proving on the validation pictures" in said.err
+    assert vitlora(["merge", str(lora.folder), "--out", str(tmp_path / "y.safetensors")]) == 0
+    assert "note: --out is now called --output" in capsys.readouterr().err
+
+
+def test_a_file_never_stands_without_its_proof(
+    lora: Bundle, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "x.json")
+
+    monkeypatch.setattr("vitlora.commands.merge.write_whole", full)
+    with pytest.raises(OSError, match="No space"):
+        command(lora.folder, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_merging_into_a_merged_file_is_refused(lora: Bundle, tmp_path: Path) -> None:
     merge(lora, tmp_path / "once.safetensors")
-    words = [str(lora.folder), str(tmp_path / "twice.safetensors")]
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
     with pytest.raises(BundleError, match="'vitlora merge' wrote it, and an adapter is in it"):
-        main([*words, "--weights", str(tmp_path / "once.safetensors")])
+        command(lora.folder, twice, weights=str(once))
     assert not list(tmp_path.glob("*twice*"))
 
 
@@ -224,27 +249,24 @@ def test_bad_bundles_and_bases_write_nothing(lora: Bundle, tmp_path: Path) -> No
     (tmp_path / "torn.safetensors").write_bytes(content[:-100])
     torn = shutil.copytree(lora.folder, tmp_path / "torn")
     (torn / "adapter_model.safetensors").write_bytes(b"\x80\x04pickle")
-    good = str(lora.folder)
+    good, infinite = lora.folder, torch.full((4, 160), torch.inf)
     (tmp_path / "out").mkdir()
-    cases: list[tuple[list[str], type[VitloraError], str]] = [
-        ([good, "--weights", str(tmp_path / "other.safetensors")], BundleError, "other weights"),
-        ([good, "--weights", str(tmp_path / "torn.safetensors")], BackboneError, "cannot be read"),
-        ([good, "--weights", str(tmp_path / "no.safetensors")], BackboneError, "no such file"),
-        ([str(torn)], BundleError, "truncated or changed"),
-        ([str(tmp_path / "none")], BundleError, "no such folder"),
-        ([str(_bad(lora, tmp_path / "1", **{a: None}))], BundleError, r"blocks\.0\.attn\.qkv"),
-        ([str(_bad(lora, tmp_path / "2", x=torch.ones(1)))], BundleError, "no place for: x"),
-        ([str(_bad(lora, tmp_path / "3", **{a: torch.ones(4, 7)}))], BundleError, "backbone has"),
-        (
-            [str(_bad(lora, tmp_path / "4", **{a: torch.full((4, 160), torch.inf)}))],
-            BundleError,
-            "not finite",
-        ),
-        ([good, "--data", str(tmp_path / "none")], DataError, "no such folder"),
+    cases: list[tuple[Path, dict[str, str], type[VitloraError], str]] = [
+        (good, {"weights": "other.safetensors"}, BundleError, "other weights"),
+        (good, {"weights": "torn.safetensors"}, BackboneError, "cannot be read"),
+        (good, {"weights": "no.safetensors"}, BackboneError, "no such file"),
+        (torn, {}, BundleError, "truncated or changed"),
+        (tmp_path / "none", {}, BundleError, "no such folder"),
+        (_bad(lora, tmp_path / "1", **{a: None}), {}, BundleError, r"blocks\.0\.attn\.qkv"),
+        (_bad(lora, tmp_path / "2", x=torch.ones(1)), {}, BundleError, "no place for: x"),
+        (_bad(lora, tmp_path / "3", **{a: torch.ones(4, 7)}), {}, BundleError, "backbone has"),
+        (_bad(lora, tmp_path / "4", **{a: infinite}), {}, BundleError, "not finite"),
+        (good, {"data": "none"}, DataError, "--data '.*none': no such folder"),
     ]
-    for words, kind, message in cases:
+    for folder, options, kind, message in cases:
+        options = {key: str(tmp_path / name) for key, name in options.items()}
         with pytest.raises(kind, match=message) as caught:
-            main([words[0], str(tmp_path / "out" / "x.safetensors"), *words[1:]])
+            command(folder, tmp_path / "out" / "x.safetensors", **options)  # pyright: ignore
         assert "\n" not in str(caught.value)
         assert not list((tmp_path / "out").iterdir()), message
 
@@ -260,7 +282,7 @@ def test_output_is_never_overwritten(lora: Bundle, tmp_path: Path) -> None:
     }
     for name, message in cases.items():
         with pytest.raises(UsageError, match=message):
-            main([str(lora.folder), str(tmp_path / name)])
+            command(lora.folder, tmp_path / name)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "a.safetensors": "mine",
         "b.json": "mine",
@@ -275,7 +297,7 @@ def test_a_wrong_merge_convicts_itself(lora: Bundle, tmp_path: Path, monkeypatch
         lambda self, weight: right(replace(self, scaling=2 * self.scaling), weight),
     )
     with pytest.raises(VitloraError, match="the merged file is wrong"):
-        main([str(lora.folder), str(tmp_path / "x.safetensors")])
+        command(lora.folder, tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
 
 

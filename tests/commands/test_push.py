@@ -17,7 +17,8 @@ from runs import train
 
 from vitlora.adapters import LinearProbe, Lora
 from vitlora.bundle.checkpoint import load_bundle, save_bundle
-from vitlora.commands.push import main
+from vitlora.cli.main import main as vitlora
+from vitlora.commands.push import push
 from vitlora.errors import BundleError, UsageError, VitloraError
 
 REPO = "jane/photos"
@@ -186,10 +187,12 @@ def bundle(made: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def refused(*words: str, kind: type[VitloraError] = VitloraError) -> str:
+def refused(
+    folder: Path, repository: str, private: bool = False, kind: type[VitloraError] = VitloraError
+) -> str:
     """Returns what a push says that fails."""
     with pytest.raises(kind) as caught:
-        main(list(words))
+        push(folder, repository, private=private)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -198,7 +201,7 @@ def test_a_push_is_one_commit_of_the_bundles_files_and_nothing_else(
     bundle: Path, hub: Hub, tmp_path: Path, capsys: Any
 ) -> None:
     (bundle / "README.md").write_text("---\npipeline_tag: image-classification\n---\nmine\n")
-    assert main([str(bundle), REPO, "--private", "--message", "first try"]) == 0
+    assert vitlora(["push", str(bundle), REPO, "--private", "--message", "first try"]) == 0
     assert hub.repos == {REPO: True}
     ((message, files),) = hub.commits
     assert message == "first try"
@@ -217,13 +220,25 @@ def test_a_push_is_one_commit_of_the_bundles_files_and_nothing_else(
 
 
 def test_a_push_says_what_its_files_give_away(bundle: Path, hub: Hub, capsys: Any) -> None:
-    assert main([str(bundle), REPO]) == 0
-    assert "tells whoever has a picture whether it was trained on" in capsys.readouterr().out
+    assert vitlora(["push", str(bundle), REPO]) == 0
+    said = capsys.readouterr().err
+    assert "note: pictures.safetensors tells whoever has a picture whether it was trained" in said
+
+
+def test_json_says_where_it_went(bundle: Path, hub: Hub, capsys: Any) -> None:
+    assert vitlora(["push", str(bundle), REPO, "--private", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)  # nothing else is printed there
+    ((_, files),) = hub.commits
+    assert found["files"] == {name: len(content) for name, content in files.items()}
+    assert (found["repository"], found["url"]) == (REPO, f"{hub.url}/{REPO}")
+    assert (found["private"], found["checkpoint"]) == (True, str(bundle))
+    assert said.err.startswith(f"to the private {hub.url}/{REPO}:")
 
 
 def test_a_bundle_without_a_card_gets_one_on_the_hub_alone(bundle: Path, hub: Hub) -> None:
     (bundle / "README.md").unlink(missing_ok=True)
-    assert main([str(bundle), REPO]) == 0
+    assert vitlora(["push", str(bundle), REPO]) == 0
     ((message, files),) = hub.commits
     assert message == "Lora on vitlora/vit_micro_patch8_96, by vitlora"
     assert files.keys() == {*FILES, "README.md"}
@@ -233,11 +248,11 @@ def test_a_bundle_without_a_card_gets_one_on_the_hub_alone(bundle: Path, hub: Hu
 
 
 def test_a_second_push_is_a_second_commit_to_the_same_repository(bundle: Path, hub: Hub) -> None:
-    assert main([str(bundle), REPO, "--private"]) == 0
+    assert vitlora(["push", str(bundle), REPO, "--private"]) == 0
     read = load_bundle(bundle)
     tensors = {name: tensor + 1 for name, tensor in read.tensors.items()}
     save_bundle(bundle, read.record, tensors, read.peft, "run: 2\n")
-    assert main([str(bundle), REPO]) == 0
+    assert vitlora(["push", str(bundle), REPO]) == 0
     assert len(hub.commits) == 2
     assert hub.commits[1][1]["config.yaml"] == b"run: 2\n"
     assert hub.repos == {REPO: True}
@@ -249,7 +264,7 @@ def test_what_an_earlier_bundle_left_in_the_folder_stays_there(
     train(make_folder(tmp_path / "data"), tmp_path / "probe", adapter=LinearProbe())
     shutil.copytree(tmp_path / "probe", bundle, dirs_exist_ok=True)
     assert (bundle / "adapter_config.json").exists()  # LoRA's
-    assert main([str(bundle), REPO]) == 0
+    assert vitlora(["push", str(bundle), REPO]) == 0
     assert "adapter_config.json" not in hub.commits[0][1]
 
 
@@ -258,7 +273,7 @@ def test_a_save_that_was_torn_is_pushed_as_it_loads(bundle: Path, hub: Hub) -> N
     (bundle / "config.yaml").rename(bundle / ".config.yaml.new")
     (bundle / "config.yaml").write_text("older: 1\n")
     (bundle / ".adapter_config.json.new").write_text("a newer bundle's, which never counted")
-    assert main([str(bundle), REPO]) == 0
+    assert vitlora(["push", str(bundle), REPO]) == 0
     files = hub.commits[0][1]
     assert {name: files[name] for name in FILES} == expected
 
@@ -270,8 +285,8 @@ def test_local_paths_are_told_before_they_are_published(
     record = dataclasses.replace(read.record, weights="C:\\Users\\jane\\vit.pth")
     run = "data: {root: photos, classes: [a, /home/jane/b]}\n"
     save_bundle(tmp_path / "told", record, read.tensors, read.peft, run)
-    assert main([str(tmp_path / "told"), REPO]) == 0
-    (note,) = (line for line in capsys.readouterr().out.splitlines() if "note: " in line)
+    assert vitlora(["push", str(tmp_path / "told"), REPO]) == 0
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if "machine: " in line)
     paths = note.partition("machine: ")[2].split(", ")
     assert set(paths) == {"/home/jane/b", "C:\\Users\\jane\\vit.pth", record.split["root"]}
 
@@ -284,13 +299,13 @@ def test_a_run_that_is_none_is_refused_before_a_repository_is_made(
     for number, run in enumerate(("a: [", "\n".join(["a0: &a0 [/x]", *lines]))):
         folder = tmp_path / str(number)
         save_bundle(folder, read.record, read.tensors, read.peft, run)
-        assert "describes no run" in refused(str(folder), REPO)
+        assert "describes no run" in refused(folder, REPO)
     assert not hub.repos and not hub.commits
 
 
 def test_private_is_not_promised_where_the_repository_is_public(bundle: Path, hub: Hub) -> None:
     hub.repos[REPO] = False
-    said = refused(str(bundle), REPO, "--private")
+    said = refused(bundle, REPO, private=True)
     assert f"{REPO} exists and is public" in said
     assert not hub.commits
     assert not hub.large
@@ -320,7 +335,7 @@ def test_the_hubs_refusals_are_one_line(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     hub.refusals = refusals
-    said = refused(str(bundle), REPO)
+    said = refused(bundle, REPO)
     for part in (f"{hub.url}/{REPO} was refused", *expected):
         assert part in said
     assert not hub.commits
@@ -331,7 +346,7 @@ def test_no_network_is_one_line(bundle: Path, hub: Hub, monkeypatch: pytest.Monk
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    said = refused(str(bundle), REPO)
+    said = refused(bundle, REPO)
     assert said.startswith(f"the push to {url}/{REPO} failed (Connect")
     assert said.endswith("; is there a network?")
 
@@ -342,7 +357,7 @@ def test_without_a_token_nothing_is_asked(
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    said = refused(str(bundle), REPO)
+    said = refused(bundle, REPO)
     assert "hf auth login" in said
     assert "HF_TOKEN" in said
     assert not hub.asked
@@ -353,19 +368,19 @@ def test_without_a_token_nothing_is_asked(
     ["photos", "jane/", "/photos", "jane/a/b", "https://huggingface.co/jane/a", "jané/a", ""],
 )
 def test_a_repository_is_an_owner_and_a_name(bundle: Path, hub: Hub, repo: str) -> None:
-    said = refused(str(bundle), repo, kind=UsageError)
-    assert f"REPO is '{repo}'; expected owner/name" in said
+    said = refused(bundle, repo, kind=UsageError)
+    assert f"REPOSITORY is '{repo}'; expected owner/name" in said
     assert not hub.asked
 
 
 def test_a_name_the_hub_does_not_take_is_one_line(bundle: Path, hub: Hub) -> None:
-    assert "a--b" in refused(str(bundle), "jane/a--b")
+    assert "a--b" in refused(bundle, "jane/a--b")
     assert not hub.commits
 
 
 def test_a_damaged_bundle_stays_here(bundle: Path, hub: Hub) -> None:
     path = bundle / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    assert path.name in refused(str(bundle), REPO, kind=BundleError)
-    refused(str(bundle / "logs"), REPO, kind=BundleError)
+    assert path.name in refused(bundle, REPO, kind=BundleError)
+    refused(bundle / "logs", REPO, kind=BundleError)
     assert not hub.asked

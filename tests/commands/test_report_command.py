@@ -19,20 +19,20 @@ from runs import train
 
 from vitlora.adapters import Lora
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
-from vitlora.commands import report
-from vitlora.commands.report import main
+from vitlora.cli.main import main as vitlora
+from vitlora.commands.report import MARK, report
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import Sample
-from vitlora.errors import BundleError, DataError, UsageError, VitloraError
+from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.figures import as_seen
 from vitlora.evaluation.pictures import Pictures
+from vitlora.evaluation.report_page import ReportPage
 from vitlora.evaluation.seen import Seen
 from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.intervals import exact_interval
 from vitlora.metrics.judge import Prediction
 from vitlora.metrics.reference import Reference
-from vitlora.pages.page import render
 from vitlora.prediction.predictor import Predictor
 
 CLASSES = ('<b>&"é', "b", "c")
@@ -99,7 +99,7 @@ def bundle(tmp_path_factory: Any, make_folder: Any) -> Bundle:
 @pytest.fixture(scope="module")
 def page_file(bundle: Bundle, tmp_path_factory: Any) -> Path:
     out = tmp_path_factory.mktemp("page") / "r.html"
-    assert main([str(bundle.folder), "--out", str(out)]) == 0
+    assert vitlora(["report", str(bundle.folder), "--output", str(out)]) == 0
     return out
 
 
@@ -167,7 +167,7 @@ def test_page_asks_for_nothing_and_hides_nothing(page: Page, page_file: Path) ->
 
 
 def test_page_says_how_it_was_made(bundle: Bundle, page: Page) -> None:
-    assert f"vitlora report {bundle.folder} --out" in page.text
+    assert re.search(rf"vitlora report {bundle.folder} --output \S+/r.html bundle", page.text)
     assert bundle.record.base_digest[:12] in page.text
     assert torch.__version__.partition("+")[0] in page.text
     assert "model: {}" in page.text  # the run's configuration
@@ -184,7 +184,8 @@ def test_unreadable_pictures_are_listed_and_left_out(
 ) -> None:
     root = make_folder(tmp_path / "new", (*CLASSES, "stranger"), splits=(), count=2)
     (root / "c" / "torn.jpg").write_bytes((root / "c" / "0.jpg").read_bytes()[:300])
-    main([str(bundle.folder), "--data", str(root), "--out", str(tmp_path / "r.html")])
+    out = ["--data", str(root), "--output", str(tmp_path / "r.html")]
+    assert vitlora(["report", str(bundle.folder), *out]) == 0
     page = Page(tmp_path / "r.html")
     assert "6 pictures of" in page.text
     assert "split all" in page.text
@@ -216,7 +217,7 @@ def test_a_temperature_and_a_threshold_are_applied(bundle: Bundle, tmp_path: Pat
     reference = Reference.of(torch.randn(40, 160), torch.arange(40) % 3, 8)
     record, folder = replace(bundle.record, confidence=known), tmp_path / "bundle"
     save_bundle(folder, record, bundle.tensors, bundle.peft, "model: {}\n", None, reference)
-    main([str(folder), "--out", str(tmp_path / "r.html")])
+    report(folder, output=tmp_path / "r.html")
     page = Page(tmp_path / "r.html")
     names = [CLASSES[index] for index in logits.argmax(1).tolist()]
     wrong = [name != path.parent.name for name, path in zip(names, paths, strict=True)]
@@ -252,8 +253,8 @@ def test_who_is_unsure_is_the_judges_word(bundle: Bundle, tmp_path: Path) -> Non
     samples = tuple(Sample(tmp_path / f"{i}.jpg", 0) for i in range(4))
     answers = Answers(samples, logits, torch.zeros(4, 160), {})
     pictures = Pictures(tmp_path, "test", list(samples), (), Seen(4))
-    page = report._Page(judging, pictures, answers)
-    sure = page._sure()
+    page = ReportPage(judging, pictures, answers)
+    sure = page.answered()
     assert page.sure.tolist() == [False, True, True, True]
     assert sure is not None
     assert sure[0] == (0.75, exact_interval(3, 4))
@@ -265,7 +266,7 @@ def test_an_earlier_report_is_replaced_and_nothing_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundle-report.html").write_bytes(page_file.read_bytes()[:3000])
-    assert main([str(bundle.folder)]) == 0
+    assert vitlora(["report", str(bundle.folder)]) == 0
     assert Page(tmp_path / "bundle-report.html").images
     assert [path.name for path in tmp_path.iterdir()] == ["bundle-report.html"]
     (tmp_path / "mine.html").write_text("mine")
@@ -278,9 +279,32 @@ def test_an_earlier_report_is_replaced_and_nothing_else(
         str(bundle.folder / "r.html"): "inside a bundle",
     }.items():
         with pytest.raises(UsageError, match=message) as caught:
-            main([str(bundle.folder), "--out", out])
+            report(bundle.folder, output=out)
         assert "\n" not in str(caught.value)
     assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def test_a_page_bears_the_mark_by_which_it_is_known_again(page_file: Path) -> None:
+    assert MARK in page_file.read_bytes()[:2000]
+
+
+def test_json_holds_the_scores_and_the_page_its_command(
+    bundle: Bundle, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["report", str(bundle.folder), "--out", "my page.html", "--split=val", "--device=cpu"]
+    assert vitlora([*words, "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    answers = predictions(bundle, "val")
+    right = sum(answer.label == answer.path.parent.name for answer in answers)
+    assert found["accuracy"] == pytest.approx(right / len(answers), abs=1e-6)
+    assert (found["images"], found["split"], found["seen_in_training"]) == (len(answers), "val", 0)
+    assert (found["checkpoint"], found["output"]) == (str(bundle.folder), "my page.html")
+    assert found["unreadable"] == {}
+    assert "note: --out is now called --output; the old name still works" in said.err
+    command = f"vitlora report {bundle.folder} --split val --output 'my page.html' --device cpu"
+    assert command in Page(tmp_path / "my page.html").text
 
 
 def test_bad_folders_are_refused_in_a_line(
@@ -288,14 +312,14 @@ def test_bad_folders_are_refused_in_a_line(
 ) -> None:
     lacking = make_folder(tmp_path / "lacking", ('<b>&"e', "b", "c"), splits=("test",), count=1)
     whole = make_folder(tmp_path / "whole", CLASSES, splits=("val",), count=1)
-    cases: list[tuple[list[str], type[VitloraError], str]] = [
-        (["--data", str(tmp_path / "none")], DataError, "no such folder"),
-        (["--data", str(lacking)], DataError, "has no class folder '<b>&\"é' .did you mean"),
-        (["--data", str(whole), "--split", "test"], DataError, "has no split 'test'; it has val"),
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"data": tmp_path / "none"}, "--data '.*none': no such folder"),
+        ({"data": lacking}, "has no class folder '<b>&\"é' .did you mean"),
+        ({"data": whole, "split": "test"}, "has no split 'test'; it has val"),
     ]
-    for words, kind, message in cases:
-        with pytest.raises(kind, match=message) as caught:
-            main([str(bundle.folder), "--out", str(tmp_path / "r.html"), *words])
+    for options, message in cases:
+        with pytest.raises(DataError, match=message) as caught:
+            report(bundle.folder, output=tmp_path / "r.html", **options)
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.glob("*.html"))
 
@@ -305,24 +329,24 @@ def test_drawn_splits_are_the_ones_held_out(tmp_path: Path, make_folder: Any) ->
     train(root, tmp_path / "bundle", adapter=Lora(rank=2))
     bundle, out = load_bundle(tmp_path / "bundle"), tmp_path / "r.html"
     held = FolderData(str(root)).folder.splits["val"]
-    main([str(bundle.folder), "--out", str(out)])
+    report(bundle.folder, output=out)
     page = Page(out)
     assert "3 pictures of" in page.text
     assert "split val" in page.text
     assert "Training chose its best epoch on these pictures" in page.text
     assert "none is byte for byte a training picture" in page.text
     moved = shutil.copytree(root, tmp_path / "moved")
-    main([str(bundle.folder), "--data", str(moved), "--out", str(out)])
+    report(bundle.folder, data=moved, output=out)
     assert "3 pictures of" in Page(out).text  # a copy is recognised, and split the same
     (held_out,) = (a.name for a in (sample.path for sample in held) if a.parent.name == "b")
     (moved / "b" / held_out).unlink()
-    main([str(bundle.folder), "--data", str(moved), "--out", str(out)])
+    report(bundle.folder, data=moved, output=out)
     assert "of 3 val pictures held out then, 2 are there and count" in Page(out).text
     assert "2 pictures of" in Page(out).text
     for sample in held:
         sample.path.unlink(missing_ok=True)
     with pytest.raises(BundleError, match="is not the one held out in training"):
-        main([str(bundle.folder), "--out", str(out)])
+        report(bundle.folder, output=out)
 
 
 def test_ten_thousand_pictures_make_a_page_of_a_few_megabytes(
@@ -338,16 +362,9 @@ def test_ten_thousand_pictures_make_a_page_of_a_few_megabytes(
     unread = {tmp_path / f"{i}.png": "damaged" for i in range(10_000)}
     answers = Answers(samples, torch.randn(10_000, 3), torch.zeros(10_000, 1), unread)
     pictures = Pictures(tmp_path, "test", list(samples), (), Seen(len(samples)))
-    content = report._Page(bundle, pictures, answers)
+    content = ReportPage(bundle, pictures, answers)
     network = Predictor(bundle).network
-    values = {
-        **content.values(),
-        **content.looked_at(network, torch.device("cpu")),
-        **report._problems(pictures, answers),
-        "command": "",
-        "made": "",
-    }
-    (tmp_path / "r.html").write_text(render("report.html", **values), "utf-8")
+    (tmp_path / "r.html").write_text(content.html(network, torch.device("cpu"), ""), "utf-8")
     page = Page(tmp_path / "r.html")
     assert sum(n for name, n in page.images.items() if name.startswith("cell")) == 400
     assert "9,950 more" in page.text

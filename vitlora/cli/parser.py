@@ -189,7 +189,7 @@ class CommandLine:
                 raw[name] = stray.pop(0)
         if stray:
             raise UsageError(
-                f"{self.name} does not know what to do with '{stray[0]}'; usage: {self._usage()}"
+                f"{self.name} does not know what to do with '{stray[0]}'; {self._see()}"
             )
 
     def _wrong(self, said: str, raw: Mapping[str, Any]) -> UsageError:

@@ -131,10 +131,6 @@ def _check_folders(adapter: Path, bundle: Path) -> None:
     Raises:
         UsageError: Either is so.
     """
-    if bundle.exists():
-        raise UsageError(
-            f"--output is '{bundle}', which exists, and adopt overwrites nothing; choose another"
-        )
     if (adapter / RECORD).exists():
         raise UsageError(f"{adapter} is a bundle already; use it as it is")
     if not (adapter / PEFT_CONFIG).is_file():
@@ -142,3 +138,5 @@ def _check_folders(adapter: Path, bundle: Path) -> None:
             f"{adapter} holds no PEFT adapter: it has no {PEFT_CONFIG}; expected the folder that "
             "PEFT's save_pretrained wrote"
         )
+    if bundle.exists():
+        raise UsageError(f"{bundle} exists, and adopt overwrites nothing; choose another --output")
