@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vitlora.studies.comparison import Run, advise, compare
+from vitlora.studies.advice import advise
+from vitlora.studies.comparison import Run, compare
 
 _MARGIN = 0.02
 _WRONG, _DISAGREE = 0.1, 0.12

@@ -18,13 +18,14 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 
 from vitlora.bundle.checkpoint import load_bundle
-from vitlora.bundle.updates import merged_network
-from vitlora.data.folder import Sample, read_folder
+from vitlora.bundle.merging import merged_network
+from vitlora.data.class_folders import read_folder
+from vitlora.data.folder import Sample
 from vitlora.data.listing import list_pictures
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.calibrate import calibrate
 from vitlora.hardware import pick_device
-from vitlora.metrics.confidence import Reference
+from vitlora.metrics.reference import Reference
 from vitlora.metrics.unsure import Unsure
 
 

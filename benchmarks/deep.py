@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from vitlora.backbones import load_backbone
-from vitlora.data.folder import Folder, read_folder
-from vitlora.data.images import ValueRange, open_image
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.class_folders import read_folder
+from vitlora.data.folder import Folder
+from vitlora.data.images import open_image
 from vitlora.data.value_range import find_range
 from vitlora.evaluation.answers import answer
 from vitlora.metrics.scores import Scores

@@ -26,8 +26,9 @@ from torch import nn
 
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
-from vitlora.bundle.checkpoint import Bundle, Record, load_bundle, save_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.merging import merged_network
+from vitlora.bundle.record import Record
 from vitlora.prediction.pool import AdapterPool
 from vitlora.quantization import Storage
 

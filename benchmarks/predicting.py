@@ -37,7 +37,8 @@ from torch import nn
 
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
-from vitlora.bundle.checkpoint import Record, save_bundle
+from vitlora.bundle.checkpoint import save_bundle
+from vitlora.bundle.record import Record
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Storage
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from vitlora.adapters import Lora, gradient_self_test
 from vitlora.backbones import Backbone
-from vitlora.bundle.checkpoint import Record, load_bundle, save_bundle
-from vitlora.bundle.updates import merge_into
+from vitlora.bundle.checkpoint import load_bundle, save_bundle
+from vitlora.bundle.merging import merge_into
+from vitlora.bundle.record import Record
 from vitlora.quantization import Storage, dequantize, freeze
 
 # name -> options of Lora, how the head is trained
@@ -66,9 +67,9 @@ def trained(family: str, method: str, storage: Storage) -> tuple[Lora, Backbone,
     torch.manual_seed(1)
     network = adapter.inject(backbone, head)
     if adapter.needs_base:
-        adapter.undo_rounding(network, base)
+        adapter.init_loftq(network, base)
     batch = images(backbone, 8)
-    adapter.look_at(network, lambda: [(batch[i::2], None) for i in (0, 1)])
+    adapter.init_from_data(network, lambda: [(batch[i::2], None) for i in (0, 1)])
     for parameter in network.parameters():
         if parameter.requires_grad:
             noise = 0.05 * torch.randn_like(parameter)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from vitlora.cli.results import printing
 
 
 def _make_folder(
@@ -32,6 +34,13 @@ def _make_folder(
                 picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
                 picture.save(folder / f"{index}.jpg", quality=90)
     return Path(root)
+
+
+@pytest.fixture(autouse=True)
+def printed() -> Iterator[None]:
+    """Prints what the library logs, as the command line does, for `capsys` to see."""
+    with printing(quiet=False):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import stat
 import sys
 import threading
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 from vitlora import files
-from vitlora.files import alone_in, draft, is_draft, rename, write_whole
+from vitlora.errors import UsageError
+from vitlora.files import alone_in, check_target, draft, is_draft, rename, write_whole
 
 
 def _write_often(path: Path, letter: str, times: int, complaints: Any) -> None:
@@ -160,3 +162,29 @@ def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path, monkeypat
         write_whole(tmp_path / "a.json", "text")
     assert full.value.filename == str(tmp_path / "a.json")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("photo.jpg", "does not end in .csv; it is not overwritten"),
+        ("README", "does not end in .csv; it is not overwritten"),
+        ("folder", "is a folder; expected a file"),
+        ("nowhere/x.csv", "its folder does not exist"),
+        ("old.csv", None),
+        ("new", None),
+        ("/dev/null", None),
+        ("-", None),
+        ("", None),
+    ],
+)
+def test_only_files_of_an_earlier_run_are_overwritten(name, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for file in ("photo.jpg", "README", "old.csv"):
+        (tmp_path / file).write_text("mine")
+    if said is None:
+        check_target("--csv", name, ".csv")
+        return
+    with pytest.raises(UsageError, match=re.escape(f"--csv '{name}'") + ".*" + re.escape(said)):
+        check_target("--csv", name, ".csv")

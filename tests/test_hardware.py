@@ -152,10 +152,10 @@ def test_windows_lends_a_gpu_no_host_memory(monkeypatch, system, device, want):
 
 
 def test_memory_that_runs_out_is_one_line_in_every_command(monkeypatch, capsys):
-    def full(options):
+    def full(data: str):
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr("vitlora.commands.doctor.main", full)
+    monkeypatch.setattr("vitlora.commands.doctor.doctor", full)
     assert main(["doctor", "--data", "photos"]) == 1
     assert capsys.readouterr().err.startswith("vitlora: memory ran out; take smaller batches")
 

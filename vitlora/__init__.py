@@ -1,3 +1,92 @@
-"""Fine-tune Vision Transformers on a folder of images with LoRA or NF4 QLoRA."""
+"""Fine-tune Vision Transformers on a folder of images with LoRA or NF4 QLoRA.
+
+Every command is a function of the same name: ``vitlora fit --config demo.yaml`` is
+``vitlora.fit("demo.yaml")``. Names are imported when they are used, so that ``import vitlora``
+imports no torch. What a function has to tell beside its result, it logs as ``vitlora``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vitlora.bundle.checkpoint import Bundle, load_bundle
+    from vitlora.cli.plan import plan
+    from vitlora.cli.training import fit, test, validate
+    from vitlora.commands.adopt import adopt
+    from vitlora.commands.calibrate import calibrate
+    from vitlora.commands.compare import compare
+    from vitlora.commands.configs import configs
+    from vitlora.commands.doctor import doctor
+    from vitlora.commands.drift import drift
+    from vitlora.commands.fetch import fetch
+    from vitlora.commands.merge import merge
+    from vitlora.commands.predict import predict
+    from vitlora.commands.push import push
+    from vitlora.commands.report import report
+    from vitlora.errors import VitloraError
+    from vitlora.metrics.judge import Prediction
+    from vitlora.prediction.pool import AdapterPool
+    from vitlora.prediction.predictor import Predictor
+
+_HOMES = {
+    "AdapterPool": "prediction.pool",
+    "Bundle": "bundle.checkpoint",
+    "Prediction": "metrics.judge",
+    "Predictor": "prediction.predictor",
+    "VitloraError": "errors",
+    "adopt": "commands.adopt",
+    "calibrate": "commands.calibrate",
+    "compare": "commands.compare",
+    "configs": "commands.configs",
+    "doctor": "commands.doctor",
+    "drift": "commands.drift",
+    "fetch": "commands.fetch",
+    "fit": "cli.training",
+    "load_bundle": "bundle.checkpoint",
+    "merge": "commands.merge",
+    "plan": "cli.plan",
+    "predict": "commands.predict",
+    "push": "commands.push",
+    "report": "commands.report",
+    "test": "cli.training",
+    "validate": "cli.training",
+}
+
+__all__ = [
+    "AdapterPool",
+    "Bundle",
+    "Prediction",
+    "Predictor",
+    "VitloraError",
+    "adopt",
+    "calibrate",
+    "compare",
+    "configs",
+    "doctor",
+    "drift",
+    "fetch",
+    "fit",
+    "load_bundle",
+    "merge",
+    "plan",
+    "predict",
+    "push",
+    "report",
+    "test",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a public name, imported now."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vitlora' has no attribute '{name}'")
+    value = getattr(import_module(f"vitlora.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vitlora.errors import UsageError
+
 _DRAFT = re.compile(r"\.vitlora-[0-9a-f]{16}\.new")
 _ABANDONED = 24 * 3600  # seconds after which a draft that nobody finished is litter
 # Windows renames over no file that somebody is reading: seconds to wait for that to end
@@ -135,6 +137,33 @@ def write_json(fields: dict[str, Any], target: str) -> None:
         print(json.dumps(fields, indent=1))
     else:
         write_whole(Path(target), json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_target(option: str, target: str | Path | None, ending: str) -> None:
+    """Refuses, before the work, a file that cannot be written or is not such a file's to replace.
+
+    A slip of the shell's, as in ``--csv photos/*.jpg``, would otherwise cost a photo.
+
+    Args:
+        option: That names the file.
+        target: The file; ``-`` for the screen; None or nothing where none is asked for.
+        ending: Of files that an earlier run may have written, as ``.json``. Devices and pipes have
+            none and are written to.
+
+    Raises:
+        UsageError: Its folder does not exist, it is a folder, or it is another kind of file.
+    """
+    if not target or str(target) == "-":
+        return
+    path = Path(target)
+    if path.is_dir() or not path.parent.is_dir():
+        kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
+        raise UsageError(f"{option} '{target}': {kind}")
+    if path.is_file() and path.suffix.lower() != ending:
+        raise UsageError(
+            f"{option} '{target}' exists, and its name does not end in {ending}; it is not "
+            "overwritten: name another file"
+        )
 
 
 def _tidy(folder: Path) -> None:

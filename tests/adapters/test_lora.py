@@ -9,8 +9,8 @@ from runs import micro as backbone
 from torch import nn
 
 from vitlora.adapters import Lora
-from vitlora.adapters.lora import BLOCK_ROLES, anchored_pattern
-from vitlora.backbones import Backbone
+from vitlora.backbones import BLOCK_ROLES, Backbone
+from vitlora.backbones.pattern import anchored_pattern
 from vitlora.errors import AdapterError, UsageError
 from vitlora.quantization import Storage
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from vitlora.adapters import Lora, count_trainable, gradient_self_test
 from vitlora.backbones import Backbone
-from vitlora.bundle.checkpoint import Bundle, Record, load_bundle, save_bundle
-from vitlora.bundle.updates import merge_into
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.merging import merge_into
+from vitlora.bundle.record import Record
 from vitlora.errors import BundleError, UsageError, VitloraError
 from vitlora.quantization import Storage, dequantize, freeze
 
@@ -80,8 +81,8 @@ def build(name: str) -> tuple[Lora, Backbone, nn.Module]:
     torch.manual_seed(1)
     network = adapter.inject(made, head)
     if adapter.needs_base:
-        adapter.undo_rounding(network, base)
-    adapter.look_at(network, loader)
+        adapter.init_loftq(network, base)
+    adapter.init_from_data(network, loader)
     return adapter, made, network
 
 
@@ -401,11 +402,11 @@ def test_eva_ends_at_any_rank_and_says_when_there_are_too_few_tokens() -> None:
     made = backbone()
     adapter = Lora(rank=160, variant="eva", targets=["attention.qkv"])
     network = adapter.inject(made, "full")
-    adapter.look_at(network, loader)
+    adapter.init_from_data(network, loader)
     a: Any = network.get_submodule(PATH).lora_A.default.weight  # pyright: ignore
     assert relative(a @ a.T, torch.eye(160)) <= 1e-4
     with pytest.raises(UsageError, match="too few for rank 160"):
-        adapter.look_at(network, lambda: [(images()[:1], None)])
+        adapter.init_from_data(network, lambda: [(images()[:1], None)])
 
 
 def test_dora_starts_at_the_rows_true_lengths_on_a_rounded_base() -> None:

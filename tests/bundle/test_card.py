@@ -70,7 +70,7 @@ def test_the_body_tells_of_the_run(bundle: Bundle) -> None:
         f"LoRA of rank 2, alpha 6; {trained:,} numbers",
         "8 train, 8 val, of the folder photos",
         "RGB, 32 x 32: center",
-        "python predict.py --checkpoint DIR IMAGE.jpg",
+        "vitlora predict --checkpoint DIR IMAGE.jpg",
         f"torch {torch.__version__.partition('+')[0]}",
         '\n 0  "a"\n 1  "b"\n',
     ):

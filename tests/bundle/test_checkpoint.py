@@ -159,12 +159,12 @@ def test_a_save_torn_between_two_renames_loads_as_old_or_new(
 
 
 def test_a_record_cannot_name_files_elsewhere(bundle: Path) -> None:
-    from vitlora.bundle.checkpoint import _fields_digest
+    from vitlora.bundle.transaction import fields_digest
 
     fields = json.loads((bundle / "vitlora.json").read_text("utf-8"))
     fields.pop("digest")
     fields["files"]["../secret"] = "0" * 64
-    fields["digest"] = _fields_digest(fields)
+    fields["digest"] = fields_digest(fields)
     (bundle / "vitlora.json").write_text(json.dumps(fields))
     with pytest.raises(BundleError, match="was changed"):
         load_bundle(bundle)

@@ -16,11 +16,13 @@ import torch
 from runs import BACKBONE, micro
 from safetensors.torch import save as dump
 
-from vitlora.bundle.checkpoint import _fields_digest, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import load_bundle, save_bundle
 from vitlora.bundle.lora_options import LoraOptions
+from vitlora.bundle.transaction import fields_digest
 from vitlora.bundle.updates import read_changes
 from vitlora.errors import BackboneError, BundleError
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
+from vitlora.metrics.reference import Reference
 from vitlora.training.inherited import check
 
 PEFT = {
@@ -97,7 +99,7 @@ def judged(folder: Path, module: Any) -> None:
 
 
 def write(folder: Path, fields: dict[str, Any]) -> None:
-    (folder / "vitlora.json").write_text(json.dumps({**fields, "digest": _fields_digest(fields)}))
+    (folder / "vitlora.json").write_text(json.dumps({**fields, "digest": fields_digest(fields)}))
 
 
 def test_nonsense_in_adapter_config_is_one_line(bundle: Path) -> None:

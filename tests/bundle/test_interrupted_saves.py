@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from vitlora.bundle.checkpoint import Record, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import load_bundle, save_bundle
+from vitlora.bundle.record import Record
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
+from vitlora.metrics.reference import Reference
 from vitlora.quantization import Storage
 from vitlora.training.run_folder import check_free
 

@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args, get_type_hints
 
 import pytest
 
-from vitlora.cli.main import _OTHERS
-from vitlora.commands.merge import _BASES
-from vitlora.parsers import _adopt, _merge
+from vitlora.bundle.merged_file import BASES
+from vitlora.cli.main import COMMANDS, ON_LIGHTNING, function_of
+from vitlora.cli.parser import CommandLine
+from vitlora.commands.predict import predict
+from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Quantization
 
+OURS = [name for name in COMMANDS if name not in ON_LIGHTNING]
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "timm", "peft", "lightning", "scipy", "matplotlib", "safetensors")
 ENDED = f"""
@@ -49,7 +52,7 @@ def test_vitlora_itself_is_light(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["", *_OTHERS])
+@pytest.mark.parametrize("command", ["", *OURS])
 def test_help_needs_no_torch(command: str, tmp_path: Path) -> None:
     ended, out, _ = end(tmp_path, *[command] if command else [], "--help")
     assert ended == ["0"]
@@ -82,13 +85,15 @@ def test_no_bundle_at_all_is_told_at_once(command: str, tmp_path: Path) -> None:
     assert "no trained adapter under" in error
 
 
-@pytest.mark.parametrize("command", sorted(set(_OTHERS) - {"compare", "plan"}))
+@pytest.mark.parametrize("command", OURS)
 def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
     words = {
         **NOTHING,
         "fetch": ["trashnet"],
         "doctor": ["--data", "."],
+        "plan": [],
+        "compare": [],
         "adopt": [".", "--classes", "a,b", "--backbone", "timm/x"],
     }
     ended, _, error = end(tmp_path, command, *words[command], "--no-such-option")
@@ -99,11 +104,33 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["report", "x", "--split", "all of it"], "--split"),
-        (["merge", "x", "y.safetensors", "--base", "half"], "--base"),
-        (["adopt", "x", "--classes", "a,b", "--backbone", "y", "--quantization", "q"], "invalid"),
-        (["adopt", "x", "--classes", "a,b", "--backbone", "y", "--image-size", "big"], "invalid"),
-        (["plan", "--method", "lara"], "lara"),
+        (["report", "x", "--split", "all of it"], "expected one of train, val, test, all"),
+        (["merge", "x", "y.safetensors", "--base", "half"], "expected one of trained, full"),
+        (
+            ["adopt", "x", "--classes", "a,b", "--backbone", "y", "--quantization", "q"],
+            "--quantization is 'q'; expected one of none, nf4, fp4",
+        ),
+        (
+            ["adopt", "x", "--classes", "a,b", "--backbone", "y", "--image-size", "big"],
+            "--image-size is 'big'; expected a whole number",
+        ),
+        (["adopt", "x"], "adopt needs --classes and --backbone"),
+        (["report"], "report needs CHECKPOINT"),
+        (["merge", "x"], "merge needs OUTPUT"),
+        (["push"], "push needs CHECKPOINT and REPOSITORY"),
+        (["plan", "--methods", "lara"], "lara"),
+        (["plan", "--classes", "few"], "--classes is 'few'; expected a whole number"),
+        (["plan", "--png", "no/x.png"], "its folder does not exist"),
+        (["predict", "b", "--precision", "16"], "expected one of 32, bf16, auto"),
+        (["predict", "b", "--top-k", "0"], "--top-k is 0; expected at least 1"),
+        (["predict", "b", "--csv", "bad.yaml"], "does not end in .csv"),
+        (["predict", "b", "--json=bad.yaml"], "is not a result of vitlora's"),
+        (["doctor", "nowhere"], "--data 'nowhere': no such folder"),
+        (["doctor", ".", "--seed", "x"], "--seed is 'x'; expected a whole number"),
+        (["fetch", "trashnot"], "did you mean 'trashnet'"),
+        (["predict"], "predict needs IMAGES"),
+        (["doctor"], "doctor needs DATA"),
+        (["fetch"], "fetch needs DATASET"),
         (["compare", "--methods", "lara"], "lara"),
         (["compare"], "compare needs --config FILE"),
         (["fit"], "fit needs --config FILE or --data.root FOLDER"),
@@ -126,10 +153,15 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["fit", "--config", "nopics.yaml"], "data.root 'gone': no such folder"),
         (["merge", "b", "out.bin"], "expected a name that ends in .safetensors"),
         (["merge", "b", "mine.safetensors"], "merge overwrites nothing"),
-        (["report", "b", "--out", "x.txt"], "expected a name that ends in .html"),
-        (["report", "b", "--out", "mine.html"], "exists and is no report of vitlora's"),
+        (["report", "b", "--output", "x.txt"], "expected a name that ends in .html"),
+        (["report", "b", "--output", "mine.html"], "exists and is no report of vitlora's"),
+        (["report", "b", "--output", "b/r.html"], "inside a bundle"),
+        (["report", "b", "--data", "gone"], "--data 'gone': no such folder"),
+        (["merge", "b", "new.safetensors", "--data", "gone"], "--data 'gone': no such folder"),
+        (["push", "b", "waste"], "REPOSITORY is 'waste'; expected owner/name"),
+        (["push", "b", "jane/waste", "again"], "push does not know what to do with 'again'"),
         (["drift", "b", "--data", "nowhere"], "--data 'nowhere': no such folder"),
-        (["drift", "b", "--data", ".", "--json", "bad.yaml"], "is no result of drift's"),
+        (["drift", "b", "--data", ".", "--json=bad.yaml"], "is not a result of vitlora's"),
         (["adopt", ".", "--classes", "a", "--backbone", "timm/x"], "expected at least 2 names"),
         (["adopt", "nowhere", "--classes", "a,b", "--backbone", "timm/x"], "holds no PEFT adapter"),
         (["adopt", "b", "--classes", "a,b", "--backbone", "timm/x"], "is a bundle already"),
@@ -153,8 +185,13 @@ def test_mistakes_are_told_before_torch(words: list[str], message: str, tmp_path
 
 
 def test_choices_are_those_of_what_they_choose() -> None:
-    def choices(parser: Any, name: str) -> list[str]:
-        return list(next(a.choices for a in parser._actions if name in a.option_strings))
+    def choices(command: str, name: str) -> list[str]:
+        return list(get_args(CommandLine(command, function_of(command)).hints[name]))
 
-    assert choices(_adopt(), "--quantization") == list(get_args(Quantization))
-    assert choices(_merge(), "--base") == list(_BASES)
+    assert choices("adopt", "quantization") == list(get_args(Quantization))
+    assert choices("merge", "base") == list(BASES)
+
+
+def test_the_precisions_of_predict_are_those_of_the_predictor() -> None:
+    asked = get_type_hints(Predictor.__init__)["precision"]
+    assert get_args(CommandLine("predict", predict).hints["precision"]) == get_args(asked)

@@ -14,11 +14,13 @@ from runs import BACKBONE
 
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle
 from vitlora.cli.main import main
+from vitlora.commands import compare as command
 from vitlora.commands.compare import _can_tell, _pictures
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import DataError, UsageError
 from vitlora.prediction.predictor import Predictor
 from vitlora.studies import study
+from vitlora.studies.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["--model.backbone", BACKBONE, "--model.weights", "none", "--model.image_size", "32"]
@@ -171,7 +173,8 @@ def test_interrupted_says_how_to_go_on_and_goes_on(
     processes.before = stop
     words = ["--methods", "linear", "--seeds", "0,1", "--output", "out"]
     assert compare(photos, *words) == 130
-    assert "stopped: 1 of 2 runs are kept; the same command goes on" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "1 of 2 runs are kept; the same command goes on" in out and "stopped" in err
     processes.before = lambda words: 0
     processes.commands.clear()
     assert compare(photos, *words) == 0
@@ -206,15 +209,20 @@ def test_without_a_test_split_validation_is_scored_and_said(
     ("words", "said"),
     [
         (["--methods", "linar"], "did you mean 'linear'"),
-        (["--methods", ""], "--methods is ''"),
-        (["--methods", "lora,"], "--methods is 'lora,'"),
+        (["--methods", ""], "--methods has ''; expected some of linear"),
+        (["--methods", "lora,"], "--methods has ''; expected some of linear"),
         (["--methods", "lora,full,lora"], "--methods has 'lora' twice"),
-        (["--seeds", "0,one"], "--seeds has 'one'"),
-        (["--seeds", "-1"], "--seeds has '-1'"),
-        (["--seeds", "1,1"], "--seeds has '1' twice"),
+        (["--seeds", "0,one"], "--seeds is '0,one'; expected a whole number each"),
+        (["--seeds", "-1"], "--seeds has -1; expected whole numbers from 0"),
+        (["--seeds", "4294967296"], "--seeds has 4294967296; expected whole numbers from 0"),
+        (["--seeds", "1,1"], "--seeds has 1 twice"),
+        (["--margin", "1"], "--margin is 1.0; expected 0 <= margin < 1"),
+        (["--margin", "much"], "--margin is 'much'; expected a number"),
+        (["--data", "elsewhere"], "--data.root is given twice"),
+        (["--from", "x"], "compare does not accept --from"),
         (["--model.quantization", "nf4"], "--model.quantization is what the methods differ in"),
         (["--model.adapter=Lora"], "--model.adapter is what the methods differ in"),
-        (["--seed_everything", "3"], "pass --seeds"),
+        (["--seed_everything", "3"], "did you mean '--seeds'"),
         (["--print_config"], "compare does not accept --print_config"),
         (["--model.lrr", "1"], "did you mean 'model.lr'"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs is 'x'"),
@@ -236,9 +244,9 @@ def test_mistakes_are_one_line_before_any_training(
 
 def test_without_pictures_nothing_starts(capsys: Any) -> None:
     assert main(["compare", "--methods", "lora"]) == 2
-    assert "compare needs --config FILE or --data.root FOLDER" in capsys.readouterr().err
-    assert main(["compare", "demo.yaml"]) == 2
-    assert "--config FILE" in capsys.readouterr().err
+    assert "compare needs --config FILE or --data FOLDER" in capsys.readouterr().err
+    assert main(["compare", "none.yaml"]) == 2
+    assert "--config 'none.yaml': no such file" in capsys.readouterr().err
 
 
 def test_nothing_to_choose_the_epoch_by_is_refused(
@@ -306,3 +314,23 @@ def test_what_the_pictures_can_show_is_said_before(
     pictures: int, seeds: int, margin: float, said: str
 ) -> None:
     assert _can_tell(pictures, "test", 3, seeds, margin) == said
+
+
+def test_the_function_returns_the_rows_and_the_folder_may_be_its_data(
+    photos: Path, processes: Processes
+) -> None:
+    options = {
+        word.removeprefix("--"): value for word, value in zip(WORDS[::2], WORDS[1::2], strict=True)
+    }
+    found = command.compare(data=photos, methods=["linear"], output="out", **options)
+    assert found.status == 0 and [row.method for row in found.rows] == ["linear"]
+    assert json.loads(json.dumps(found.to_json())) == json.loads(
+        Path("out/comparison.json").read_text()
+    )
+    assert found.advice in found.to_text() and found.advice in _page(Path("out"))
+    assert processes.commands == [("fit", "linear-0"), ("test", "linear-0")]
+
+
+def test_help_says_what_each_method_is() -> None:
+    said = " ".join(str(command.compare.__doc__).split())
+    assert all(f"{name} ({method.says})" in said for name, method in METHODS.items())

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from vitlora.cli.main import main
 from vitlora.commands import doctor
+from vitlora.data.class_folders import read_folder
 from vitlora.data.datamodule import FolderData
 from vitlora.data.duplicates import near_duplicates
-from vitlora.data.folder import read_folder
 
 
 def scene(seed: int, size=(120, 90)) -> Image.Image:
@@ -129,7 +129,7 @@ def test_fixed_copy_has_no_ill_left_and_trains(sick, tmp_path, capsys):
     before, out = contents(sick), tmp_path / "new" / "clean"
     assert run("--data", sick, "--fix", out) == 1
     assert contents(sick) == before
-    assert "4 left out" in capsys.readouterr().err
+    assert "4 left out" in capsys.readouterr().out
     assert run("--data", out) == 0
     assert "warning" not in capsys.readouterr().out
     folder = read_folder(out)
@@ -203,7 +203,8 @@ MISTAKES = {
     "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "exists already"),
     "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "lies in --data"),
     "html nowhere": (["--data", "{root}", "--html", "{tmp}/no/x.html"], 2, "folder that exists"),
-    "json is a folder": (["--data", "{root}", "--json", "{tmp}"], 2, "folder that exists"),
+    "json is a folder": (["--data", "{root}", "--json={tmp}"], 2, "is a folder"),
+    "no folder named": ([], 2, "doctor needs DATA"),
     "shares without fix": (["--data", "{root}", "--val-fraction", "0.1"], 2, "add --fix OUT"),
     "shares too large": (
         ["--data", "{root}", "--fix", "{tmp}/x", "--val-fraction", "0.6", "--test-fraction", "0.5"],
@@ -227,18 +228,22 @@ def test_mistake_is_one_line(mistake, root, tmp_path, capsys):
 
 def test_help_names_the_command(capsys):
     assert main(["--help"]) == 0
-    assert "vitlora doctor --data DIR" in capsys.readouterr().out
+    assert "vitlora doctor " in capsys.readouterr().out
 
 
 def test_it_overwrites_nothing_but_its_own(tmp_path, make_folder, capsys):
     photos = make_folder(tmp_path / "photos")
     (tmp_path / "log").write_text("mine")
+    for option, name, said in (
+        ("--html", "log", "is not doctor's"),
+        ("--html", "photos/new", "lies in --data"),
+        ("--json", "log", "is not a result of vitlora's"),
+    ):
+        assert main(["doctor", "--data", str(photos), f"{option}={tmp_path / name}"]) == 2
+        assert said in capsys.readouterr().err
     for option in ("--json", "--html"):
-        for name, said in (("log", "is none of doctor's"), ("photos/new", "lies in --data")):
-            assert main(["doctor", "--data", str(photos), option, str(tmp_path / name)]) == 2
-            assert said in capsys.readouterr().err
         for _ in range(2):  # its own it writes anew
-            assert main(["doctor", "--data", str(photos), option, str(tmp_path / option)]) == 0
+            assert main(["doctor", "--data", str(photos), f"{option}={tmp_path / option}"]) == 0
     assert (tmp_path / "log").read_text() == "mine"
     assert sorted(p.name for p in photos.iterdir()) == ["train", "val"]
 
@@ -263,3 +268,21 @@ def test_a_class_without_a_good_picture_is_left_out_of_the_copy(tmp_path, make_f
         path.unlink()
     main(["doctor", "--data", str(photos), "--fix", str(tmp_path / "out")])
     assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["a", "b"]
+
+
+def test_the_folder_may_stand_alone_or_have_a_name(root, capsys):
+    assert run(root) == 0
+    alone = capsys.readouterr().out
+    assert run("--data", root) == 0
+    assert capsys.readouterr().out == alone
+
+
+def test_the_function_returns_what_the_command_prints(sick, tmp_path, capsys):
+    found = doctor.doctor(sick, fix=tmp_path / "new")
+    assert capsys.readouterr().out == ""
+    assert found.status == 1 and found.to_text().startswith(f"{sick}: ")
+    assert found.copy.folder == tmp_path / "new" and found.left_out == 4
+    copied = sum(1 for _ in (tmp_path / "new").rglob("*.jpg"))
+    assert sum(found.copy.counts.values()) == copied + 1  # and lies.png
+    assert found.to_json()["copy"]["left_out"] == 4
+    assert json.loads(json.dumps(found.to_json()))["data"] == str(sick)

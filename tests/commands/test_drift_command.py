@@ -14,14 +14,15 @@ from PIL import Image
 from runs import train
 
 from vitlora.bundle.checkpoint import load_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.cli.main import main as vitlora
 from vitlora.commands.drift import main
-from vitlora.data.folder import read_folder
+from vitlora.data.class_folders import read_folder
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.calibrate import calibrate
+from vitlora.metrics.judge import Prediction
 from vitlora.metrics.unsure import Unsure
-from vitlora.prediction.predictor import Prediction, Predictor
+from vitlora.prediction.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

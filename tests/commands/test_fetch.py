@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,10 +15,13 @@ import pytest
 from huggingface_hub import file_download
 from PIL import Image
 
+from vitlora.cli.main import RENAMED
 from vitlora.cli.main import main as vitlora
+from vitlora.cli.parser import CommandLine
 from vitlora.commands import fetch
-from vitlora.commands.fetch import main
-from vitlora.data.folder import read_folder
+from vitlora.data.class_folders import read_folder
+from vitlora.data.drawn import folder as drawn
+from vitlora.data.drawn.folder import ForeignFolderError
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError
 
@@ -169,6 +172,11 @@ def left(folder: Path = Path("datasets")) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
+def main(words: Sequence[str]) -> None:
+    arguments, _ = CommandLine("fetch", fetch.fetch, RENAMED["fetch"]).read(words)
+    fetch.fetch(**arguments)
+
+
 def refused(*words: str, kind: type[VitloraError] = VitloraError) -> str:
     with pytest.raises(kind) as caught:
         main(words)
@@ -178,7 +186,7 @@ def refused(*words: str, kind: type[VitloraError] = VitloraError) -> str:
 
 
 def test_a_dataset_is_laid_out_by_its_authors_lists(home: Home, capsys) -> None:
-    assert main(["small"]) == 0
+    assert vitlora(["fetch", "small"]) == 0
     assert is_whole(Path("datasets/small"))
     assert left() == ["small"]
     folder = read_folder("datasets/small")
@@ -244,7 +252,7 @@ def test_what_a_broken_network_left_is_resumed(home: Home) -> None:
     said = refused("small")
     assert f"{home.url}/{ARCHIVE} could not be downloaded" in said
     assert "the same command goes on where this stopped" in said
-    assert "--from FOLDER" in said
+    assert "--downloads FOLDER" in said
     part = Path("datasets/.small.part") / ARCHIVE
     assert part.read_bytes() == home.files[ARCHIVE][:1000]
     assert left() == [".small.part"]
@@ -317,7 +325,7 @@ def test_a_refusal_is_one_line(home: Home, status: int) -> None:
     home.status = status
     said = refused("small")
     assert f"{home.url}/{ARCHIVE} could not be downloaded (status {status})" in said
-    assert "--from FOLDER" in said
+    assert "--downloads FOLDER" in said
     assert ("same command" in said) == (status >= 500)
     assert left() == []
 
@@ -329,7 +337,7 @@ def test_without_a_network_one_line_says_what_to_do(home: Home, capsys) -> None:
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert f"{home.url}/{ARCHIVE} could not be downloaded (ConnectError" in err
-    assert "pass it as --from FOLDER" in err
+    assert "pass it as --downloads FOLDER" in err
     assert all(f"{home.url}/{split}.txt" in out for split in LISTS)
     assert left() == []
 
@@ -343,12 +351,12 @@ def by_hand(home: Home, folder: Path, *names: str) -> Path:
 
 def test_files_downloaded_by_hand_need_no_network(home: Home, tmp_path: Path) -> None:
     folder = by_hand(home, tmp_path / "usb")
-    main(["small", "--from", str(folder)])
+    main(["small", "--downloads", str(folder)])
     assert is_whole(Path("datasets/small"))
-    main(["small", "--from", str(folder / ARCHIVE), "--output", "other"])
+    main(["small", "--downloads", str(folder / ARCHIVE), "--output", "other"])
     assert is_whole(Path("other"))
     (folder / ARCHIVE).rename(folder / "photos-small (1).zip")
-    main(["small", "--from", str(folder / "photos-small (1).zip"), "--output", "third"])
+    main(["small", "--downloads", str(folder / "photos-small (1).zip"), "--output", "third"])
     assert is_whole(Path("third"))
     assert not home.asked
     assert len(left(folder)) == 4
@@ -356,7 +364,7 @@ def test_files_downloaded_by_hand_need_no_network(home: Home, tmp_path: Path) ->
 
 def test_what_is_not_at_hand_is_downloaded(home: Home, tmp_path: Path) -> None:
     folder = by_hand(home, tmp_path / "usb", ARCHIVE)
-    main(["small", "--from", str(folder / ARCHIVE)])
+    main(["small", "--downloads", str(folder / ARCHIVE)])
     assert is_whole(Path("datasets/small"))
     assert [name for name, _ in home.asked] == ["train.txt", "val.txt", "test.txt"]
 
@@ -364,7 +372,7 @@ def test_what_is_not_at_hand_is_downloaded(home: Home, tmp_path: Path) -> None:
 def test_a_wrong_file_by_hand_is_named_and_kept(home: Home, tmp_path: Path) -> None:
     folder = by_hand(home, tmp_path / "usb")
     (folder / ARCHIVE).write_bytes(b"<html>log in first</html>")
-    said = refused("small", "--from", str(folder), kind=DataError)
+    said = refused("small", "--downloads", str(folder), kind=DataError)
     assert said.startswith(f"{folder / ARCHIVE} has 25 bytes; expected")
     assert f"download {home.url}/{ARCHIVE} again" in said
     assert (folder / ARCHIVE).exists()
@@ -372,9 +380,9 @@ def test_a_wrong_file_by_hand_is_named_and_kept(home: Home, tmp_path: Path) -> N
 
 
 def test_from_must_hold_something(home: Home, tmp_path: Path) -> None:
-    assert "no such file" in refused("small", "--from", "nowhere", kind=UsageError)
+    assert "no such file" in refused("small", "--downloads", "nowhere", kind=UsageError)
     (tmp_path / "empty").mkdir()
-    said = refused("small", "--from", "empty", kind=UsageError)
+    said = refused("small", "--downloads", "empty", kind=UsageError)
     assert "has none of" in said
     assert ARCHIVE in said
 
@@ -468,3 +476,55 @@ def test_every_address_is_pinned(name: str) -> None:
         assert file.size > 0
     assert len({file.name for file in dataset.files}) == len(dataset.files)
     assert set(dataset.lists) <= {"train", "val", "test"}
+
+
+def test_the_help_names_every_dataset() -> None:
+    said = str(fetch.fetch.__doc__)
+    assert all(name in said for name in DATASETS if name != "small")
+
+
+def test_the_result_is_the_folder_and_what_is_in_it(home: Home) -> None:
+    fetched = fetch.fetch("small", output="here")
+    expected = {"folder": "here", "pictures": 8, "classes": ["can", "tyre"]}
+    assert fetched.to_json() == expected
+
+
+def test_the_old_name_of_downloads_still_works(home: Home, capsys) -> None:
+    assert vitlora(["fetch", "small", "--from", "nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "note: --from is now called --downloads; the old name still works\n" in said
+    assert "--downloads 'nowhere': no such file or folder" in said
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the drawn dataset have few and small pictures."""
+    plain = drawn.draw_folder
+    small = {"train": 2, "val": 1, "test": 1, "size": 32}
+    monkeypatch.setattr(drawn, "draw_folder", lambda folder, processes: plain(folder, **small))
+
+
+def test_the_drawn_dataset_needs_no_network(home: Home, few: None, capsys: Any) -> None:
+    assert vitlora(["fetch", fetch.DRAWN]) == 0
+    assert not home.asked
+    said = capsys.readouterr().out
+    assert "offline" in said and "\n  vitlora fit --config demo.yaml --data " in said
+    assert read_folder("datasets/waste5-drawn").counts("train") == [2] * 5
+    assert vitlora(["fetch", fetch.DRAWN]) == 0
+    assert "drawn before\n" in capsys.readouterr().out
+
+
+def test_the_drawn_dataset_goes_where_it_is_told(home: Home, few: None, capsys: Any) -> None:
+    assert vitlora(["fetch", fetch.DRAWN, "--output", "my pictures"]) == 0
+    words = f'--data "my pictures" --output "{Path("checkpoints") / "my pictures"}"'
+    assert words in capsys.readouterr().out
+    Path("my pictures/holiday.jpg").write_bytes(b"mine")
+    Path("my pictures/test/can/000.jpg").unlink()
+    with pytest.raises(ForeignFolderError, match=r"'holiday\.jpg'"):
+        fetch.fetch(fetch.DRAWN, output="my pictures")
+    assert Path("my pictures/holiday.jpg").read_bytes() == b"mine"
+
+
+def test_the_drawn_dataset_has_no_downloads(home: Home) -> None:
+    with pytest.raises(UsageError, match="leave it out"):
+        fetch.fetch(fetch.DRAWN, downloads="here")

@@ -23,7 +23,7 @@ from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import Backbone, load_backbone
 from vitlora.backbones.backbone import find_source
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
-from vitlora.bundle.merge import timm_arguments
+from vitlora.bundle.merged_file import timm_arguments
 from vitlora.bundle.updates import Update
 from vitlora.cli.main import main as vitlora
 from vitlora.commands.merge import merge as command

@@ -14,7 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlora.cli.main import _resolved, main
+from vitlora import plan
+from vitlora.cli.lightning import resolve
+from vitlora.cli.main import main
+from vitlora.cli.run_options import run_options
 from vitlora.studies.methods import METHODS, configure
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +28,6 @@ MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.image_size"
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["vitlora"])
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     return tmp_path
 
 
@@ -46,7 +48,7 @@ ROWS = {"linear", "lora", "qlora", "full"}
 
 
 def test_json_has_every_number_and_no_text(capsys: Any) -> None:
-    words = ["--method", "lora", "--batches", "2,7", "--vram", "2GiB", "--classes", "3", "--json"]
+    words = ["--methods", "lora", "--batches", "2,7", "--vram", "2GiB", "--classes", "3", "--json"]
     assert main(["plan", *MICRO, *words]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["classes"] == 3 and said["room"]["bytes"] == 2 * 2**30 - 400_000_000
@@ -62,7 +64,7 @@ def test_the_folder_says_how_many_classes_and_a_probe_how_fast(
     capsys: Any, tmp_path: Path, make_folder: Callable[..., Path]
 ) -> None:
     photos = make_folder(tmp_path / "photos", classes=("a", "b", "c"))
-    words = ["--data.root", str(photos), "--measure", "--method", "linear,qlora"]
+    words = ["--data.root", str(photos), "--measure", "--methods", "linear,qlora"]
     assert main(["plan", *MICRO, *words, "--trainer.accelerator", "cpu"]) == 0
     said = capsys.readouterr().out
     assert f"3 classes: {photos}" in said and "an epoch of 12 pictures" in said
@@ -70,7 +72,7 @@ def test_the_folder_says_how_many_classes_and_a_probe_how_fast(
 
 
 def test_too_small_a_card_is_said(capsys: Any) -> None:
-    assert main(["plan", *MICRO, "--vram", "410MB", "--method", "full"]) == 0
+    assert main(["plan", *MICRO, "--vram", "410MB", "--methods", "full"]) == 0
     said = capsys.readouterr().out
     assert "Nothing fits: full" in said and "none" in said and "\nfit " not in said
 
@@ -79,15 +81,20 @@ def test_too_small_a_card_is_said(capsys: Any) -> None:
     ("words", "message"),
     [
         (["--vram", "6"], "--vram is '6'; expected a size such as 6GB, 6GiB or 6144MB"),
-        (["--method", "lorra"], "--method has 'lorra'"),
-        (["--batches", "0"], "--batches is '0'; expected whole numbers"),
+        (["--methods", "lorra"], "--methods has 'lorra'"),
+        (["--methods", "lora,lora"], "--methods has 'lora' twice"),
+        (["--batches", "0"], "--batches has 0; expected whole numbers from 1"),
+        (["--batches", "1,x"], "--batches is '1,x'; expected a whole number each"),
         (["--classes", "1"], "--classes is 1; expected at least 2"),
         (["--config", "none.yaml"], "--config 'none.yaml': no such file"),
         (["--model.lrr", "1"], "unknown key 'model.lrr'"),
         (["--model.quantization", "nf4"], "is what the methods differ in"),
         (["--model.backbone", "timm/vit_basse"], "timm has no 'vit_basse'"),
         (["--png", "no/where.png"], "--png 'no/where.png': its folder does not exist"),
-        (["photos"], "'photos' stands alone"),
+        (["photos"], "--config 'photos': no such file"),
+        (["--from", "x"], "plan does not accept --from"),
+        (["--print_config"], "plan does not accept --print_config"),
+        (["--trainer.callbacks+", "A", "--trainer.callbacks+=B"], "got --trainer.callbacks+ twice"),
         pytest.param(
             ["--vram", "6GB", "--measure"],
             "--measure times this machine, which has no cuda",
@@ -103,7 +110,7 @@ def test_a_mistake_is_one_line(words: list[str], message: str, capsys: Any) -> N
 
 def test_a_console_of_windows_shows_it(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "vitlora", "plan", *MICRO, "--vram", "6GB", "--method", "lora"],
+        [sys.executable, "-m", "vitlora", "plan", *MICRO, "--vram", "6GB", "--methods", "lora"],
         capture_output=True,
         env={"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PATH": ""},
         check=False,
@@ -115,9 +122,11 @@ def test_a_console_of_windows_shows_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "eva"])
 def test_what_it_tells_to_type_is_what_it_counted(method: str, capsys: Any) -> None:
     args = ["--config", "demo.yaml", *MICRO, "--model.checkpointing", "true"]
-    assert main(["plan", *args, "--vram", "6GB", "--method", method]) == 0
+    assert main(["plan", *args, "--vram", "6GB", "--methods", method]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    before, after = (_resolved(words) for words in (args, shlex.split(last)[3:]))
+    before, after = (
+        resolve(*run_options("fit", words, run=False)) for words in (args, shlex.split(last)[3:])
+    )
     counted = configure(before, method)["model"]
     typed = after["model"]
     own = typed["adapter"].get("init_args") or {}
@@ -127,3 +136,35 @@ def test_what_it_tells_to_type_is_what_it_counted(method: str, capsys: Any) -> N
     for key in ("head", "quantization", "block_size", "lr"):
         assert typed[key] == counted[key], key
     assert typed["checkpointing"] is False  # as lora without it fits, so does each of these
+
+
+def test_the_function_takes_values_and_tells_nothing(capsys: Any) -> None:
+    options = {"model.backbone": MICRO[1], "model": {"image_size": 32, "checkpointing": True}}
+    made = plan("demo.yaml", vram="6GB", methods=["lora"], batches=[2], **options)
+    assert capsys.readouterr().out == ""
+    way, batch, why = made.pick
+    assert way is not None and (way.method, batch) == ("lora", 16) and why in made.to_json()["why"]
+    assert list(made.to_json()["ways"][0]["totals"]) == ["2"]
+    assert made.command is not None
+    assert "--model.image_size 32 --model.checkpointing true" in made.command
+    assert made.command.endswith("--data.batch_size 16 --model.checkpointing false")
+
+
+def test_what_to_type_is_quoted(capsys: Any) -> None:
+    assert main(["plan", *MICRO, "--data", "my photos", "--vram", "6GB", "--methods", "lora"]) == 0
+    assert 'vitlora fit --data.root "my photos" ' in capsys.readouterr().out
+
+
+def test_method_is_the_old_name_of_methods(capsys: Any) -> None:
+    assert main(["plan", "--method", "lorra"]) == 2
+    said = capsys.readouterr().err
+    assert "note: --method is now called --methods; the old name still works\n" in said
+
+
+def test_nothing_is_made_or_seeded_to_read_a_configuration() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    resolved = resolve(*run_options("fit", ["--model.lr", "1e-3"], run=False))
+    assert torch.rand(1) == expected
+    assert resolved["model"]["lr"] == 1e-3 and resolved["data"]["root"] == "PHOTOS"

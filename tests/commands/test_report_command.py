@@ -26,11 +26,14 @@ from vitlora.data.folder import Sample
 from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.figures import as_seen
-from vitlora.evaluation.pictures import Pictures, Seen
+from vitlora.evaluation.pictures import Pictures
 from vitlora.evaluation.report_page import ReportPage
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.evaluation.seen import Seen
+from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.intervals import exact_interval
-from vitlora.prediction.predictor import Prediction, Predictor
+from vitlora.metrics.judge import Prediction
+from vitlora.metrics.reference import Reference
+from vitlora.prediction.predictor import Predictor
 
 CLASSES = ('<b>&"é', "b", "c")
 VOID = {"meta", "img", "br", "input"}

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vitlora.data import datamodule
+from vitlora.data import datamodule, inspection
 from vitlora.data.augmentation import Augmentation
 from vitlora.data.datamodule import FolderData
-from vitlora.data.dataset import Batches
+from vitlora.data.dataset import PictureLoader
 from vitlora.data.duplicates import fingerprints
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, UsageError
@@ -100,8 +100,8 @@ def test_training_order_changes_every_epoch_and_follows_the_seed(make_folder, tm
 def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(
         datamodule,
-        "Batches",
-        partial(Batches, multiprocessing_context="fork" if workers else None),
+        "PictureLoader",
+        partial(PictureLoader, multiprocessing_context="fork" if workers else None),
     )
     one_picture_many_times(tmp_path)
     runs = []
@@ -118,7 +118,9 @@ def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monk
 
 def test_spawned_workers_draw_different_augmentations_in_every_epoch(tmp_path, monkeypatch):
     """Windows and macOS start workers afresh: everything must survive pickling."""
-    monkeypatch.setattr(datamodule, "Batches", partial(Batches, multiprocessing_context="spawn"))
+    monkeypatch.setattr(
+        datamodule, "PictureLoader", partial(PictureLoader, multiprocessing_context="spawn")
+    )
     one_picture_many_times(tmp_path)
     data = ready(tmp_path, num_workers=2, augment="strong")
     torch.manual_seed(0)
@@ -192,7 +194,7 @@ def test_a_split_is_checked_once(make_folder, tmp_path, monkeypatch):
         checked.append(len(paths := [*paths]))
         return fingerprints(paths, *more)
 
-    monkeypatch.setattr(datamodule, "fingerprints", counting)
+    monkeypatch.setattr(inspection, "fingerprints", counting)
     data = ready(make_folder(tmp_path))
     for stage in ("fit", "validate", "fit"):
         data.setup(stage)
@@ -208,7 +210,7 @@ def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, 
     assert data.folder.counts("train") == [4, 4]
     assert len(images_of(data.train_dataloader())) == 8
     printed = capsys.readouterr().out
-    assert "skipping 1 unreadable train pictures" in printed and "torn.jpg" in printed
+    assert "skipping 1 unreadable train picture:" in printed and "torn.jpg" in printed
 
 
 def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path):
@@ -293,7 +295,7 @@ def test_groups_are_kept_together_and_recorded(make_folder, tmp_path):
         assert all(numbers.count(n) % 2 == 0 for n in numbers)
     record = data.record()
     assert record["drawn"] == {"val": 0.2, "test": 0.2, "seed": 0, "groups": file}
-    assert record["grouping"] == data.grouping
+    assert record["grouping"] == data.division.grouping
     plain = FolderData(str(root), test_fraction=0.2).record()
     assert set(plain) == {"root", "counts", "digests", "drawn"}
     assert set(plain["drawn"]) == {"val", "test", "seed"}
@@ -365,9 +367,8 @@ def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path,
 
 def test_the_search_for_copies_can_be_switched_off(tmp_path, capsys):
     one_picture_many_times(tmp_path)
-    data = ready(tmp_path)
-    data.check_copies = False
-    with patch("vitlora.data.datamodule.leak_notes", side_effect=AssertionError):
+    data = ready(tmp_path, check_copies=False)
+    with patch("vitlora.data.inspection.leak_notes", side_effect=AssertionError):
         data.setup("fit")
         data.setup("fit")
     err = capsys.readouterr().err
@@ -406,7 +407,7 @@ def test_views_are_decided_by_seed_view_and_picture_alone(tmp_path):
 
 
 def test_what_is_kept_is_served_even_to_an_epoch_asked_for_before(tmp_path):
-    loader = Batches([0, 1], num_workers=2, persistent_workers=True)
+    loader = PictureLoader([0, 1], num_workers=2, persistent_workers=True)
     asked = iter(loader)
     workers = _workers(loader)
     assert len(workers) == 2 and all(worker.is_alive() for worker in workers)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vitlora.data import groups as groups_module
-from vitlora.data.folder import read_folder
+from vitlora.data.class_folders import read_folder
 from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError
 
@@ -124,7 +124,7 @@ def test_duplicates_are_asked_for_by_path(folder, monkeypatch, capsys):
     )
     assert together(folder, groups_of(folder, "duplicates")) == XYXZ
     assert asked == [folder.root / name for name in NAMES]
-    assert "among 4 pictures" in capsys.readouterr().err
+    assert "among 4 pictures" in capsys.readouterr().out
 
 
 def test_real_copies_stand_together(tmp_path, make_folder):

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from runs import train
 
-from vitlora.bundle.checkpoint import REFERENCE, Bundle, bundle_bytes, load_bundle
-from vitlora.bundle.updates import merged_network
-from vitlora.data.folder import Sample, read_folder
+from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
+from vitlora.bundle.folder import REFERENCE
+from vitlora.bundle.merging import merged_network
+from vitlora.data.class_folders import read_folder
+from vitlora.data.folder import Sample
 from vitlora.data.images import open_image
 from vitlora.errors import BundleError, UsageError
 from vitlora.evaluation.calibrate import _some, calibrate

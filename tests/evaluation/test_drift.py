@@ -17,7 +17,7 @@ from vitlora.evaluation import drift
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.calibrate import learn
 from vitlora.evaluation.drift import Drift, Shift, class_mix, compare, deciles
-from vitlora.metrics.confidence import Reference
+from vitlora.metrics.reference import Reference
 from vitlora.metrics.unsure import Unsure
 
 CLASSES = ("a", "b", "c", "d")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitlora.bundle.checkpoint import PICTURES, Bundle, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
+from vitlora.bundle.folder import PICTURES
 from vitlora.cli.main import main
 from vitlora.data.usage import contents
 

@@ -16,12 +16,12 @@ from scipy.stats import binom
 from vitlora.metrics.confidence import (
     NEVER,
     Confidence,
-    Reference,
     first_tested,
     fit_temperature,
     threshold_for_coverage,
     threshold_for_error,
 )
+from vitlora.metrics.reference import Reference
 
 
 def answers(count: int, sharpness: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.judge import Judge
+from vitlora.metrics.reference import Reference
 
 PLACES = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(200) % 3

@@ -13,7 +13,6 @@ from runs import train
 
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.cli.main import main as vitlora
-from vitlora.commands.predict import main as predict
 from vitlora.commands.report import report
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
@@ -100,9 +99,9 @@ def test_pictures_outside_the_scale_are_marked(
 ) -> None:
     brighter = pictures(write(tmp_path / "new", 65535) / "val")
     words = ["--checkpoint", str(where / "bundle"), "--device", "cpu"]
-    assert predict([*map(str, brighter[:2]), *words]) == 0
+    assert vitlora(["predict", *map(str, brighter[:2]), *words]) == 0
     assert capsys.readouterr().out.count("values outside the range of training") == 2
-    assert predict([str(brighter[0]), *words, "--json"]) == 0
+    assert vitlora(["predict", str(brighter[0]), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outside"] is True
     page = tmp_path / "page.html"
     report(where / "bundle", data=tmp_path / "new", output=page)

@@ -19,10 +19,12 @@ from torch import nn
 
 from vitlora.adapters import Adapter, LinearProbe, Lora
 from vitlora.backbones import features_and_logits, load_backbone
-from vitlora.bundle.checkpoint import Record, load_bundle, save_bundle
+from vitlora.bundle.checkpoint import load_bundle, save_bundle
+from vitlora.bundle.record import Record
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.judge import Prediction
+from vitlora.metrics.reference import Reference
 from vitlora.prediction.pool import AdapterPool
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Storage, dequantize, freeze

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import features_and_logits, load_backbone
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle, save_bundle
 from vitlora.errors import BundleError, DataError
-from vitlora.prediction.predictor import Prediction, Predictor
+from vitlora.metrics.judge import Prediction
+from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import dequantize
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -280,6 +282,50 @@ def test_one_picture_starts_no_thread(
     assert list(trained_once.predict([])) == []
     with pytest.raises(TypeError):
         list(trained_once.predict(good[:2]))
+
+
+def test_a_picture_in_memory_is_answered_as_its_file(
+    trained_once: Predictor, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    upright, file = Image.fromarray(pixels), tmp_path / "a.png"
+    upright.save(file)
+    expected = trained_once(str(file))
+    assert expected.path == file and trained_once([file, upright])[0] == expected
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned back
+    turned.save(tmp_path / "turned.png", exif=exif)
+    clear = np.dstack([pixels, np.full((40, 60), 255, np.uint8)])
+    given = [upright, pixels, pixels / 255, clear, file.read_bytes()]
+    given += [Image.open(tmp_path / "turned.png"), (tmp_path / "turned.png").read_bytes()]
+    for picture in given:
+        assert trained_once(picture) == replace(expected, path=Path())
+    grey = trained_once(pixels[..., 0])
+    assert grey.top == trained_once(Image.fromarray(pixels[..., 0])).top and not grey.outside
+    deep = trained_once(pixels.astype(np.uint16) * 257)  # nobody said what its scale is
+    assert deep.outside and deep.top == expected.top
+    assert trained_once([]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (b"no picture", "the picture's 10 bytes: not a picture, whatever its name says"),
+        (b"", "the picture's 0 bytes: the file is empty"),
+        (np.zeros((3, 4, 5)), r"an array of shape \(3, 4, 5\); expected \(H, W\), "),
+        (np.zeros((0, 4)), r"an array of shape \(0, 4\); expected"),
+        (np.zeros((4, 4), bool), "an array of bool; expected uint8"),
+        (3, "int is no picture; expected a path, bytes, an array"),
+        ([None], "NoneType is no picture"),
+        ("nowhere.jpg", "nowhere.jpg: no such file"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_line(
+    given: Any, said: str, trained_once: Predictor
+) -> None:
+    with pytest.raises(DataError, match=f"^{said}"):
+        trained_once(given)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[0])

@@ -9,7 +9,8 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from vitlora.metrics.intervals import macro_f1, wilson
 from vitlora.studies import comparison
-from vitlora.studies.comparison import Run, advise, compare, needed, p_value, tells_apart
+from vitlora.studies.advice import advise, needed, tells_apart
+from vitlora.studies.comparison import Run, compare, p_value
 
 CLASSES = 3
 

@@ -96,11 +96,11 @@ def test_loftq_still_sees_the_weights_before_rounding(photos: Path, tmp_path: Pa
             assert left.norm().item() == pytest.approx(values[16:].norm().item(), rel=1e-3)
 
 
-def test_a_network_let_go_of_is_freed(photos: Path, tmp_path: Path) -> None:
+def test_a_released_network_is_freed(photos: Path, tmp_path: Path) -> None:
     classifier = train(photos, tmp_path / "bundle", quantization="nf4")
     network: Any = classifier.network
     kept: list[Any] = [weakref.ref(p) for p in network.parameters() if not p.requires_grad]
     kept += [weakref.ref(layer) for layer in network.modules()]
     del network
-    classifier.let_go()
+    classifier.release()
     assert not [ref for ref in kept if ref() is not None]

@@ -15,7 +15,7 @@ from runs import BACKBONE, train
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.cli.main import main
 from vitlora.errors import AdapterError, BundleError, UsageError
 from vitlora.prediction.predictor import Predictor

@@ -25,7 +25,7 @@ class Adapter(ABC):
 
     #: Whether a part of the frozen weights moves into the adapter, so that they must be exact.
     moves_base = False
-    #: Whether the start depends on the weights as they were before rounding: ``undo_rounding``.
+    #: Whether the start depends on the weights as they were before rounding: ``init_loftq``.
     needs_base = False
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Adapter(ABC):
             head: Whether the head is trained in full or as LoRA.
         """
 
-    def undo_rounding(  # noqa: B027 - few begin so
+    def init_loftq(  # noqa: B027 - few begin so
         self, network: nn.Module, base: Mapping[str, torch.Tensor]
     ) -> None:
         """Chooses the start by what rounding did to the base; called if ``needs_base``.
@@ -55,7 +55,7 @@ class Adapter(ABC):
             base: The backbone's parameters before they were rounded, by their names.
         """
 
-    def look_at(  # noqa: B027 - most have nothing to choose
+    def init_from_data(  # noqa: B027 - most have nothing to choose
         self, network: nn.Module, loader: Callable[[], Iterable[Any]]
     ) -> None:
         """Chooses the start by what the training pictures look like, if the method does that.

@@ -27,13 +27,13 @@ class FusedLinear(Linear):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         a, b = self.lora_A["default"].weight, self.lora_B["default"].weight
         tokens = x.reshape(-1, x.shape[-1])  # (T, in)
-        product: Any = _Product.apply(
+        product: Any = _FusedProduct.apply(
             tokens, a, b, self.base_layer.bias, self.base_layer, self.scaling["default"], dtype
         )
         return product.view(*x.shape[:-1], -1)
 
 
-class _Product(torch.autograd.Function):
+class _FusedProduct(torch.autograd.Function):
     """The layer's output; kept for the backward pass are its input and the low-rank product."""
 
     @staticmethod

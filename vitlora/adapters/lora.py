@@ -1,32 +1,28 @@
-"""LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685) and its variants, by PEFT.
-
-Two starts are vitlora's own: EVA's, for which PEFT may never stop looking, and LoftQ's, which PEFT
-computes for transformers' checkpoints alone.
-"""
+"""LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685) and its variants, by PEFT."""
 
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from vitlora.adapters.adapter import Adapter, HeadMode, Tensors
-from vitlora.backbones import BLOCK_ROLES, ROLES, Backbone
+from vitlora.adapters.targets import Targets, Variant, peft_ranks
+from vitlora.adapters.variants import (
+    at_twice_the_rank,
+    factors,
+    init_eva,
+    init_loftq,
+    keep_start,
+    without_start,
+)
+from vitlora.backbones import BLOCK_ROLES, Backbone
 from vitlora.backbones.pattern import anchored_pattern
-from vitlora.errors import AdapterError, UsageError, nearest
+from vitlora.errors import AdapterError, UsageError
 from vitlora.quantization import Storage, is_quantized, plain_weight
-
-Variant = Literal["lora", "rslora", "dora", "pissa", "olora", "eva", "loftq"]
-
-_TARGETS = tuple(role for role in ROLES if role != "head")
-_EVA_BATCHES = 16  # that EVA looks at
-_PARTS = ("attention.q", "attention.k", "attention.v")  # thirds of a fused attention.qkv
 
 
 class Lora(Adapter):
@@ -76,6 +72,9 @@ class Lora(Adapter):
         self.norms = norms
         self.biases = biases
         self._check_options()
+        self._layers = Targets(
+            tuple(self.targets), last_blocks, rank, alpha, self.ranks, self.variant
+        )
 
     def _check_options(self) -> None:
         last = self.last_blocks
@@ -94,26 +93,6 @@ class Lora(Adapter):
         for name, (value, fits, expected) in checks.items():
             if not fits:
                 raise UsageError(f"model.adapter {name} is {value}; expected {expected}")
-        for target in self.targets:
-            if target not in _TARGETS:
-                raise UsageError(
-                    f"model.adapter targets has '{target}'; expected some of "
-                    f"{', '.join(_TARGETS)}{nearest(target, _TARGETS)}"
-                )
-        parts = [target for target in self.targets if target in _PARTS]
-        if parts and "attention.qkv" in self.targets:
-            raise UsageError(
-                f"model.adapter targets has attention.qkv and its part {parts[0]}; take one or the "
-                "other"
-            )
-        if parts and self.variant not in ("lora", "rslora"):
-            raise UsageError(
-                f"model.adapter variant {self.variant} starts from whole layers, but targets has "
-                f"{parts[0]}, a part of one; take attention.qkv, or variant lora or rslora"
-            )
-        for name, rank in self.ranks.items():
-            if rank < 1:
-                raise UsageError(f"model.adapter ranks has {name}: {rank}; expected at least 1")
 
     @property
     def moves_base(self) -> bool:
@@ -132,18 +111,18 @@ class Lora(Adapter):
             AdapterError: The backbone has fewer blocks than asked for.
             UsageError: There is nothing to adapt.
         """
-        return list(self._plan(backbone, head))
+        return list(self._layers.plan(backbone, head))
 
     def check(self, backbone: Backbone, head: HeadMode, storage: Storage) -> None:
         """Refuses what does not fit the backbone, and pairs that would not train what they say."""
-        plan = self._plan(backbone, head)
+        plan = self._layers.plan(backbone, head)
         modules = dict(backbone.module.named_modules())
         for path, (rank, _) in plan.items():
             layer: Any = modules[path]
             width = (
                 layer.in_features if path == "head" else min(layer.in_features, layer.out_features)
             )
-            count = len(self._parts(path)) or 1
+            count = len(self._layers.parts(path)) or 1
             if rank > width:
                 raise AdapterError(
                     f"model.adapter rank is {rank // count} for {path}, which is {width} wide"
@@ -180,13 +159,13 @@ class Lora(Adapter):
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
 
-        plan = self._plan(backbone, head)
+        plan = self._layers.plan(backbone, head)
         module: Any = backbone.module
         module.name_or_path = backbone.id  # PEFT saves it as base_model_name_or_path
         # PEFT looks for this flag before it takes its 4-bit LoRA layer
         module.is_loaded_in_4bit = any(map(is_quantized, module.modules()))
         config = LoraConfig(
-            **self._peft_options(plan),
+            **peft_ranks(plan),
             lora_dropout=self.dropout,
             target_modules=anchored_pattern(plan),
             modules_to_save=self._whole_modules(module, head) or None,
@@ -209,10 +188,10 @@ class Lora(Adapter):
             # Activations are fp32, or under autocast, which casts by itself; PEFT would first cast
             # bf16 ones up to the adapter's fp32 (see peft.helpers.disable_input_dtype_casting)
             layer.cast_input_dtype_enabled = False
-            if parts := self._parts(path):
+            if parts := self._layers.parts(path):
                 _keep_to_parts(layer, parts)
             if self.moves_base:
-                layer.start = tuple(factor.detach().clone() for factor in _factors(layer))
+                keep_start(layer)
             if self.variant == "dora":  # PEFT rounds it with the base; B is zero yet
                 lengths = plain_weight(layer.base_layer).norm(dim=1)
                 layer.lora_magnitude_vector["default"].weight.data.copy_(lengths)
@@ -223,43 +202,14 @@ class Lora(Adapter):
                 parameter.requires_grad_(False)
         return network
 
-    def undo_rounding(self, network: nn.Module, base: Mapping[str, torch.Tensor]) -> None:
-        """LoftQ (Li et al. 2023), one round: A and B start as the best fit of what was lost."""
-        for name, module in network.named_modules():
-            if hasattr(module, "lora_A"):
-                layer: Any = module
-                a, b = _factors(layer)
-                weight = base[f"{name.removeprefix('base_model.model.')}.weight"]
-                error = weight.float() - plain_weight(layer.base_layer)
-                u, s, vh = torch.linalg.svd(error / layer.scaling["default"], full_matrices=False)
-                root = s[: len(a)].sqrt()
-                a.data.copy_(root[:, None] * vh[: len(a)])
-                b.data.copy_(u[:, : len(a)] * root)
+    def init_loftq(self, network: nn.Module, base: Mapping[str, torch.Tensor]) -> None:
+        """LoftQ: see ``vitlora.adapters.variants.init_loftq``."""
+        init_loftq(network, base)
 
-    def look_at(self, network: nn.Module, loader: Callable[[], Iterable[Any]]) -> None:
-        """EVA (Paischer et al. 2024): A starts at the principal directions of layers' inputs.
-
-        PEFT's own start goes on over the data until all directions settle, which at high ranks
-        they do not; here a fixed number of batches decides, and ranks stay as asked for.
-        """
-        if self.variant != "eva":
-            return
-        layers: list[Any] = [m for m in network.modules() if hasattr(m, "lora_A")]
-        seen: list[list[torch.Tensor]] = [[] for _ in layers]
-        hooks = [
-            layer.register_forward_pre_hook(partial(_keep_some_tokens, tokens))
-            for layer, tokens in zip(layers, seen, strict=True)
-        ]
-        training, device = network.training, next(network.parameters()).device
-        network.eval()
-        with torch.no_grad():
-            for images, _ in islice(loader(), _EVA_BATCHES):
-                network(images.to(device))
-        for hook in hooks:
-            hook.remove()
-        network.train(training)
-        for layer, tokens in zip(layers, seen, strict=True):
-            _start_at_directions(_factors(layer)[0], torch.cat(tokens))
+    def init_from_data(self, network: nn.Module, loader: Callable[[], Iterable[Any]]) -> None:
+        """EVA: see ``vitlora.adapters.variants.init_eva``."""
+        if self.variant == "eva":
+            init_eva(network, loader)
 
     def rate(self, name: str) -> float:
         """Returns what the learning rate of a trainable tensor is multiplied with."""
@@ -274,19 +224,13 @@ class Lora(Adapter):
             config.inference_mode = training
             fields = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))
         fields["init_lora_weights"] = True  # the start is history
-        if self.moves_base:
-            fields["r"] *= 2
-            fields["lora_alpha"] *= 2
-            for key in ("rank_pattern", "alpha_pattern"):
-                fields[key] = {path: 2 * value for path, value in fields[key].items()}
-        return fields
+        return at_twice_the_rank(fields) if self.moves_base else fields
 
     def tensors(self, network: nn.Module) -> Tensors:
         """Returns PEFT's own tensors; a LoRA head's frozen zeros are among them, a byte each.
 
         PEFT loads them into the base layer it wraps, which in a plain timm model is random.
-        PiSSA and OLoRA took their start out of the base: subtracted here, at twice the rank, they
-        are plain LoRA on the plain base (as in PEFT's own conversion).
+        PiSSA and OLoRA took their start out of the base: see ``without_start``.
         """
         from peft import get_peft_model_state_dict
 
@@ -297,81 +241,13 @@ class Lora(Adapter):
         for name, parameter in network.named_parameters():
             if ".head.base_layer." in name and not parameter.requires_grad:
                 tensors[name] = torch.zeros_like(parameter, dtype=torch.int8)
-        for name, layer in network.named_modules():
-            if hasattr(layer, "start"):
-                (a, b), (a0, b0) = _factors(layer), layer.start  # pyright: ignore
-                tensors[f"{name}.lora_A.weight"] = torch.cat([a.detach(), a0.to(a.device)])
-                tensors[f"{name}.lora_B.weight"] = torch.cat([b.detach(), -b0.to(b.device)], 1)
-        return tensors
+        return {**tensors, **without_start(network)}
 
     def load(self, network: nn.Module, tensors: Tensors) -> None:
         """Copies tensors into the network, by the names that PEFT's file gives them."""
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(network, tensors)
-
-    def _plan(self, backbone: Backbone, head: HeadMode) -> dict[str, tuple[int, float]]:
-        """Returns rank and alpha of each adapted layer by its path."""
-        if self.last_blocks is not None and self.last_blocks > backbone.num_blocks:
-            raise AdapterError(
-                f"model.adapter last_blocks is {self.last_blocks}; {backbone.id} has "
-                f"{backbone.num_blocks} blocks"
-            )
-        plan: dict[str, tuple[int, float]] = {}
-        used: set[str] = set()
-        for role in self.targets:
-            for path in backbone.layers(role, self.last_blocks):
-                # q, k and v of a fused layer share one wide A, each its own part of it
-                count = len(self._parts(path)) or 1
-                rank = self._rank(path, role, used)
-                if path in plan and plan[path][0] != count * rank:
-                    raise UsageError(
-                        f"model.adapter ranks gives parts of {path} different ranks, but they are "
-                        "one layer in this backbone; give all its parts one rank"
-                    )
-                scale = math.sqrt(count) if self.variant == "rslora" else count
-                plan[path] = (count * rank, self.alpha * scale)
-        if head == "lora":
-            plan |= dict.fromkeys(backbone.layers("head"), (self.rank, self.alpha))
-        if not plan:
-            raise UsageError(
-                "model.adapter targets is empty and model.head is full, so LoRA has nothing to "
-                "adapt; use the LinearProbe adapter, or set model.head to lora"
-            )
-        for name in self.ranks:
-            if name not in used:
-                raise UsageError(
-                    f"model.adapter ranks has '{name}', which names no adapted layer; expected a "
-                    "role of targets, blocks.N, or blocks.N.role"
-                )
-        return plan
-
-    def _rank(self, path: str, role: str, used: set[str]) -> int:
-        block = ".".join(path.split(".")[:2])
-        names = [name for name in (role, block, f"{block}.{role}") if name in self.ranks]
-        used.update(names)
-        return self.ranks[names[-1]] if names else self.rank
-
-    def _parts(self, path: str) -> list[int]:
-        """Returns which thirds of a layer are adapted, 0 to 2; none means the whole layer."""
-        if not path.endswith(".qkv"):
-            return []
-        return [index for index, part in enumerate(_PARTS) if part in self.targets]
-
-    def _peft_options(self, plan: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
-        """Returns rank and alpha as PEFT wants them: one for most layers, patterns for others."""
-        rank, alpha = next(iter(plan.values()))
-        others: dict[tuple[int, float], list[str]] = {}
-        for path, values in plan.items():
-            if values != (rank, alpha):
-                others.setdefault(values, []).append(path)
-        patterns = {anchored_pattern(paths): values for values, paths in others.items()}
-        return {
-            "r": rank,
-            "lora_alpha": alpha,
-            "rank_pattern": {pattern: values[0] for pattern, values in patterns.items()},
-            "alpha_pattern": {pattern: values[1] for pattern, values in patterns.items()},
-        }
 
     def _whole_modules(self, module: nn.Module, head: HeadMode) -> list[str]:
         """Returns the names of modules trained in full, as PEFT finds them: by their end."""
@@ -383,17 +259,12 @@ class Lora(Adapter):
         return sorted(whole)
 
 
-def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns A ``(rank, in)`` and B ``(out, rank)`` of PEFT's LoRA layer."""
-    return layer.lora_A["default"].weight, layer.lora_B["default"].weight
-
-
 def _keep_to_parts(layer: Any, parts: list[int]) -> None:
     """Gives each part of a fused layer its own share of the rank; all else of B stays zero.
 
     Equal to separate LoRA layers on separate projections: a zero of B that gets no gradient stays.
     """
-    b: Any = _factors(layer)[1]
+    b: Any = factors(layer)[1]
     mask = torch.zeros_like(b)
     rows, columns = len(b) // 3, b.shape[1] // len(parts)
     for index, part in enumerate(parts):
@@ -406,24 +277,6 @@ def _keep_to_parts(layer: Any, parts: list[int]) -> None:
 
     b.register_hook(keep)
     b.always_zero = b.numel() - len(parts) * rows * columns
-
-
-def _start_at_directions(a: torch.Tensor, x: torch.Tensor) -> None:
-    """Puts the principal directions of tokens ``(N, in)`` into A ``(rank, in)``."""
-    if len(x) <= len(a):
-        raise UsageError(
-            f"model.adapter variant is eva, which saw {len(x)} tokens, too few for rank "
-            f"{len(a)}; lower the rank, raise data.batch_size, or take variant lora"
-        )
-    with torch.autocast(x.device.type, enabled=False):  # which has no QR decomposition on CUDA
-        directions = torch.svd_lowrank(x - x.mean(0), min(len(a) + 8, *x.shape), niter=8)[2]
-    a.data.copy_(directions[:, : len(a)].T)
-
-
-def _keep_some_tokens(tokens: list[torch.Tensor], layer: nn.Module, inputs: Any) -> None:
-    """Adds about 64 of the tokens a layer is given to ``tokens``, ``(N, width)`` in fp32."""
-    x = inputs[0].reshape(-1, inputs[0].shape[-1])
-    tokens.append(x[:: max(len(x) // 64, 1)].float())
 
 
 def peft_defaults() -> dict[str, Any]:

@@ -247,7 +247,7 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
         raise BackboneError(
             f"the weights of {source.id} are not on this machine and could not be downloaded "
             f"({type(error).__name__}); get {source.url} and pass --model.weights FILE "
-            "(predict.py: --weights FILE)"
+            "(vitlora predict: --weights FILE)"
         ) from error
 
 

@@ -10,9 +10,11 @@ from vitlora import yaml_text
 from vitlora.backbones import Backbone
 from vitlora.backbones.pattern import anchored_pattern
 from vitlora.bundle.card import model_card
-from vitlora.bundle.checkpoint import PEFT_CONFIG, TENSORS, Bundle, Record, save_bundle
+from vitlora.bundle.checkpoint import Bundle, save_bundle
+from vitlora.bundle.folder import PEFT_CONFIG, TENSORS
 from vitlora.bundle.foreign import PREFIX, PeftAdapter
 from vitlora.bundle.lora_options import compiled
+from vitlora.bundle.record import Record
 from vitlora.bundle.updates import read_changes
 from vitlora.errors import BundleError, shown
 from vitlora.quantization import Storage

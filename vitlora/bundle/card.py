@@ -10,7 +10,7 @@ import torch
 import yaml
 from timm.models import get_pretrained_cfg
 
-from vitlora.bundle.checkpoint import Record
+from vitlora.bundle.record import Record
 from vitlora.data.value_range import range_text
 from vitlora.quantization import Storage
 
@@ -47,7 +47,7 @@ def model_card(
         _scores(record),
         f"## Classes, in the order of the outputs\n\n```text\n{_classes(record)}\n```",
         "## Use\n\nWith vitlora, where `DIR` is the folder of these files:\n\n"
-        "```\npython predict.py --checkpoint DIR IMAGE.jpg\n```",
+        "```\nvitlora predict --checkpoint DIR IMAGE.jpg\n```",
     ]
     if peft is not None:
         sections.append(f"With plain PEFT:\n\n```python\n{_peft_code(record)}\n```")

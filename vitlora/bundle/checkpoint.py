@@ -7,12 +7,9 @@ holds a base weight, and none is a pickle.
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +19,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
-from vitlora import __version__
-from vitlora.bundle.folder import PEFT_CONFIG, RECORD, check_there
+from vitlora.bundle.folder import (
+    CARD,
+    FILES,
+    PEFT_CONFIG,
+    PICTURES,
+    RECORD,
+    REFERENCE,
+    RUN_CONFIG,
+    TENSORS,
+)
 from vitlora.bundle.lora_options import LoraOptions
-from vitlora.bundle.plain import is_a
-from vitlora.data.preprocessing import Preprocessing
+from vitlora.bundle.record import Record, check_texts, is_network_path
+from vitlora.bundle.transaction import (
+    FORMAT,
+    fields_digest,
+    finish_save,
+    pending_path,
+    read_files,
+    read_record,
+)
 from vitlora.data.usage import Usage
-from vitlora.errors import BundleError, UsageError, printable, shown
-from vitlora.files import alone_in, is_draft, keep_names, rename, write_through
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.errors import BundleError, UsageError, printable
+from vitlora.files import alone_in, keep_names, rename, write_through
 from vitlora.metrics.judge import Judge
-from vitlora.quantization import Storage
+from vitlora.metrics.reference import Reference
 
-FORMAT = 1
-TENSORS = "adapter_model.safetensors"
-RUN_CONFIG = "config.yaml"
-REFERENCE = "reference.safetensors"
-PICTURES = "pictures.safetensors"
-CARD = "README.md"
-FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
-_SUMMED = (TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES)
-# a pending file bears a digest; those of older versions of vitlora did not
-_PENDING = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})(\.[0-9a-f]{{16}})?\.new")
-_MOST_NUMBER = 2**63
-_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_DRAWN = {
-    **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
-    **{"groups": str, "resplit": bool},
-}
-# of one line; a folder's path has at most as many characters
-_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
 _MOST_VALUES = 10**6  # in config.yaml; a few lines of YAML can stand for more than memory holds
-_TRIES = 10  # to read a bundle that others are writing
-
-
-@dataclass(frozen=True)
-class Record:
-    """What ``vitlora.json`` says.
-
-    Attributes:
-        backbone: ``source/model.tag``.
-        base_digest: SHA-256 of the base's weights, the head left out.
-        weights: The file training read them from; ``none`` for a random start.
-        storage: How the frozen base was kept.
-        method: Name of the adapter class.
-        head: ``full`` or ``lora``.
-        classes: Names in the order of the outputs.
-        preprocessing: What a picture goes through.
-        split: The data's root, counts and split.
-        metrics: Validation numbers of the epoch that was kept.
-        confidence: What validation taught about its confidence; None before it did.
-        created: UTC, ISO 8601.
-        libraries: Versions the bundle was made with.
-        parent: First 16 digits of the digest of the bundle that training went on from, if any.
-    """
-
-    backbone: str
-    base_digest: str
-    weights: str
-    storage: Storage
-    method: str
-    head: str
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    split: dict[str, Any]
-    metrics: dict[str, float]
-    confidence: Confidence | None = None
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    libraries: dict[str, str] = field(default_factory=lambda: _library_versions())
-    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +61,13 @@ class Bundle:
         usage: What training did with which picture; None in older bundles and adopted ones.
         config: The resolved run, the text of ``config.yaml``.
         digest: SHA-256 that ``vitlora.json`` gives itself.
+
+    Examples:
+        >>> bundle = load_bundle("checkpoints/waste5")
+        >>> bundle.record.classes
+        ('can', 'glass')
+        >>> bundle.record.method, bundle.judge.classes == bundle.record.classes
+        ('Lora', True)
     """
 
     folder: Path
@@ -160,7 +122,7 @@ class Bundle:
 
     def card(self) -> str | None:
         """Returns the model card, which people may have edited; None where there is none."""
-        for path in (_pending(self.folder / CARD, self.digest), self.folder / CARD):
+        for path in (pending_path(self.folder / CARD, self.digest), self.folder / CARD):
             with suppress(FileNotFoundError):
                 return path.read_text("utf-8", errors="surrogateescape")
         return None
@@ -223,15 +185,10 @@ def save_bundle(
         files[PICTURES] = usage.to_bytes()
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     try:
-        _check_texts(asdict(record))
+        fields = {"format": FORMAT, **record.to_json(), "files": sums}
     except ValueError as error:
         raise BundleError(f"{folder} could not be read again: {error}") from None
-    fields = {"format": FORMAT, **asdict(record), "files": sums}
-    if record.parent is None:
-        del fields["parent"]
-    if record.preprocessing.value_range is None:
-        del fields["preprocessing"]["value_range"]
-    fields["digest"] = _fields_digest(fields)
+    fields["digest"] = fields_digest(fields)
     lines = [
         f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, separators=(',', ':'))}"
         for k, v in fields.items()
@@ -239,11 +196,11 @@ def save_bundle(
     files[RECORD], sums[RECORD] = ("{\n" + ",\n".join(lines) + "\n}\n").encode(), fields["digest"]
     if card is not None:
         files[CARD], sums[CARD] = card.encode("utf-8", "surrogateescape"), fields["digest"]
-    pending = {name: _pending(folder / name, digest) for name, digest in sums.items()}
+    pending = {name: pending_path(folder / name, digest) for name, digest in sums.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
-        _settle(folder)
-        if replaces is not None and _read_record(folder)[1]["digest"] != replaces:
+        finish_save(folder)
+        if replaces is not None and read_record(folder)[1]["digest"] != replaces:
             raise BundleError(
                 f"{folder} was written anew since it was read, and the newer bundle is kept; do "
                 "this again"
@@ -252,11 +209,15 @@ def save_bundle(
             write_through(pending[name], content)
         keep_names(folder)
         rename(pending[RECORD], folder / RECORD)
-        _settle(folder)
+        finish_save(folder)
 
 
 def load_bundle(folder: str | Path) -> Bundle:
     """Returns a bundle after checking every byte of it.
+
+    Examples:
+        >>> load_bundle("checkpoints/waste5").record.backbone
+        'vitlora/vit_micro_patch8_96'
 
     Raises:
         BundleError: No bundle is there, or it is torn, was changed, or is of another format.
@@ -271,30 +232,18 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
         BundleError: As ``load_bundle``.
     """
     folder = Path(folder)
-    fields, contents = _read_files(folder)
-    learnt = fields.get("confidence")  # older bundles have none
+    fields, contents = read_files(folder)
     try:
-        _check_texts(fields)
+        check_texts(fields)
         tensors = load_tensors(contents[TENSORS])
-        _check_texts(list(tensors))
+        check_texts(list(tensors))
         peft = json.loads(contents[PEFT_CONFIG]) if PEFT_CONFIG in contents else None
-        reference = (
-            None if learnt is None else Reference.from_tensors(load_tensors(contents[REFERENCE]))
-        )
+        reference = None
+        if fields.get("confidence") is not None:
+            reference = Reference.from_tensors(load_tensors(contents[REFERENCE]))
         usage = Usage.from_bytes(contents[PICTURES]) if PICTURES in contents else None
         config = contents[RUN_CONFIG].decode("utf-8")
-        names = Record.__dataclass_fields__.keys() - {"confidence", "parent"}
-        record = Record(
-            **{
-                **{name: fields[name] for name in names},
-                "confidence": None if learnt is None else Confidence.from_json(learnt),
-                "storage": Storage(**fields["storage"]),
-                "classes": tuple(_list(fields["classes"])),
-                "preprocessing": Preprocessing.from_json(fields["preprocessing"]),
-                "parent": fields.get("parent"),
-            }
-        )
-        _check_record(record)
+        record = Record.from_json(fields)
     except (
         *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError),
         *(SafetensorError, UsageError),
@@ -309,165 +258,10 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
     return bundle, contents
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, got {shown(value)}")
-    return value
-
-
-def _check_record(record: Record) -> None:
-    """Refuses values that make no sense though their sums are right: anyone may have written them.
-
-    Raises:
-        ValueError: One does not.
-    """
-    split, drawn = record.split, record.split.get("drawn", {})
-    if not {"root", "counts", "digests"} <= split.keys():
-        raise ValueError("split is incomplete")
-    expected = {
-        **{n: (getattr(record, n), str) for n in ("backbone", "base_digest", "weights", "created")},
-        **{n: (getattr(record, n), str) for n in ("method", "head")},
-        **{f"metrics {n}": (value, float) for n, value in record.metrics.items()},
-        **{f"libraries {n}": (value, str) for n, value in record.libraries.items()},
-        **{f"classes {i}": (value, str) for i, value in enumerate(record.classes)},
-        "parent": ("" if record.parent is None else record.parent, str),
-        "split root": (split["root"], str),
-        **{f"split digests {n}": (value, str) for n, value in split["digests"].items()},
-        **{
-            f"split counts {n}": (count, int)
-            for n, counts in split["counts"].items()
-            for count in _list(counts)
-        },
-        **{f"split drawn {n}": (drawn[n], kind) for n, kind in _DRAWN.items() if n in drawn},
-    }
-    for name, (value, kind) in expected.items():
-        if not is_a(value, kind) or (kind in (int, float) and not abs(value) < _MOST_NUMBER):
-            raise ValueError(f"{name} is {shown(value)}; expected {_KINDS[kind]}")
-    if len(record.classes) < 2 or len(set(record.classes)) < len(record.classes):
-        raise ValueError("classes holds no names, or one twice")
-    if record.head not in ("full", "lora"):
-        raise ValueError(f"head is {shown(record.head)}; expected full or lora")
-
-
-def _check_texts(value: Any) -> None:
-    """Refuses texts, in nested values, that would not print as a piece of a line.
-
-    Raises:
-        ValueError: There is one.
-    """
-    if isinstance(value, str) and not _TEXT.fullmatch(value):
-        raise ValueError(f"it holds {shown(value)}; expected at most 4096 printable characters")
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    for part in value if isinstance(value, list | tuple) else ():
-        _check_texts(part)
-
-
-def is_network_path(path: str) -> bool:
-    """Returns whether a path, chosen by a stranger, could make Windows log in to a server."""
-    return path.replace("\\", "/").startswith("//")
-
-
-def is_leftover(name: str) -> bool:
-    """Returns whether an interrupted save leaves files of this name in a bundle's folder."""
-    return is_draft(name) or _PENDING.fullmatch(name) is not None
-
-
 def bundle_bytes(folder: Path) -> int:
     """Returns the size of a bundle's files in bytes; the card, for people, does not count."""
     paths = [folder / name for name in FILES if name != CARD]
     return sum(path.stat().st_size for path in paths if path.exists())
-
-
-def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Returns a record's fields, and the checked bytes of its files and of itself."""
-    record, fields = _read_record(folder)
-    for _ in range(_TRIES):
-        try:
-            contents = {n: _read_checked(folder / n, d) for n, d in fields["files"].items()}
-            return fields, {RECORD: record, **contents}
-        except BundleError:
-            before = record
-            record, fields = _read_record(folder)
-            if record == before:
-                raise
-    raise BundleError(f"{folder} is written to again and again; read it when that has ended")
-
-
-def _read_record(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """Returns the bytes of ``vitlora.json`` and its checked fields."""
-    record = (check_there(folder) / RECORD).read_bytes()
-    try:
-        fields = json.loads(record.decode("utf-8"))
-        digest = fields["digest"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise BundleError(f"{folder / RECORD} is torn or not a bundle's; train again") from None
-    if fields.get("format") != FORMAT:
-        raise BundleError(
-            f"{folder} is a bundle of format {shown(fields.get('format'))}; this vitlora reads "
-            f"format {FORMAT}. Install a newer vitlora"
-        )
-    files = fields.get("files")
-    if digest != _fields_digest(fields) or not isinstance(files, dict) or files.keys() - _SUMMED:
-        raise BundleError(f"{folder / RECORD} was changed after it was written; train again")
-    return record, fields
-
-
-def _read_checked(path: Path, digest: Any) -> bytes:
-    found = False
-    for candidate in _candidates(path, digest):
-        with suppress(FileNotFoundError):
-            content, found = candidate.read_bytes(), True
-            if hashlib.sha256(content).hexdigest() == digest:
-                return content
-    if not found:
-        raise BundleError(f"{path.parent} is torn: {path.name} is missing; train again")
-    raise BundleError(
-        f"{path} was truncated or changed after it was written; train again or restore it"
-    )
-
-
-def _candidates(path: Path, digest: Any) -> Iterator[Path]:
-    """Yields where a bundle's file may be; a pending one is there until its name is its own."""
-    yield _pending(path, digest)
-    yield path
-    yield path.with_name(f".{path.name}.new")  # an older vitlora's
-
-
-def _pending(path: Path, digest: Any) -> Path:
-    short = digest[:16] if isinstance(digest, str) and re.match("[0-9a-f]{16}", digest) else "none"
-    return path.with_name(f".{path.name}.{short}.new")
-
-
-def _settle(folder: Path) -> None:
-    """Finishes what an interrupted save left: pending files get their names, or are removed.
-
-    Where nothing says which bundle counts, nothing is touched.
-    """
-    left = [path for path in folder.iterdir() if _PENDING.fullmatch(path.name)]
-    try:
-        fields = _read_record(folder)[1]
-    except BundleError:
-        return
-    if not left:
-        return
-    for name, digest in fields["files"].items():
-        there = next((p for p in _candidates(folder / name, digest) if _sum(p) == digest), None)
-        if there not in (None, folder / name):
-            rename(there, folder / name)
-    with suppress(FileNotFoundError):
-        rename(_pending(folder / CARD, fields["digest"]), folder / CARD)
-    others = [folder / name for name in _SUMMED if name not in fields["files"]]
-    for path in (*left, *others):
-        with suppress(OSError):  # gone, or somebody reads it
-            path.unlink()
-
-
-def _sum(path: Path) -> str | None:
-    """Returns the SHA-256 of a file, None if it is not there."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-    return None
 
 
 def _check_size(run: Any) -> None:
@@ -481,20 +275,3 @@ def _check_size(run: Any) -> None:
             if seen > _MOST_VALUES:
                 raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
             waiting += parts
-
-
-def _fields_digest(fields: Mapping[str, Any]) -> str:
-    """Returns the digest of a record's fields, itself left out."""
-    fields = {name: value for name, value in fields.items() if name != "digest"}
-    canonical = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _library_versions() -> dict[str, str]:
-    versions = {"vitlora": __version__}
-    for name in ("torch", "timm", "peft", "bitsandbytes"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

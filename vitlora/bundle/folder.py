@@ -1,11 +1,17 @@
-"""Where bundles are: found without torch, which reading one needs."""
+"""A bundle's folder: how its files are called, and where bundles are. Needs no torch."""
 
 from pathlib import Path
 
 from vitlora.errors import BundleError
 
 RECORD = "vitlora.json"
+TENSORS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+RUN_CONFIG = "config.yaml"
+REFERENCE = "reference.safetensors"
+PICTURES = "pictures.safetensors"
+CARD = "README.md"
+FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
 
 
 def newest_bundle(root: str | Path = "checkpoints") -> Path:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import is_model, model_entrypoint
 
-from vitlora.bundle.checkpoint import PEFT_CONFIG, TENSORS
+from vitlora.bundle.folder import PEFT_CONFIG, TENSORS
 from vitlora.bundle.lora_options import check_known
 from vitlora.errors import BundleError, UsageError, a_few, printable, shown
 

@@ -1,40 +1,34 @@
 """The command line: ``fit``, ``validate`` and ``test`` on Lightning's CLI."""
 
-import argparse
-import inspect
-import logging
 import math
-import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, Namespace, set_dumper, set_loader
+from jsonargparse import ArgumentError, set_dumper, set_loader
 from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
 from vitlora import yaml_text
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
-from vitlora.bundle.updates import merged_network, trained_network
+from vitlora.bundle.merging import merged_network, trained_network
 from vitlora.cli.complaints import explained
+from vitlora.cli.continuing import follow, note_absent, remembered
+from vitlora.cli.lightning_parser import Parser, by_value, quieten, show_only_ours
+from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
-from vitlora.data.preprocessing import Preprocessing
-from vitlora.data.usage import Usage
-from vitlora.errors import BundleError, DataError, UsageError, VitloraError, a_few
+from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
-from vitlora.evaluation.forgetting import Memory, remember
-from vitlora.evaluation.pictures import at_home, seen, settle, usage_of
-from vitlora.files import write_json
+from vitlora.evaluation.forgetting import OldPictures
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
+from vitlora.notes import note
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
@@ -44,33 +38,7 @@ _DESCRIPTIONS = {
     "validate": "Scores a bundle on its validation split.",
     "test": "Scores a bundle on a test split.",
 }
-_FEW = 10  # names that a line lists
 _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
-
-
-class _Parser(LightningArgumentParser):
-    def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
-        """Returns YAML; what is read back on the way holds values, not words typed.
-
-        jsonargparse leaves out what the help does not show: here, Lightning's own options of the
-        trainer. Those that were set belong to the run.
-        """
-        if "skip_none" in options:  # Lightning's word for it, which jsonargparse 4.49 renamed
-            options["skip_unset"] = options.pop("skip_none")
-        hidden = [
-            action
-            for action in self._actions
-            if action.help == argparse.SUPPRESS and cfg.get(action.dest) != action.default
-        ]
-        mode, self.parser_mode = self.parser_mode, "yaml"
-        try:
-            for action in hidden:
-                action.help = ""
-            return super().dump(cfg, *args, **options)
-        finally:
-            self.parser_mode = mode
-            for action in hidden:
-                action.help = argparse.SUPPRESS
 
 
 class VitloraCLI(LightningCLI):
@@ -92,7 +60,7 @@ class VitloraCLI(LightningCLI):
             Classifier,
             FolderData,
             trainer_class=Trainer,
-            parser_class=_Parser,
+            parser_class=Parser,
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -115,7 +83,7 @@ class VitloraCLI(LightningCLI):
         parser.add_lightning_class_args(Classifier, "model")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.add_class_arguments(Unsure, "unsure")
-        _show_only_ours(parser)
+        show_only_ours(parser)
         parser.usage = "vitlora COMMAND --config FILE [any option below]"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -158,7 +126,7 @@ class VitloraCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Takes the enumerations among the defaults of classes by value: YAML knows no others."""
-        _by_value(self.config)
+        by_value(self.config)
 
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; what a named class refuses is said with its key.
@@ -178,8 +146,8 @@ class VitloraCLI(LightningCLI):
         config = self.config.fit
         if config.output == "":
             raise UsageError("output is empty; expected a folder")
-        if config.checkpoint or config.json:
-            raise UsageError("--checkpoint and --json belong to validate and test, not to fit")
+        if config.checkpoint:
+            raise UsageError("--checkpoint belongs to validate and test; fit goes on --from one")
         quantization = self.model.storage.quantization
         if self.trainer.checkpoint_callbacks and quantization != "none":
             name = type(self.trainer.checkpoint_callbacks[0]).__name__
@@ -200,9 +168,13 @@ class VitloraCLI(LightningCLI):
             logs=config.trainer.logger in (None, True),
             parent=parent.digest[:16] if parent else None,
         )
-        self.memory: Memory | None = None
+        self.memory: OldPictures | None = None
         if parent:
-            self.memory = self._go_on(parent)
+            start(self.model, parent)
+            data = self.datamodule
+            print(f"goes on from {parent.folder}{follow(parent, data)}")
+            note_absent(data)
+            self.memory = remembered(parent, self._merged(parent), data, config.old_data)
         trainer: Any = self.trainer
         # before the others: some look for its loggers
         trainer.callbacks = [Summary(), self.run_folder, *trainer.callbacks]
@@ -222,15 +194,21 @@ class VitloraCLI(LightningCLI):
         if self.run_folder.best is None:
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
-        self.model.let_go()  # the bundle is read back, and its base may fill the memory
+        self.model.release()  # the bundle is read back, and its base may fill the memory
         print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
         if note := _ran_away(scores):
             print(note)
         self._calibrate(folder)
         if self.memory is not None:
-            print(f"\n{self._forgotten(folder, self.memory)}")
+            bundle = load_bundle(folder)
+            forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
+            print(f"\n{forgetting.to_text(self.memory.where)}")
         print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
-        print(f"predict  python predict.py --checkpoint {_quoted(folder)} IMAGE.jpg")
+        print(f"predict  vitlora predict IMAGE.jpg --checkpoint {_quoted(folder)}")
+
+    def bundle(self) -> Bundle:
+        """Returns what ``fit`` wrote."""
+        return load_bundle(self.run_folder.folder)
 
     def _calibrate(self, folder: Path) -> None:
         """Looks at the pictures once more, through the network that will predict.
@@ -249,68 +227,17 @@ class VitloraCLI(LightningCLI):
             if not isinstance(error, VitloraError) and not is_out_of_memory(error):
                 raise
             reason = str(error) if isinstance(error, VitloraError) else "the device is full"
-            print(
-                f"note: the bundle is kept, but its confidence is not calibrated ({reason}); "
-                f"'vitlora calibrate {_quoted(folder)} --device cpu' does it",
-                file=sys.stderr,
+            note(
+                f"the bundle is kept, but its confidence is not calibrated ({reason}); "
+                f"'vitlora calibrate {_quoted(folder)} --device cpu' does it"
             )
         else:
             if bundle.record.confidence is not None:
                 print(describe(bundle.record.confidence))
 
-    def _forgotten(self, folder: Path, memory: Memory) -> str:
-        bundle = load_bundle(folder)
-        forgetting = memory.compare(self._merged(bundle), bundle.record.preprocessing)
-        return forgetting.to_text(memory.where)
-
     def _merged(self, bundle: Bundle) -> nn.Module:
         device = self.trainer.strategy.root_device
         return merged_network(bundle, self._get(self.config, "model.weights"), device)
-
-    def _go_on(self, parent: Bundle) -> Memory | None:
-        """Starts from a bundle, and asks it about its old pictures before anything is trained."""
-        start(self.model, parent)
-        print(f"goes on from {parent.folder}{self._follow(parent)}")
-        folder, old = self.datamodule.folder, self.config.fit.old_data
-        counts = zip(folder.classes, folder.counts("train"), strict=True)
-        if absent := [name for name, count in counts if not count]:
-            _note(
-                f"{folder.root} has no training pictures of {a_few(absent)}: they may be "
-                "forgotten; old pictures among the new ones prevent that"
-            )
-        unseen = [
-            name
-            for name, trained, held in zip(
-                folder.classes, folder.counts("train"), folder.counts("val"), strict=True
-            )
-            if trained and not held
-        ]
-        if unseen:
-            _note(
-                f"{folder.root} has no validation pictures of {a_few(unseen)}: the score says "
-                "nothing about them"
-            )
-        try:
-            return remember(parent, self._merged(parent), folder.splits.get("train", []), old)
-        except DataError as error:
-            if old:
-                raise
-            _note(f"{error}; pass --old-data DIR to measure what is forgotten")
-            return None
-
-    def _follow(self, parent: Bundle) -> str:
-        """Keeps held out what a bundle held out; returns what became of the pictures."""
-        before, data = usage_of(parent), self.datamodule
-        if before is not None:
-            return f": {data.follow(before)}"
-        data.before = Usage(whole=False)
-        digests = parent.record.split["digests"]
-        if any(data.digest(split) != digests[split] for split in digests):
-            _note(
-                f"{parent.folder} does not record which pictures it was trained on, and its folder "
-                "is gone or has changed: some may be validated on now, and their score flatters"
-            )
-        return ""
 
     def validate(self, model: Classifier, datamodule: FolderData) -> None:
         """Scores a bundle on the validation split."""
@@ -321,62 +248,79 @@ class VitloraCLI(LightningCLI):
         self._score("test", model, datamodule)
 
     def _score(self, split: str, model: Classifier, data: FolderData) -> None:
-        target = self._get(self.config, "json")
         bundle = load_bundle(self._get(self.config, "checkpoint"))
-        _check_fits(bundle, model, data)
-        if note := settle(bundle, data, split):
-            _note(note)
-        known = seen(bundle, data.folder.splits.get(split, ()))
-        for line in known.notes(split):
-            print(f"warning: {line}", file=sys.stderr)
-        if known.trained is None and data.drawn and not at_home(bundle, data):
-            _note(
-                f"{data.folder.root} is not the folder of training; if it is a copy of it, "
-                "training pictures may be among those scored"
-            )
+        check_fits(bundle, model, data)
+        known = guard(bundle, data, split)
         model.network = trained_network(model.backbone, bundle, self.trainer.strategy.root_device)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
         scores = replace(scores, logits=bundle.judge.calibrated(scores.logits))
-        if target != "-":
-            print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
-        if target:
-            about = {"checkpoint": str(bundle.folder), "split": split}
-            write_json({**about, **scores.to_json(), **known.to_json()}, target)
+        print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
+        self.scored = bundle.folder, split, scores, known
 
     def _run_config(self) -> str:
         return self._parser("fit").dump(self.config.fit, skip_unset=False, format="yaml")
 
 
-def main(args: list[str], inherited: Mapping[str, Any]) -> None:
+def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
     """Runs one subcommand; a ``fit`` that ran out of memory once more if it may.
 
     Args:
         args: The words after the program's name; ``--config`` names are files by now.
         inherited: What options are if neither a config nor a word says so; nothing of it is parsed.
 
+    Returns:
+        What ran.
+
     Raises:
         VitloraError: A mistake a user can mend.
     """
-    _quieten()
-    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
-    set_dumper("yaml", yaml_text.write)
     try:
-        _run(args, inherited)
-        return
+        return _run(args, inherited)
     except MemoryFullError as full:
         if not full.again:
             raise
-        _note(str(full))
+        note(str(full))
         args = [*args, *full.again]
     free_memory()  # the network and its step went with the exception
-    _run(args, inherited)
+    return _run(args, inherited)
 
 
-def _run(args: list[str], inherited: Mapping[str, Any]) -> None:
+def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the whole configuration of a ``fit``, as plain values; makes and runs nothing.
+
+    Args:
+        args: The words after ``fit``, as for ``main``.
+        inherited: As for ``main``.
+
+    Raises:
+        UsageError: A word or a config is wrong.
+    """
+    return yaml.safe_load(_run(["fit", *args], inherited, _Reader)._run_config())
+
+
+class _Reader(VitloraCLI):
+    """Stops once everything is read."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing."""
+
+    def _set_seed(self) -> None:
+        """Leaves this process's random numbers alone."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""
+
+
+def _run(
+    args: list[str], inherited: Mapping[str, Any], kind: type[VitloraCLI] = VitloraCLI
+) -> VitloraCLI:
+    quieten()
+    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
+    set_dumper("yaml", yaml_text.write)
     try:
-        VitloraCLI(inherited, args)
+        return kind(inherited, args)
     except ArgumentError as error:
         raise explained(error) from None
     except ValueError as error:
@@ -409,49 +353,6 @@ def _stopped_by_callbacks() -> Iterator[None]:
         raise UsageError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
 
 
-def _by_value(fields: Any) -> None:
-    for name, value in list(vars(fields).items()):
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Namespace):
-                _by_value(one)
-        if isinstance(value, Enum):
-            setattr(fields, name, value.value)
-
-
-def _show_only_ours(parser: LightningArgumentParser) -> None:
-    """Leaves the options Lightning's own Trainer adds out of the help; they work all the same."""
-    ours = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
-    for action in parser._actions:
-        name = action.dest.removesuffix(".help")
-        if name.startswith("trainer.") and name not in ours:
-            action.help = argparse.SUPPRESS
-
-
-def _check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
-    record, folder = bundle.record, data.folder
-    scale = record.preprocessing.value_range  # training found it; no option says it
-    model.backbone.preprocessing = replace(model.backbone.preprocessing, value_range=scale)
-    if model.backbone.preprocessing != record.preprocessing:
-        raise BundleError(
-            f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "
-            f"validation did; the options ask for {_view(model.backbone.preprocessing)}. Leave out "
-            "model.image_size and model.crop_mode"
-        )
-    if folder.classes != record.classes:
-        raise BundleError(
-            f"{bundle.folder} knows the classes {_unlike(record.classes, folder.classes)}"
-            f"; {folder.root} has {_unlike(folder.classes, record.classes)}"
-        )
-
-
-def _unlike(classes: Sequence[str], others: Sequence[str]) -> str:
-    """Returns classes as a list; of many those first that the others lack."""
-    known = set(others)
-    return a_few(
-        classes if len(classes) <= _FEW else sorted(classes, key=lambda c: c in known), _FEW
-    )
-
-
 def _ran_away(scores: Scores) -> str | None:
     """Returns a note if a network is far surer of wrong answers than one that guesses."""
     guessing = math.log(len(scores.classes))
@@ -461,22 +362,6 @@ def _ran_away(scores: Scores) -> str | None:
         f"note: a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
         "training ran away; lower model.lr"
     )
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
-def _view(preprocessing: Preprocessing) -> str:
-    return f"{preprocessing.image_size} px, {preprocessing.crop_mode}"
-
-
-def _quieten() -> None:
-    """Leaves the screen to what a user needs: Lightning's tips and known noise go."""
-    for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # a hint to raise num_workers, and one about logging intervals longer than a short epoch
-    warnings.filterwarnings("ignore", module="lightning.pytorch")
 
 
 def _quoted(path: Path) -> str:

@@ -1,26 +1,24 @@
 """Runs the command typed, prints its result, and says a mistake in one line."""
 
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from vitlora import __version__
+from vitlora.cli.results import check_json, printing, show, take_json
 from vitlora.errors import UsageError, VitloraError, nearest
-from vitlora.files import write_whole
-from vitlora.notes import LOG, NOTE, note
+from vitlora.notes import note
 
 # A command is a typed function in a module without torch at its top. What it returns has
 # `to_text()` and `to_json()`, and perhaps an exit `status`; an iterator yields such results.
 COMMANDS = {
+    "configs": "vitlora.commands.configs:configs",
     "fetch": "vitlora.commands.fetch:fetch",
     "doctor": "vitlora.commands.doctor:doctor",
-    "plan": "vitlora.commands.plan:plan",
+    "plan": "vitlora.cli.plan:plan",
     "fit": "vitlora.cli.training:fit",
     "validate": "vitlora.cli.training:validate",
     "test": "vitlora.cli.training:test",
@@ -104,118 +102,13 @@ def _call(command: str, words: list[str]) -> int:
     with printing(quiet=target == "-"):
         for text in old_names:
             note(text)
-        return _show(command, line.function(**arguments), target)
+        return show(command, line.function(**arguments), target)
 
 
 def function_of(command: str) -> Callable[..., Any]:
     """Returns the function that a command calls."""
     module, _, name = COMMANDS[command].partition(":")
     return getattr(import_module(module), name)
-
-
-def take_json(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Returns the words without ``--json [FILE]``, and the file; ``-`` for the screen.
-
-    The word after it is the file only if it ends in ``.json`` or is ``-``: anything else is the
-    command's.
-    """
-    left: list[str] = []
-    target: str | None = None
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        name, equals, value = word.partition("=")
-        if name != "--json":
-            left.append(word)
-        elif equals:
-            target = value or "-"
-        else:
-            ours = waiting and (waiting[0] == "-" or waiting[0].lower().endswith(".json"))
-            target = waiting.pop(0) if ours else "-"
-    return left, target
-
-
-def check_json(target: str | None) -> None:
-    """Refuses, before the work, to write the result over anything but an earlier one.
-
-    Raises:
-        UsageError: The file is another's, or cannot be written.
-    """
-    if target in (None, "-"):
-        return
-    path = Path(target)
-    if path.is_dir() or not path.parent.is_dir():
-        kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
-        raise UsageError(f"--json '{target}': {kind}")
-    if not path.is_file():  # also devices and pipes
-        return
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        earlier = None
-    if not isinstance(earlier, dict) or "vitlora" not in earlier:
-        raise UsageError(
-            f"--json '{target}' exists and is not a result of vitlora's; name another file"
-        )
-
-
-@contextmanager
-def printing(quiet: bool) -> Iterator[None]:
-    """Prints what the library logs: what it does to stdout, notes and warnings to stderr.
-
-    Args:
-        quiet: Keep stdout for the result: say on stderr what is being done.
-    """
-    handler = _Printer(quiet)
-    before = LOG.level
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        LOG.removeHandler(handler)
-        LOG.setLevel(before)
-
-
-class _Printer(logging.Handler):
-    def __init__(self, quiet: bool) -> None:
-        super().__init__()
-        self.quiet = quiet
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if record.levelno < NOTE:
-            print(text, file=sys.stderr if self.quiet else sys.stdout, flush=True)
-        else:
-            print(f"{record.levelname.lower()}: {text}", file=sys.stderr)
-
-
-def _show(command: str, result: Any, target: str | None) -> int:
-    """Prints a command's result, or each as it comes; writes the JSON; returns the exit status."""
-    several = isinstance(result, Iterator)
-    status, kept = 0, []
-    for one in result if several else [result]:
-        if isinstance(one, VitloraError):  # one picture of many that could not be read
-            print(f"{command}: {one}", file=sys.stderr)
-            status = max(status, one.exit_status)
-            continue
-        status = max(status, getattr(one, "status", 0))
-        if target != "-":
-            if text := one.to_text():
-                print(text, flush=True)
-        elif several:
-            print(json.dumps(one.to_json()), flush=True)
-        if target is not None:
-            kept.append(one.to_json())
-    if target is not None and not (several and target == "-"):
-        fields = {"vitlora": __version__, "command": command}
-        fields |= {"results": kept} if several else kept[0]
-        if target == "-":
-            print(json.dumps(fields, indent=1))
-        else:
-            text = json.dumps(fields, indent=1, ensure_ascii=False)
-            write_whole(Path(target), text + "\n")
-    return status
 
 
 def _overview() -> str:

@@ -1,8 +1,9 @@
 """A typed function as a command: its signature says what is accepted, its docstring is the help.
 
-A parameter before the ``*`` may be given by position or by name, as in Python; one after it by name
-alone. ``--val-fraction`` is ``val_fraction``; a list is written ``a,b`` or by several positions, one
-of paths by several options; a switch needs no value. What a word means is jsonargparse's to say, by the parameter's type.
+A parameter before the ``*`` may be given by position or by name, as in Python; one after it by
+name alone. ``--val-fraction`` is ``val_fraction``; a list is written ``a,b`` or by several
+positions, one of paths by several options; a switch needs no value. What a word means is
+jsonargparse's to say, by the parameter's type.
 """
 
 import inspect
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from docstring_parser import DocstringStyle, parse
-from jsonargparse import ArgumentError, ArgumentParser
 
 from vitlora.errors import UsageError, nearest
 
 _WIDTH = 79
+_GLUE = "\0"  # for a space at which no line ends
+_METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -63,15 +65,29 @@ class CommandLine:
         ]
         if missing:
             raise UsageError(f"{self.name} needs {' and '.join(missing)}; {self._see()}")
+        return {**self._values(raw), **options}, notes
+
+    def _values(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the words of each parameter stand for.
+
+        Raises:
+            UsageError: A word is no value of its parameter.
+        """
+        # takes 0.1 s, which help need not; told no function, lest it import what only types need
+        from jsonargparse import ArgumentError, ArgumentParser
+
         parser: Any = ArgumentParser(exit_on_error=False)
-        parser.add_function_arguments(self.function, fail_untyped=True, sub_configs=False)
+        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
+        for name in raw.keys() - as_typed.keys():
+            parser.add_argument(f"--{name}", type=self.hints[name])
         try:
-            values = parser.parse_object(raw).as_dict()
+            # a copy: it reads lists in place
+            read = parser.parse_object(
+                {n: [*v] if isinstance(v, list) else v for n, v in raw.items() if n not in as_typed}
+            )
         except ArgumentError as error:
             raise self._wrong(str(error), raw) from None
-        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
-        values = {name: values[name] for name in self.parameters}
-        return {**values, **as_typed, **options}, notes
+        return {**read.as_dict(), **as_typed}
 
     def help(self) -> str:
         """Returns what ``--help`` prints."""
@@ -117,7 +133,10 @@ class CommandLine:
             option, equals, value = word.partition("=")
             if "." in option and self.takes_options:
                 key = option.removeprefix("--")
-                raw.setdefault("**", {})[key] = value if equals else _value(option, waiting)
+                before = raw.setdefault("**", {}).pop(key, None)  # the last counts, as for fit
+                if before is not None and key.endswith("+"):
+                    raise UsageError(f"{self.name} got {option} twice; give it once")
+                raw["**"][key] = value if equals else _value(option, waiting)
                 continue
             name, note = self._named(option)
             notes += [note] if note else []
@@ -213,14 +232,22 @@ class CommandLine:
     def _metavar(self, name: str) -> str:
         hints = [hint for hint in _alternatives(self.hints[name]) if hint is not types.NoneType]
         if self._is_list(name):
-            return "PATH" if self._holds_paths(name) else "A,B,..."
+            if self._holds_paths(name):
+                return "PATH"
+            return "N,N,..." if int in typing.get_args(hints[0]) else "A,B,..."
         if typing.get_origin(hints[0]) is Literal:
             return "|".join(map(str, typing.get_args(hints[0])))
-        return {int: "N", float: "SHARE" if "fraction" in name else "X"}.get(hints[0], name.upper())
+        if Path in hints:
+            return "PATH"
+        if float in hints:
+            return "SHARE" if "fraction" in name else "X"
+        return "N" if int in hints else _METAVARS.get(name, name.upper())
 
     def _help_of(self, parameter: inspect.Parameter, about: Mapping[str, str]) -> str:
         text, default = about.get(parameter.name, ""), parameter.default
-        if default in (None, False, parameter.empty) or "default" in text.lower():
+        if default is None or isinstance(default, bool) or default is parameter.empty:
+            return text
+        if "default" in text.lower():
             return text
         shown = ",".join(map(str, default)) if isinstance(default, tuple | list) else default
         return f"{text.rstrip('.')} (default: {shown})." if shown != "" else text
@@ -235,13 +262,15 @@ class CommandLine:
         words.append("[--json [FILE]]")
         if self.takes_options:
             words.append("[any option of fit]")
-        return textwrap.fill(
-            f"{self.prog} {' '.join(words)}",
+        kept = " ".join(word.replace(" ", "\N{NO-BREAK SPACE}") for word in words)
+        wrapped = textwrap.fill(
+            f"{self.prog} {kept}",
             _WIDTH - 7,
             subsequent_indent=" " * 10,
             break_on_hyphens=False,
             break_long_words=False,
         )
+        return wrapped.replace("\N{NO-BREAK SPACE}", " ")
 
     def _see(self) -> str:
         return f"'{self.prog} --help' lists what it takes"

@@ -4,7 +4,7 @@ A bundle counts less than a config, a config less than what is typed. torch is i
 there is a bundle to read: mistakes are told before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import yaml
 
 from vitlora import yaml_text
 from vitlora.bundle.folder import check_there, newest_bundle
-from vitlora.command_line import check_target
-from vitlora.data.folder import check_root
-from vitlora.errors import UsageError, nearest
+from vitlora.cli.results import check_json, take_json
+from vitlora.config_files import find_config
+from vitlora.data.class_folders import check_root
+from vitlora.errors import UsageError
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # of options, in configs and on the command line
 _KEYS = (  # beside them
@@ -24,15 +25,30 @@ _KEYS = (  # beside them
 )
 _VIEW = ("image_size", "crop_mode")  # refused later, with what they should be
 _PLACE = ("accelerator", "devices", "enable_progress_bar")  # of trainer, which change no number
-_ALIASES = {"--weights": "--model.weights", "--old-data": "--old_data"}
+_ALIASES = {  # what the other commands call these
+    "--data": "--data.root",
+    "--weights": "--model.weights",
+    "--device": "--trainer.accelerator",
+    "--precision": "--trainer.precision",
+    "--val-fraction": "--data.val_fraction",
+    "--test-fraction": "--data.test_fraction",
+    "--old-data": "--old_data",
+}
 
 
-def run_options(command: str, options: list[str]) -> tuple[list[str], dict[str, Any]]:
+def run_options(
+    command: str,
+    options: list[str],
+    given: Mapping[str, Any] | None = None,
+    run: bool = True,
+) -> tuple[list[str], dict[str, Any]]:
     """Resolves bare config names, the bundle to score or to go on from, and the default output.
 
     Args:
         command: ``fit``, ``validate`` or ``test``.
         options: The words after it.
+        given: Values as a config file would hold them, which count more than such files.
+        run: Whether the command is run; else the pictures need not be there.
 
     Returns:
         The words for Lightning's CLI; what options are unless a config or a word says otherwise.
@@ -42,13 +58,15 @@ def run_options(command: str, options: list[str]) -> tuple[list[str], dict[str, 
         BundleError: The bundle is damaged, or there is none.
     """
     options = [word for option in options for word in _split_equals(option)]
-    options = [_ALIASES.get(word, word) for word in options]
+    if command != "fit" and options and not options[0].startswith("-"):
+        options.insert(0, "--checkpoint")  # it may be given by position
+    options, target = take_json(_without_aliases(options))
     configs = []
     while any(word in ("--config", "-c") for word in options[:-1]):
         index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
-        configs.append(_config_file(options[index + 1]))
+        configs.append(find_config(options[index + 1]))
         del options[index : index + 2]
-    runs = [_read_config(path) for path in configs]
+    runs = [_read_config(path) for path in configs] + ([dict(given)] if given else [])
     if options and options[0].endswith((".yaml", ".yml")):
         raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
@@ -58,17 +76,23 @@ def run_options(command: str, options: list[str]) -> tuple[list[str], dict[str, 
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         pass
     elif command == "fit":
-        if not configs and "--data.root" not in names:
-            raise UsageError("fit needs --config FILE or --data.root FOLDER; see configs/")
+        if run and not runs and "--data.root" not in names:
+            raise UsageError(
+                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
+            )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:
         inherited = _to_score(command, options, names, runs)
-        check_target("--json", _chosen("json", options, runs), ".json")
-    if not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
+    if not run:
+        inherited = {"data.root": "PHOTOS", **inherited}
+    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
         _check_root(options, runs)
+    target = target or _chosen("json", options, runs)
+    check_json(target)
     # configs first: what is typed counts more, wherever it stands
     # and as what they hold: jsonargparse would read the files in the console's code page
-    return [word for run in runs for word in ("--config", _as_yaml(run))] + options, inherited
+    words = [word for run in runs for word in ("--config", _as_yaml(run))] + options
+    return words, {**inherited, "json": target}
 
 
 def _check_root(options: list[str], runs: list[dict[str, Any]]) -> None:
@@ -81,6 +105,16 @@ def _check_root(options: list[str], runs: list[dict[str, Any]]) -> None:
     named = [root for root in named if isinstance(root, str)]
     if named and named[-1]:
         check_root(named[-1])
+
+
+def _without_aliases(options: list[str]) -> list[str]:
+    """Returns the words with the names that ``fit`` has for what all commands share."""
+    renamed = []
+    for index, word in enumerate(options):
+        after = options[index + 1] if index + 1 < len(options) else ""
+        config = word == "--data" and after.endswith((".yaml", ".yml"))  # a group in a file
+        renamed.append(word if config else _ALIASES.get(word, word))
+    return renamed
 
 
 def _check_group(name: str) -> None:
@@ -194,18 +228,6 @@ def _split_equals(option: str) -> list[str]:
     return [name, value] if equals and name in ours else [option]
 
 
-def _config_file(name: str) -> Path:
-    """Returns a config by path, else by its name in ``configs/``."""
-    for path in (Path(name), Path("configs") / name):
-        if path.is_file():
-            return path
-    known = sorted(path.name for path in Path("configs").glob("*.yaml"))
-    raise UsageError(
-        f"--config '{name}': no such file here or in configs/{nearest(name, known)}; "
-        f"found: {', '.join(known) or 'none'}"
-    )
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     """Returns what a config holds, as ``yaml_text.read``; refuses what is no YAML mapping."""
     try:
@@ -221,7 +243,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         if isinstance(run.get(group), dict):
             run[group] = _nested(run[group])
         elif isinstance(run.get(group), str) and yaml_text.values(run[group]) is not None:
-            run[group] = _read_config(_config_file(str(run[group])))  # a file of its own
+            run[group] = _read_config(find_config(str(run[group])))  # a file of its own
     return run
 
 

@@ -24,11 +24,11 @@ def calibrate(
     weights: str | None = None,
     device: str = "auto",
 ) -> Calibration:
-    """Fits the temperature of a bundle's confidence on validation pictures and writes it.
+    """Calibrates a bundle's confidence on validation pictures.
 
-    It also chooses below which confidence an answer is unsure, and learns where the training
-    pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does it again, for
-    another error rate or for an adopted adapter.
+    It fits the temperature, chooses below which confidence an answer is unsure, and learns where
+    the training pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does
+    it again, for another error rate or for an adopted adapter.
 
     Args:
         checkpoint: Folder of the bundle, which is rewritten.
@@ -57,9 +57,11 @@ def calibrate(
         raise UsageError("calibrate takes --max-error or --coverage, not both")
     unsure = Unsure(0.05 if max_error is None else max_error, coverage)
     from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.updates import merged_network
+    from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.calibrate import calibrate as learn
-    from vitlora.evaluation.pictures import folder_of, seen, settle
+    from vitlora.evaluation.pictures import settle
+    from vitlora.evaluation.seen import seen
+    from vitlora.evaluation.training_folder import folder_of
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)

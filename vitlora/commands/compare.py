@@ -4,181 +4,192 @@ Each run is ``vitlora fit`` and ``vitlora test`` as a user would type them, each
 own. This one stays light: it imports no torch, whose memory Linux would count as theirs, too.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import textwrap
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vitlora import __version__
-from vitlora.command_line import CommandParser
-from vitlora.data.folder import Folder, read_folder
+from vitlora.data.class_folders import read_folder
+from vitlora.data.folder import Folder
 from vitlora.data.groups import groups_of
-from vitlora.errors import DataError, UsageError, nearest
+from vitlora.errors import DataError, UsageError
 from vitlora.files import write_json, write_whole
-from vitlora.studies.comparison import (
-    Failure,
-    Row,
-    Run,
-    advise,
-    compare,
-    needed,
-    points,
-    tells_apart,
-)
-from vitlora.studies.methods import METHODS, SET_BY_METHOD
+from vitlora.notes import tell
+from vitlora.studies.advice import advise, needed, points, tells_apart
+from vitlora.studies.comparison import Failure, Row, Run
+from vitlora.studies.comparison import compare as side_by_side
+from vitlora.studies.methods import check_methods, fit_words
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
 from vitlora.studies.table import clock, to_markdown
 
 _TAIL = 8  # lines of a failed run's log to show
 
-_EPILOG = """examples:
-  vitlora compare --config demo.yaml --methods linear,lora,qlora
-  vitlora compare --config waste5.yaml --data.root photos --seeds 0,1,2
-  vitlora compare --config waste5.yaml --methods lora,dora --trainer.max_epochs 3
 
-Learning rates: the configuration's is for the adapter it names; linear gets
-2.5 times that of LoRA, lora+ half, full a tenth. --model.lr gives all the same.
+def compare(
+    config: Sequence[str | Path] | str | Path = (),
+    *,
+    data: str | Path | None = None,
+    methods: Sequence[str] = ("linear", "lora", "qlora", "full"),
+    seeds: Sequence[int] = (0,),
+    margin: float = 0.02,
+    output: str | Path | None = None,
+    **options: Any,
+) -> Comparison:
+    """Trains several methods on your photos and compares them.
 
-Interrupted with Ctrl-C, the same command goes on where it stopped."""
+    Each method is trained on the same pictures and seeds with the same configuration, and scored
+    on the test pictures (on the validation pictures where there are none). One table says
+    accuracy, macro-F1, time, memory and size. Each run has a process of its own. Interrupted with
+    Ctrl-C, the same command goes on where it stopped.
 
+    Methods: linear (the head alone, on a frozen base); lora (low-rank updates of a frozen base);
+    qlora (LoRA on a base kept in 4 bits); full (every weight; the bundle holds the whole network);
+    dora (LoRA, direction and length of each row apart); rslora (LoRA scaled by alpha /
+    sqrt(rank)); pissa (starts at the largest singular vectors); olora (starts at the QR factors);
+    eva (starts at your pictures' activations); loftq (QLoRA that starts by undoing the rounding);
+    lora+ (B learns 4 times as fast as A); qv (LoRA on q and v alone).
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Compares methods; returns 1 if any run failed, 130 if it was stopped.
+    Learning rates: the configuration's is for the adapter it names; linear gets 2.5 times that of
+    LoRA, lora+ half, full a tenth. --model.lr gives all the same.
+
+    The exit status is 1 if a run failed.
+
+    Args:
+        config: YAML files, as for fit.
+        data: Folder of pictures (data.root).
+        methods: Methods to compare.
+        seeds: Train each method once with each of these.
+        margin: Accuracy that a cheaper method may cost and still be advised, 0 <= margin < 1.
+        output: Folder for table, chart, bundles and logs (default: comparisons/CONFIG's name).
+        options: Any option of fit with a dot in its name.
+
+    Returns:
+        What the runs say.
 
     Raises:
         UsageError: An option is wrong, or the output folder holds something else.
         DataError: The pictures' folder cannot be used.
+        KeyboardInterrupt: It was stopped; what is done is kept.
+
+    Examples:
+        $ vitlora compare demo.yaml --methods linear,lora,qlora
+        $ vitlora compare waste5.yaml --data photos --seeds 0,1,2
+        $ vitlora compare waste5.yaml --methods lora,dora --trainer.max_epochs 3
     """
-    options, overrides = _parser().parse_known_args(args)
-    methods, seeds = _methods(options.methods), _seeds(options.seeds)
-    if not 0 <= options.margin < 1:
-        raise UsageError(f"--margin is {options.margin}; expected 0 <= margin < 1, 0.02 say")
-    _check_overrides(options.config, overrides)
-    name = Path(options.config[-1]).stem if options.config else "run"
-    folder = Path(options.output or Path("comparisons") / name)
+    methods = check_methods(methods)
+    _check_seeds(seeds)
+    if not 0 <= margin < 1:
+        raise UsageError(f"--margin is {margin}; expected 0 <= margin < 1, 0.02 say")
+    words = fit_words(config, data, options)
+    if not {"--config", "--data.root"} & {*words}:
+        raise UsageError("compare needs --config FILE or --data FOLDER; see configs/")
+    configs = [b for a, b in pairwise(words) if a == "--config"]
+    name = Path(configs[-1]).stem if configs else "run"
+    folder = Path(output or Path("comparisons") / name).expanduser()
     _check_ours(folder)
-    base = _resolved(options.config, overrides)
+    base = _resolved(words)
     split, pictures, digest = _pictures(base["data"])
-    same_rate = any(word.partition("=")[0] == "--model.lr" for word in overrides)
+    same_rate = "--model.lr" in words
     study = Study(folder, base, split, same_rate)
     study.take({"vitlora": __version__, "pictures": digest, "same_lr": same_rate, "config": base})
-    print(
+    tell(
         f"comparing {', '.join(methods)} on {base['data']['root']}: {pictures} {split} pictures; "
-        f"bundles and logs go to {folder}",
-        flush=True,
+        f"bundles and logs go to {folder}"
     )
     if len(methods) > 1:
-        print(_can_tell(pictures, split, len(methods), len(seeds), options.margin), flush=True)
-    todo = [(method, seed) for seed, method in product(seeds, methods)]
-    done: list[Run | Failure] = []
-    try:
-        for number, (method, seed) in enumerate(todo, 1):
-            done.append(_run(study, method, seed, f"{number}/{len(todo)}"))
-    except KeyboardInterrupt:
-        print(f"\nstopped: {len(done)} of {len(todo)} runs are kept; the same command goes on")
-        return 130
+        tell(_can_tell(pictures, split, len(methods), len(seeds), margin))
+    done = _run_all(study, [(method, seed) for seed, method in product(seeds, methods)])
     runs = sorted((r for r in done if isinstance(r, Run)), key=lambda r: methods.index(r.method))
     failures = [r for r in done if isinstance(r, Failure)]
-    _finish(study, compare(runs), failures, options.margin)
-    return 1 if failures else 0
+    found = Comparison(folder, split, base, side_by_side(runs), failures, margin)
+    _write(found)
+    return found
 
 
-def _parser() -> CommandParser:
-    known = "\n".join(f"  {name:<8}{method.says}" for name, method in METHODS.items())
-    text = (
-        "Trains each method on the same pictures and seeds with the same configuration, scores it "
-        "on the test pictures (on the validation pictures where there are none), and writes one "
-        "table: accuracy, macro-F1, time, memory, size. Each run has a process of its own."
-    )
-    parser = CommandParser(
-        prog="vitlora compare",
-        usage="vitlora compare --config FILE [--methods A,B,...] [--seeds 0,1,...] [--output DIR]\n"
-        f"{'':23}[any --data., --model. or --trainer. option of fit]",
-        description=f"{textwrap.fill(text, 79)}\n\nmethods:\n{known}",
-        epilog=_EPILOG,
-    )
-    add = parser.add_argument
-    add("--config", "-c", action="append", default=[], metavar="FILE", help="as for fit")
-    add(
-        "--methods",
-        default="linear,lora,qlora,full",
-        metavar="A,B,...",
-        help="methods to compare (default: %(default)s)",
-    )
-    add(
-        "--seeds",
-        default="0",
-        metavar="0,1,...",
-        help="train each method once with each of these seeds (default: 0)",
-    )
-    add(
-        "--margin",
-        type=float,
-        default=0.02,
-        metavar="SHARE",
-        help="accuracy a cheaper method may cost and still be advised (default: 0.02)",
-    )
-    add(
-        "--output",
-        metavar="DIR",
-        help="folder for table, chart, bundles and logs (default: comparisons/<config name>)",
-    )
-    return parser
+@dataclass(frozen=True)
+class Comparison:
+    """What the runs of several methods say.
+
+    Attributes:
+        folder: Holds table, chart, bundles and logs.
+        split: The split that was scored.
+        config: The configuration that all runs have in common.
+        rows: A method each, with its runs.
+        failures: Runs that failed.
+        margin: Accuracy that a cheaper method may cost and still be advised.
+    """
+
+    folder: Path
+    split: str
+    config: dict[str, Any]
+    rows: Sequence[Row]
+    failures: Sequence[Failure]
+    margin: float
+
+    @property
+    def status(self) -> int:
+        """1 if any run failed."""
+        return int(bool(self.failures))
+
+    @property
+    def advice(self) -> str:
+        """Which method to take, and why."""
+        return advise(self.rows, self.split, self.margin)
+
+    @property
+    def title(self) -> str:
+        """Folder of pictures, and base."""
+        return f"{Path(self.config['data']['root']).name}, {self.config['model']['backbone']}"
+
+    def to_text(self) -> str:
+        """Returns the table, its notes and the advice."""
+        parts = [f"\n{to_markdown(self.rows, self.failures)}", _notes(self), self.advice]
+        last = f"written to {self.folder}: comparison.md, comparison.json, comparison.png"
+        if self.rows:
+            bundle = self.folder / "METHOD-SEED"
+            last += f"\npredict  vitlora predict IMAGE.jpg --checkpoint {bundle}"
+        return "\n\n".join([*parts, last])
+
+    def to_markdown(self) -> str:
+        """Returns the same as a page, which shows the chart that lies beside it."""
+        parts = [f"# {self.title}", to_markdown(self.rows, self.failures), _notes(self)]
+        chart = ["![accuracy against cost](comparison.png)"] if self.rows else []
+        return "\n\n".join([*parts, f"**{self.advice}**", *chart]) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns every number."""
+        return {
+            "split": self.split,
+            "rows": [row.to_json() for row in self.rows],
+            "failures": [vars(failure) for failure in self.failures],
+            "margin": self.margin,
+            "advice": self.advice,
+            "config": self.config,
+        }
 
 
-def _listed(option: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise UsageError(f"{option} is '{text}'; expected names with commas between, as in a,b")
-    for word in words:
-        if words.count(word) > 1:
-            raise UsageError(f"{option} has '{word}' twice; name it once")
-    return words
+def _check_seeds(seeds: Sequence[int]) -> None:
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"--seeds has {seed}; expected whole numbers from 0 to 4294967295")
+        if list(seeds).count(seed) > 1:
+            raise UsageError(f"--seeds has {seed} twice; name it once")
+    if not seeds:
+        raise UsageError("--seeds is empty; expected whole numbers, as in 0,1,2")
 
 
-def _methods(text: str) -> list[str]:
-    methods = _listed("--methods", text)
-    for name in methods:
-        if name not in METHODS:
-            raise UsageError(
-                f"--methods has '{name}'; expected some of {', '.join(METHODS)}"
-                f"{nearest(name, METHODS)}"
-            )
-    return methods
-
-
-def _seeds(text: str) -> list[int]:
-    words = _listed("--seeds", text)
-    for word in words:
-        if not (word.isascii() and word.isdigit() and int(word) < 2**32):
-            raise UsageError(f"--seeds has '{word}'; expected whole numbers from 0 to 4294967295")
-    return [int(word) for word in dict.fromkeys(words)]
-
-
-def _check_overrides(configs: Sequence[str], overrides: Sequence[str]) -> None:
-    names = [word.partition("=")[0] for word in overrides]
-    if overrides and not overrides[0].startswith("-"):
-        raise UsageError(f"'{overrides[0]}' stands alone; a configuration is --config FILE")
-    if not configs and "--data.root" not in names:
-        raise UsageError("compare needs --config FILE or --data.root FOLDER; see configs/")
-    for name in names:
-        if name in SET_BY_METHOD:
-            raise UsageError(f"{name} is what the methods differ in; leave it out: see --methods")
-        if name == "--seed_everything":
-            raise UsageError("--seed_everything is set for each run; pass --seeds 0,1,...")
-        if name.startswith("--print_config") or name in ("--checkpoint", "--json"):
-            raise UsageError(f"compare does not accept {name}; 'vitlora compare --help' lists all")
-
-
-def _resolved(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+def _resolved(words: Sequence[str]) -> dict[str, Any]:
     """Returns the whole configuration as ``fit`` reads it, which finds misspelt keys."""
-    words = [word for name in configs for word in ("--config", name)]
-    done = run_vitlora(["fit", *words, *overrides, "--print_config"], capture_output=True)
+    done = run_vitlora(["fit", *words, "--print_config"], capture_output=True)
     if done.returncode:
         raise UsageError(last_words(done.stderr))
     config = yaml.safe_load(done.stdout)
@@ -226,21 +237,32 @@ def _check_ours(folder: Path) -> None:
         )
 
 
+def _run_all(study: Study, todo: Sequence[tuple[str, int]]) -> list[Run | Failure]:
+    done: list[Run | Failure] = []
+    try:
+        for number, (method, seed) in enumerate(todo, 1):
+            done.append(_run(study, method, seed, f"{number}/{len(todo)}"))
+    except KeyboardInterrupt:
+        tell(f"\n{len(done)} of {len(todo)} runs are kept; the same command goes on")
+        raise
+    return done
+
+
 def _run(study: Study, method: str, seed: int, number: str) -> Run | Failure:
     """Runs a method with a seed unless that was done before; a line at its start and its end."""
     label = f"{number}  {method}, seed {seed}:"
     if known := study.finished(method, seed):
-        print(f"{label} {_said(known)}, from before", flush=True)
+        tell(f"{label} {_said(known)}, from before")
         return known
-    print(f"{label} training ...", flush=True)
+    tell(f"{label} training ...")
     result = study.run(method, seed)
     if isinstance(result, Run):
-        print(f"{label} {_said(result)}, trained in {clock(result.seconds)}", flush=True)
+        tell(f"{label} {_said(result)}, trained in {clock(result.seconds)}")
         return result
     log = study.path(method, seed, ".log")
     tail = log.read_text("utf-8", "replace").strip().splitlines()[-_TAIL:]
-    print(f"{label} failed: {result.error}\n{textwrap.indent(chr(10).join(tail), '    ')}")
-    print(f"    the whole log: {log}", flush=True)
+    tell(f"{label} failed: {result.error}\n{textwrap.indent(chr(10).join(tail), '    ')}")
+    tell(f"    the whole log: {log}")
     return result
 
 
@@ -269,50 +291,33 @@ def _can_tell(pictures: int, split: str, methods: int, seeds: int, margin: float
     return f"{said} (if two methods disagree on one picture in ten{spread})"
 
 
-def _finish(study: Study, rows: Sequence[Row], failures: Sequence[Failure], margin: float) -> None:
-    """Prints the table, its notes and the advice, and writes them with the chart."""
-    table, advice = to_markdown(rows, failures), advise(rows, study.split, margin)
-    notes = _notes(study, rows, failures)
-    print(f"\n{table}\n\n{notes}\n\n{advice}\n")
-    title = f"{Path(study.base['data']['root']).name}, {study.base['model']['backbone']}"
-    page = f"# {title}\n\n{table}\n\n{notes}\n\n**{advice}**\n"
-    if rows:
+def _write(found: Comparison) -> None:
+    """Writes the table and every number, with the chart if any run has ended well."""
+    if found.rows:
         from vitlora.studies.chart import chart
 
-        page += "\n![accuracy against cost](comparison.png)\n"
-        write_whole(study.folder / "comparison.png", chart(rows, title))
-    fields = {
-        "split": study.split,
-        "rows": [row.to_json() for row in rows],
-        "failures": [vars(failure) for failure in failures],
-        "margin": margin,
-        "advice": advice,
-        "config": study.base,
-    }
-    write_json(fields, str(study.folder / "comparison.json"))
-    write_whole(study.folder / "comparison.md", page)
-    print(f"written to {study.folder}: comparison.md, comparison.json, comparison.png")
-    if rows:
-        print(f"predict  python predict.py --checkpoint {study.folder / 'METHOD-SEED'} IMAGE.jpg")
+        write_whole(found.folder / "comparison.png", chart(found.rows, found.title))
+    write_json(found.to_json(), str(found.folder / "comparison.json"))
+    write_whole(found.folder / "comparison.md", found.to_markdown())
 
 
-def _notes(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> str:
-    model, trainer = study.base["model"], study.base["trainer"]
-    runs = [run for row in rows for run in row.runs]
+def _notes(found: Comparison) -> str:
+    model, trainer = found.config["model"], found.config["trainer"]
+    runs = [run for row in found.rows for run in row.runs]
     where = " / ".join(sorted({f"{run.device}, {run.precision}" for run in runs}))
     lines = [
         f"{model['backbone']}, {trainer['max_epochs']} epochs, batch size "
-        f"{study.base['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
+        f"{found.config['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
         f"{f', on {where}' if runs else ''}.",
         "p: chance of a difference to the best this large, on the same pictures, if both were "
         "equally good. behind best: on other such pictures.",
     ]
-    if all(len(row.runs) == 1 for row in rows):
+    if all(len(row.runs) == 1 for row in found.rows):
         lines.append(
             "One seed: the intervals are about these trained networks; another seed can move a "
             "method by a point or two; try --seeds 0,1,2."
         )
-    if study.split == "val":
+    if found.split == "val":
         lines.append(
             "There is no test split: these are the validation pictures, by which each run chose "
             "its epoch, so all numbers flatter."
@@ -322,5 +327,5 @@ def _notes(study: Study, rows: Sequence[Row], failures: Sequence[Failure]) -> st
             f"{known:,} of the {len(runs[0].labels):,} pictures scored are, byte for byte, "
             "training pictures: what is measured on them flatters; 'vitlora doctor' shows them."
         )
-    lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in failures]
+    lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in found.failures]
     return "\n".join(f"- {line}" for line in lines)

@@ -1,129 +1,172 @@
 """The ``doctor`` command: what is wrong with an image folder, and a cleaned copy of it."""
 
-import argparse
+from __future__ import annotations
+
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vitlora.command_line import CommandParser
-from vitlora.data.doctor import examine
-from vitlora.data.doctor.cleaned import Shares, write_cleaned
-from vitlora.data.doctor.finding import SEVERITIES, Finding
-from vitlora.data.doctor.survey import RECORD, Picture, Survey, survey
-from vitlora.data.images import ValueRange, open_image
 from vitlora.errors import DataError, UsageError
-from vitlora.files import write_json, write_whole
-from vitlora.pages.page import data_uri, render
+from vitlora.files import write_whole
 
-_EPILOG = """It changes nothing. The exit status is 1 if it finds an error: something that stops
-training, or makes its score wrong.
+if TYPE_CHECKING:
+    from vitlora.data.bit_depth import ValueRange
+    from vitlora.data.doctor.finding import Finding
+    from vitlora.data.doctor.survey import Picture, Survey
 
-examples:
-  vitlora doctor --data photos
-  vitlora doctor --data photos --html doctor.html --json doctor.json
-  vitlora doctor --data photos --fix photos-clean --test-fraction 0.15"""
 _SHOWN = 3  # names, or groups, of each finding on the console
 _TILES, _MEMBERS = 24, 6  # pictures, or groups, of each finding on the page; of each group
 _BAR = 20  # characters
-_OURS = (b'"findings": [', b"<title>The folder doctor")  # what --json and --html write holds
+_OURS = b"<title>The folder doctor"  # as its page has it
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Prints what is wrong with a folder; returns 1 if any of it is an error.
+def doctor(
+    data: str | Path,
+    *,
+    html: str | Path | None = None,
+    fix: str | Path | None = None,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
+) -> Examination:
+    """Says what is wrong with an image folder before training.
+
+    The folder is not changed. The exit status is 1 if there is an error: something that stops
+    training or makes its score wrong.
+
+    Args:
+        data: Folder with train/, val/ and test/, each with a folder for each class; or class
+            folders.
+        html: Also write an offline page that shows the pictures.
+        fix: New folder for a cleaned copy, split anew, with hard links where possible: no
+            unreadable picture, no file twice, no copies with different labels, all copies of a
+            picture in one split.
+        val_fraction: Share of --fix for validation (default: that of the folder's val/, else 0.2).
+        test_fraction: Share of --fix for testing (default: that of the folder's test/, else 0).
+        seed: Of the split of --fix.
+
+    Returns:
+        What was found.
 
     Raises:
-        UsageError: An option out of range, or a file that cannot be written.
-        DataError: There is no such folder, or what is left of it cannot be split.
+        UsageError: A share is out of range, or a file or folder cannot be written.
+        DataError: There is no such folder, or too little is left of it to be split.
+
+    Examples:
+        $ vitlora doctor photos
+        $ vitlora doctor photos --html doctor.html --json doctor.json
+        $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
-    options = _parser().parse_args(args)
-    root = Path(options.data).expanduser()
-    out = Path(options.fix).expanduser() if options.fix else None
-    _check(options, root, out)
-    shares = Shares(options.val_fraction, options.test_fraction, options.seed)
+    root = Path(data).expanduser()
+    page = Path(html).expanduser() if html else None
+    out = Path(fix).expanduser() if fix else None
+    if not root.is_dir():
+        raise DataError(f"--data '{root}': no such folder; expected one with class folders")
+    if page:
+        _check_page(page, root)
+    if out:
+        _check_copy(out, root)
+    elif val_fraction is not None or test_fraction is not None:
+        raise UsageError("--val-fraction and --test-fraction are for --fix; add --fix OUT")
+    from vitlora.data.doctor import Survey, examine, survey
+    from vitlora.data.doctor.cleaned import Shares, write_cleaned
+
+    shares = Shares(val_fraction, test_fraction, seed)
+    shares.of(Survey(root, ["all"]))  # a mistake in them is told before the work
     found = survey(root, _progress if sys.stderr.isatty() else None)
     if not found.pictures:
         raise DataError(f"--data '{root}' has no pictures in class folders")
     findings = examine(found)
-    if options.json:
-        write_json(_as_json(found, findings), options.json)
-    if options.json != "-":
-        print(_text(found, findings))
-    if options.html:
-        _write_page(Path(options.html), found, findings)
-    if out:
-        counts = write_cleaned(found, out, shares)
-        left = len(found.pictures) - sum(counts.values())
-        shown = ", ".join(f"{split} {count}" for split, count in counts.items())
-        print(f"\nwrote {out}: {shown}; {left} left out, see {out / RECORD}", file=sys.stderr)
-    return int(any(finding.severity == "error" for finding in findings))
+    if page:
+        _write_page(page, found, findings)
+    return Examination(found, findings, out and Copy(out, write_cleaned(found, out, shares)))
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora doctor",
-        description="Says what is wrong with an image folder before it costs a training run.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="train/, val/ and test/ with a folder for each class, or class folders",
-    )
-    parser.add_argument("--html", metavar="FILE", help="also write an offline page with pictures")
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="also write everything as JSON; without FILE, print that instead of text",
-    )
-    parser.add_argument(
-        "--fix",
-        metavar="OUT",
-        help="write a cleaned copy, split anew, with hard links where possible: no unreadable "
-        "picture, no file twice, no copies with different labels, copies in one split",
-    )
-    parser.add_argument(
-        "--val-fraction",
-        type=float,
-        metavar="SHARE",
-        help="of --fix for validation (default: that of the folder's val/, else 0.2)",
-    )
-    parser.add_argument(
-        "--test-fraction",
-        type=float,
-        metavar="SHARE",
-        help="of --fix for testing (default: that of the folder's test/, else 0)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the split of --fix (default: 0)")
-    return parser
+@dataclass(frozen=True)
+class Copy:
+    """A cleaned copy of a folder.
+
+    Attributes:
+        folder: Where it lies.
+        counts: Pictures of each split.
+    """
+
+    folder: Path
+    counts: dict[str, int]
 
 
-def _check(options: argparse.Namespace, root: Path, out: Path | None) -> None:
+@dataclass(frozen=True)
+class Examination:
+    """What is wrong with a folder.
+
+    Attributes:
+        survey: All that lies in it.
+        findings: What is wrong, the worst first.
+        copy: The cleaned copy, if one was asked for.
+    """
+
+    survey: Survey
+    findings: Sequence[Finding]
+    copy: Copy | None = None
+
+    @property
+    def status(self) -> int:
+        """1 if any finding is an error."""
+        return int(any(finding.severity == "error" for finding in self.findings))
+
+    @property
+    def left_out(self) -> int:
+        """How many pictures the copy lacks; 0 without a copy."""
+        return len(self.survey.pictures) - sum(self.copy.counts.values()) if self.copy else 0
+
+    def to_text(self) -> str:
+        """Returns each finding with a few of its files and what to do."""
+        text = _text(self.survey, self.findings)
+        if self.copy is None:
+            return text
+        from vitlora.data.doctor.survey import RECORD
+
+        out = self.copy.folder
+        counts = ", ".join(f"{split} {count:,}" for split, count in self.copy.counts.items())
+        return f"{text}\n\nwrote {out}: {counts}; {self.left_out:,} left out, see {out / RECORD}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns every finding with all of its files."""
+        counts = Counter((picture.split, picture.label) for picture in self.survey.pictures)
+        copy = self.copy and {
+            "folder": str(self.copy.folder),
+            "pictures": self.copy.counts,
+            "left_out": self.left_out,
+        }
+        return {
+            "data": str(self.survey.root),
+            "pictures": {
+                split: {label: counts[split, label] for label in self.survey.classes}
+                for split in self.survey.splits
+            },
+            "findings": [{**asdict(one), "count": one.count} for one in self.findings],
+            "copy": copy,
+        }
+
+
+def _check_page(page: Path, root: Path) -> None:
     """Refuses before the work what could not be written after it."""
-    if not root.is_dir():
-        raise DataError(f"--data '{root}': no such folder; expected one with class folders")
-    for name, word in (("--html", options.html), ("--json", options.json)):
-        if not word or word == "-":
-            continue
-        path = Path(word)
-        if path.is_dir() or not path.parent.is_dir():
-            raise UsageError(f"{name} '{word}': expected a file in a folder that exists")
-        if root.resolve() in path.resolve().parents:
-            raise UsageError(f"{name} '{word}' lies in --data '{root}'; name a file outside")
-        if path.exists() and not any(mark in path.read_bytes() for mark in _OURS):
-            raise UsageError(f"{name} '{word}' exists and is none of doctor's; name another file")
-    if out and (out.exists() or out.is_symlink()):
+    if page.is_dir() or not page.parent.is_dir():
+        raise UsageError(f"--html '{page}': expected a file in a folder that exists")
+    if root.resolve() in page.resolve().parents:
+        raise UsageError(f"--html '{page}' lies in --data '{root}'; name a file outside")
+    if page.exists() and _OURS not in page.read_bytes():
+        raise UsageError(f"--html '{page}' exists and is not doctor's; name another file")
+
+
+def _check_copy(out: Path, root: Path) -> None:
+    if out.exists() or out.is_symlink():
         raise UsageError(f"--fix '{out}' exists already; name a folder that does not")
-    if out and root.resolve() in out.resolve().parents:
+    if root.resolve() in out.resolve().parents:
         raise UsageError(f"--fix '{out}' lies in --data '{root}'; name a folder outside")
-    Shares(options.val_fraction, options.test_fraction).of(Survey(root, ["all"]))
-    if not out and (options.val_fraction is not None or options.test_fraction is not None):
-        raise UsageError("--val-fraction and --test-fraction are for --fix; add --fix OUT")
 
 
 def _progress(done: int, total: int) -> None:
@@ -142,6 +185,8 @@ def _summary(found: Survey) -> str:
 
 
 def _tally(findings: Sequence[Finding]) -> str:
+    from vitlora.data.doctor.finding import SEVERITIES
+
     counts = Counter(finding.severity for finding in findings)
     said = [f"{n} {word}{'s' * (n != 1)}" for word in SEVERITIES if (n := counts[word])]
     return ", ".join(said) or "nothing wrong"
@@ -166,19 +211,9 @@ def _item(finding: Finding, item: str | list[str]) -> str:
     return f"{item}  ({finding.why[item]})" if item in finding.why else item
 
 
-def _as_json(found: Survey, findings: Sequence[Finding]) -> dict[str, Any]:
-    counts = Counter((picture.split, picture.label) for picture in found.pictures)
-    return {
-        "root": str(found.root),
-        "pictures": {
-            split: {label: counts[split, label] for label in found.classes}
-            for split in found.splits
-        },
-        "findings": [{**asdict(finding), "count": finding.count} for finding in findings],
-    }
-
-
 def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> None:
+    from vitlora.pages.page import render
+
     pictures = {picture.name: picture for picture in found.pictures}
     counts = Counter((picture.split, picture.label) for picture in found.pictures)
     scale = found.value_range
@@ -208,6 +243,9 @@ def _tiles(
     names: Sequence[str], pictures: dict[str, Picture], value_range: ValueRange | None
 ) -> list[dict[str, str]]:
     """Returns name, place and thumbnail of each file; without a thumbnail if it is no picture."""
+    from vitlora.data.images import open_image
+    from vitlora.pages.page import data_uri
+
     tiles: list[dict[str, str]] = []
     for name in names:
         picture = pictures.get(name)

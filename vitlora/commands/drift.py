@@ -14,7 +14,7 @@ from vitlora.notes import note, warn
 
 if TYPE_CHECKING:
     from vitlora.evaluation.drift import Drift, Shift
-    from vitlora.evaluation.pictures import Seen
+    from vitlora.evaluation.seen import Seen
 
 _SHOWN = 10  # pictures, and classes of the mix
 _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
@@ -23,10 +23,11 @@ _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
 def drift(
     checkpoint: str | Path, *, data: str | Path, weights: str | None = None, device: str = "auto"
 ) -> DriftResult:
-    """Says whether new photos, which need no labels, are still like the training data.
+    """Says whether new photos are still like the training data.
 
-    Compared are the mix of classes, how sure the answers are, and how far the photos lie from the
-    pictures of training. The exit status is 0 whether something changed or not.
+    The photos need no labels. It compares the mix of classes, how sure the answers are, and how far
+    the photos lie from the pictures of training. The exit status is 0 whether something changed or
+    not.
 
     Args:
         checkpoint: Folder of the bundle.
@@ -44,16 +45,16 @@ def drift(
 
     Examples:
         $ vitlora drift checkpoints/waste5 --data photos-of-june
-        $ vitlora drift checkpoints/waste5 --data inbox --json | grep -q '"drift": true' && echo look
+        $ vitlora drift checkpoints/waste5 --data inbox --json | grep '"drift": true'
     """
     check_there(checkpoint)
     root = Path(data).expanduser()
     samples = [Sample(path, -1) for path in _pictures(root)]  # what they show is not known
     from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.updates import merged_network
+    from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.answers import answer
     from vitlora.evaluation.drift import compare
-    from vitlora.evaluation.pictures import seen
+    from vitlora.evaluation.seen import seen
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)

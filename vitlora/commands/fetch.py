@@ -1,94 +1,151 @@
-"""The ``fetch`` command: a public dataset -> a folder that ``--data.root`` takes as it is."""
+"""The ``fetch`` command: a dataset, public or drawn -> a folder for ``--data.root``."""
+
+from __future__ import annotations
 
 import errno
 import hashlib
 import logging
+import os
 import shutil
+import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
-from vitlora.command_line import CommandParser
 from vitlora.data.listing import SUFFIXES, list_pictures
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, nearest
 from vitlora.files import draft
+from vitlora.notes import tell
 
-_EPILOG = """stopped half-way, the same command goes on where it was
-
-without a network: download the files it names on another machine, put them into one folder, and
-  vitlora fetch trashnet --from FOLDER"""
+DRAWN = "waste5-drawn"  # the one dataset that is made, not downloaded
 
 _BLOCK = 2**18  # bytes; huggingface_hub's own 10 MB would be a quarter of a small dataset
+_MOST_PROCESSES = 8  # more take longer to start than they save
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Downloads, verifies and unpacks a dataset; prints the command that trains on it.
+def fetch(
+    dataset: str, *, output: str | Path | None = None, downloads: str | Path | None = None
+) -> Fetched:
+    """Downloads a public dataset to train on, or draws one.
+
+    Stopped half-way, the same command goes on where it was. Without a network: download the files
+    that it names on another machine, put them into one folder, and name that with --downloads.
+
+    Args:
+        dataset: trashnet, or waste5-drawn, which is drawn on this machine, offline.
+        output: New folder (default: datasets/DATASET).
+        downloads: Folder of files that were downloaded by hand, or the .zip among them; what is not
+            there is downloaded.
+
+    Returns:
+        Where the pictures lie.
 
     Raises:
-        UsageError: An unknown dataset, an output that exists, nothing usable in ``--from``.
+        UsageError: An unknown dataset, an output that exists, nothing usable in ``downloads``.
         DataError: A file that is not the one expected.
         VitloraError: No network, the server refuses, or the disk is full.
+
+    Examples:
+        $ vitlora fetch trashnet
+        $ vitlora fetch trashnet --downloads FOLDER --output photos
     """
-    options = _parser().parse_args(args)
-    name, dataset = options.dataset, DATASETS.get(options.dataset)
-    if dataset is None:
+    if dataset == DRAWN:
+        return _draw(output, downloads)
+    known = DATASETS.get(dataset)
+    if known is None:
+        names = (*DATASETS, DRAWN)
         raise UsageError(
-            f"'{name}' is no dataset vitlora can fetch{nearest(name, DATASETS)}; "
-            f"expected one of: {', '.join(DATASETS)}. Others: datasets/README.md"
+            f"'{dataset}' is not a dataset that vitlora can fetch{nearest(dataset, names)}; "
+            f"expected one of: {', '.join(names)}. Others: datasets/README.md"
         )
-    output = Path(options.output or Path("datasets") / name).expanduser()
-    if output.exists() or output.is_symlink():
+    folder = Path(output or Path("datasets") / dataset).expanduser()
+    if folder.exists() or folder.is_symlink():
         raise UsageError(
-            f"output '{output}' exists, and fetch overwrites nothing; choose another with --output"
+            f"output '{folder}' exists, and fetch overwrites nothing; choose another with --output"
         )
-    kept = output.with_name(f".{output.name}.part")  # of a download cut short
-    by_hand = _by_hand(dataset, options.source) if options.source else {}
-    print("\n".join(_announcement(dataset, by_hand)), flush=True)
+    kept = folder.with_name(f".{folder.name}.part")  # of a download cut short
+    by_hand = _by_hand(known, downloads) if downloads else {}
+    tell("\n".join(_announcement(known, by_hand)))
     try:
-        _check_space(dataset, output, by_hand, kept)
-        paths = {file: by_hand.get(file) or _download(file, kept) for file in dataset.files}
-        _unpack(dataset, paths, output)
+        _check_space(known, folder, by_hand, kept)
+        paths = {file: by_hand.get(file) or _download(file, kept) for file in known.files}
+        _unpack(known, paths, folder)
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise VitloraError(_no_room(output, f"kept for the next try: {kept}")) from error
+        raise VitloraError(_no_room(folder, f"kept for the next try: {kept}")) from error
     shutil.rmtree(kept, ignore_errors=True)
-    print(_next_step(dataset, output))
-    return 0
+    return Fetched(folder, len(list_pictures(folder).pictures), known.classes)
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="vitlora fetch",
-        description="Downloads a public dataset into a folder to train on.",
-        epilog=_EPILOG,
+def _draw(output: str | Path | None, downloads: str | Path | None) -> Fetched:
+    """Draws the demo's pictures unless they are there."""
+    if downloads:
+        raise UsageError(
+            f"--downloads is for what is downloaded; {DRAWN} is drawn on this machine: leave it out"
+        )
+    from vitlora.data.drawn.folder import SIZE, SPLITS, draw_folder
+    from vitlora.data.drawn.things import THINGS
+
+    folder = Path(output or Path("datasets") / DRAWN).expanduser()
+    count = len(THINGS) * sum(SPLITS.values())
+    tell(
+        f"{DRAWN}: {count} pictures of {', '.join(THINGS)}, {SIZE} x {SIZE} pixels\n"
+        "  drawn on this machine, offline; they show that everything works, no more"
     )
-    parser.add_argument("dataset", metavar="DATASET", help=f"one of: {', '.join(DATASETS)}")
-    parser.add_argument("--output", metavar="DIR", help="new folder (default: datasets/DATASET)")
-    parser.add_argument(
-        "--from",
-        dest="source",
-        metavar="PATH",
-        help="folder of files downloaded by hand, or the .zip among them; what is not there is "
-        "downloaded",
-    )
-    return parser
+    start = time.perf_counter()
+    drew = draw_folder(folder, processes=min(os.cpu_count() or 1, _MOST_PROCESSES))
+    tell(f"drawn in {time.perf_counter() - start:.0f} s" if drew else "drawn before")
+    return Fetched(folder, len(list_pictures(folder).pictures), tuple(THINGS), "demo.yaml")
 
 
-def _by_hand(dataset: Dataset, source: str) -> dict[File, Path]:
+@dataclass(frozen=True)
+class Fetched:
+    """A dataset that is there now.
+
+    Attributes:
+        folder: Where its pictures lie.
+        pictures: How many.
+        classes: What they show.
+        config: That suits them.
+    """
+
+    folder: Path
+    pictures: int
+    classes: tuple[str, ...]
+    config: str = "waste5.yaml"
+
+    def to_text(self) -> str:
+        """Returns what lies where now, and the command that trains on it."""
+        bundle = Path("checkpoints", self.folder.name)
+        return (
+            f"{self.pictures:,} pictures of {', '.join(self.classes)} in {self.folder}\n"
+            "train on them:\n"
+            f'  vitlora fit --config {self.config} --data "{self.folder}" --output "{bundle}"'
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the folder, and what is in it."""
+        about = {"folder": str(self.folder), "pictures": self.pictures}
+        return {**about, "classes": list(self.classes)}
+
+
+def _by_hand(dataset: Dataset, source: str | Path) -> dict[File, Path]:
     """Returns those of the dataset's files that lie in a folder, or beside an archive."""
     path = Path(source).expanduser()
     if not path.exists():
-        raise UsageError(f"--from '{path}': no such file or folder")
+        raise UsageError(f"--downloads '{path}': no such file or folder")
     folder = path.parent if path.is_file() else path
     found = {file: folder / file.name for file in dataset.files if (folder / file.name).is_file()}
     if path.is_file() and path not in found.values():
         found[dataset.archive] = path  # a browser may have changed its name
     if not found:
         names = ", ".join(file.name for file in dataset.files)
-        raise UsageError(f"--from '{path}' has none of {names}")
+        raise UsageError(f"--downloads '{path}' has none of {names}")
     for file, place in found.items():
         if wrong := _difference(file, place):
             raise DataError(f"{place} {wrong}; download {file.url} again")
@@ -115,7 +172,7 @@ def _check_space(dataset: Dataset, output: Path, by_hand: Mapping[File, Path], k
     need = dataset.archive.size + max(0, sum(file.size for file in missing) - have)
     there = next(folder for folder in output.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(there).free
-    print(f"  space    {need / 1e6:,.1f} MB in {output.parent}; {free / 1e6:,.0f} MB are free")
+    tell(f"  space    {need / 1e6:,.1f} MB in {output.parent}; {free / 1e6:,.0f} MB are free")
     if free < need:
         raise VitloraError(_no_room(output, f"{need / 1e6:,.1f} MB are needed"))
 
@@ -165,7 +222,7 @@ def _download(file: File, folder: Path) -> Path:
         raise VitloraError(_in_words(error, status, file)) from error
     if wrong := _difference(file, part):
         _discard(part)
-        raise DataError(f"{file.url} {wrong}; it was deleted. Try again, or see --from")
+        raise DataError(f"{file.url} {wrong}; it was deleted. Try again, or see --downloads")
     return part
 
 
@@ -181,7 +238,7 @@ def _in_words(error: Exception, status: int | None, file: File) -> str:
     again = "" if status and status < 500 else "the same command goes on where this stopped; "
     return " ".join(
         f"{file.url} could not be downloaded ({reason}); {again}or get the files listed above by "
-        "other means, put them into one folder and pass it as --from FOLDER".split()
+        "other means, put them into one folder and pass it as --downloads FOLDER".split()
     )
 
 
@@ -243,14 +300,3 @@ def _places(
 def _is_picture_name(name: str) -> bool:
     plain = PureWindowsPath(name)  # knows every separator, and drives
     return plain.name == name and not name.startswith(".") and plain.suffix.lower() in SUFFIXES
-
-
-def _next_step(dataset: Dataset, output: Path) -> str:
-    """Returns what lies where now, and the command that trains on it."""
-    pictures = len(list_pictures(output).pictures)
-    root, bundle = (f'"{path}"' for path in (output, Path("checkpoints") / output.name))
-    return (
-        f"{pictures:,} pictures of {', '.join(dataset.classes)} in {output}\n"
-        f"train on them:\n"
-        f"  vitlora fit --config waste5.yaml --data.root {root} --output {bundle}"
-    )

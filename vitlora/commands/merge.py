@@ -14,8 +14,9 @@ from vitlora.files import write_whole
 from vitlora.notes import note, tell, warn
 
 if TYPE_CHECKING:
-    from vitlora.bundle.checkpoint import Bundle, Record
-    from vitlora.bundle.merge import Merged
+    from vitlora.bundle.checkpoint import Bundle
+    from vitlora.bundle.merged_file import Merged
+    from vitlora.bundle.record import Record
     from vitlora.data.datamodule import FolderData
 
 
@@ -61,13 +62,13 @@ def merge(
     if data is not None and not Path(data).expanduser().is_dir():
         raise DataError(f"--data '{data}': no such folder")
     from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.merge import merging
+    from vitlora.bundle.merged_file import merged_file
 
     bundle = load_bundle(checkpoint)
     pictures = _pictures(bundle, None if data is None else str(data))
     root = pictures.folder.root
     tell(f"proving on the validation pictures of {root} …")
-    with merging(bundle, file, pictures.val_dataloader, weights, base) as merged:
+    with merged_file(bundle, file, pictures.val_dataloader, weights, base) as merged:
         result = Merge(bundle.folder, file, proof_file, base, root, bundle.record, merged)
         fields = json.dumps(result.to_json(), indent=1, ensure_ascii=False)
         write_whole(proof_file, fields + "\n")
@@ -116,7 +117,7 @@ class Merge:
         }
 
     def _table(self) -> list[str]:
-        from vitlora.bundle.merge import BASES
+        from vitlora.bundle.merged_file import BASES
 
         merged = self.merged
         pictures = f"{merged.pictures} pictures, against the unmerged network"
@@ -170,7 +171,9 @@ def _proof_file(output: Path) -> Path:
 
 def _pictures(bundle: Bundle, root: str | None) -> FolderData:
     """Returns the validation split of training, or that of another folder."""
-    from vitlora.evaluation.pictures import folder_of, seen, settle
+    from vitlora.evaluation.pictures import settle
+    from vitlora.evaluation.seen import seen
+    from vitlora.evaluation.training_folder import folder_of
 
     data, split = folder_of(bundle, root), bundle.record.split
     noted = settle(bundle, data, "val") if bundle.usage is not None else None

@@ -2,89 +2,138 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from csv import writer
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vitlora.bundle.folder import check_there, newest_bundle
-from vitlora.command_line import CommandParser, check_target
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError
-from vitlora.files import write_whole
+from vitlora.files import check_target, write_whole
+from vitlora.notes import note
 from vitlora.prediction.light_imports import without_compiler
 
 if TYPE_CHECKING:
-    from vitlora.data.images import ValueRange
-    from vitlora.prediction.predictor import Prediction
-
-_EPILOG = """examples:
-  python predict.py photo.jpg
-  python predict.py holiday/ "more/*.png" --top-k 5 --csv answers.csv
-  python predict.py photo.jpg --checkpoint checkpoints/waste5 --show"""
+    from vitlora.data.bit_depth import ValueRange
+    from vitlora.metrics.judge import Prediction
+    from vitlora.prediction.predictor import Predictor
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Predicts the pictures named on the command line; returns 1 if any could not be read.
+def predict(
+    images: Sequence[str | Path] | str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    top_k: int = 3,
+    batch_size: int = 32,
+    csv: str | Path | None = None,
+    show: bool = False,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["32", "bf16", "auto"] = "32",
+) -> Iterator[Prediction | DataError]:
+    """Says what pictures show, and how sure that is.
+
+    The exit status is 1 if any picture could not be read. With --json and no file, each answer is
+    an object on a line of its own, printed as soon as it is there.
+
+    Args:
+        images: Files, folders or globs.
+        checkpoint: Folder of the bundle (default: the newest in checkpoints/).
+        top_k: Classes to list for each picture.
+        batch_size: Pictures at once.
+        csv: Also write the answers to this CSV file, at the end.
+        show: Show each picture with its classes; without a display, or with several pictures, they
+            are saved to predictions/.
+        weights: File of the frozen base's weights, if no longer where training found them.
+        device: auto, cpu, cuda or mps.
+        precision: 32 answers as the bundle was scored; bf16 is faster; auto takes bf16 where the
+            chip computes in it.
+
+    Returns:
+        An iterator over the answers in order: a prediction for each picture, and an error for
+        each that cannot be read.
 
     Raises:
-        UsageError: No picture, or an option out of range.
-        BundleError: The bundle is damaged or there is none.
+        UsageError: A number is out of range, or the CSV file cannot be written.
+        BundleError: The bundle is damaged, or there is none.
         BackboneError: The base's weights cannot be had.
+
+    Examples:
+        $ vitlora predict photo.jpg
+        $ vitlora predict holiday/ "more/*.png" --top-k 5 --csv answers.csv
+        $ vitlora predict photo.jpg --checkpoint checkpoints/waste5 --show
     """
-    options = _parser().parse_args(args)
-    if options.top_k < 1 or options.batch_size < 1:
-        raise UsageError("--top-k and --batch-size must be at least 1")
-    check_target("--csv", options.csv, ".csv")
-    paths, bad, others = find_images(options.images)
-    for error in bad:
-        print(f"predict: {error}", file=sys.stderr)
+    for name, value in (("--top-k", top_k), ("--batch-size", batch_size)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}; expected at least 1")
+    check_target("--csv", csv, ".csv")
+    paths, bad, others = find_images([images] if isinstance(images, str | Path) else images)
+    errors = [DataError(line) for line in bad]
     if others:
-        print(f"predict: passed over {describe(others)}", file=sys.stderr)
+        note(f"passed over {describe(others)}")
     if not paths:
-        return 1
-    named = options.checkpoint is not None
-    folder = check_there(options.checkpoint) if named else newest_bundle()
+        return iter(errors)
+    folder = newest_bundle() if checkpoint is None else check_there(checkpoint)
     # torch and timm take seconds to import: only now, when the words typed make sense
     with without_compiler():
         from vitlora.prediction.predictor import Predictor
 
-    predictor = Predictor(folder, options.weights, options.device, options.precision)
-    if not named:
-        print(f"using {folder}", file=sys.stderr)
-    if not predictor.validated:
-        print(f"note: {folder} was never validated: how good it is, is not known", file=sys.stderr)
-    elif predictor.confidence is None:
-        print(f"note: {folder} was never calibrated: its confidence may mislead", file=sys.stderr)
-    elif predictor.confidence.unsure_below > 1:
-        print(
-            f"note: {folder} calls every answer unsure: its {predictor.confidence.images} "
-            "validation pictures promise nothing better; 'vitlora calibrate' takes a larger "
-            "--max-error",
-            file=sys.stderr,
-        )
-    rows: list[Prediction] = []
-    failed = len(bad)
-    for result in predictor.predict(paths, options.top_k, options.batch_size):
-        if isinstance(result, DataError):
-            failed += 1
-            print(f"predict: {result}", file=sys.stderr)
+    predictor = Predictor(folder, weights, device, precision)
+    if checkpoint is None:
+        note(f"using {folder}")
+    _note_doubts(folder, predictor)
+    answers = _answers(predictor, paths, top_k, batch_size, show)
+    return _kept([*errors], answers, Path(csv) if csv else None)
+
+
+def _answers(
+    predictor: Predictor, paths: Sequence[Path], top_k: int, batch_size: int, show: bool
+) -> Iterator[Prediction | DataError]:
+    from vitlora.metrics.judge import OnlyPrediction
+
+    alone = len(paths) == 1
+    for answer in predictor.predict(paths, top_k, batch_size):
+        if isinstance(answer, DataError):
+            yield answer
             continue
-        rows.append(result)
-        print(_json(result) if options.json else _text(result, alone=len(paths) == 1))
-        if options.show:
-            _show(result, predictor.preprocessing.value_range, alone=len(paths) == 1)
-    if options.csv:
-        _write_csv(Path(options.csv), rows)
-    return 1 if failed else 0
+        yield OnlyPrediction(**vars(answer)) if alone else answer
+        if show:
+            _show(answer, predictor.preprocessing.value_range, alone)
 
 
-def find_images(words: Iterable[str]) -> tuple[list[Path], list[str], list[Path]]:
+def _kept(
+    errors: Sequence[DataError], answers: Iterator[Prediction | DataError], target: Path | None
+) -> Iterator[Prediction | DataError]:
+    """Yields the errors, then the answers, and writes these to a CSV file at the end."""
+    yield from errors
+    rows: list[Prediction] = []
+    for answer in answers:
+        yield answer
+        if target and not isinstance(answer, DataError):
+            rows.append(answer)
+    if target:
+        _write_csv(target, rows)
+
+
+def _note_doubts(folder: Path, predictor: Predictor) -> None:
+    """Notes why the confidence of a bundle may be worth little."""
+    if not predictor.validated:
+        note(f"{folder} was never validated: how good it is, is not known")
+    elif predictor.confidence is None:
+        note(f"{folder} was never calibrated: its confidence may mislead")
+    elif predictor.confidence.unsure_below > 1:
+        note(
+            f"{folder} calls every answer unsure: its {predictor.confidence.images} validation "
+            "pictures promise nothing better; 'vitlora calibrate' takes a larger --max-error"
+        )
+
+
+def find_images(words: Iterable[str | Path]) -> tuple[list[Path], list[str], list[Path]]:
     """Returns the pictures that files, folders and globs name; the words that named none; others.
 
     A file that is named is taken for a picture, whatever it is; the others are those of folders.
@@ -102,7 +151,7 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[str], list[Path]
         elif path.exists():
             found = [path]
         else:  # Windows shells hand globs over as they were typed
-            found = sorted(p for p in map(Path, glob(word, recursive=True)) if p.is_file())  # noqa: PTH207
+            found = sorted(p for p in map(Path, glob(str(word), recursive=True)) if p.is_file())  # noqa: PTH207
         if not found:
             bad.append(
                 f"{word}: {'no pictures in this folder' if path.is_dir() else 'no such file'}"
@@ -111,72 +160,19 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[str], list[Path]
     return list(paths), bad, others
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="predict.py",
-        description="Says what pictures show, with a confidence, using a trained adapter.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
-    parser.add_argument(
-        "--checkpoint", metavar="DIR", help="bundle to use (default: the newest in checkpoints/)"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="the frozen base's weights")
-    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="classes to list")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--csv", metavar="FILE", help="also write the answers to a CSV file")
-    parser.add_argument(
-        "--show",
-        action="store_true",
-        help="show the picture with its class; saved to predictions/ where there is no display",
-    )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--precision",
-        default="32",
-        choices=("32", "bf16", "auto"),
-        help="32 answers as it was scored; bf16 is faster; auto takes it where the chip has it",
-    )
-    return parser
-
-
-def _text(result: Prediction, alone: bool) -> str:
-    best, *others = [f"{name} {confidence:.2%}" for name, confidence in result.top]
-    said = f"{best}   ({', '.join(others)})" if others else best
-    doubts = [
-        *(["unsure"] if result.unsure else []),
-        *(["unlike the training pictures"] if result.unfamiliar else []),
-        *(["values outside the range of training"] if result.outside else []),
-    ]
-    said += f"   [{', '.join(doubts)}]" if doubts else ""
-    return said if alone else f"{result.path}: {said}"
-
-
-def _json(result: Prediction) -> str:
-    """Returns one line; in ASCII, so that it survives every console and pipe."""
-    ranked = [{"class": name, "confidence": round(value, 6)} for name, value in result.top]
-    doubts = {
-        "unsure": result.unsure,
-        "unfamiliar": result.unfamiliar,
-        "outside": result.outside,
-    }
-    return json.dumps({"path": str(result.path), **ranked[0], **doubts, "top_k": ranked})
-
-
 def _write_csv(target: Path, rows: Sequence[Prediction]) -> None:
     """Writes a line for each answer, with the byte-order mark Excel wants."""
     most = max((len(row.top) for row in rows), default=1)
     names = [f"{name}_{n}" for n in range(2, most + 1) for name in ("class", "confidence")]
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["path", "class", "confidence", "unsure", "unfamiliar", "outside", *names])
+    lines = writer(text)
+    lines.writerow(["path", "class", "confidence", "unsure", "unfamiliar", "outside", *names])
     for row in rows:
         first, *others = [(name, f"{value:.6f}") for name, value in row.top]
         marks = (row.unsure, row.unfamiliar, row.outside)
         doubts = ["yes" if doubt else "no" for doubt in marks]
         runners_up = [cell for pair in others for cell in pair]
-        writer.writerow([row.path, *first, *doubts, *runners_up])
+        lines.writerow([row.path, *first, *doubts, *runners_up])
     write_whole(target, "\ufeff" + text.getvalue())
 
 
@@ -194,4 +190,4 @@ def _show(result: Prediction, value_range: ValueRange | None, alone: bool) -> No
     parts = path.resolve().relative_to(path.resolve().anchor).parts  # no drive, which would win
     target = folder / f"{'_'.join(parts[-3:])}.png"
     picture.save(target)
-    print(f"saved {target}", file=sys.stderr)
+    note(f"saved {target}")

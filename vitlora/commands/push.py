@@ -53,7 +53,8 @@ def push(
         raise UsageError(f"REPOSITORY is '{repository}'; expected owner/name, as in jane/waste5")
     folder = check_there(checkpoint)
     from vitlora.bundle.card import model_card
-    from vitlora.bundle.checkpoint import CARD, read_bundle
+    from vitlora.bundle.checkpoint import read_bundle
+    from vitlora.bundle.folder import CARD
 
     bundle, files = read_bundle(folder)
     card = bundle.card() or model_card(bundle.record, bundle.tensors, bundle.peft)
@@ -156,7 +157,7 @@ def _given_away(bundle: Bundle) -> Iterator[str]:
     Raises:
         BundleError: It describes no run.
     """
-    from vitlora.bundle.checkpoint import PICTURES
+    from vitlora.bundle.folder import PICTURES
 
     values = [asdict(bundle.record), bundle.peft, bundle.run()]
     if paths := sorted(set(map(printable, _absolute(values)))):

@@ -13,7 +13,7 @@ from vitlora.files import write_whole
 from vitlora.notes import tell, warn
 
 if TYPE_CHECKING:
-    from vitlora.evaluation.pictures import Seen
+    from vitlora.evaluation.seen import Seen
     from vitlora.metrics.scores import Scores
 
 MARK = b'<meta name="generator" content="vitlora report">'  # as the template of the page has it
@@ -53,7 +53,7 @@ def report(
 
     Examples:
         $ vitlora report checkpoints/waste5
-        $ vitlora report checkpoints/waste5 --data photos --split all --output photos.html
+        $ vitlora report checkpoints/waste5 --data photos --split val --output photos.html
     """
     folder = check_there(checkpoint)
     page = _page(folder, output)
@@ -68,7 +68,7 @@ def report(
         device=None if device == "auto" else device,
     )
     from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.updates import merged_network
+    from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.answers import answer
     from vitlora.evaluation.pictures import find_pictures
     from vitlora.evaluation.report_page import ReportPage

@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vitlora.data.augmentation import Augmentation, Transform
+from vitlora.data.bit_depth import ValueRange
 from vitlora.data.folder import Sample
-from vitlora.data.images import ValueRange, open_image
+from vitlora.data.images import open_image
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -69,7 +70,7 @@ class Views(Dataset[tuple[torch.Tensor, int]]):
         return self.pictures[index]
 
 
-class Batches(DataLoader[Any]):
+class PictureLoader(DataLoader[Any]):
     """Batches of pictures; or, once ``keep`` was called, of what was computed from them.
 
     An epoch that was asked for but has not begun by then is served the latter, too.

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitlora.data.bit_depth import ValueRange
 from vitlora.data.hamming import ROWS, bits_apart, near_pairs
-from vitlora.data.images import MemoryShortError, ValueRange, open_marked
+from vitlora.data.images import MemoryShortError, open_marked
 from vitlora.data.value_range import find_range
 from vitlora.data.waiting import shown
 from vitlora.errors import DataError

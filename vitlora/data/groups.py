@@ -1,7 +1,6 @@
 """Which pictures must stay on one side of a split: a CSV file, or near-duplicates."""
 
 import csv
-import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from posixpath import normpath
 from vitlora.data.duplicates import near_duplicates
 from vitlora.data.folder import Folder
 from vitlora.errors import DataError, UsageError, nearest
+from vitlora.notes import tell
 
 DUPLICATES = "duplicates"
 _COLUMNS = ("file", "group")
@@ -29,7 +29,7 @@ def groups_of(folder: Folder, source: str) -> list[int]:
     """
     samples = folder.splits["all"]
     if source == DUPLICATES:
-        print(f"looking for near-duplicates among {len(samples)} pictures …", file=sys.stderr)
+        tell(f"looking for near-duplicates among {len(samples):,} pictures …")
         return near_duplicates([sample.path for sample in samples])
     file = Path(source).expanduser()
     if not file.is_file():

@@ -6,20 +6,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
 
+from vitlora.data.bit_depth import (
+    IN_FULL,
+    ValueRange,
+    eight_bits,
+    is_deep,
+    is_outside,
+    sixteen_bits,
+    stored_colour,
+    whole_range,
+)
 from vitlora.errors import DataError
-
-ValueRange = tuple[float, float]  # the values of a deep picture that become 0 and 255
 
 # Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
 MOST_PIXELS = 178_956_970
 _DRAFTED = 4  # times as many may a JPEG have that is decoded smaller
-
 _JPEG = b"\xff\xd8\xff"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _TURNS = {
@@ -31,12 +39,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_CLIPPED = 0.01  # of the pixels, beyond the range: a picture with more is outside it
-_UNUSED = 16  # a picture in this part of the range is outside it too: 12 bits among 16, say
-_MOST = 0.999  # of the pixels: where those are dark, a few hot ones do not make a picture bright
-_NATIVE = "L" if np.little_endian else "B"
-# 16-bit colours of PNG and TIFF that are read in full, as Pillow names how they are stored
-_IN_FULL = {f"{mode};16{order}" for mode in ("RGB", "RGBA", "RGBX") for order in "LBN"} | {"LA;16B"}
 
 
 class MemoryShortError(DataError):
@@ -92,16 +94,69 @@ def open_marked(
         MemoryShortError: As :func:`open_image`.
     """
     with reading(path) as image:
-        outside = _deep_colour(image) not in {None, *_IN_FULL}
+        cut = stored_colour(image) not in {None, *IN_FULL}
         values = _load(path, image, at_least)
-        turn = _TURNS.get(orientation(image))
-        plain: Image.Image = image
-        if values is not None:
-            outside = value_range is None or is_outside(values, value_range)
-            plain = _eight_bits(values, value_range or _whole_range(values, image.mode), image)
-        if turn is not None:
-            plain = plain.transpose(turn)
-        return Opened(_to_rgb(plain), outside)
+        opened = _opened(image, values, value_range)
+        return Opened(opened.image, cut or opened.outside) if values is None else opened
+
+
+def seen_as(
+    picture: Image.Image | NDArray[Any] | bytes, value_range: ValueRange | None = None
+) -> Opened:
+    """Returns a picture that is in memory as :func:`open_marked` returns a file.
+
+    Args:
+        picture: One that Pillow opened; the bytes of a file; or an array ``(H, W)``, ``(H, W, 3)``
+            or ``(H, W, 4)`` of uint8 in ``[0, 255]``, of floats in ``[0, 1]``, or of deeper values.
+        value_range: As for :func:`open_image`.
+
+    Raises:
+        DataError: It is no picture.
+        MemoryShortError: As :func:`open_image`.
+    """
+    if isinstance(picture, bytes):
+        with NamedTemporaryFile() as file:  # one reader for all: it opens some files twice
+            file.write(picture)
+            file.flush()
+            try:
+                return open_marked(file.name, None, value_range)
+            except DataError as error:
+                reason = str(error).removeprefix(f"{file.name}: ")
+                raise type(error)(f"the picture's {len(picture):,} bytes: {reason}") from None
+    if isinstance(picture, Image.Image):
+        deep = picture.mode.startswith("I") or picture.mode == "F"
+        return _opened(picture, np.asarray(picture) if deep else None, value_range)
+    if not isinstance(picture, np.ndarray):
+        raise DataError(
+            f"{type(picture).__name__} is no picture; expected a path, bytes, an array, or a "
+            "picture that Pillow opened"
+        )
+    shape, kind = picture.shape, picture.dtype.kind
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (3,), (4,)) or not picture.size:
+        raise DataError(f"an array of shape {shape}; expected (H, W), (H, W, 3) or (H, W, 4)")
+    if kind not in "iuf":
+        raise DataError(f"an array of {picture.dtype}; expected uint8, or numbers of more bits")
+    if kind == "f" and value_range is None and 0 <= picture.min() <= picture.max() <= 1:
+        picture = np.rint(picture * 255).astype(np.uint8)
+    if picture.dtype == np.uint8:
+        return _opened(Image.fromarray(picture), None, None)
+    blank = Image.new("F" if kind == "f" else "I", (shape[1], shape[0]))
+    return _opened(blank, picture[..., :3] if len(shape) == 3 else picture, value_range)
+
+
+def _opened(
+    image: Image.Image, values: NDArray[Any] | None, value_range: ValueRange | None
+) -> Opened:
+    """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count."""
+    outside = False
+    turn = _TURNS.get(orientation(image))
+    plain = image
+    if values is not None:
+        outside = value_range is None or is_outside(values, value_range)
+        plain = eight_bits(values, value_range or whole_range(values, image.mode), image)
+    if turn is not None:
+        plain = plain.transpose(turn)
+    return Opened(_to_rgb(plain), outside)
 
 
 def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
@@ -118,22 +173,7 @@ def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
         if _start(path).startswith(_JPEG):
             return None
     with reading(path) as image:
-        return _load(path, image) if _is_deep(image) else None
-
-
-def is_outside(values: NDArray[Any], value_range: ValueRange) -> bool:
-    """Returns whether a picture's values lie beyond the range, or in a small dark part of it.
-
-    More than 1% of them must lie beyond it, or all but one in 1,000 in its lowest sixteenth: a few
-    dead pixels change nothing.
-    """
-    low, high = value_range
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return False
-    beyond = np.count_nonzero((known < low) | (known > high)) / known.size
-    dark = np.count_nonzero(known <= low + (high - low) / _UNUSED) / known.size
-    return bool(beyond > _CLIPPED or dark >= _MOST)
+        return _load(path, image) if is_deep(image) else None
 
 
 @contextmanager
@@ -208,7 +248,7 @@ def _load(
     path: str | os.PathLike[str], image: ImageFile.ImageFile, at_least: int | None = None
 ) -> NDArray[Any] | None:
     """Decodes a picture; returns its values if it is deeper than 8 bits."""
-    colour = _deep_colour(image)
+    colour = stored_colour(image)
     pixels = image.width * image.height
     if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
         image.draft("RGB", (at_least, at_least))
@@ -225,74 +265,10 @@ def _load(
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
         return np.asarray(image)
-    if colour not in _IN_FULL:
+    if colour not in IN_FULL:
         return None
     with _file(path) as again:
-        if colour == "LA;16B":
-            # taken for four channels of 8 bits: both bytes of the grey, then both of the alpha
-            _unpack_as(again, "RGBA")
-            again.load()
-            high, low = np.moveaxis(np.asarray(again, np.uint16)[..., :2], -1, 0)
-        else:
-            # Pillow keeps the high bytes of 16-bit colours; in the other byte order, the low ones
-            _unpack_as(again, _swapped(colour))
-            again.load()
-            high, low = (np.asarray(one, np.uint16)[..., :3] for one in (image, again))
-    return high * np.uint16(256) + low
-
-
-def _is_deep(image: ImageFile.ImageFile) -> bool:
-    return image.mode.startswith("I") or image.mode == "F" or _deep_colour(image) in _IN_FULL
-
-
-def _deep_colour(image: ImageFile.ImageFile) -> str | None:
-    """Returns how a PNG or TIFF that Pillow cuts to 8 bits is stored, in its words."""
-    if image.format not in ("PNG", "TIFF") or image.mode[0] in "IF" or not image.tile:
-        return None
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and _in_planes(image):
-        return "planes"
-    args = image.tile[0].args
-    rawmode = args[0] if isinstance(args, tuple) else args
-    return rawmode if isinstance(rawmode, str) and ";16" in rawmode else None
-
-
-def _in_planes(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Returns whether a TIFF stores each of its colours, deeper than 8 bits, by itself."""
-    tags = image.tag_v2
-    apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-    return apart and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
-
-
-def _swapped(rawmode: str) -> str:
-    order = rawmode[-1] if rawmode[-1] != "N" else _NATIVE
-    return rawmode[:-1] + ("B" if order == "L" else "L")
-
-
-def _unpack_as(image: ImageFile.ImageFile, rawmode: str) -> None:
-    image.tile = [
-        tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
-        for tile in image.tile
-    ]
-
-
-def _whole_range(values: NDArray[Any], mode: str) -> ValueRange:
-    """Returns what a picture of which nothing is known is scaled by."""
-    top = float(np.nan_to_num(values, posinf=0, neginf=0).max(initial=0))
-    if mode == "F":
-        return 0.0, max(top, 1.0)
-    return 0.0, 255.0 if mode == "I" and top <= 255 else 65535.0
-
-
-def _eight_bits(values: NDArray[Any], value_range: ValueRange, image: Image.Image) -> Image.Image:
-    """Returns the picture with the range as 0 to 255; where it has no value it is black."""
-    low, high = value_range
-    shares = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=low, neginf=low) - low) / (
-        high - low
-    )
-    scaled = Image.fromarray(np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8))
-    if image.mode == "RGBA":
-        scaled.putalpha(image.getchannel("A"))
-    return scaled
+        return sixteen_bits(colour, image, again)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

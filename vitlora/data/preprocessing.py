@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitlora.data.images import Opened, ValueRange, open_marked
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.images import Opened, open_marked, seen_as
 from vitlora.data.value_range import read_range
 
 CropMode = Literal["center", "squash"]
@@ -96,6 +97,14 @@ class Preprocessing:
             DataError: It cannot be read.
         """
         return open_marked(path, self.at_least, self.value_range)
+
+    def see(self, picture: Image.Image | np.ndarray | bytes) -> Opened:
+        """Returns a picture that is in memory as ``open`` returns a file.
+
+        Raises:
+            DataError: It is no picture; see ``images.seen_as``.
+        """
+        return seen_as(picture, self.value_range)
 
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same preprocessing for another input size in pixels."""

@@ -79,15 +79,15 @@ def deal(groups: Sequence[Mapping[int, int]], wanted: Wanted) -> list[int]:
         groups: How many pictures of which class each has; the order is the draw.
         wanted: ``wanted[part][class]``; the sum over the parts is the number of pictures.
     """
-    table = _Table(wanted)
-    sides = [table.place(group) for group in groups]
+    balance = _Balance(wanted)
+    sides = [balance.place(group) for group in groups]
     kinds: dict[tuple[tuple[int, int], ...], int] = {}  # groups of one kind can stand in for others
     kind = [kinds.setdefault(tuple(sorted(group.items())), len(kinds)) for group in groups]
     sizes = [dict(counts) for counts in kinds]
     members: list[list[list[int]]] = [[[] for _ in sizes] for _ in wanted]
     for index, side in enumerate(sides):
         members[side][kind[index]].append(index)
-    while table.is_off() and _round(table, members, sizes):
+    while balance.is_off() and _round(balance, members, sizes):
         pass
     for side, part in enumerate(members):
         for index in (index for alike in part for index in alike):
@@ -95,7 +95,9 @@ def deal(groups: Sequence[Mapping[int, int]], wanted: Wanted) -> list[int]:
     return sides
 
 
-def _round(table: "_Table", members: list[list[list[int]]], sizes: list[dict[int, int]]) -> bool:
+def _round(
+    balance: "_Balance", members: list[list[list[int]]], sizes: list[dict[int, int]]
+) -> bool:
     """Makes each exchange that brings the parts nearer; returns whether there was one."""
     changed = False
     for one, two in combinations(range(len(members)), 2):
@@ -104,9 +106,9 @@ def _round(table: "_Table", members: list[list[list[int]]], sizes: list[dict[int
             net.subtract(sizes[give] if give is not None else {})
             here = give is None or members[one][give]
             there = take is None or members[two][take]
-            if not (here and there and table.gains(net, one, two)):
+            if not (here and there and balance.gains(net, one, two)):
                 continue
-            table.move(net, one, two)
+            balance.move(net, one, two)
             if give is not None:
                 members[two][give].append(members[one][give].pop())
             if take is not None:
@@ -129,7 +131,7 @@ def _exchanges(
             yield give, take
 
 
-class _Table:
+class _Balance:
     """How many pictures of each class the parts have beyond what is wanted."""
 
     def __init__(self, wanted: Wanted) -> None:

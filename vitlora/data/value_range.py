@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitlora.data.images import MemoryShortError, ValueRange, deep_values
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.images import MemoryShortError, deep_values
 from vitlora.errors import DataError
 
 # What black-to-white ranges end at: floats in [0, 1]; 8, 10, 12, 14 and 16 bits

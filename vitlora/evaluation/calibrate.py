@@ -9,14 +9,8 @@ from torch import nn
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.data.folder import Sample
 from vitlora.evaluation.answers import Answers, answer
-from vitlora.metrics.confidence import (
-    CERTAINTY,
-    NEVER,
-    Confidence,
-    Reference,
-    first_tested,
-    fit_temperature,
-)
+from vitlora.metrics.confidence import CERTAINTY, NEVER, Confidence, first_tested, fit_temperature
+from vitlora.metrics.reference import Reference
 from vitlora.metrics.unsure import Unsure
 
 _MOST_PICTURES = 500  # of training, to learn where they lie

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vitlora.bundle.checkpoint import Record
+from vitlora.bundle.record import Record
 from vitlora.evaluation.answers import Answers
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.judge import Judge
+from vitlora.metrics.reference import Reference
 
 LEVEL = 0.05  # how often photos of the same source are called changed
 FEW = 30  # pictures; with fewer only a very large change shows

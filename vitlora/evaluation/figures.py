@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vitlora.data.images import ValueRange, open_image
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.images import open_image
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.evaluation.saliency import saliency
 from vitlora.pages.page import data_uri

@@ -13,7 +13,9 @@ from vitlora.data.folder import Sample
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError, VitloraError
 from vitlora.evaluation.answers import Answers, answer
-from vitlora.evaluation.pictures import SAME_FOLDER, copies, folder_of, seen
+from vitlora.evaluation.pictures import SAME_FOLDER
+from vitlora.evaluation.seen import copies, seen
+from vitlora.evaluation.training_folder import folder_of
 from vitlora.metrics.intervals import paired
 
 _SHOWN = 3  # classes that lost most
@@ -112,7 +114,7 @@ class Forgetting:
 
 
 @dataclass(frozen=True)
-class Memory:
+class OldPictures:
     """What a bundle answers to the pictures it was held out from.
 
     Attributes:
@@ -162,7 +164,7 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
         as_then = split in digests and data.digest(split) == digests[split]
         if bundle.usage is not None and not as_then:
             least = 0 if root is None else SAME_FOLDER
-            as_then = data.recall(bundle.usage, split, least) is not None
+            as_then = data.division.recall(bundle.usage, split, least) is not None
         if as_then:
             return f"the old {split} set", data.folder.splits[split]
     if root is None:
@@ -177,7 +179,7 @@ def held_out(bundle: Bundle, root: str | None = None) -> tuple[str, list[Sample]
 
 def remember(
     bundle: Bundle, network: nn.Module, trained_on: Sequence[Sample], root: str | None = None
-) -> Memory:
+) -> OldPictures:
     """Returns what a bundle answers to pictures that it was not trained on, and will not be.
 
     Args:
@@ -201,4 +203,4 @@ def remember(
     if not samples:
         raise DataError(f"{where}: what is forgotten cannot be measured on them")
     answers = answer(network, samples, bundle.record.preprocessing)
-    return Memory(where, bundle.record.classes, answers)
+    return OldPictures(where, bundle.record.classes, answers)

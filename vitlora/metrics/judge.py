@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vitlora.metrics.confidence import Confidence, Reference
+from vitlora.metrics.confidence import Confidence
+from vitlora.metrics.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class Prediction:
         unsure: Whether the confidence is below the one chosen after training.
         unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
         outside: Whether its values do not lie in the range of training; see ``images.Opened``.
+
+    Examples:
+        >>> answer = Prediction(Path("photo.jpg"), (("can", 0.9), ("tyre", 0.1)))
+        >>> answer.label, answer.confidence
+        ('can', 0.9)
     """
 
     path: Path
@@ -36,6 +43,37 @@ class Prediction:
     def confidence(self) -> float:
         """That of the most likely class, in ``[0, 1]``."""
         return self.top[0][1]
+
+    @property
+    def says(self) -> str:
+        """The classes with their confidences, and what speaks against trusting them."""
+        best, *others = [f"{name} {confidence:.2%}" for name, confidence in self.top]
+        said = f"{best}   ({', '.join(others)})" if others else best
+        doubts = [
+            *(["unsure"] if self.unsure else []),
+            *(["unlike the training pictures"] if self.unfamiliar else []),
+            *(["values outside the range of training"] if self.outside else []),
+        ]
+        return f"{said}   [{', '.join(doubts)}]" if doubts else said
+
+    def to_text(self) -> str:
+        """Returns a line that names the picture."""
+        return f"{self.path}: {self.says}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as plain values; confidences have six decimals."""
+        ranked = [{"class": name, "confidence": round(value, 6)} for name, value in self.top]
+        doubts = {name: getattr(self, name) for name in ("unsure", "unfamiliar", "outside")}
+        return {"path": str(self.path), **ranked[0], **doubts, "top_k": ranked}
+
+
+@dataclass(frozen=True)
+class OnlyPrediction(Prediction):
+    """That of the only picture asked about, which its text need not name."""
+
+    def to_text(self) -> str:
+        """Returns the line without the picture's name."""
+        return self.says
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vitlora.data.images import ValueRange, open_image
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.images import open_image
 
 _SIDE = 480  # pixels of the picture's longer side
 _ROW = 34  # pixels of one class

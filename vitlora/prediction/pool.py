@@ -2,11 +2,9 @@
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from vitlora.bundle.checkpoint import Bundle, Record, load_bundle
-from vitlora.bundle.updates import Update, bundle_backbone, read_changes
-from vitlora.data.preprocessing import Preprocessing
+from vitlora.bundle.checkpoint import Bundle, load_bundle
+from vitlora.bundle.merging import bundle_backbone
+from vitlora.bundle.record import Record
 from vitlora.errors import BundleError, DataError, UsageError, a_few, nearest
 from vitlora.hardware import pick_device
-from vitlora.metrics.judge import Judge, Prediction
+from vitlora.metrics.judge import Prediction
+from vitlora.prediction.pooled_adapter import (
+    PooledAdapter,
+    RunningBatch,
+    adapt_rows,
+    read_adapter,
+    sees_pictures,
+)
 from vitlora.quantization import dequantize
 
 _MOST_THREADS = 16  # that open pictures
@@ -48,6 +53,12 @@ class AdapterPool:
         BundleError: A bundle is damaged, belongs to another base, or holds a whole network.
         BackboneError: The base's weights cannot be had.
         UsageError: There is no bundle, or no such device.
+
+    Examples:
+        >>> pool = AdapterPool({"a": "checkpoints/waste5", "b": "checkpoints/waste5"})
+        >>> answers = pool.predict(["photos/test/can/0.jpg", "photos/test/can/1.jpg"], ["a", "b"])
+        >>> [answer.label in ("can", "glass") for answer in answers]
+        [True, True]
     """
 
     def __init__(
@@ -73,11 +84,11 @@ class AdapterPool:
         self._width: int = network.head.in_features
         network.head = nn.Identity()
         self._network: nn.Module = network.to(self.device).eval().requires_grad_(False)
-        self._parts = {path: m for path, m in network.named_modules() if _sees_pictures(m)}
-        self._batch = _Batch()
+        self._parts = {path: m for path, m in network.named_modules() if sees_pictures(m)}
+        self._batch = RunningBatch()
         for path, part in self._parts.items():  # once for all: no call meets a change of hooks
-            part.register_forward_hook(partial(_adapt, self._batch, path))
-        self._adapters: dict[str, _Adapter] = {}
+            part.register_forward_hook(partial(adapt_rows, self._batch, path))
+        self._adapters: dict[str, PooledAdapter] = {}
         self._changing = threading.Lock()
         for name, bundle in bundles.items():
             self.load(name, bundle)
@@ -119,7 +130,9 @@ class AdapterPool:
                         f"{bundle.folder} was trained on another base than the one in memory: "
                         f"{what} {got}, not {self._base[what]}; load it by itself"
                     )
-            self._adapters[name] = self._read(bundle)
+            self._adapters[name] = read_adapter(
+                bundle, self._network, self._parts, self._width, self.device
+            )
 
     def remove(self, name: str) -> None:
         """Drops an adapter; its memory is free once no call works with it any more.
@@ -152,7 +165,7 @@ class AdapterPool:
         """
         adapters = self._find_all(names, len(pictures))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
-            opened = list(threads.map(_Adapter.open, adapters, pictures))
+            opened = list(threads.map(PooledAdapter.open, adapters, pictures))
         kept = [n for n, (tensor, _) in enumerate(opened) if isinstance(tensor, torch.Tensor)]
         tensors = [tensor for tensor, _ in opened if isinstance(tensor, torch.Tensor)]
         answers = self._answers(tensors, [adapters[n] for n in kept])
@@ -200,17 +213,17 @@ class AdapterPool:
 
     @torch.inference_mode()
     def _answers(
-        self, tensors: Sequence[torch.Tensor], adapters: "Sequence[_Adapter]"
+        self, tensors: Sequence[torch.Tensor], adapters: Sequence[PooledAdapter]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Returns features ``(D,)`` and logits ``(classes,)`` of each, fp32, on the CPU."""
         if not tensors:
             return []
-        numbers: dict[_Adapter, list[int]] = {}
+        numbers: dict[PooledAdapter, list[int]] = {}
         for number, adapter in enumerate(adapters):
             numbers.setdefault(adapter, []).append(number)
         # pictures of one adapter side by side: its share of any tensor is a view, not a copy
         order = [number for group in numbers.values() for number in group]
-        groups, start = list[tuple[_Adapter, slice]](), 0
+        groups, start = list[tuple[PooledAdapter, slice]](), 0
         for adapter, group in numbers.items():
             groups.append((adapter, slice(start, start + len(group))))
             start += len(group)
@@ -227,7 +240,7 @@ class AdapterPool:
             found |= zip(order[rows], pairs, strict=True)
         return [found[number] for number in range(len(adapters))]
 
-    def _find(self, name: str) -> "_Adapter":
+    def _find(self, name: str) -> PooledAdapter:
         adapter = self._adapters.get(name)
         if adapter is None:
             names = self.names
@@ -236,168 +249,12 @@ class AdapterPool:
             )
         return adapter
 
-    def _find_all(self, names: Sequence[str], count: int) -> "list[_Adapter]":
+    def _find_all(self, names: Sequence[str], count: int) -> list[PooledAdapter]:
         if isinstance(names, str) or len(names) != count:
             got = f"the text '{names}'" if isinstance(names, str) else f"{len(names)} names"
             raise UsageError(f"{got} for {count} pictures; expected a list of a name for each")
         found = {name: self._find(name) for name in dict.fromkeys(names)}
         return [found[name] for name in names]
-
-    def _read(self, bundle: Bundle) -> "_Adapter":
-        """Returns a bundle's adapter on the device."""
-        head = nn.Linear(self._width, len(bundle.record.classes), device="meta")
-        plain = copy(self._network)  # the base as the bundle's own: with a head of its classes
-        plain._modules = {**plain._modules, "head": head}
-        changes = read_changes(bundle, plain)
-        own: dict[str, dict[str, torch.Tensor]] = {path: {} for path in changes.updates}
-        own["head"] = {"weight": torch.zeros(head.weight.shape, device=self.device)}
-        for name, tensor in changes.tensors.items():
-            path, _, leaf = name.rpartition(".")
-            if path not in self._parts and path != "head":
-                raise BundleError(
-                    f"{bundle.folder} changes {name}, which all pictures of a batch have in "
-                    "common; load it by itself"
-                )
-            own.setdefault(path, {})[leaf] = tensor.to(self.device)
-        changed: dict[str, _LinearChange | nn.Module] = {}
-        for path, tensors in own.items():
-            update = _moved(changes.updates.get(path), self.device)
-            if (
-                update is not None and "weight" in tensors
-            ):  # the zeros a head trained as LoRA starts from
-                tensors["weight"], update = update.merged(tensors["weight"]), None
-            if path != "head":
-                changed[path] = _change(self._parts[path], update, tensors)
-        return _Adapter(
-            judge=bundle.judge,
-            preprocessing=bundle.record.preprocessing,
-            transform=bundle.record.preprocessing.transform(),
-            changed=changed,
-            head_weight=own["head"]["weight"],
-            head_bias=own["head"]["bias"],
-        )
-
-
-@dataclass(frozen=True)
-class _LinearChange:
-    """Makes ``gain * (W x + scaling B A x) + bias`` of a linear layer's ``W x + its bias``.
-
-    Attributes:
-        a: ``(rank, in)``; None where only the bias is trained.
-        b: ``(out, rank)``, or None.
-        scaling: What their product is multiplied with.
-        gain: DoRA's, ``(out,)``; None for ones.
-        bias: The bias to end with, ``(out,)``; None where the layer's is right as it is.
-    """
-
-    a: torch.Tensor | None
-    b: torch.Tensor | None
-    scaling: float
-    gain: torch.Tensor | None
-    bias: torch.Tensor | None
-
-    def apply(self, layer: nn.Linear, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Changes the layer's output for the input ``x``, ``(pictures, ..., in)``, in place."""
-        if self.a is not None and self.b is not None:
-            low = F.linear(x, self.a).flatten(0, -2)  # (pictures * tokens, rank)
-            out.view(-1, out.shape[-1]).addmm_(low, self.b.T, alpha=self.scaling)
-        if self.gain is not None:
-            out.mul_(self.gain)
-        if self.bias is not None:
-            out.add_(self.bias - (layer.bias if self.gain is None else self.gain * layer.bias))
-
-
-@dataclass(frozen=True, eq=False)
-class _Adapter:
-    """An adapter in memory, on the device.
-
-    Attributes:
-        judge: Makes answers of its features and logits.
-        preprocessing: What a picture goes through.
-        transform: Upright RGB picture -> ``(3, H, W)``, normalised.
-        changed: Path of a part of the base -> its change, or its twin with tensors of its own.
-        head_weight: ``(classes, width)``.
-        head_bias: ``(classes,)``.
-    """
-
-    judge: Judge
-    preprocessing: Preprocessing
-    transform: Callable[[Image.Image], torch.Tensor]
-    changed: dict[str, _LinearChange | nn.Module]
-    head_weight: torch.Tensor
-    head_bias: torch.Tensor
-
-    def open(self, picture: str | Path | Image.Image) -> tuple[torch.Tensor | DataError, bool]:
-        """Returns a picture ``(3, H, W)``, normalised, or why it cannot be read.
-
-        And whether its values lie outside the range of training.
-        """
-        if isinstance(picture, Image.Image):
-            return self.transform(picture), False
-        try:
-            opened = self.preprocessing.open(Path(picture))
-            return self.transform(opened.image), opened.outside
-        except DataError as error:
-            return error, False
-
-
-class _Batch(threading.local):
-    """The batch this thread has under way: whose pictures lie in which rows."""
-
-    groups: Sequence[tuple[_Adapter, slice]] = ()
-
-
-def _adapt(batch: _Batch, path: str, part: Any, inputs: Any, output: torch.Tensor) -> None:
-    """Changes what a part of the base puts out, in place: to each adapter its rows."""
-    for adapter, rows in batch.groups:
-        change = adapter.changed.get(path)
-        if isinstance(change, _LinearChange):
-            change.apply(part, inputs[0][rows], output[rows])
-        elif change is not None:
-            output[rows] = change(inputs[0][rows])
-
-
-def _sees_pictures(part: nn.Module) -> bool:
-    """Returns whether a part is one that adapters change, and called with a row for each picture.
-
-    Other parameters, such as position embeddings, are read once for the whole batch.
-    """
-    return isinstance(part, nn.Linear | nn.Conv2d) or "Norm" in type(part).__name__
-
-
-def _change(
-    part: nn.Module, update: Update | None, own: Mapping[str, torch.Tensor]
-) -> _LinearChange | nn.Module:
-    """Returns the change of one part.
-
-    Args:
-        part: The part of the base.
-        update: Its low-rank update.
-        own: The parameters of it that were trained in full, by name.
-    """
-    if not isinstance(part, nn.Linear) or "weight" in own:
-        twin = copy(part)  # has nothing of its own but these
-        trained = {leaf: nn.Parameter(t, requires_grad=False) for leaf, t in own.items()}
-        twin._parameters = {**part._parameters, **trained}
-        twin._forward_hooks = OrderedDict()
-        return twin
-    if update is None:
-        return _LinearChange(None, None, 0.0, None, own["bias"])
-    dora = update.magnitude is not None
-    return _LinearChange(
-        update.a,
-        update.b,
-        update.scaling,
-        gain=update.gain(part.weight),
-        bias=own.get("bias", part.bias if dora else None),
-    )
-
-
-def _moved(update: Update | None, device: torch.device) -> Update | None:
-    if update is None:
-        return None
-    magnitude = None if update.magnitude is None else update.magnitude.to(device)
-    return replace(update, a=update.a.to(device), b=update.b.to(device), magnitude=magnitude)
 
 
 def _opened(checkpoint: str | Path | Bundle) -> Bundle:

@@ -7,14 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
+import numpy as np
 import torch
 from PIL import Image
 
 from vitlora.backbones import features_and_logits
 from vitlora.bundle.checkpoint import Bundle, load_bundle
-from vitlora.bundle.updates import merged_network
+from vitlora.bundle.merging import merged_network
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
 from vitlora.metrics.judge import Prediction
@@ -23,6 +24,7 @@ from vitlora.quantization import is_quantized
 _MOST_THREADS = 16  # that open pictures
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray | bytes
 _Seen = tuple[Path, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
 
 
@@ -70,6 +72,45 @@ class Predictor:
         if self._dtype != torch.float32:
             self.network.to(self._dtype)
 
+    @overload
+    def __call__(self, picture: Picture, top_k: int = 3) -> Prediction: ...
+
+    @overload
+    def __call__(self, picture: Sequence[Picture], top_k: int = 3) -> list[Prediction]: ...
+
+    def __call__(
+        self, picture: Picture | Sequence[Picture], top_k: int = 3
+    ) -> Prediction | list[Prediction]:
+        """Returns what a picture shows; of several, a list. ``predict`` is for very many files.
+
+        Args:
+            picture: A file's path; a picture that Pillow opened; the bytes of a file; an array
+                ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` of uint8, of floats in ``[0, 1]``, or of
+                deeper values; or a list of these.
+            top_k: How many classes to keep, at least 1.
+
+        Raises:
+            DataError: One of them is no picture, or cannot be read.
+
+        Examples:
+            >>> predictor = Predictor("checkpoints/waste5")
+            >>> predictor("photos/test/can/0.jpg").label in predictor.classes
+            True
+            >>> image = Image.open("photos/test/can/1.jpg")
+            >>> [0 < answer.confidence <= 1 for answer in predictor([image, np.asarray(image)])]
+            [True, True]
+        """
+        if isinstance(picture, str | os.PathLike | Image.Image | np.ndarray | bytes):
+            return self([picture], top_k)[0]
+        group = []
+        for one in picture if isinstance(picture, Iterable) else [picture]:
+            if isinstance(one, str | os.PathLike):
+                path, opened = Path(one), self.preprocessing.open(one)
+            else:
+                path, opened = Path(), self.preprocessing.see(one)
+            group.append((path, self._transform(opened.image), opened.outside))
+        return list(self._predict_group(group, top_k))
+
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained.
 
@@ -111,9 +152,7 @@ class Predictor:
         except DataError as error:
             return path, error, False
 
-    def _predict_group(
-        self, group: Sequence[_Seen], top_k: int
-    ) -> Iterator[Prediction | DataError]:
+    def _predict_group(self, group: Sequence[_Seen], top_k: int) -> Iterator[Any]:
         opened = [(path, x) for path, x, _ in group if isinstance(x, torch.Tensor)]
         made: list[Prediction] = []
         if opened:

@@ -101,11 +101,11 @@ class FourBitLinear(Linear4bit):
         weight: Any = self.weight
         if x.device.type != "cpu" and self.compute_dtype == weight.quant_state.dtype:
             return super().forward(x)  # which unpacks to the compute dtype: other values otherwise
-        product: Any = _Product.apply(x.to(self.compute_dtype), self)
+        product: Any = _PackedProduct.apply(x.to(self.compute_dtype), self)
         return product.to(x.dtype)
 
 
-class _Product(torch.autograd.Function):
+class _PackedProduct(torch.autograd.Function):
     """``x @ W.T + bias`` that unpacks ``W`` again for the backward pass instead of keeping it."""
 
     @staticmethod

@@ -1,10 +1,9 @@
-"""Finished runs -> one row for each method, a table, and one sentence of advice. Pure."""
+"""Finished runs -> one row for each method, tested against the best. Pure."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,7 @@ import numpy as np
 from vitlora.metrics.intervals import macro_f1, macro_f1_interval, paired, t_quantile, wilson
 
 _FLIPS = 100_000  # of the test of a difference
-_LEVEL = 0.05  # of the whole comparison: shared by all pairs of methods, or all cheaper ones
-_POWER = 0.8  # with which so many pictures would show what they are said to show
-_DISAGREE = 0.1  # pictures on which one of two methods is right: a guess, before anything is known
+LEVEL = 0.05  # of the whole comparison: shared by all pairs of methods, or all cheaper ones
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Row:
     @property
     def by_seed(self) -> list[float]:
         """The accuracy of each seed, in ``[0, 1]``."""
-        return _right(self.runs).mean(1).tolist()
+        return answered_right(self.runs).mean(1).tolist()
 
     @property
     def trainable(self) -> int:
@@ -144,8 +141,8 @@ def compare(runs: Sequence[Run]) -> list[Row]:
         return []
     best = min(rows, key=lambda row: (-row.accuracy, row.cost))
     pairs = len(rows) * (len(rows) - 1) // 2  # the best is known only by looking at all of them
-    spread = _seed_variance(rows)
-    level = 1 - _LEVEL / max(len(rows) - 1, 1)
+    spread = seed_variance(rows)
+    level = 1 - LEVEL / max(len(rows) - 1, 1)
     compared = []
     for row in rows:
         ends = [_below(row, other, spread, level)[1] for other in rows if other is not row]
@@ -156,7 +153,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
 
 def _row(name: str, runs: tuple[Run, ...]) -> Row:
     labels, answers = np.array(runs[0].labels), np.array([run.answers for run in runs])
-    accuracy = float(_right(runs).mean())
+    accuracy = float(answered_right(runs).mean())
     return Row(
         name,
         runs,
@@ -168,12 +165,12 @@ def _row(name: str, runs: tuple[Run, ...]) -> Row:
 
 
 def _against(best: Row, row: Row, tests: int, spread: tuple[float, int]) -> Row:
-    p = p_value(_right(best.runs).mean(0) - _right(row.runs).mean(0))
-    clear = p < _LEVEL / tests and min(best.by_seed) > max(row.by_seed)
+    p = p_value(answered_right(best.runs).mean(0) - answered_right(row.runs).mean(0))
+    clear = p < LEVEL / tests and min(best.by_seed) > max(row.by_seed)
     return replace(row, p=p, clear=clear, behind=_below(row, best, spread, 0.975))
 
 
-def _seed_variance(rows: Sequence[Row]) -> tuple[float, int]:
+def seed_variance(rows: Sequence[Row]) -> tuple[float, int]:
     """Returns the variance of the accuracy from seed to seed, of all methods alike, and its df.
 
     Both are 0 where each method was trained once: then nothing is known of other trainings.
@@ -193,10 +190,10 @@ def _below(row: Row, other: Row, spread: tuple[float, int], level: float) -> tup
     Args:
         row: The one.
         other: The other.
-        spread: As ``_seed_variance`` returns it.
+        spread: As ``seed_variance`` returns it.
         level: In ``(0.5, 1)``.
     """
-    mean, error = paired(_right(other.runs).mean(0) - _right(row.runs).mean(0))
+    mean, error = paired(answered_right(other.runs).mean(0) - answered_right(row.runs).mean(0))
     variance, freedom = spread
     seeds = variance * (1 / len(row.runs) + 1 / len(other.runs))
     total = error**2 + seeds
@@ -205,48 +202,7 @@ def _below(row: Row, other: Row, spread: tuple[float, int], level: float) -> tup
     return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
-def needed(
-    margin: float, methods: int, disagree: float = _DISAGREE, seeds: float = 0.0
-) -> int | None:
-    """Returns about how many pictures show that a cheaper method is within a margin of the best.
-
-    For two equally good methods, with a probability of 80% (the usual count for non-inferiority).
-    None if no number does, because the seeds vary too much.
-
-    Args:
-        margin: Of the accuracy, in ``(0, 1)``.
-        methods: That are compared, at least 2.
-        disagree: Share of the pictures on which one of the two is right and the other wrong.
-        seeds: Variance of the difference that comes from the seeds; pictures do not shrink it.
-    """
-    normal = NormalDist()
-    both = normal.inv_cdf(1 - _LEVEL / (methods - 1)) + normal.inv_cdf(_POWER)
-    left = (margin / both) ** 2 - seeds
-    return _round(disagree / left) if left > 0 else None
-
-
-def tells_apart(pictures: int, methods: int) -> float:
-    """Returns the difference in accuracy, in ``[0, 1]``, below which methods cannot be told apart.
-
-    Where the two disagree on one picture in ten, and never on fewer than McNemar's exact test wants
-    all on one side.
-
-    Args:
-        pictures: That are scored.
-        methods: That are compared, at least 2.
-    """
-    level = _LEVEL / (methods * (methods - 1) / 2)
-    fewest = math.ceil(1 - math.log2(level))
-    usual = NormalDist().inv_cdf(1 - level / 2) * math.sqrt(_DISAGREE * pictures)
-    return min(max(fewest, usual) / pictures, 1.0)
-
-
-def _round(count: float) -> int:
-    """Returns two significant digits: more would claim too much."""
-    return math.ceil(float(f"{count:.2g}"))
-
-
-def _right(runs: Sequence[Run]) -> np.ndarray:
+def answered_right(runs: Sequence[Run]) -> np.ndarray:
     """Returns whether each picture was answered rightly, ``(seeds, N)``, 0 or 1."""
     return np.array([np.array(run.answers) == np.array(run.labels) for run in runs], float)
 
@@ -265,84 +221,3 @@ def p_value(differences: np.ndarray) -> float:
     signs = 2 * np.random.default_rng(0).binomial(counts, 0.5, (_FLIPS, len(counts))) - counts
     as_far = np.abs(signs @ sizes) >= abs(differences.sum()) - 1e-6
     return float((1 + as_far.sum()) / (1 + _FLIPS))
-
-
-def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
-    """Returns a sentence or two: which method to take, and how sure that is.
-
-    The cheapest method that was shown to be within the margin of every other; else the most
-    accurate one. Not shown to differ is not shown to be equal.
-
-    Args:
-        rows: As ``compare`` returns them.
-        split: That was scored.
-        margin: Accuracy that a cheaper method may cost, in ``[0, 1)``.
-    """
-    if not rows:
-        return "No run finished, so there is nothing to advise."
-    seeds = sorted({len(row.runs) for row in rows})
-    count, pictures = " to ".join(map(str, seeds)), len(rows[0].runs[0].labels)
-    on = f"{pictures} {split} pictures and {count} seed{'s' * (seeds != [1])}"
-    best = next(row for row in rows if row.p is None)
-    if len(rows) == 1:
-        return f"Only {best.method} finished ({_said(best)} on {on}): nothing to compare it with."
-    within = [row for row in rows if row.at_most is not None and row.at_most < margin]
-    take = min([best, *within], key=lambda row: row.cost)
-    near = within if take is not best else []
-    worse = [row for row in rows if row.clear and row not in near]
-    rest = f"; clearly worse: {_listed(worse)}" if worse else ""
-    if take is not best:
-        return (
-            f"Take {take.method} ({_said(take)}): the cheapest that {on} show to be within "
-            f"{points(margin)} of the best, {best.method} ({best.accuracy:.3f}); it is at most "
-            f"{points(take.at_most or 0)} below any other, with 95% certainty{rest}."
-        )
-    if len(worse) == len(rows) - 1:
-        return f"Take {best.method}: {_said(best)} on {on} is clearly the best{rest}."
-    open_ = [row for row in rows if row is not best and not row.clear]
-    said = (
-        f"Take {best.method} ({_said(best)}), the most accurate on {on}. They do not tell it apart "
-        f"from {_listed(open_)}{rest}"
-    )
-    cheaper = [row for row in open_ if row.cost < best.cost]
-    if not cheaper or not margin:
-        return f"{said}."
-    show = _would_show(rows, best, cheaper, margin)
-    return f"{said}. That a cheaper one is within {points(margin)} of it is not shown{show}"
-
-
-def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: float) -> str:
-    """Returns the end of a sentence: what would show that a cheaper method is near enough."""
-    equal = "the two are equally good" if len(cheaper) == 1 else "one of them is just as good"
-    variance, _ = _seed_variance(rows)
-    counts = []
-    for row in cheaper:
-        seeds = variance * (1 / len(best.runs) + 1 / len(row.runs))
-        counts.append(needed(margin, len(rows), _disagreement(best, row), seeds))
-    known = [count for count in counts if count is not None]
-    if len(known) < len(counts):
-        return f": if {equal}, it takes more seeds to show it, not more pictures."
-    if max(known) > (pictures := len(best.runs[0].labels)):
-        return f": if {equal}, about {max(known):,} pictures would show it."
-    return f", although {pictures:,} pictures usually show it if {equal}."
-
-
-def _disagreement(row: Row, other: Row) -> float:
-    """Returns the mean square of the differences by picture, as ``paired`` smooths it."""
-    differences = _right(row.runs).mean(0) - _right(other.runs).mean(0)
-    return (float((differences**2).sum()) + 2) / (len(differences) + 2)
-
-
-def points(share: float) -> str:
-    """Returns a share in points, to a tenth."""
-    value = f"{100 * share:.1f}".removesuffix(".0")
-    return f"{value} point{'s' * (value != '1')}"
-
-
-def _said(row: Row) -> str:
-    return f"accuracy {row.accuracy:.3f}"
-
-
-def _listed(rows: Sequence[Row]) -> str:
-    *first, last = [f"{row.method} ({row.accuracy:.3f})" for row in rows]
-    return f"{', '.join(first)} and {last}" if first else last

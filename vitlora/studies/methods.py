@@ -1,7 +1,12 @@
 """The methods a comparison knows: each is one change of the same configuration."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from vitlora.errors import UsageError, nearest
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,56 @@ SET_BY_METHOD = (
 )
 
 _RATE_OF = {"LinearProbe": METHODS["linear"].rate, "FullFineTuning": METHODS["full"].rate}
+
+
+def check_methods(names: Sequence[str]) -> list[str]:
+    """Returns the names of methods.
+
+    Raises:
+        UsageError: One is unknown, or there twice.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise UsageError(
+                f"--methods has '{name}'; expected some of {', '.join(METHODS)}"
+                f"{nearest(name, METHODS)}"
+            )
+        if list(names).count(name) > 1:
+            raise UsageError(f"--methods has '{name}' twice; name it once")
+    if not names:
+        raise UsageError(f"--methods is empty; expected some of {', '.join(METHODS)}")
+    return list(names)
+
+
+def fit_words(
+    config: Sequence[str | Path] | str | Path,
+    data: str | Path | None,
+    options: Mapping[str, Any],
+) -> list[str]:
+    """Returns what to type after ``vitlora fit`` for the configuration that methods share.
+
+    Args:
+        config: One file or several.
+        data: Folder of pictures, if it is given beside the options.
+        options: By dotted names, as words or values; or a group, ``{"model": {"lr": 0.001}}``.
+
+    Raises:
+        UsageError: An option is given twice, or is what the methods differ in.
+    """
+    configs = [config] if isinstance(config, str | Path) else config
+    given = [("data.root", str(data))] if data is not None else []
+    for name, value in options.items():
+        inside = value.items() if isinstance(value, Mapping) and "." not in name else [("", value)]
+        given += [(f"{name}.{key}".rstrip("."), each) for key, each in inside]
+    words = [word for one in configs for word in ("--config", str(one))]
+    for name, value in given:
+        if [other for other, _ in given].count(name) > 1:
+            raise UsageError(f"--{name} is given twice; give it once")
+        if f"--{name}" in SET_BY_METHOD:
+            raise UsageError(f"--{name} is what the methods differ in; leave it out, see --methods")
+        text = str(value) if isinstance(value, str | Path) else json.dumps(value)
+        words += [f"--{name}", text]
+    return words
 
 
 def configure(base: dict[str, Any], name: str, same_rate: bool = False) -> dict[str, Any]:

@@ -105,9 +105,9 @@ class Study:
 
     def _score(self, method: str, seed: int, answers: Path, scores: Path) -> list[str]:
         command = "test" if self.split == "test" else "validate"
-        words = [command, "--checkpoint", str(self.path(method, seed)), "--json", str(scores)]
+        words = [command, "--checkpoint", str(self.path(method, seed)), f"--json={scores}"]
         words += ["--trainer.accelerator", str(self.base["trainer"]["accelerator"])]
-        words += ["--trainer.callbacks+", "vitlora.training.Answers"]
+        words += ["--trainer.callbacks+", "vitlora.training.RecordAnswers"]
         return [*words, "--trainer.callbacks.file", str(answers)]
 
 

@@ -1,9 +1,9 @@
 """Running a training: the trainer, its progress line, and the bundle it leaves."""
 
-from vitlora.training.measures import Answers, Cost
+from vitlora.training.measures import Cost, RecordAnswers
 from vitlora.training.progress import Progress
 from vitlora.training.run_folder import RunFolder
 from vitlora.training.summary import Summary
 from vitlora.training.trainer import Trainer
 
-__all__ = ["Answers", "Cost", "Progress", "RunFolder", "Summary", "Trainer"]
+__all__ = ["Cost", "Progress", "RecordAnswers", "RunFolder", "Summary", "Trainer"]

@@ -107,7 +107,7 @@ class Classifier(LightningModule):
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
         # from what was cached of images to logits, while a training caches
-        self.rest: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.cached_forward: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._start: tuple[Mapping[str, torch.Tensor], Any] | None = None
         self.given_storage: Storage | None = None  # a bundle's
@@ -141,7 +141,7 @@ class Classifier(LightningModule):
         """
         self.storage = self.given_storage = storage
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Frees the memory of the network; nothing can be done with it afterwards."""
         self.network = None
         self.backbone.module = nn.Module()
@@ -186,7 +186,7 @@ class Classifier(LightningModule):
         if bf16:
             stream_in_bf16(module)
         if self.adapter.needs_base:
-            self.adapter.undo_rounding(self.network, self.backbone.original())
+            self.adapter.init_loftq(self.network, self.backbone.original())
         if self._start is not None:
             self.adapter.start_from(self.network, *self._start)
         if self.compile_blocks:
@@ -209,10 +209,10 @@ class Classifier(LightningModule):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.
 
-        Or of what ``rest`` takes: tokens ``(B, N, D)``, or features ``(B, D)``.
+        Or of what ``cached_forward`` takes: tokens ``(B, N, D)``, or features ``(B, D)``.
         """
-        if self.rest is not None and images.ndim < 4:
-            return self.rest(images)
+        if self.cached_forward is not None and images.ndim < 4:
+            return self.cached_forward(images)
         if self.network is None:
             raise UsageError(
                 "the network is built when a Trainer starts; for use without one see "
@@ -227,7 +227,7 @@ class Classifier(LightningModule):
         images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         with self.trainer.precision_plugin.forward_context():
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            self.adapter.look_at(network, data.train_dataloader)
+            self.adapter.init_from_data(network, data.train_dataloader)
             reached = gradient_self_test(self, images.to(self.device))
         print(f"gradient self-test: all {reached} trainable tensors are reached")
         if self.compile_blocks:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
-from vitlora.bundle.checkpoint import RUN_CONFIG, Bundle, is_network_path
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.bundle.folder import RUN_CONFIG
+from vitlora.bundle.record import is_network_path
 from vitlora.data.folder import DRAW
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, UsageError, VitloraError, printable, shown

@@ -7,8 +7,10 @@ so nothing of a bundle is ever a word of the command line, or names a class.
 from collections.abc import Container, Mapping
 from typing import Any, get_type_hints
 
-from vitlora.bundle.checkpoint import RUN_CONFIG, Bundle, is_network_path
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.bundle.folder import RUN_CONFIG
 from vitlora.bundle.plain import is_a
+from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, shown

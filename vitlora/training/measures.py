@@ -47,7 +47,7 @@ class Cost(Callback):
         write_whole(folder / COST, json.dumps(fields))
 
 
-class Answers(Callback):
+class RecordAnswers(Callback):
     """Writes what ``validate`` or ``test`` answers to each picture, and how long one takes.
 
     Args:

@@ -9,10 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from vitlora.bundle.card import model_card
-from vitlora.bundle.checkpoint import Record, is_leftover, save_bundle
+from vitlora.bundle.checkpoint import save_bundle
 from vitlora.bundle.folder import is_bundle
+from vitlora.bundle.record import Record
+from vitlora.bundle.transaction import is_leftover
 from vitlora.errors import UsageError, counted
 from vitlora.metrics.scores import Scores
+from vitlora.notes import note, tell
 
 
 class RunFolder(Callback):
@@ -44,7 +47,7 @@ class RunFolder(Callback):
         """Takes the folder, once nothing but training is left to go wrong."""
         self._aside = clear_the_way(self.folder)
         if self._aside is not None:
-            print(f"the earlier bundle in {self.folder} is now {self._aside}")
+            tell(f"the earlier bundle in {self.folder} is now {self._aside}")
         if self.logs:
             where: dict[str, Any] = {"save_dir": self.folder, "name": "logs", "version": ""}
             trainer.loggers = [CSVLogger(**where), TensorBoardLogger(**where)]
@@ -53,10 +56,10 @@ class RunFolder(Callback):
         """Keeps the last weights of a run that was never validated; says what else is not kept."""
         if not self.written and trainer.global_step:
             self._write(trainer, pl_module, {})
-            print(f"no epoch was validated; the last weights are kept in {self.folder}")
+            tell(f"no epoch was validated; the last weights are kept in {self.folder}")
         elif left := trainer.global_step - self._validated:
-            print(
-                f"note: what was learnt after the last validation, in {counted(left, 'step')}, is "
+            note(
+                f"what was learnt after the last validation, in {counted(left, 'step')}, is "
                 "not in the bundle; training that ends with an epoch loses nothing"
             )
 
@@ -85,21 +88,21 @@ class RunFolder(Callback):
         interrupted = isinstance(exception, KeyboardInterrupt)
         if not interrupted and self._aside is not None and not self.written:
             where, self._aside = self._put_back(self._aside), None
-            print(f"\nthe run failed before the first validation; the earlier bundle is {where}")
+            tell(f"\nthe run failed before the first validation; the earlier bundle is {where}")
         if not interrupted or module.network is None:
             return
         if self.written:
-            print(f"\nstopped; the best epoch so far ({self.best_epoch}) is kept in {self.folder}")
+            tell(f"\nstopped; the best epoch so far ({self.best_epoch}) is kept in {self.folder}")
             return
         if self._aside is not None:
             where = self._put_back(self._aside)
-            print(f"\nstopped before the first validation; the earlier bundle is {where}")
+            tell(f"\nstopped before the first validation; the earlier bundle is {where}")
             return
         if not trainer.global_step:
-            print("\nstopped before the first step; nothing is kept")
+            tell("\nstopped before the first step; nothing is kept")
             return
         self._write(trainer, module, {})
-        print(
+        tell(
             f"\nstopped before the first validation; the weights as they are now are kept in "
             f"{self.folder}"
         )

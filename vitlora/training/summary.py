@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vitlora.adapters import count_trainable
 from vitlora.data.folder import Folder
+from vitlora.notes import tell
 from vitlora.quantization import frozen_bytes
 
 _MOST_CLASSES, _SMALLEST = 25, 10  # classes that are all listed; of more, so many
@@ -18,7 +19,7 @@ class Summary(Callback):
         """Prints the table."""
         module: Any = pl_module
         folder: Folder = trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
-        print(run_table(module, folder, module.base_parameters, str(trainer.precision)))
+        tell(run_table(module, folder, module.base_parameters, str(trainer.precision)))
 
 
 def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.class_folders import class_name
 from vitlora.data.duplicates import Fingerprint, fingerprint
-from vitlora.data.folder import SPLITS, class_name
-from vitlora.data.images import ValueRange, open_image, orientation, reading
+from vitlora.data.folder import SPLITS
+from vitlora.data.images import open_image, orientation, reading
 from vitlora.data.listing import is_picture, list_pictures
 from vitlora.data.value_range import Found, find_range
 from vitlora.errors import DataError

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from vitlora.data.dataset import Batches
+from vitlora.data.dataset import PictureLoader
 from vitlora.errors import UsageError
+from vitlora.notes import tell
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
 from vitlora.training.cache.shelf import Memory, Shelf
@@ -89,7 +90,7 @@ class PrefixCache(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets go of what was kept."""
         module: Any = pl_module
-        module.rest = self._train = None
+        module.cached_forward = self._train = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -98,7 +99,7 @@ class PrefixCache(Callback):
         self.on_train_end(trainer, pl_module)
 
     def _begin(self, trainer: Any, module: Any) -> None:
-        if not isinstance(trainer.train_dataloader, Batches):
+        if not isinstance(trainer.train_dataloader, PictureLoader):
             if self.where == "auto":
                 return
             raise UsageError(
@@ -115,7 +116,7 @@ class PrefixCache(Callback):
             return
         features = Features(trainer, module, prefix)
         parts: list[Part] = [("train", view) for view in range(views)]
-        if isinstance(trainer.val_dataloaders, Batches):
+        if isinstance(trainer.val_dataloaders, PictureLoader):
             parts.append(("val", 0))
         made = self._made(features, parts, epochs)
         if made is None:
@@ -125,7 +126,7 @@ class PrefixCache(Callback):
         if ("val", 0) in made:
             kept = Kept([made["val", 0]], features.labels("val"))
             trainer.val_dataloaders.keep(kept.batches(features.data.batch_size, shuffle=False))
-        module.rest = prefix.after
+        module.cached_forward = prefix.after
         if isinstance(trainer.progress_bar_callback, Progress):  # its clock starts now
             trainer.progress_bar_callback.on_train_start(trainer, module)
 
@@ -144,7 +145,7 @@ class PrefixCache(Callback):
         if needed > (free := self.place.make_room(needed)):
             return self._without(what, f"{self.place} has room for {_amount(free)}")
         there = f", {len(made)} of {len(parts)} parts found" if made else ""
-        print(f"{'cache':<12} {what} in {self.place}{there}", flush=True)
+        tell(f"{'cache':<12} {what} in {self.place}{there}")
         bar = _Bar(sum(features.rows(split) for split, _ in missing))
         for split, view in missing:
             rows = bar.counted(features.batches(split, view))
@@ -164,7 +165,7 @@ class PrefixCache(Callback):
                 f"trainer.cache is {self.where} for {what}, but {reason}; lower "
                 "trainer.cache_views, raise trainer.cache_gb, or set trainer.cache to auto"
             )
-        print(f"{'cache':<12} off: {what}, but {reason}", flush=True)
+        tell(f"{'cache':<12} off: {what}, but {reason}")
 
 
 class Kept(Dataset[tuple[torch.Tensor, torch.Tensor]]):

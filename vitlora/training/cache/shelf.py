@@ -23,6 +23,7 @@ import torch
 
 from vitlora.errors import UsageError
 from vitlora.files import write_whole
+from vitlora.notes import tell
 
 _FORMAT = 1
 # what we name files there, and what older versions did; all others are somebody's own
@@ -140,7 +141,7 @@ class Shelf:
         try:
             write_whole(self.folder / f"{name}.json", json.dumps(fields))
         except OSError as error:
-            print(f"{'cache':<12} later runs will not find it: {error.strerror}", flush=True)
+            tell(f"{'cache':<12} later runs will not find it: {error.strerror}")
         return tensor
 
     def make_room(self, needed: int) -> int:

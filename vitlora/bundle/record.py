@@ -1,0 +1,167 @@
+"""What ``vitlora.json`` says of a bundle, and the checks that it makes sense."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from vitlora import __version__
+from vitlora.bundle.plain import is_a
+from vitlora.data.preprocessing import Preprocessing
+from vitlora.errors import shown
+from vitlora.metrics.confidence import Confidence
+from vitlora.quantization import Storage
+
+_MOST_NUMBER = 2**63
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_DRAWN = {
+    **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
+    **{"groups": str, "resplit": bool},
+}
+# of one line; a folder's path has at most as many characters
+_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``vitlora.json`` says.
+
+    Attributes:
+        backbone: ``source/model.tag``.
+        base_digest: SHA-256 of the base's weights, the head left out.
+        weights: The file training read them from; ``none`` for a random start.
+        storage: How the frozen base was kept.
+        method: Name of the adapter class.
+        head: ``full`` or ``lora``.
+        classes: Names in the order of the outputs.
+        preprocessing: What a picture goes through.
+        split: The data's root, counts and split.
+        metrics: Validation numbers of the epoch that was kept.
+        confidence: What validation taught about its confidence; None before it did.
+        created: UTC, ISO 8601.
+        libraries: Versions the bundle was made with.
+        parent: First 16 digits of the digest of the bundle that training went on from, if any.
+    """
+
+    backbone: str
+    base_digest: str
+    weights: str
+    storage: Storage
+    method: str
+    head: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    split: dict[str, Any]
+    metrics: dict[str, float]
+    confidence: Confidence | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    libraries: dict[str, str] = field(default_factory=lambda: _library_versions())
+    parent: str | None = None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Record":
+        """Reads what ``to_json`` and JSON made of it; other fields are ignored.
+
+        Raises:
+            KeyError, TypeError, AttributeError, ValueError, ArithmeticError, UsageError: A field is
+                missing, or is not what it may be: anyone may have written them.
+        """
+        names = cls.__dataclass_fields__.keys() - {"confidence", "parent"}
+        learnt = fields.get("confidence")  # older bundles have none
+        record = cls(
+            **{
+                **{name: fields[name] for name in names},
+                "confidence": None if learnt is None else Confidence.from_json(learnt),
+                "storage": Storage(**fields["storage"]),
+                "classes": tuple(_list(fields["classes"])),
+                "preprocessing": Preprocessing.from_json(fields["preprocessing"]),
+                "parent": fields.get("parent"),
+            }
+        )
+        _check_record(record)
+        return record
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns its fields as plain values, those left out that are not needed.
+
+        Raises:
+            ValueError: It holds a text that does not print as a piece of a line.
+        """
+        fields = asdict(self)
+        check_texts(fields)
+        if self.parent is None:
+            del fields["parent"]
+        if self.preprocessing.value_range is None:
+            del fields["preprocessing"]["value_range"]
+        return fields
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {shown(value)}")
+    return value
+
+
+def _check_record(record: Record) -> None:
+    """Refuses values that make no sense though their sums are right: anyone may have written them.
+
+    Raises:
+        ValueError: One does not.
+    """
+    split, drawn = record.split, record.split.get("drawn", {})
+    if not {"root", "counts", "digests"} <= split.keys():
+        raise ValueError("split is incomplete")
+    expected = {
+        **{n: (getattr(record, n), str) for n in ("backbone", "base_digest", "weights", "created")},
+        **{n: (getattr(record, n), str) for n in ("method", "head")},
+        **{f"metrics {n}": (value, float) for n, value in record.metrics.items()},
+        **{f"libraries {n}": (value, str) for n, value in record.libraries.items()},
+        **{f"classes {i}": (value, str) for i, value in enumerate(record.classes)},
+        "parent": ("" if record.parent is None else record.parent, str),
+        "split root": (split["root"], str),
+        **{f"split digests {n}": (value, str) for n, value in split["digests"].items()},
+        **{
+            f"split counts {n}": (count, int)
+            for n, counts in split["counts"].items()
+            for count in _list(counts)
+        },
+        **{f"split drawn {n}": (drawn[n], kind) for n, kind in _DRAWN.items() if n in drawn},
+    }
+    for name, (value, kind) in expected.items():
+        if not is_a(value, kind) or (kind in (int, float) and not abs(value) < _MOST_NUMBER):
+            raise ValueError(f"{name} is {shown(value)}; expected {_KINDS[kind]}")
+    if len(record.classes) < 2 or len(set(record.classes)) < len(record.classes):
+        raise ValueError("classes holds no names, or one twice")
+    if record.head not in ("full", "lora"):
+        raise ValueError(f"head is {shown(record.head)}; expected full or lora")
+
+
+def check_texts(value: Any) -> None:
+    """Refuses texts, in nested values, that would not print as a piece of a line.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if isinstance(value, str) and not _TEXT.fullmatch(value):
+        raise ValueError(f"it holds {shown(value)}; expected at most 4096 printable characters")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    for part in value if isinstance(value, list | tuple) else ():
+        check_texts(part)
+
+
+def is_network_path(path: str) -> bool:
+    """Returns whether a path, chosen by a stranger, could make Windows log in to a server."""
+    return path.replace("\\", "/").startswith("//")
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"vitlora": __version__}
+    for name in ("torch", "timm", "peft", "bitsandbytes"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

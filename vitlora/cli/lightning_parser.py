@@ -1,0 +1,67 @@
+"""Lightning's parser of fit, validate and test, made to read and write what was typed."""
+
+import argparse
+import inspect
+import logging
+import warnings
+from enum import Enum
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from vitlora.training import Trainer
+
+
+class Parser(LightningArgumentParser):
+    """Keeps all options of a run in its configuration, also those that the help does not show."""
+
+    def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
+        """Returns YAML; what is read back on the way holds values, not words typed.
+
+        jsonargparse leaves out what the help does not show: here, Lightning's own options of the
+        trainer. Those that were set belong to the run.
+        """
+        if "skip_none" in options:  # Lightning's word for it, which jsonargparse 4.49 renamed
+            options["skip_unset"] = options.pop("skip_none")
+        hidden = [
+            action
+            for action in self._actions
+            if action.help == argparse.SUPPRESS and cfg.get(action.dest) != action.default
+        ]
+        mode, self.parser_mode = self.parser_mode, "yaml"
+        try:
+            for action in hidden:
+                action.help = ""
+            return super().dump(cfg, *args, **options)
+        finally:
+            self.parser_mode = mode
+            for action in hidden:
+                action.help = argparse.SUPPRESS
+
+
+def show_only_ours(parser: LightningArgumentParser) -> None:
+    """Leaves the options Lightning's own Trainer adds out of the help; they work all the same."""
+    ours = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
+    for action in parser._actions:
+        name = action.dest.removesuffix(".help")
+        if name.startswith("trainer.") and name not in ours:
+            action.help = argparse.SUPPRESS
+
+
+def by_value(fields: Any) -> None:
+    """Replaces the enumerations among a configuration's values: YAML knows none."""
+    for name, value in list(vars(fields).items()):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Namespace):
+                by_value(one)
+        if isinstance(value, Enum):
+            setattr(fields, name, value.value)
+
+
+def quieten() -> None:
+    """Leaves the screen to what a user needs: Lightning's tips and known noise go."""
+    for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # a hint to raise num_workers, and one about logging intervals longer than a short epoch
+    warnings.filterwarnings("ignore", module="lightning.pytorch")

@@ -1,0 +1,197 @@
+"""``fit``, ``validate`` and ``test``: functions, and commands whose words Lightning's CLI reads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitlora.cli.results import write_result
+from vitlora.cli.run_options import run_options
+
+if TYPE_CHECKING:
+    from vitlora.bundle.checkpoint import Bundle
+    from vitlora.evaluation.seen import Seen
+    from vitlora.metrics.scores import Scores
+
+
+def fit(
+    config: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    **options: Any,
+) -> Fitted:
+    """Trains an adapter on a folder of pictures and writes a bundle.
+
+    Args:
+        config: A YAML file, or the name of one that ships.
+        data: Folder of pictures (``data.root``).
+        output: Folder of the bundle; ``checkpoints/<config name>`` where it is not given.
+        options: Any option of ``vitlora fit --help``, in groups or by dotted names:
+            ``model={"adapter.rank": 16}``, ``**{"trainer.max_epochs": 3}``.
+
+    Returns:
+        The bundle and its scores.
+
+    Raises:
+        VitloraError: A mistake that a user can mend; the message says how.
+
+    Examples:
+        >>> fitted = fit("demo.yaml", data="photos", output="checkpoints/new")
+        backbone ...
+        >>> fitted.checkpoint.name, 0 <= fitted.scores.accuracy <= 1
+        ('new', True)
+    """
+    own = {"data": {"root": data}, "output": output}
+    return _fitted(_run("fit", config, [own, options]))
+
+
+def validate(
+    checkpoint: str | Path | None = None, *, data: str | Path | None = None, **options: Any
+) -> Scored:
+    """Scores a bundle on its validation split.
+
+    Args:
+        checkpoint: Folder of the bundle; the newest under ``checkpoints/`` where it is not given.
+        data: Another folder of pictures than that of training.
+        options: Options under ``data`` and ``trainer``, as for ``fit``.
+
+    Returns:
+        The scores, calibrated as predictions are.
+
+    Raises:
+        VitloraError: A mistake that a user can mend; the message says how.
+
+    Examples:
+        >>> validated = validate("checkpoints/waste5")
+        checkpoints...
+        >>> 0 <= validated.scores.macro_f1 <= 1
+        True
+    """
+    return _score("validate", checkpoint, data, options)
+
+
+def test(
+    checkpoint: str | Path | None = None, *, data: str | Path | None = None, **options: Any
+) -> Scored:
+    """Scores a bundle on a test split.
+
+    Args:
+        checkpoint: Folder of the bundle; the newest under ``checkpoints/`` where it is not given.
+        data: Another folder of pictures than that of training.
+        options: Options under ``data`` and ``trainer``, as for ``fit``.
+
+    Returns:
+        The scores, calibrated as predictions are.
+
+    Raises:
+        VitloraError: A mistake that a user can mend; the message says how.
+
+    Examples:
+        >>> tested = test("checkpoints/waste5", data="photos")
+        checkpoints...
+        >>> tested.split, tested.scores.images
+        ('test', 12)
+    """
+    return _score("test", checkpoint, data, options)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training left.
+
+    Attributes:
+        bundle: The best epoch, as it lies on the disk.
+        scores: Of that epoch on the validation pictures; None where none was validated.
+        epoch: Its number, from 1.
+    """
+
+    bundle: Bundle
+    scores: Scores | None
+    epoch: int
+
+    @property
+    def checkpoint(self) -> Path:
+        """The bundle's folder."""
+        return self.bundle.folder
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the scores as plain lists and numbers."""
+        scores = {} if self.scores is None else self.scores.to_json()
+        return {"checkpoint": str(self.checkpoint), "epoch": self.epoch, "split": "val", **scores}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How good a bundle is on a split.
+
+    Attributes:
+        checkpoint: The bundle's folder.
+        split: ``val`` or ``test``.
+        scores: Calibrated, as predictions are.
+        seen: Which of the pictures training knew.
+    """
+
+    checkpoint: Path
+    split: str
+    scores: Scores
+    seen: Seen
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the scores as plain lists and numbers."""
+        about = {"checkpoint": str(self.checkpoint), "split": self.split}
+        return {**about, **self.scores.to_json(), **self.seen.to_json()}
+
+
+def run(command: str, words: list[str]) -> int:
+    """Runs one of the three commands as typed; returns the exit status."""
+    words, inherited = run_options(command, words)
+    target = inherited["json"]
+    from vitlora.cli.lightning import main
+
+    with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
+        found = main([command, *words], inherited)
+    if target is not None:
+        result = _fitted(found) if command == "fit" else Scored(*found.scored)
+        write_result(command, result.to_json(), target)
+    return 0
+
+
+def _score(
+    command: str, checkpoint: str | Path | None, data: str | Path | None, options: dict[str, Any]
+) -> Scored:
+    own = {"checkpoint": checkpoint, "data": {"root": data}}
+    found = _run(command, options.pop("config", None), [own, options])
+    return Scored(*found.scored)
+
+
+def _fitted(found: Any) -> Fitted:
+    return Fitted(found.bundle(), found.run_folder.best, found.run_folder.best_epoch)
+
+
+def _run(command: str, config: Any, given: list[Mapping[str, Any]]) -> Any:
+    words = [] if config is None else ["--config", str(config)]
+    values: dict[str, Any] = {}
+    for tree in given:
+        _merge(values, tree)
+    words, inherited = run_options(command, words, values)
+    from vitlora.cli.lightning import main
+
+    return main([command, *words], inherited)
+
+
+def _merge(values: dict[str, Any], tree: Mapping[str, Any]) -> None:
+    """Adds options to nested ones, ``a.b`` as ``a: {b: }``; those that are None are left out."""
+    for name, value in tree.items():
+        *groups, last = name.split(".")
+        inside = values
+        for group in groups:
+            inside = inside.setdefault(group, {})
+        if isinstance(value, Mapping):
+            _merge(inside.setdefault(last, {}), value)
+        elif value is not None:
+            inside[last] = str(value) if isinstance(value, Path) else value

@@ -1,0 +1,124 @@
+"""What is said of a division's pictures before they are used: unreadable ones, and copies."""
+
+import sys
+from pathlib import Path
+
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.division import Division
+from vitlora.data.doctor.leaks import leak_notes
+from vitlora.data.duplicates import Fingerprint, fingerprints
+from vitlora.data.folder import Folder
+from vitlora.data.usage import content_of
+from vitlora.data.value_range import range_text
+from vitlora.errors import DataError, a_few, a_few_lines, counted
+
+
+class Inspection:
+    """Looks at each picture once, before anything is computed from it.
+
+    Args:
+        division: Whose pictures; unreadable ones are taken out of its folder's splits.
+        skip_unreadable: Go on without them, instead of stopping.
+        check_copies: Compare the pictures.
+    """
+
+    def __init__(self, division: Division, skip_unreadable: bool, check_copies: bool) -> None:
+        self.division = division
+        self.skip_unreadable = skip_unreadable
+        self.check_copies = check_copies
+        self._checked: dict[str, Folder] = {}  # splits as they were; a new division has a new one
+        self._prints: dict[Path, Fingerprint] = {}
+        self._compared = False
+
+    def check(self, split: str, value_range: ValueRange | None) -> None:
+        """Checks that a split is there and its pictures can be read; once for each division.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            value_range: The scale of pictures deeper than 8 bits, if they have one.
+
+        Raises:
+            DataError: The split is missing, or pictures are unreadable; each is named.
+        """
+        folder = self.division.folder
+        if split not in folder.splits:
+            found = ", ".join(f"{part}/" for part in folder.splits)
+            added = f"add a {split}/ folder with pictures of each class"
+            later = (
+                "train with data.test_fraction above 0, or test on all of another folder with "
+                "--data.root DIR --data.test_fraction 1"
+            )
+            drawn = later if split == "test" else f"set data.{split}_fraction above 0"
+            mend = drawn if self.division.drawn else added
+            raise DataError(f"{folder.root} has no {split} split (it has {found}); {mend}")
+        if self._checked.get(split) is folder:
+            return
+        samples = folder.splits[split]
+        prints, problems = fingerprints((sample.path for sample in samples), value_range)
+        self._prints |= prints
+        outside = [path for path, one in prints.items() if one.outside]
+        self._note_outside(split, outside, value_range)
+        self.division.contents |= {path: content_of(one.digest) for path, one in prints.items()}
+        lines = a_few_lines(list(problems.values()))
+        if problems and not self.skip_unreadable:
+            raise DataError(
+                f"{len(problems):,} of {counted(len(samples), f'{split} picture')} cannot be read:"
+                f"\n  {lines}\n"
+                "Mend or remove them, or set data.skip_unreadable to true"
+            )
+        if problems:
+            print(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
+            before = folder.counts(split)
+            folder.splits[split] = [s for s in samples if s.path not in problems]
+            counts = zip(folder.classes, before, folder.counts(split), strict=True)
+            if lost := [f"'{name}'" for name, had, left in counts if had and not left]:
+                raise DataError(
+                    f"{counted(len(lost), 'class')} without a readable picture in {split}: "
+                    f"{a_few(lost)}; add some, or leave such a class out of data.classes"
+                )
+        self._checked[split] = folder
+
+    def compare(self, value_range: ValueRange | None) -> None:
+        """Warns of copies in two splits or classes, once, after training's splits were checked.
+
+        Args:
+            value_range: The scale of pictures deeper than 8 bits, if they have one.
+        """
+        if self._compared:
+            return
+        folder, self._compared = self.division.folder, True
+        if not self.check_copies:
+            print(
+                "note: copies in two splits or classes are not looked for, as data.check_copies is "
+                "false",
+                file=sys.stderr,
+            )
+            self._prints = {}
+            return
+        others = [s.path for s in folder.splits.get("test", ()) if s.path not in self._prints]
+        notes = list(leak_notes(folder, {**self._prints, **fingerprints(others, value_range)[0]}))
+        for note in notes:
+            print(f"warning: {note}", file=sys.stderr)
+        if notes:
+            anew = "" if self.division.drawn else "data.resplit true with "
+            print(
+                f"  scores will mislead; {anew}data.groups duplicates keeps copies in one split, "
+                f"vitlora doctor --data {folder.root} shows them",
+                file=sys.stderr,
+            )
+        self._prints = {}
+
+    def _note_outside(self, split: str, paths: list[Path], value_range: ValueRange | None) -> None:
+        if not paths:
+            return
+        such = f"such as {paths[0].relative_to(self.division.folder.root).as_posix()}"
+        if value_range is None:
+            said = f"are deeper than 8 bits, unlike those of training, {such}: no scale is known"
+        else:
+            said = (
+                f"have values outside {range_text(value_range)}, or in a sixteenth of "
+                f"it, {such}: look whether they are of another depth or camera, or set "
+                "data.value_range in training"
+            )
+        total = len(self.division.folder.splits[split])
+        print(f"warning: {len(paths):,} of {total:,} {split} pictures {said}", file=sys.stderr)

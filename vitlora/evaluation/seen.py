@@ -1,0 +1,133 @@
+"""Which pictures a bundle's training knew, by their content."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.data.folder import Sample
+from vitlora.data.usage import Usage, contents, used
+from vitlora.errors import DataError, UsageError
+from vitlora.evaluation.training_folder import folder_of, same_split
+
+_MEANINGLESS = 0.5  # of the pictures trained on: a score then says nothing of new ones
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which of the pictures to be scored training knew, byte for byte.
+
+    Attributes:
+        pictures: How many are scored.
+        trained: Those that were trained on; None where training's pictures are not known.
+        validated: Those by which training chose its epoch, as far as is known.
+        whole: Whether that is known of all trainings, not of the last one alone.
+    """
+
+    pictures: int
+    trained: tuple[Path, ...] | None = None
+    validated: tuple[Path, ...] = ()
+    whole: bool = True
+
+    def notes(self, split: str) -> list[str]:
+        """Returns what a reader of the score must know, a line each.
+
+        Args:
+            split: What is scored: of ``train`` and ``val`` it is expected.
+        """
+        lines = []
+        if self.trained and split != "train":
+            share = len(self.trained) / self.pictures
+            means = "flatters" if share < _MEANINGLESS else "says nothing about new pictures"
+            lines.append(
+                f"{self._counted(self.trained)}, byte for byte, training pictures: what is "
+                f"measured on them {means}"
+            )
+        if self.validated and split not in ("train", "val"):
+            lines.append(
+                f"{self._counted(self.validated)}, byte for byte, pictures by which training chose "
+                "its epoch: what is measured on them flatters a little"
+            )
+        if not self.whole:
+            lines.append(
+                "the bundle that training went on from did not record its pictures: whether they "
+                "are among those scored is not known"
+            )
+        return lines
+
+    def to_json(self) -> dict[str, int | None]:
+        """Returns how many there are, as a program reads it; null where it is not known."""
+        if self.trained is None:
+            return {"seen_in_training": None, "seen_in_validation": None}
+        seen = {"seen_in_training": self.trained, "seen_in_validation": self.validated}
+        return {key: len(paths) for key, paths in seen.items()}
+
+    def _counted(self, paths: Sequence[Path]) -> str:
+        are = "is" if len(paths) == 1 else "are"
+        share = f" ({len(paths) / self.pictures:.0%})" if len(paths) > 1 else ""
+        return f"{len(paths):,} of {self.pictures:,} pictures{share} {are}"
+
+
+def seen(bundle: Bundle, samples: Iterable[Sample]) -> Seen:
+    """Returns which pictures a bundle's training knew, by their content.
+
+    An older bundle does not record it: there they are compared with training's folder, if that is
+    as it was.
+    """
+    samples = list(samples)
+    if bundle.usage is None:
+        try:
+            data = folder_of(bundle)
+        except (DataError, UsageError):
+            return Seen(len(samples))
+        parts, digests = data.folder.splits, bundle.record.split["digests"]
+        if not all(same_split(data, digests, part) for part in digests if part != "test"):
+            return Seen(len(samples))
+        trained, validated = (copies(samples, parts.get(part, [])) for part in ("train", "val"))
+        return Seen(len(samples), tuple(trained), tuple(validated), bundle.record.parent is None)
+    known = contents(sample.path for sample in samples)
+    found: dict[str | None, list[Path]] = {}
+    for sample in samples:
+        found.setdefault(bundle.usage.side(known.get(sample.path)), []).append(sample.path)
+    trained, validated = (tuple(found.get(part, ())) for part in ("train", "val"))
+    return Seen(len(samples), trained, validated, bundle.usage.whole)
+
+
+def usage_of(bundle: Bundle) -> Usage | None:
+    """Returns what a bundle's training used pictures for; of an older one, as its folder says.
+
+    None where that folder is gone or was changed.
+    """
+    if bundle.usage is not None:
+        return bundle.usage
+    try:
+        data = folder_of(bundle)
+    except (DataError, UsageError):
+        return None
+    digests = bundle.record.split["digests"]
+    if not all(same_split(data, digests, part) for part in digests):
+        return None
+    parts = data.folder.splits.items()
+    found = used({part: contents(s.path for s in some).values() for part, some in parts})
+    return found.joined(Usage(whole=bundle.record.parent is None))
+
+
+def copies(samples: Iterable[Sample], among: Iterable[Sample]) -> list[Path]:
+    """Returns the files whose bytes are those of one of the other files.
+
+    Only files of one size are read; files that are gone are no copies.
+    """
+    sizes: dict[int, list[Path]] = {}
+    for sample in among:
+        if sample.path.is_file():
+            sizes.setdefault(sample.path.stat().st_size, []).append(sample.path)
+    known: dict[int, set[bytes]] = {}
+    found = []
+    for path in (sample.path for sample in samples if sample.path.is_file()):
+        size = path.stat().st_size
+        if size in sizes and size not in known:
+            known[size] = {sha256(one.read_bytes()).digest() for one in sizes[size]}
+        if size in known and sha256(path.read_bytes()).digest() in known[size]:
+            found.append(path)
+    return found

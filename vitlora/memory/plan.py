@@ -1,0 +1,244 @@
+"""What each method takes of the memory, for a whole configuration of ``fit``."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from vitlora import adapters
+from vitlora.data.class_folders import read_folder
+from vitlora.errors import DataError, UsageError
+from vitlora.hardware import pick_device, pick_precision
+from vitlora.memory.batch import fitting_batch
+from vitlora.memory.footprint import footprint
+from vitlora.memory.probe import images_per_second
+from vitlora.memory.room import Room, parse_size, room_here, room_of
+from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, size, table
+from vitlora.studies.methods import configure
+from vitlora.studies.table import clock
+
+_CLASSES = 10  # assumed where nobody says; a class more takes some kilobytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each method would take, and which one to take.
+
+    Attributes:
+        backbone: The base.
+        classes: How many there are.
+        counted_by: Who says so.
+        pictures: Of an epoch; None if they cannot be counted.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        precision: Of the training, as Lightning names it.
+        room: How much memory there is.
+        ways: Every method with and without checkpointing, and what it takes.
+        batches: Pictures at once to show the peak for.
+        most: Pictures of a step.
+        measured: Whether what fits was timed.
+        command: What to type to train as advised; None where nothing fits.
+    """
+
+    backbone: str
+    classes: int
+    counted_by: str
+    pictures: int | None
+    device: str
+    precision: str
+    room: Room
+    ways: Sequence[Way]
+    batches: Sequence[int]
+    most: int
+    measured: bool = False
+    command: str | None = None
+
+    @property
+    def pick(self) -> tuple[Way | None, int, str]:
+        """The way to take, the pictures at once, and why; None and 0 where nothing fits."""
+        return pick(self.ways, self.room, self.most)
+
+    @property
+    def title(self) -> str:
+        """What is planned, in two lines."""
+        counted = self.ways[0].counted
+        return (
+            f"{self.backbone}, {counted.parameters / 1e6:,.0f} M parameters\n"
+            f"{counted.image_size} px, {self.precision} on {self.device}, {self.classes} classes"
+        )
+
+    def to_text(self) -> str:
+        """Returns table, bars, advice, and what to type."""
+        _, batch, why = self.pick
+        parts = [
+            f"{self.title}: {self.counted_by}\n"
+            f"room  {size(self.room.free)} {self.room.says}; {MARGIN_SAID}",
+            table(self.ways, self.room, self.batches),
+            bars(self.ways, self.room, batch or 1),
+        ]
+        if self.measured:
+            parts.append(_times(self.ways, self.pictures))
+        last = textwrap.fill(why, 79)
+        return "\n\n".join([*parts, f"{last}\nfit   {self.command}" if self.command else last])
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns every number, in bytes."""
+        way, batch, why = self.pick
+        return {
+            "backbone": self.backbone,
+            "parameters": self.ways[0].counted.parameters,
+            "classes": self.classes,
+            "device": self.device,
+            "precision": self.precision,
+            "room": {
+                "bytes": self.room.free,
+                "usable": self.room.usable,
+                "says": self.room.says,
+            },
+            "ways": [each.to_json(self.room, self.batches) for each in self.ways],
+            "pick": way and {"method": way.method, "checkpointing": way.checkpointing},
+            "batch": batch,
+            "why": why,
+            "command": self.command,
+        }
+
+    def draw(self) -> bytes:
+        """Returns the bars as a PNG."""
+        from vitlora.memory.chart import chart
+
+        return chart(self.ways, self.room, self.pick[1] or 1, self.title)
+
+
+def make_plan(
+    config: dict[str, Any],
+    methods: Sequence[str],
+    batches: Sequence[int] = (),
+    classes: int | None = None,
+    vram: str | None = None,
+    measure: bool = False,
+) -> Plan:
+    """Counts what each method takes; builds no model.
+
+    Args:
+        config: The whole configuration of ``fit``.
+        methods: Names of ``METHODS``.
+        batches: Pictures at once to show the peak for; none for 1, 8 and those of a step.
+        classes: How many, where the folder is not there yet.
+        vram: Memory of the GPU to plan for, as ``6GB``; None for what is free here.
+        measure: Time a few steps of what fits, on this machine.
+
+    Raises:
+        UsageError: A size is wrong, or a method does not go with the configuration.
+        DataError: The folder is there, and cannot be used.
+        BackboneError: The base is unknown.
+    """
+    data, trainer = config["data"], config["trainer"]
+    found, pictures, counted_by = _classes(data, classes)
+    device, room = _room(vram, trainer["accelerator"])
+    if measure and device not in ("cpu", pick_device().type):
+        raise UsageError(
+            f"--measure times this machine, which has no {device}; leave --measure or --vram out, "
+            "or add --trainer.accelerator cpu"
+        )
+    precision = _precision(device, trainer["precision"])
+    most = 32 if data["batch_size"] == "auto" else data["batch_size"]
+    several = trainer["accumulate_grad_batches"] > 1
+    ways: list[Way] = []
+    for method in methods:
+        for checkpointing in (False, True):
+            _progress(f"counting {method}")
+            model = _model(config, method, checkpointing)
+            counted = footprint(model, found, device, precision, several)
+            ways.append(Way(method, checkpointing, counted))
+            if counted.saved < 12 * counted.image_size**2:  # less than the picture itself:
+                break  # no block keeps anything that checkpointing could leave out
+    if measure:
+        run = (found, device, precision)
+        ways = [_measured(way, room, most, _model(config, way.method, way.checkpointing), *run)
+                for way in ways]  # fmt: skip
+    _progress("")
+    shown = sorted(set(batches or (1, 8, most)))
+    backbone, asked = config["model"]["backbone"], (room, ways, shown, most, measure)
+    return Plan(backbone, found, counted_by, pictures, device, precision, *asked)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<40}\r{text}", end="", file=sys.stderr, flush=True)
+
+
+def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, str]:
+    """Returns the classes, the training pictures if they can be counted, and who says so."""
+    root = Path(data["root"])
+    try:
+        folder = read_folder(root, data["classes"], data.get("known_classes") or ())
+    except DataError:
+        if root.is_dir() and asked is None:
+            raise
+        if asked is None and data["classes"]:
+            return len(data["classes"]), None, "data.classes"
+        said = "--classes" if asked else f"assumed, no {root}"
+        return asked or _CLASSES, None, said
+    share = 1.0
+    if "all" in folder.splits:
+        share = 1 - data["val_fraction"] - data["test_fraction"]
+    pictures = round(share * len(folder.splits.get("train") or folder.splits.get("all") or ()))
+    return asked or len(folder.classes), pictures, "--classes" if asked else str(root)
+
+
+def _room(vram: str | None, accelerator: str) -> tuple[str, Room]:
+    accelerator = {"gpu": "cuda"}.get(accelerator, accelerator)
+    if vram is None:
+        device = pick_device(accelerator, "--trainer.accelerator")
+        return device.type, room_here(device)
+    kind = "cuda" if accelerator == "auto" else accelerator.partition(":")[0]
+    return kind, room_of(parse_size(vram), kind)
+
+
+def _precision(kind: str, asked: Any) -> str:
+    if kind == "cuda" and asked == "auto" and not torch.cuda.is_available():
+        return "bf16-mixed"  # as every card since 2020 has it
+    return pick_precision(torch.device(kind), asked)
+
+
+def _model(config: dict[str, Any], method: str, checkpointing: bool) -> dict[str, Any]:
+    """Returns the options of ``Classifier`` for a method."""
+    model = dict(configure(config, method, same_rate=True)["model"])
+    spec = model["adapter"]
+    name = spec["class_path"].rpartition(".")[2]
+    if name not in ("Lora", "LinearProbe", "FullFineTuning"):
+        raise UsageError(f"model.adapter is {name}; plan knows Lora, LinearProbe, FullFineTuning")
+    adapter = getattr(adapters, name)(**(spec.get("init_args") or {}))
+    model.pop("num_classes", None)
+    return {**model, "adapter": adapter, "checkpointing": checkpointing}
+
+
+def _measured(
+    way: Way, room: Room, most: int, model: dict[str, Any], classes: int, kind: str, bits: str
+) -> Way:
+    """Returns the way with its speed, if it fits and can be tried here."""
+    batch = fitting_batch(way.counted, room, most)
+    host = psutil.virtual_memory().available
+    if not batch or 4 * way.counted.parameters > host:  # fp32 at first
+        return way
+    device = pick_device(kind)
+    _progress(f"measuring {way.name}")
+    return replace(way, per_second=images_per_second(model, classes, device, bits, batch))
+
+
+def _times(ways: Sequence[Way], pictures: int | None) -> str:
+    """Returns a line on the speed of each way, loading of pictures left out."""
+    count, unit = pictures or 1000, "an epoch" if pictures else "1,000 pictures"
+    lines = [f"measured here on random pictures, without loading; {unit} of {count:,} pictures:"]
+    for way in ways:
+        said = "not measured: it does not fit"
+        if way.per_second:
+            said = f"{way.per_second:.3g} images/s, {clock(count / way.per_second)}"
+        lines.append(f"{way.method}{' ckpt' if way.checkpointing else '':<6} {said}")
+    return "\n".join(lines)

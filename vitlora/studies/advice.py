@@ -1,0 +1,132 @@
+"""Rows of a comparison -> a sentence of advice; how many pictures it takes to give one. Pure."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from vitlora.studies.comparison import LEVEL, Row, answered_right, seed_variance
+
+_POWER = 0.8  # with which so many pictures would show what they are said to show
+_DISAGREE = 0.1  # pictures on which one of two methods is right: a guess, before anything is known
+
+
+def needed(
+    margin: float, methods: int, disagree: float = _DISAGREE, seeds: float = 0.0
+) -> int | None:
+    """Returns about how many pictures show that a cheaper method is within a margin of the best.
+
+    For two equally good methods, with a probability of 80% (the usual count for non-inferiority).
+    None if no number does, because the seeds vary too much.
+
+    Args:
+        margin: Of the accuracy, in ``(0, 1)``.
+        methods: That are compared, at least 2.
+        disagree: Share of the pictures on which one of the two is right and the other wrong.
+        seeds: Variance of the difference that comes from the seeds; pictures do not shrink it.
+    """
+    normal = NormalDist()
+    both = normal.inv_cdf(1 - LEVEL / (methods - 1)) + normal.inv_cdf(_POWER)
+    left = (margin / both) ** 2 - seeds
+    return _round(disagree / left) if left > 0 else None
+
+
+def tells_apart(pictures: int, methods: int) -> float:
+    """Returns the difference in accuracy, in ``[0, 1]``, below which methods cannot be told apart.
+
+    Where the two disagree on one picture in ten, and never on fewer than McNemar's exact test wants
+    all on one side.
+
+    Args:
+        pictures: That are scored.
+        methods: That are compared, at least 2.
+    """
+    level = LEVEL / (methods * (methods - 1) / 2)
+    fewest = math.ceil(1 - math.log2(level))
+    usual = NormalDist().inv_cdf(1 - level / 2) * math.sqrt(_DISAGREE * pictures)
+    return min(max(fewest, usual) / pictures, 1.0)
+
+
+def _round(count: float) -> int:
+    """Returns two significant digits: more would claim too much."""
+    return math.ceil(float(f"{count:.2g}"))
+
+
+def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
+    """Returns a sentence or two: which method to take, and how sure that is.
+
+    The cheapest method that was shown to be within the margin of every other; else the most
+    accurate one. Not shown to differ is not shown to be equal.
+
+    Args:
+        rows: As ``compare`` returns them.
+        split: That was scored.
+        margin: Accuracy that a cheaper method may cost, in ``[0, 1)``.
+    """
+    if not rows:
+        return "No run finished, so there is nothing to advise."
+    seeds = sorted({len(row.runs) for row in rows})
+    count, pictures = " to ".join(map(str, seeds)), len(rows[0].runs[0].labels)
+    on = f"{pictures} {split} pictures and {count} seed{'s' * (seeds != [1])}"
+    best = next(row for row in rows if row.p is None)
+    if len(rows) == 1:
+        return f"Only {best.method} finished ({_said(best)} on {on}): nothing to compare it with."
+    within = [row for row in rows if row.at_most is not None and row.at_most < margin]
+    take = min([best, *within], key=lambda row: row.cost)
+    near = within if take is not best else []
+    worse = [row for row in rows if row.clear and row not in near]
+    rest = f"; clearly worse: {_listed(worse)}" if worse else ""
+    if take is not best:
+        return (
+            f"Take {take.method} ({_said(take)}): the cheapest that {on} show to be within "
+            f"{points(margin)} of the best, {best.method} ({best.accuracy:.3f}); it is at most "
+            f"{points(take.at_most or 0)} below any other, with 95% certainty{rest}."
+        )
+    if len(worse) == len(rows) - 1:
+        return f"Take {best.method}: {_said(best)} on {on} is clearly the best{rest}."
+    open_ = [row for row in rows if row is not best and not row.clear]
+    said = (
+        f"Take {best.method} ({_said(best)}), the most accurate on {on}. They do not tell it apart "
+        f"from {_listed(open_)}{rest}"
+    )
+    cheaper = [row for row in open_ if row.cost < best.cost]
+    if not cheaper or not margin:
+        return f"{said}."
+    show = _would_show(rows, best, cheaper, margin)
+    return f"{said}. That a cheaper one is within {points(margin)} of it is not shown{show}"
+
+
+def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: float) -> str:
+    """Returns the end of a sentence: what would show that a cheaper method is near enough."""
+    equal = "the two are equally good" if len(cheaper) == 1 else "one of them is just as good"
+    variance, _ = seed_variance(rows)
+    counts = []
+    for row in cheaper:
+        seeds = variance * (1 / len(best.runs) + 1 / len(row.runs))
+        counts.append(needed(margin, len(rows), _disagreement(best, row), seeds))
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return f": if {equal}, it takes more seeds to show it, not more pictures."
+    if max(known) > (pictures := len(best.runs[0].labels)):
+        return f": if {equal}, about {max(known):,} pictures would show it."
+    return f", although {pictures:,} pictures usually show it if {equal}."
+
+
+def _disagreement(row: Row, other: Row) -> float:
+    """Returns the mean square of the differences by picture, as ``paired`` smooths it."""
+    differences = answered_right(row.runs).mean(0) - answered_right(other.runs).mean(0)
+    return (float((differences**2).sum()) + 2) / (len(differences) + 2)
+
+
+def points(share: float) -> str:
+    """Returns a share in points, to a tenth."""
+    value = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{value} point{'s' * (value != '1')}"
+
+
+def _said(row: Row) -> str:
+    return f"accuracy {row.accuracy:.3f}"
+
+
+def _listed(rows: Sequence[Row]) -> str:
+    *first, last = [f"{row.method} ({row.accuracy:.3f})" for row in rows]
+    return f"{', '.join(first)} and {last}" if first else last
