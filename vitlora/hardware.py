@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -111,6 +111,14 @@ def check_compiles(device: torch.device) -> None:
         raise UsageError(
             f"model.compile needs {needed} on {device.type}, and there is none; set it to false"
         )
+
+
+def compile_blocks(module: Any) -> None:
+    """Compiles the blocks of a ViT of timm's, each by itself, once they are run."""
+    # the blocks share one cache: a version for each kind of block, batch size and mode
+    torch._dynamo.config.recompile_limit = 64  # pyright: ignore[reportAttributeAccessIssue]
+    for block in module.blocks:
+        block.compile()
 
 
 def give_memory_back() -> None:

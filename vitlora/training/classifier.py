@@ -4,7 +4,6 @@ import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +16,17 @@ from vitlora.adapters.adapter import HeadMode
 from vitlora.backbones import answer_from_class_token, open_backbone, stream_in_bf16
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
-from vitlora.hardware import check_compiles, give_memory_back, storage_dtype
+from vitlora.hardware import check_compiles, compile_blocks, storage_dtype
 from vitlora.metrics.scores import Scores
-from vitlora.quantization import Quantization, Storage, dequantize_layer, freeze_layer
-from vitlora.training.optimizers import OptimizerName, make_optimizer
-
-_FEW_PATCHES = 256  # unfused attention was timed on 196
+from vitlora.quantization import Quantization, Storage
+from vitlora.training.accumulation import Accumulation
+from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
+from vitlora.training.optimizers import (
+    OptimizerName,
+    make_optimizer,
+    parameter_groups,
+    warmup_cosine,
+)
 
 
 class Classifier(LightningModule):
@@ -79,11 +83,7 @@ class Classifier(LightningModule):
         super().__init__()
         _check_ranges(num_classes, lr, weight_decay, warmup, label_smoothing)
         self.adapter = adapter
-        if quantization != "none" and not self.adapter.freezes_base:
-            raise UsageError(
-                f"model.quantization is {quantization}, but {type(self.adapter).__name__} trains "
-                "the base; use Lora or LinearProbe"
-            )
+        self.storage = asked_storage(quantization, block_size, adapter)  # the dtype is yet to come
         self.head_mode: HeadMode = head
         self.optimizer: OptimizerName = optimizer
         self.lr = lr
@@ -98,12 +98,6 @@ class Classifier(LightningModule):
         self.base_parameters = sum(p.numel() for p in self.backbone.module.parameters())
         if crop_mode is not None:
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
-        if quantization == "none" and block_size != 64:
-            raise UsageError(
-                f"model.block_size is {block_size}, but model.quantization is none; set it to nf4, "
-                "or leave block_size out"
-            )
-        self.storage = Storage(quantization, block_size=block_size)  # the dtype is yet to come
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
         # from what was cached of images to logits, while a training caches
@@ -113,7 +107,7 @@ class Classifier(LightningModule):
         self.given_storage: Storage | None = None  # a bundle's
         self._check_base: Callable[[str], None] = lambda digest: None
         self.loss_weight: torch.Tensor | None = None
-        self._weights: list[Any] = []  # of the batches accumulated since the last step
+        self._accumulation = Accumulation()
 
     def start_from(
         self,
@@ -161,25 +155,18 @@ class Classifier(LightningModule):
             precision: Lightning's name of it.
         """
         module: Any = self.backbone.module
-        device = root.type
-        if self.storage.quantization != "none" and device == "mps":
-            raise UsageError(
-                f"model.quantization is {self.storage.quantization}, which runs on cuda and cpu, "
-                "not on mps; add --trainer.accelerator cpu"
-            )
+        check_device(self.storage, root.type)
         if self.adapter.freezes_base:
-            self._load_frozen(precision)
+            compute = torch.float32 if self.adapter.moves_base else storage_dtype(precision)
+            if self.given_storage is None:
+                self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
+            # who recomputes blocks is short of memory
+            load_frozen(self.backbone, self.storage, compute, scarce=self.checkpointing)
         else:
             self.backbone.load()
         self._check_base(self.backbone.digest)
         bf16 = storage_dtype(precision) == torch.bfloat16
-        few = module.patch_embed.num_patches <= _FEW_PATCHES
-        if device == "mps" or (device == "cpu" and bf16 and few):
-            # MPS trains without fused attention anyway: said, the plan counts it. On CPUs bf16
-            # steps take 1.4 x as long with torch's (benchmarks/cpu_step.py). Without it attention's
-            # matrices are kept, which grow with the square of the patches
-            for block in module.blocks:
-                block.attn.fused_attn = False
+        choose_attention(module, root.type, bf16)
         module.set_grad_checkpointing(self.checkpointing)
         self.network = self.adapter.inject(self.backbone, self.head_mode)
         answer_from_class_token(module)
@@ -191,20 +178,6 @@ class Classifier(LightningModule):
             self.adapter.start_from(self.network, *self._start)
         if self.compile_blocks:
             check_compiles(root)
-
-    def _load_frozen(self, precision: str) -> None:
-        """Loads the base layer by layer, each kept as ``storage`` says before the next is read."""
-        module = self.backbone.module.requires_grad_(False)
-        compute = storage_dtype(precision)
-        if self.adapter.moves_base:
-            compute = torch.float32
-        if self.given_storage is None:
-            self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
-        # a bundle's adapter may have learnt around a rounding other than this run's
-        keep = freeze_layer if self.storage.torch_dtype == compute else dequantize_layer
-        if self.checkpointing and self.storage.quantization != "none":
-            give_memory_back()  # who recomputes blocks of 4 bits is short of memory
-        self.backbone.load(partial(keep, module, self.storage))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.
@@ -231,11 +204,7 @@ class Classifier(LightningModule):
             reached = gradient_self_test(self, images.to(self.device))
         print(f"gradient self-test: all {reached} trainable tensors are reached")
         if self.compile_blocks:
-            # the blocks share one cache: a version for each kind of block, batch size and mode
-            torch._dynamo.config.recompile_limit = 64  # pyright: ignore[reportAttributeAccessIssue]
-            blocks: Any = self.backbone.module.blocks
-            for block in blocks:
-                block.compile()
+            compile_blocks(self.backbone.module)
         if self.class_weights:
             counts = torch.tensor(data.folder.counts("train"), dtype=torch.float32)
             weight = counts.sum() / (counts.count_nonzero() * counts)
@@ -258,27 +227,16 @@ class Classifier(LightningModule):
         if self.trainer.accumulate_grad_batches == 1:
             return loss
         weight = len(labels) if self.loss_weight is None else self.loss_weight[labels].sum()
-        self._weights.append(weight)
-        return loss * (weight / self._weights[0])
+        return self._accumulation.weighed(loss, weight)
 
     def on_train_epoch_start(self) -> None:
         """Forgets batches of which an interrupted training made no step."""
-        self._weights = []
+        self._accumulation.forget()
 
-    @torch.no_grad()
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Makes an accumulated gradient the mean over the pictures it saw, before it is clipped.
-
-        Lightning divides each loss by ``accumulate_grad_batches``, also where fewer batches, or
-        fewer pictures, were left of the epoch: to them the step would be that much smaller.
-        """
-        if not self._weights:
-            return
-        nominal = self.trainer.accumulate_grad_batches * self._weights[0]
-        scale, self._weights = nominal / sum(self._weights), []
-        grads = [p.grad for p in self.parameters() if p.grad is not None]
-        if not isinstance(scale, float) or scale != 1:
-            torch._foreach_mul_(grads, scale)
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Makes an accumulated gradient the mean over the pictures it saw, before it is clipped."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        self._accumulation.rescale(gradients, self.trainer.accumulate_grad_batches)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last evaluation."""
@@ -299,13 +257,8 @@ class Classifier(LightningModule):
                 f"{self.current_epoch + 1}; lower model.lr, which is {self.lr}. The best epoch "
                 "before, if there was one, is kept"
             )
-        self.log_dict(
-            {
-                f"{stage}/acc": scores.accuracy,
-                f"{stage}/macro_f1": scores.macro_f1,
-                f"{stage}/loss": scores.loss,
-            }
-        )
+        numbers = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
+        self.log_dict({f"{stage}/{name}": number for name, number in numbers.items()})
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -318,40 +271,18 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser with warm-up and cosine decay, stepped every batch."""
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        exempt = self.backbone.never_decayed()
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                plain = parameter.ndim > 1 and not name.endswith(".bias")
-                decays = plain and "lora_" not in name and id(parameter) not in exempt
-                decay, rate = self.weight_decay if decays else 0.0, self.adapter.rate(name)
-                groups.setdefault((decay, rate * self.lr), []).append(parameter)
-        options = [
-            {"params": parameters, "weight_decay": decay, "lr": rate}
-            for (decay, rate), parameters in groups.items()
-        ]
-        optimizer = make_optimizer(self.optimizer, options, self.device)
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        rising = round(self.warmup * steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _warmup_cosine(step, rising, steps)
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        groups = parameter_groups(
+            trained, self.lr, self.weight_decay, self.adapter.rate, self.backbone.never_decayed()
         )
+        optimizer = make_optimizer(self.optimizer, groups, self.device)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        schedule = warmup_cosine(optimizer, round(self.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _warmup_cosine(step: int, rising: int, steps: int) -> float:
-    """Returns the share of the peak rate: up in a line to 1, down along a cosine to 0."""
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
-
-
 def _check_ranges(
-    num_classes: int,
-    lr: float,
-    weight_decay: float,
-    warmup: float,
-    label_smoothing: float,
+    num_classes: int, lr: float, weight_decay: float, warmup: float, label_smoothing: float
 ) -> None:
     checks = {
         "num_classes": (num_classes, num_classes >= 2, "at least 2"),

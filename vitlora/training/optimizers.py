@@ -1,10 +1,13 @@
-"""The optimisers a run can choose from."""
+"""The optimisers a run can choose from: their parameter groups, memory and learning rate."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from vitlora.errors import UsageError
 
@@ -44,6 +47,53 @@ def make_optimizer(
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
     return (PagedAdamW8bit if name == "paged_adamw8bit" else AdamW8bit)(groups)
+
+
+def parameter_groups(
+    trained: Mapping[str, nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    rate: Callable[[str], float],
+    exempt: Container[int],
+) -> list[dict[str, Any]]:
+    """Returns the parameters in groups of one learning rate and one weight decay.
+
+    LoRA's, biases and vectors never decay.
+
+    Args:
+        trained: By their names.
+        lr: Peak learning rate.
+        weight_decay: Of the others.
+        rate: What a parameter's learning rate is multiplied with, by its name.
+        exempt: Ids of other parameters that do not decay.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        plain = parameter.ndim > 1 and not name.endswith(".bias")
+        decays = plain and "lora_" not in name and id(parameter) not in exempt
+        decay = weight_decay if decays else 0.0
+        groups.setdefault((decay, rate(name) * lr), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr": rate}
+        for (decay, rate), parameters in groups.items()
+    ]
+
+
+def warmup_cosine(optimizer: Optimizer, rising: int, steps: int) -> LambdaLR:
+    """Returns a schedule of the rate: up in a line to its peak, down along a cosine to 0.
+
+    Args:
+        optimizer: Its rates are the peaks.
+        rising: Steps on the way up.
+        steps: All of them.
+    """
+
+    def share(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+    return LambdaLR(optimizer, share)
 
 
 def state_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor]) -> int:
