@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import logging
-import os
 import shutil
 import time
 import zipfile
@@ -28,7 +27,6 @@ without a network: download the files it names on another machine, put them into
   vitlora fetch trashnet --from FOLDER"""
 
 _BLOCK = 2**18  # bytes; huggingface_hub's own 10 MB would be a quarter of a small dataset
-_MOST_PROCESSES = 8  # more take longer to start than they save
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -104,7 +102,7 @@ def _draw(output: str | None, source: str | None) -> int:
     print(f"{DRAWN}: {count} pictures of {', '.join(THINGS)}, {SIZE} x {SIZE} pixels")
     print("  drawn on this machine, offline; they show that everything works, no more", flush=True)
     start = time.perf_counter()
-    drew = draw_folder(folder, processes=min(os.cpu_count() or 1, _MOST_PROCESSES))
+    drew = draw_folder(folder)
     how = f"drawn in {time.perf_counter() - start:.0f} s" if drew else "drawn before"
     bundle = Path("checkpoints") / folder.name
     there = "" if folder == usual else f' --data.root "{folder}" --output "{bundle}"'
