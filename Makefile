@@ -15,8 +15,8 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	@echo "1/3  drawing pictures of five kinds of waste"
-	@$(BIN)/python datasets/draw_waste.py datasets/waste5-drawn
+	@echo "1/3  drawing pictures of five kinds of waste: python -m vitlora fetch waste5-drawn"
+	@$(BIN)/python -m vitlora fetch waste5-drawn
 	@echo "2/3  fine-tuning: python -m vitlora fit --config demo.yaml"
 	@$(BIN)/python -m vitlora fit --config demo.yaml
 	@echo

@@ -501,7 +501,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the drawn dataset have few and small pictures."""
     plain = drawn.draw_folder
     small = {"train": 2, "val": 1, "test": 1, "size": 32}
-    monkeypatch.setattr(drawn, "draw_folder", lambda folder, processes: plain(folder, **small))
+    monkeypatch.setattr(drawn, "draw_folder", lambda folder: plain(folder, **small))
 
 
 def test_the_drawn_dataset_needs_no_network(home: Home, few: None, capsys: Any) -> None:

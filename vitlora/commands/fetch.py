@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import os
 import shutil
 import time
 import zipfile
@@ -23,7 +22,6 @@ from vitlora.notes import tell
 DRAWN = "waste5-drawn"  # the one dataset that is made, not downloaded
 
 _BLOCK = 2**18  # bytes; huggingface_hub's own 10 MB would be a quarter of a small dataset
-_MOST_PROCESSES = 8  # more take longer to start than they save
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -98,7 +96,7 @@ def _draw(output: str | Path | None, downloads: str | Path | None) -> Fetched:
         "  drawn on this machine, offline; they show that everything works, no more"
     )
     start = time.perf_counter()
-    drew = draw_folder(folder, processes=min(os.cpu_count() or 1, _MOST_PROCESSES))
+    drew = draw_folder(folder)
     tell(f"drawn in {time.perf_counter() - start:.0f} s" if drew else "drawn before")
     return Fetched(folder, len(list_pictures(folder).pictures), tuple(THINGS), "demo.yaml")
 

@@ -7,14 +7,8 @@ sun, sky, camera and lens. The same seed draws the same pictures.
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 
@@ -29,9 +23,6 @@ RECORD = ".drawn.json"  # what was drawn; its presence marks a folder as drawn b
 REVISION = 1  # counts changes to the drawing, so that older folders are drawn anew
 QUALITY = 90  # of the JPEG files, 0..100
 
-_PIECE = 10  # pictures a process draws in one go
-_Picture = tuple[str, tuple[int, ...]]  # a path within the folder, and its seed
-
 
 class ForeignFolderError(UsageError):
     """The folder to draw into holds something that was not drawn."""
@@ -45,7 +36,6 @@ def draw_folder(
     test: int = SPLITS["test"],
     size: int = SIZE,
     seed: int = 0,
-    processes: int = 1,
 ) -> bool:
     """Draws the folder unless it is complete already, and returns whether it drew.
 
@@ -56,8 +46,6 @@ def draw_folder(
         test: Pictures per class in test.
         size: Width and height of each picture, in pixels.
         seed: What the pictures depend on, besides split, class and number.
-        processes: That draw at once; the pictures are the same. With more than one, a script of
-            your own needs `if __name__ == "__main__":`.
 
     Raises:
         ForeignFolderError: The folder holds something that was not drawn.
@@ -69,7 +57,7 @@ def draw_folder(
         return False
     place.parent.mkdir(parents=True, exist_ok=True)
     with draft(place) as fresh, draft(place) as old:
-        _fill(fresh, record, processes)
+        _fill(fresh, record)
         if place.exists():
             place.rename(old)
         fresh.rename(place)
@@ -110,51 +98,25 @@ def _wanted(record: dict[str, int]) -> set[str]:
     return {path for path, _ in _pictures(record)}
 
 
-def _pictures(record: dict[str, int]) -> Iterator[_Picture]:
-    """Yields what a record asks for; a picture does not depend on how many there are."""
+def _pictures(record: dict[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields each picture's path and seed, which do not depend on how many there are."""
     for stage, split in enumerate(SPLITS):
         for kind, name in enumerate(THINGS):
             for index in range(record[split]):
                 yield f"{split}/{name}/{index:03d}.jpg", (record["seed"], stage, kind, index)
 
 
-def _fill(folder: Path, record: dict[str, int], processes: int) -> None:
+def _fill(folder: Path, record: dict[str, int]) -> None:
     """Draws all pictures that the record asks for, and writes the record last."""
-    pictures = list(_pictures(record))
-    for shelf in {(folder / path).parent for path, _ in pictures}:
-        shelf.mkdir(parents=True)
-    pieces = [pictures[start : start + _PIECE] for start in range(0, len(pictures), _PIECE)]
-    with _map(min(processes, len(pieces))) as each:
-        for _ in each(partial(_draw_piece, folder, record["size"]), pieces):
-            pass
-    (folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _map(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yields a `map`: the built-in one, or that of so many processes."""
-    if processes <= 1:
-        yield map
-        return
-    # spawned, not forked: the caller may hold threads
-    with ProcessPoolExecutor(processes, get_context("spawn"), _leave_interrupts) as pool:
-        yield pool.map
-
-
-def _leave_interrupts() -> None:
-    """Leaves Ctrl-C, which every process of a terminal gets, to the one that waits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _draw_piece(folder: Path, size: int, pictures: list[_Picture]) -> None:
-    """Draws pictures into a folder that has their classes' folders."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the arrays are too small to share out
     try:
-        for path, seed in pictures:
-            photo = draw(path.split("/")[1], seed, size)
+        for path, seed in _pictures(record):
+            photo = draw(path.split("/")[1], seed, record["size"])
             bgr, quality = photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
             _, data = cv2.imencode(".jpg", bgr, quality)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data.tobytes())
     finally:
         cv2.setNumThreads(threads)
+    (folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
