@@ -82,7 +82,7 @@ def test_positions_and_names_are_the_same() -> None:
 
 def test_what_stands_after_the_star_has_a_name() -> None:
     said = refused("a", "b", "3", function=two)
-    assert "sample does not know what to do with '3'; usage: vitlora sample FOLDER [NAME]" in said
+    assert "sample does not know what to do with '3'; 'vitlora sample --help' lists" in said
     assert read("--seed", "3", "a", function=two) == {"folder": Path("a"), "seed": 3}
 
 

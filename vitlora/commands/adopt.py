@@ -45,7 +45,7 @@ def adopt(
         BackboneError: The base's weights cannot be had.
 
     Examples:
-        $ vitlora adopt mine --classes can,tyre --backbone timm/vit_tiny_patch16_224.augreg_in21k
+        $ vitlora adopt mine --classes can,cup --backbone timm/vit_base_patch16_224.mae
     """
     folder = Path(adapter)
     bundle = Path(output or Path("checkpoints") / folder.resolve().name)

@@ -27,10 +27,10 @@ _MEND = {
 def push(
     checkpoint: str | Path, repository: str, *, private: bool = False, message: str | None = None
 ) -> Pushed:
-    """Uploads a bundle and its model card to the Hugging Face hub.
+    """Uploads a bundle with its card to the Hugging Face hub.
 
-    It takes one commit. It needs a token that may write: 'hf auth login' keeps one, or set
-    HF_TOKEN.
+    The bundle and its model card go there in one commit. It needs a token that may write: 'hf auth
+    login' keeps one, or set HF_TOKEN.
 
     Args:
         checkpoint: Folder of the bundle.

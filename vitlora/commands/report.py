@@ -28,7 +28,7 @@ def report(
     weights: str | None = None,
     device: str = "auto",
 ) -> Report:
-    """Scores a bundle on labelled pictures and writes one HTML page.
+    """Scores a bundle on labelled pictures, on one HTML page.
 
     The page needs no network. It shows numbers with intervals, a confusion matrix with the pictures
     behind it, confidence, learning curves, the worst mistakes and where the network looked.
@@ -53,7 +53,7 @@ def report(
 
     Examples:
         $ vitlora report checkpoints/waste5
-        $ vitlora report checkpoints/waste5 --data photos --split val --output photos.html
+        $ vitlora report checkpoints/waste5 --data photos --split val --output r.html
     """
     folder = check_there(checkpoint)
     page = _page(folder, output)
