@@ -61,7 +61,7 @@ def run_options(command: str, options: list[str]) -> tuple[list[str], dict[str, 
     elif command == "fit":
         if not configs and "--data.root" not in names:
             raise UsageError(
-                "fit needs --config FILE or --data.root FOLDER; 'vitlora configs' lists those there are"
+                "fit needs --config FILE or --data.root FOLDER; 'vitlora configs' lists configs"
             )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:

@@ -166,7 +166,7 @@ def _check_overrides(configs: Sequence[str], overrides: Sequence[str]) -> None:
         raise UsageError(f"'{overrides[0]}' stands alone; a configuration is --config FILE")
     if not configs and "--data.root" not in names:
         raise UsageError(
-            "compare needs --config FILE or --data.root FOLDER; 'vitlora configs' lists those there are"
+            "compare needs --config FILE or --data.root FOLDER; 'vitlora configs' lists configs"
         )
     for name in names:
         if name in SET_BY_METHOD:
