@@ -90,6 +90,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
     (tmp_path / "x.jpg").touch()
     words = {
         **NOTHING,
+        "configs": [],
         "fetch": ["trashnet"],
         "doctor": ["--data", "."],
         "plan": [],

@@ -1,7 +1,6 @@
 """Batches for Lightning, from a folder of pictures."""
 
 import os
-import sys
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.usage import Usage
 from vitlora.data.value_range import find_range, range_text, read_range
 from vitlora.errors import UsageError
+from vitlora.notes import note
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -163,7 +163,7 @@ class FolderData(LightningDataModule):
             DataError: A split is missing, or pictures are unreadable; each is named.
         """
         if self._passed_over:
-            print(f"note: passed over {describe(self._passed_over)}", file=sys.stderr)
+            note(f"passed over {describe(self._passed_over)}")
             self._passed_over = ()
         model = getattr(self.trainer, "lightning_module", None)
         if model is not None:
@@ -240,10 +240,9 @@ class FolderData(LightningDataModule):
         fit = min(workers, workers_in(room, batch))
         if fit < workers and not self._told:
             self._told = True
-            print(
-                f"note: {SHARED} has {room / 1e6:.0f} MB free, too little for {workers} loader "
-                f"processes; {fit or 'the main one'} will load. {MORE_ROOM} gives it more",
-                file=sys.stderr,
+            note(
+                f"{SHARED} has {room / 1e6:.0f} MB free, too little for {workers} loader "
+                f"processes; {fit or 'the main one'} will load. {MORE_ROOM} gives it more"
             )
         return fit
 
@@ -266,7 +265,7 @@ class FolderData(LightningDataModule):
             return replace(preprocessing, value_range=self.value_range)
         found = find_range(sample.path for sample in self.folder.splits["train"])
         if found.value_range is not None:
-            print(f"note: training: {found.to_text()}", file=sys.stderr)
+            note(f"training: {found.to_text()}")
         return replace(preprocessing, value_range=found.value_range)
 
 

@@ -1,6 +1,5 @@
 """Which of a folder's pictures is in which split: found so, drawn, or as trainings had it."""
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from vitlora.data.folder import SPLITS, Folder, Sample, split_record
 from vitlora.data.groups import DUPLICATES, groups_of
 from vitlora.data.usage import Usage, contents, used, with_copies
 from vitlora.errors import DataError, UsageError, a_few, counted
+from vitlora.notes import note
 
 _FAR = 0.05  # of all pictures, a split's share may be off by without a word
 
@@ -121,7 +121,7 @@ class Division:
         kept = {sample.path for some in self.folder.splits.values() for sample in some}
         lost = [side for path, side in settled.items() if path not in kept]
         for line in _left_out(lost, self.drawn):
-            print(f"note: {line}", file=sys.stderr)
+            note(line)
         for part, what in (("train", "train on"), ("val", "validate on")):
             wanted = self._draw["test"] != 1 if self.drawn else part in self._found.splits
             if wanted and part not in self.folder.splits:
@@ -247,8 +247,7 @@ def _note_shares(folder: Folder, draw: dict[str, Any]) -> None:
     for part, asked in (("val", val), ("test", draw["test"])):
         share = len(folder.splits.get(part, ())) / total
         if abs(share - asked) > _FAR:
-            print(
-                f"note: {part} holds {share:.0%} of the pictures where {asked:.0%} was asked: "
-                "groups stay whole, and a class has a picture in each split",
-                file=sys.stderr,
+            note(
+                f"{part} holds {share:.0%} of the pictures where {asked:.0%} was asked: "
+                "groups stay whole, and a class has a picture in each split"
             )

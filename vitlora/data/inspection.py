@@ -1,6 +1,5 @@
 """What is said of a division's pictures before they are used: unreadable ones, and copies."""
 
-import sys
 from pathlib import Path
 
 from vitlora.data.bit_depth import ValueRange
@@ -11,6 +10,7 @@ from vitlora.data.folder import Folder
 from vitlora.data.usage import content_of
 from vitlora.data.value_range import range_text
 from vitlora.errors import DataError, a_few, a_few_lines, counted
+from vitlora.notes import note, tell, warn
 
 
 class Inspection:
@@ -67,7 +67,7 @@ class Inspection:
                 "Mend or remove them, or set data.skip_unreadable to true"
             )
         if problems:
-            print(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
+            tell(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
             before = folder.counts(split)
             folder.splits[split] = [s for s in samples if s.path not in problems]
             counts = zip(folder.classes, before, folder.counts(split), strict=True)
@@ -88,23 +88,20 @@ class Inspection:
             return
         folder, self._compared = self.division.folder, True
         if not self.check_copies:
-            print(
-                "note: copies in two splits or classes are not looked for, as data.check_copies is "
-                "false",
-                file=sys.stderr,
+            note(
+                "copies in two splits or classes are not looked for, as data.check_copies is false"
             )
             self._prints = {}
             return
         others = [s.path for s in folder.splits.get("test", ()) if s.path not in self._prints]
         notes = list(leak_notes(folder, {**self._prints, **fingerprints(others, value_range)[0]}))
-        for note in notes:
-            print(f"warning: {note}", file=sys.stderr)
+        for line in notes:
+            warn(line)
         if notes:
             anew = "" if self.division.drawn else "data.resplit true with "
-            print(
-                f"  scores will mislead; {anew}data.groups duplicates keeps copies in one split, "
-                f"vitlora doctor --data {folder.root} shows them",
-                file=sys.stderr,
+            warn(
+                f"scores will mislead; {anew}data.groups duplicates keeps copies in one split, "
+                f"vitlora doctor --data {folder.root} shows them"
             )
         self._prints = {}
 
@@ -121,4 +118,4 @@ class Inspection:
                 "data.value_range in training"
             )
         total = len(self.division.folder.splits[split])
-        print(f"warning: {len(paths):,} of {total:,} {split} pictures {said}", file=sys.stderr)
+        warn(f"{len(paths):,} of {total:,} {split} pictures {said}")

@@ -18,6 +18,7 @@ from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import check_compiles, compile_blocks, storage_dtype
 from vitlora.metrics.scores import Scores
+from vitlora.notes import tell
 from vitlora.quantization import Quantization, Storage
 from vitlora.training.accumulation import Accumulation
 from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
@@ -202,7 +203,7 @@ class Classifier(LightningModule):
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             self.adapter.init_from_data(network, data.train_dataloader)
             reached = gradient_self_test(self, images.to(self.device))
-        print(f"gradient self-test: all {reached} trainable tensors are reached")
+        tell(f"gradient self-test: all {reached} trainable tensors are reached")
         if self.compile_blocks:
             compile_blocks(self.backbone.module)
         if self.class_weights:
