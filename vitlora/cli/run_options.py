@@ -78,11 +78,7 @@ def run_options(
     elif command == "fit":
         if run and not runs and "--data.root" not in names:
             raise UsageError(
-<<<<<<< HEAD
                 "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
-=======
-                "fit needs --config FILE or --data.root FOLDER; 'vitlora configs' lists configs"
->>>>>>> w2
             )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:

@@ -91,7 +91,9 @@ def compare(
         raise UsageError(f"--margin is {margin}; expected 0 <= margin < 1, 0.02 say")
     words = fit_words(config, data, options)
     if not {"--config", "--data.root"} & {*words}:
-        raise UsageError("compare needs --config FILE or --data FOLDER; see configs/")
+        raise UsageError(
+            "compare needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
+        )
     configs = [b for a, b in pairwise(words) if a == "--config"]
     name = Path(configs[-1]).stem if configs else "run"
     folder = Path(output or Path("comparisons") / name).expanduser()
