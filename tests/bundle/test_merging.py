@@ -17,7 +17,7 @@ from torch import nn
 
 from vitlora.adapters import Lora
 from vitlora.backbones.backbone import find_source
-from vitlora.bundle import updates
+from vitlora.bundle import merging
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.bundle.merging import merged_network
 from vitlora.errors import BundleError, UsageError
@@ -59,7 +59,7 @@ def both(bundle: Bundle, monkeypatch: Any) -> tuple[nn.Module, torch.Tensor, tor
     """Returns the packed network, its logits and the merged one's."""
     merged = merged_network(bundle)
     assert not any(is_quantized(layer) for layer in merged.modules())
-    monkeypatch.setattr(updates, "_MOST_MERGED", 0)
+    monkeypatch.setattr(merging, "_MOST_MERGED", 0)
     packed = merged_network(bundle)
     with torch.inference_mode():
         return packed, packed(images()), merged(images())
@@ -95,7 +95,7 @@ def test_packed_layers_keep_four_bits_a_weight(
 
 
 def merged_plain(bundle: Bundle) -> nn.Module:
-    return updates.merge_into(updates.bundle_backbone(bundle), bundle)
+    return merging.merge_into(merging.bundle_backbone(bundle), bundle)
 
 
 def test_gradients_reach_the_pictures_through_packed_layers(
@@ -117,7 +117,7 @@ def test_a_packed_base_of_other_weights_is_refused(
     bundle = bundle_of(photos, tmp_path / "bundle")
     state = load_file(find_source(BACKBONE).fetch())
     save_file(state, tmp_path / "other.safetensors")
-    monkeypatch.setattr(updates, "_MOST_MERGED", 0)
+    monkeypatch.setattr(merging, "_MOST_MERGED", 0)
     with pytest.raises(BundleError, match="was trained on other weights"):
         merged_network(bundle, tmp_path / "other.safetensors")
 
@@ -126,7 +126,7 @@ def test_a_packed_base_answers_in_fp32(photos: Path, tmp_path: Path, monkeypatch
     bundle = bundle_of(photos, tmp_path / "bundle")
     picture = Image.effect_noise((40, 40), 80).convert("RGB")
     expected = Predictor(bundle, device="cpu").logits([picture])
-    monkeypatch.setattr(updates, "_MOST_MERGED", 0)
+    monkeypatch.setattr(merging, "_MOST_MERGED", 0)
     with pytest.raises(UsageError, match="precision is bf16, but this base stays in 4 bits"):
         Predictor(bundle, device="cpu", precision="bf16")
     got = Predictor(bundle, device="cpu", precision="auto").logits([picture])
@@ -140,20 +140,20 @@ def test_a_tensor_that_does_not_fit_a_packed_base_is_refused(
     name = next(name for name in bundle.tensors if name.endswith("fc1.lora_B.weight"))
     tensors = {**bundle.tensors, name: bundle.tensors[name][:-1]}
     save_bundle(tmp_path / "bad", bundle.record, tensors, bundle.peft, "")
-    monkeypatch.setattr(updates, "_MOST_MERGED", 0)
+    monkeypatch.setattr(merging, "_MOST_MERGED", 0)
     with pytest.raises(BundleError, match=r"lora_B @ lora_A makes \(639, 160\), the backbone has"):
         merged_network(load_bundle(tmp_path / "bad"))
 
 
 def test_the_bound_is_a_gibibyte_of_fp32() -> None:
-    assert 4 * updates._MOST_MERGED == 2**30
+    assert 4 * merging._MOST_MERGED == 2**30
 
 
 _PREDICT = """
 import sys
-from vitlora.bundle import updates
+from vitlora.bundle import merging
 from vitlora.commands.predict import predict
-updates._MOST_MERGED = 0
+merging._MOST_MERGED = 0
 for answer in predict(sys.argv[1], checkpoint=sys.argv[2], device="cpu"):
     print(answer.to_text())
 assert not {"peft", "lightning"} & set(sys.modules)
@@ -164,7 +164,7 @@ def test_predicting_from_a_packed_base_imports_no_peft(photos: Path, tmp_path: P
     bundle_of(photos, tmp_path / "bundle")
     picture = next(photos.rglob("*.jpg"))
     words = [str(picture), str(tmp_path / "bundle")]
-    root = str(Path(updates.__file__).parents[2])
+    root = str(Path(merging.__file__).parents[2])
     said = subprocess.run(
         [sys.executable, "-c", _PREDICT, *words],
         capture_output=True,
