@@ -67,7 +67,8 @@ class Inspection:
                 "Mend or remove them, or set data.skip_unreadable to true"
             )
         if problems:
-            print(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
+            count = counted(len(problems), f"unreadable {split} picture")
+            print(f"skipping {count}:\n  {lines}", file=sys.stderr)
             before = folder.counts(split)
             folder.splits[split] = [s for s in samples if s.path not in problems]
             counts = zip(folder.classes, before, folder.counts(split), strict=True)
