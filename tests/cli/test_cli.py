@@ -443,7 +443,7 @@ def test_a_mistake_costs_no_earlier_bundle(photos: Path, capsys: Any) -> None:
     assert not Path("out-1").exists()
     load_bundle("out")
     assert fit(photos, "--output", "out", "--data.skip_unreadable", "true") == 0
-    assert "skipping 1 unreadable" in capsys.readouterr().out
+    assert "skipping 1 unreadable" in capsys.readouterr().err
 
 
 def test_several_configs_merge_and_print_config_shows_the_result(photos: Path) -> None:

@@ -195,6 +195,18 @@ def test_json_says_what_the_proof_says(lora: Bundle, tmp_path: Path, capsys: Any
     assert "note: --out is now called --output" in capsys.readouterr().err
 
 
+def test_an_unreadable_picture_is_left_out_and_json_stays_json(
+    lora: Bundle, tmp_path: Path, capsys: Any
+) -> None:
+    photos = shutil.copytree(lora.record.split["root"], tmp_path / "photos")
+    next((photos / "val" / "a").iterdir()).write_bytes(b"torn")
+    merge(lora, tmp_path / "x.safetensors", "--data", str(photos), "--json")
+    said = capsys.readouterr()
+    count = sum(len(list(folder.iterdir())) for folder in (photos / "val").iterdir()) - 1
+    assert json.loads(said.out)["pictures"] == {"root": str(photos), "count": count}
+    assert "skipping 1 unreadable val picture" in said.err
+
+
 def test_a_file_never_stands_without_its_proof(
     lora: Bundle, tmp_path: Path, monkeypatch: Any
 ) -> None:

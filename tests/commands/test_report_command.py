@@ -192,7 +192,9 @@ def test_unreadable_pictures_are_listed_and_left_out(
     assert "1 picture cannot be read and so not be scored" in page.text
     assert "torn.jpg" in page.text
     assert "does not know these classes: stranger" in page.text
-    assert "6 images" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "6 images" in said.out
+    assert "note: left out 1 unreadable picture; see the page" in said.err
 
 
 def test_a_temperature_and_a_threshold_are_applied(bundle: Bundle, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, 
     data.setup("fit")
     assert data.folder.counts("train") == [4, 4]
     assert len(images_of(data.train_dataloader())) == 8
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "skipping 1 unreadable train picture:" in printed and "torn.jpg" in printed
 
 

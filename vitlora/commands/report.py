@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there, is_bundle
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import write_whole
-from vitlora.notes import tell, warn
+from vitlora.notes import note, tell, warn
 
 if TYPE_CHECKING:
     from vitlora.evaluation.seen import Seen
@@ -81,6 +81,8 @@ def report(
     answers = answer(network, pictures.samples, bundle.record.preprocessing)
     content = ReportPage(bundle, pictures, answers)
     write_whole(page, content.html(network, where, typed))
+    if answers.unreadable:
+        note(f"left out {counted(len(answers.unreadable), 'unreadable picture')}; see the page")
     for line in pictures.seen.notes(pictures.split):
         warn(line)
     return Report(

@@ -10,7 +10,7 @@ from vitlora.data.folder import Folder
 from vitlora.data.usage import content_of
 from vitlora.data.value_range import range_text
 from vitlora.errors import DataError, a_few, a_few_lines, counted
-from vitlora.notes import note, tell, warn
+from vitlora.notes import note, warn
 
 
 class Inspection:
@@ -67,7 +67,7 @@ class Inspection:
                 "Mend or remove them, or set data.skip_unreadable to true"
             )
         if problems:
-            tell(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
+            note(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
             before = folder.counts(split)
             folder.splits[split] = [s for s in samples if s.path not in problems]
             counts = zip(folder.classes, before, folder.counts(split), strict=True)
