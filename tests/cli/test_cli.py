@@ -110,7 +110,7 @@ def test_fit_tells_what_it_trains_and_what_to_type_next(photos: Path, capsys: An
         r"accuracy \d\.\d+  95% interval \d\.\d+ to \d\.\d+   macro-F1 \d\.\d+",
         r"unsure always: \d+ validation pictures cannot promise that at most 5.0% of any answers",
         r"bundle   checkpoints.mine  \([\d,]+ bytes\)",
-        r"predict  vitlora predict --checkpoint checkpoints.mine IMAGE.jpg",
+        r"predict  vitlora predict IMAGE.jpg --checkpoint checkpoints.mine",
     ):
         assert re.search(needed, out), needed
     assert out.isascii()
@@ -316,7 +316,7 @@ def test_other_classes_and_other_weights_are_refused(
         (["--data.classes", "[a, q]"], 2, "data.classes has 'q'"),
         (["--data.root", "nowhere"], 1, "data.root 'nowhere': no such folder"),
         (["--config", "waste6.yaml"], 2, "did you mean 'waste5.yaml'"),
-        (["--checkpoint", "x"], 2, "belong to validate and test"),
+        (["--checkpoint", "x"], 2, "belongs to validate and test"),
         (["--trainer.early_stopping", "0"], 2, "early_stopping is 0"),
     ],
 )
@@ -405,7 +405,7 @@ def test_a_run_without_validation_still_leaves_a_bundle(photos: Path, capsys: An
 def test_steps_after_the_last_validation_are_said_to_be_lost(photos: Path, capsys: Any) -> None:
     words = ("--data.batch_size", "4", "--trainer.max_epochs", "null", "--trainer.max_steps", "3")
     assert fit(photos, "--output", "out", *words) == 0
-    assert "after the last validation, in 1 step, is not in the bundle" in capsys.readouterr().out
+    assert "after the last validation, in 1 step, is not in the bundle" in capsys.readouterr().err
 
 
 def test_scoring_after_skipping_unreadable_pictures(
@@ -602,7 +602,7 @@ def test_a_config_that_cannot_be_read_is_named(content: bytes, message: str, cap
 
 def test_fit_without_anything_says_what_it_needs(capsys: Any) -> None:
     assert main(["fit"]) == 2
-    assert "fit needs --config FILE or --data.root FOLDER" in capsys.readouterr().err
+    assert "fit needs --config FILE or --data FOLDER" in capsys.readouterr().err
     assert main(["fit", "demo.yaml"]) == 2
     assert "write --config demo.yaml" in capsys.readouterr().err
 

@@ -134,7 +134,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["fetch"], "fetch needs DATASET"),
         (["compare", "--methods", "lara"], "lara"),
         (["compare"], "compare needs --config FILE"),
-        (["fit"], "fit needs --config FILE or --data.root FOLDER"),
+        (["fit"], "fit needs --config FILE or --data FOLDER"),
         (["fit", "--config", "nowhere.yaml"], "no such file"),
         (["fit", "--config", "bad.yaml"], "is not YAML"),
         (["fit", "--config", "list.yaml"], "holds no keys"),

@@ -271,7 +271,7 @@ def test_every_example_can_be_read(command: str) -> None:
     line = CommandLine(command, function_of(command), RENAMED.get(command))
     examples = line.help().split("\nexamples:\n")[1].replace("\\\n", " ").splitlines()
     for example in examples:
-        words = shlex.split(example.partition(" | ")[0])
+        words = shlex.split(example.partition(" | ")[0].partition(" > ")[0])
         if words[:2] == ["vitlora", command]:
             line.read(take_json(words[2:])[0])
 

@@ -38,7 +38,12 @@ RENAMED = {  # old names of parameters, which go on working
     "merge": {"out": "output"},
     "fetch": {"from": "downloads"},
 }
-_HELP = "'vitlora COMMAND --help' says what a command takes; 'vitlora fit --help' every option."
+_HELP = """'vitlora COMMAND --help' says what a command takes, 'vitlora fit --help' every option.
+To begin:
+  vitlora fetch waste5-drawn
+  vitlora fit --config demo.yaml
+  vitlora predict datasets/waste5-drawn/test/tyre/000.jpg
+With your own photos: vitlora fit --config waste5.yaml --data PHOTOS"""
 
 
 def main(args: Sequence[str] | None = None) -> int:

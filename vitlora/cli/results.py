@@ -14,11 +14,13 @@ from vitlora.files import write_whole
 from vitlora.notes import LOG, NOTE
 
 
-def take_json(words: Sequence[str]) -> tuple[list[str], str | None]:
+def take_json(words: Sequence[str], alone: bool = False) -> tuple[list[str], str | None]:
     """Returns the words without ``--json [FILE]``, and the file; ``-`` for the screen.
 
-    The word after it is the file only if it ends in ``.json`` or is ``-``: anything else is the
-    command's.
+    Args:
+        words: As typed.
+        alone: Whether the command takes no words without a name but its first. Otherwise the word
+            after ``--json`` is the file only if it ends in ``.json``: it may be a picture.
     """
     left: list[str] = []
     target: str | None = None
@@ -31,7 +33,9 @@ def take_json(words: Sequence[str]) -> tuple[list[str], str | None]:
         elif equals:
             target = value or "-"
         else:
-            ours = waiting and (waiting[0] == "-" or waiting[0].lower().endswith(".json"))
+            after = waiting[0] if waiting else "--"
+            ours = after == "-" or after.lower().endswith(".json")
+            ours = ours or (alone and not after.startswith("-"))
             target = waiting.pop(0) if ours else "-"
     return left, target
 

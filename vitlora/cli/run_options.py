@@ -60,7 +60,7 @@ def run_options(
     options = [word for option in options for word in _split_equals(option)]
     if command != "fit" and options and not options[0].startswith("-"):
         options.insert(0, "--checkpoint")  # it may be given by position
-    options, target = take_json(_without_aliases(options))
+    options, target = take_json(_without_aliases(options), alone=True)
     configs = []
     while any(word in ("--config", "-c") for word in options[:-1]):
         index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
