@@ -15,11 +15,12 @@ from runs import BACKBONE
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle
 from vitlora.cli.main import main
 from vitlora.commands import compare as command
-from vitlora.commands.compare import _can_tell, _pictures
+from vitlora.commands.compare import _pictures
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import DataError, UsageError
 from vitlora.prediction.predictor import Predictor
 from vitlora.studies import study
+from vitlora.studies.advice import can_tell
 from vitlora.studies.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -313,7 +314,7 @@ def test_pictures_are_split_as_fit_splits_them(photos: Path, tmp_path: Path) -> 
 def test_what_the_pictures_can_show_is_said_before(
     pictures: int, seeds: int, margin: float, said: str
 ) -> None:
-    assert _can_tell(pictures, "test", 3, seeds, margin) == said
+    assert can_tell(pictures, "test", 3, seeds, margin) == said
 
 
 def test_the_function_returns_the_rows_and_the_folder_may_be_its_data(

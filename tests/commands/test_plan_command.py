@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from vitlora import plan
-from vitlora.cli.lightning import resolve
 from vitlora.cli.main import main
+from vitlora.cli.resolved import resolve
 from vitlora.cli.run_options import run_options
 from vitlora.studies.methods import METHODS, configure
 

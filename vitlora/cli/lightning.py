@@ -1,15 +1,13 @@
 """The command line: ``fit``, ``validate`` and ``test`` on Lightning's CLI."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, set_dumper, set_loader
-from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
@@ -18,7 +16,8 @@ from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.bundle.merging import merged_network, trained_network
 from vitlora.cli.complaints import explained
 from vitlora.cli.continuing import follow, note_absent, remembered
-from vitlora.cli.lightning_parser import Parser, by_value, quieten, show_only_ours
+from vitlora.cli.lightning_errors import is_lightnings, stopped_by_callbacks
+from vitlora.cli.lightning_parser import Parser, add_run_options, by_value, quieten, show_only_ours
 from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
@@ -88,39 +87,7 @@ class VitloraCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs neither to the trainer nor to the model nor to the data."""
-        parser.add_argument(
-            "--output",
-            type=str | None,
-            default=None,
-            help="Folder that receives the bundle; checkpoints/<config name> if not given.",
-        )
-        parser.add_argument(
-            "--from",
-            type=str | None,
-            default=None,
-            help="fit: the bundle to go on from; its base, adapter and classes are kept, new "
-            "classes of data.root are added.",
-        )
-        parser.add_argument(
-            "--old_data",
-            type=str | None,
-            default=None,
-            help="fit --from: where the bundle's old pictures lie, if no longer where they were, "
-            "to see what is forgotten.",
-        )
-        parser.add_argument(
-            "--checkpoint",
-            type=str | None,
-            default=None,
-            help="validate and test: the bundle to score; the newest under checkpoints/ if not "
-            "given.",
-        )
-        parser.add_argument(
-            "--json",
-            type=str | None,
-            default=None,
-            help="validate and test: also write the numbers to this file, or - for the screen.",
-        )
+        add_run_options(parser)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.set_defaults(self._inherited)
 
@@ -184,7 +151,7 @@ class VitloraCLI(LightningCLI):
         batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
         if datamodule.auto_batch:
             print(batches.settle())
-        with batches.explained(), _stopped_by_callbacks():
+        with batches.explained(), stopped_by_callbacks():
             self.trainer.fit(model, datamodule=datamodule)
 
     def after_fit(self) -> None:
@@ -277,45 +244,29 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
         VitloraError: A mistake a user can mend.
     """
     try:
-        return _run(args, inherited)
+        return run(args, inherited)
     except MemoryFullError as full:
         if not full.again:
             raise
         note(str(full))
         args = [*args, *full.again]
     free_memory()  # the network and its step went with the exception
-    return _run(args, inherited)
+    return run(args, inherited)
 
 
-def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the whole configuration of a ``fit``, as plain values; makes and runs nothing.
+def run(
+    args: list[str], inherited: Mapping[str, Any], kind: type[VitloraCLI] = VitloraCLI
+) -> VitloraCLI:
+    """Reads the words and runs a subcommand; what is wrong with them is one line.
 
     Args:
-        args: The words after ``fit``, as for ``main``.
+        args: As for ``main``.
         inherited: As for ``main``.
+        kind: The class that reads and runs.
 
     Raises:
         UsageError: A word or a config is wrong.
     """
-    return yaml.safe_load(_run(["fit", *args], inherited, _Reader)._run_config())
-
-
-class _Reader(VitloraCLI):
-    """Stops once everything is read."""
-
-    def instantiate_classes(self) -> None:
-        """Makes nothing."""
-
-    def _set_seed(self) -> None:
-        """Leaves this process's random numbers alone."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Runs nothing."""
-
-
-def _run(
-    args: list[str], inherited: Mapping[str, Any], kind: type[VitloraCLI] = VitloraCLI
-) -> VitloraCLI:
     quieten()
     set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
     set_dumper("yaml", yaml_text.write)
@@ -324,33 +275,9 @@ def _run(
     except ArgumentError as error:
         raise explained(error) from None
     except ValueError as error:
-        if not _is_lightnings(error):
+        if not is_lightnings(error):
             raise
         raise UsageError(" ".join(str(error).split())) from None
-
-
-def _is_lightnings(error: BaseException) -> bool:
-    """Returns whether Lightning itself raised an error: it does where an option cannot be."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("lightning.")
-
-
-@contextmanager
-def _stopped_by_callbacks() -> Iterator[None]:
-    """Turns the errors by which Lightning's callbacks end a training into lines of ours."""
-    try:
-        yield
-    except TrainingSpikeException as spike:
-        raise VitloraError(
-            f"trainer.callbacks: SpikeDetection stopped training ({spike}); the best epoch before, "
-            "if there was one, is kept. Lower model.lr, or leave the callback out"
-        ) from None
-    except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on metric"):
-            raise
-        raise UsageError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
 
 
 def _ran_away(scores: Scores) -> str | None:

@@ -40,6 +40,42 @@ class Parser(LightningArgumentParser):
                 action.help = argparse.SUPPRESS
 
 
+def add_run_options(parser: LightningArgumentParser) -> None:
+    """Adds what belongs neither to the trainer nor to the model nor to the data."""
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="Folder that receives the bundle; checkpoints/<config name> if not given.",
+    )
+    parser.add_argument(
+        "--from",
+        type=str | None,
+        default=None,
+        help="fit: the bundle to go on from; its base, adapter and classes are kept, new "
+        "classes of data.root are added.",
+    )
+    parser.add_argument(
+        "--old_data",
+        type=str | None,
+        default=None,
+        help="fit --from: where the bundle's old pictures lie, if no longer where they were, "
+        "to see what is forgotten.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=str | None,
+        default=None,
+        help="validate and test: the bundle to score; the newest under checkpoints/ if not given.",
+    )
+    parser.add_argument(
+        "--json",
+        type=str | None,
+        default=None,
+        help="validate and test: also write the numbers to this file, or - for the screen.",
+    )
+
+
 def show_only_ours(parser: LightningArgumentParser) -> None:
     """Leaves the options Lightning's own Trainer adds out of the help; they work all the same."""
     ours = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}

@@ -11,18 +11,18 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from docstring_parser import DocstringStyle, parse
 
+from vitlora.cli.words import alternatives, dashed, expected, shell_lines
 from vitlora.errors import UsageError, nearest
 
 _WIDTH = 79
 _GLUE = "\0"  # for a space at which no line ends
 _METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 class CommandLine:
@@ -77,7 +77,7 @@ class CommandLine:
         from jsonargparse import ArgumentError, ArgumentParser
 
         parser: Any = ArgumentParser(exit_on_error=False)
-        as_typed = {name: raw[name] for name in raw if str in _alternatives(self.hints[name])}
+        as_typed = {name: raw[name] for name in raw if str in alternatives(self.hints[name])}
         for name in raw.keys() - as_typed.keys():
             parser.add_argument(f"--{name}", type=self.hints[name])
         try:
@@ -111,7 +111,7 @@ class CommandLine:
                 lines += [f"  {left}", *(indent + line for line in body)]
             else:
                 lines += [f"  {left:<22}{body[0]}", *(indent + line for line in body[1:])]
-        examples = [m for e in said.examples for m in _shell_lines(e.description or "")]
+        examples = [m for e in said.examples for m in shell_lines(e.description or "")]
         if examples:
             lines += ["", "examples:", *(f"  {line}" for line in examples)]
         return "\n".join(lines)
@@ -153,9 +153,9 @@ class CommandLine:
         name = {"c": "config"}.get(name, name) if "config" in self.parameters else name
         if name in self.renamed:
             new = self.renamed[name]
-            return new, f"{option} is now called {_dashed(new)}; the old name still works"
+            return new, f"{option} is now called {dashed(new)}; the old name still works"
         if name not in self.parameters or not option.startswith(("--", "-c")):
-            known = [_dashed(one) for one in self.parameters]
+            known = [dashed(one) for one in self.parameters]
             raise UsageError(
                 f"{self.name} does not accept {option}{nearest(option, [*known, '--json'])}; "
                 f"{self._see()}"
@@ -169,7 +169,7 @@ class CommandLine:
             )
             raw[name] = [*raw.get(name, []), *parts]
         elif name in raw:
-            raise UsageError(f"{self.name} got {_dashed(name)} twice; give it once")
+            raise UsageError(f"{self.name} got {dashed(name)} twice; give it once")
         else:
             raw[name] = value
 
@@ -200,37 +200,35 @@ class CommandLine:
         name = found[1]
         value = raw[name] if isinstance(raw[name], str) else ",".join(raw[name])
         return UsageError(
-            f"{self._shown(name)} is '{value}'; expected {_expected(self.hints[name])}"
+            f"{self._shown(name)} is '{value}'; expected {expected(self.hints[name])}"
         )
 
     def _is_list(self, name: str) -> bool:
         return any(
             typing.get_origin(hint) in (list, Sequence) or hint is list
-            for hint in _alternatives(self.hints[name])
+            for hint in alternatives(self.hints[name])
         )
 
     def _holds_paths(self, name: str) -> bool:
         """Returns whether a list is one of paths, whose names may hold commas."""
-        inside = (
-            part for hint in _alternatives(self.hints[name]) for part in typing.get_args(hint)
-        )
-        return any(Path in _alternatives(part) for part in inside)
+        inside = (part for hint in alternatives(self.hints[name]) for part in typing.get_args(hint))
+        return any(Path in alternatives(part) for part in inside)
 
     def _shown(self, name: str) -> str:
         parameter = self.parameters[name]
         positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        return name.upper() if positional else _dashed(name)
+        return name.upper() if positional else dashed(name)
 
     def _row(self, parameter: inspect.Parameter) -> str:
         name = parameter.name
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             return name.upper()
         if self.hints[name] is bool:
-            return _dashed(name)
-        return f"{_dashed(name)} {self._metavar(name)}"
+            return dashed(name)
+        return f"{dashed(name)} {self._metavar(name)}"
 
     def _metavar(self, name: str) -> str:
-        hints = [hint for hint in _alternatives(self.hints[name]) if hint is not types.NoneType]
+        hints = [hint for hint in alternatives(self.hints[name]) if hint is not types.NoneType]
         if self._is_list(name):
             if self._holds_paths(name):
                 return "PATH"
@@ -284,41 +282,6 @@ def _value(option: str, waiting: list[str]) -> str:
 
 def _switch(waiting: list[str]) -> str:
     return waiting.pop(0) if waiting and waiting[0] in ("true", "false") else "true"
-
-
-def _dashed(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if union else (hint,)
-
-
-def _expected(hint: Any) -> str:
-    """Returns what a parameter takes, in words."""
-    said = []
-    for one in _alternatives(hint):
-        if one is types.NoneType:
-            continue
-        if typing.get_origin(one) is Literal:
-            said.append(f"one of {', '.join(map(str, typing.get_args(one)))}")
-        elif typing.get_args(one):
-            said.append(
-                f"{_EXPECTED.get(typing.get_args(one)[0], 'values')} each, with commas between"
-            )
-        else:
-            said.append(_EXPECTED.get(one, getattr(one, "__name__", str(one))))
-    return " or ".join(said)
-
-
-def _shell_lines(example: str) -> Iterator[str]:
-    """Yields what to type in a shell, of an example that may hold Python, too."""
-    for line in example.splitlines():
-        if line.startswith("$ "):
-            yield line[2:]
-        elif line.startswith("    ") and not line.lstrip().startswith((">>>", "...")):
-            yield line
 
 
 def _without_result(function: Callable[..., Any]) -> Any:

@@ -71,7 +71,7 @@ def plan(
     from vitlora.cli.run_options import run_options
 
     read, inherited = run_options("fit", words, run=False)
-    from vitlora.cli.lightning import resolve
+    from vitlora.cli.resolved import resolve
     from vitlora.memory.plan import make_plan
 
     whole = resolve(read, inherited)

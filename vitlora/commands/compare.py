@@ -10,7 +10,6 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_json, write_whole
 from vitlora.notes import tell
-from vitlora.studies.advice import advise, needed, points, tells_apart
-from vitlora.studies.comparison import Failure, Row, Run
+from vitlora.studies.advice import can_tell
+from vitlora.studies.comparison import Failure, Run
 from vitlora.studies.comparison import compare as side_by_side
 from vitlora.studies.methods import check_methods, fit_words
+from vitlora.studies.result import Comparison
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
-from vitlora.studies.table import clock, to_markdown
+from vitlora.studies.table import clock
 
 _TAIL = 8  # lines of a failed run's log to show
 
@@ -108,75 +108,13 @@ def compare(
         f"bundles and logs go to {folder}"
     )
     if len(methods) > 1:
-        tell(_can_tell(pictures, split, len(methods), len(seeds), margin))
+        tell(can_tell(pictures, split, len(methods), len(seeds), margin))
     done = _run_all(study, [(method, seed) for seed, method in product(seeds, methods)])
     runs = sorted((r for r in done if isinstance(r, Run)), key=lambda r: methods.index(r.method))
     failures = [r for r in done if isinstance(r, Failure)]
     found = Comparison(folder, split, base, side_by_side(runs), failures, margin)
     _write(found)
     return found
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the runs of several methods say.
-
-    Attributes:
-        folder: Holds table, chart, bundles and logs.
-        split: The split that was scored.
-        config: The configuration that all runs have in common.
-        rows: A method each, with its runs.
-        failures: Runs that failed.
-        margin: Accuracy that a cheaper method may cost and still be advised.
-    """
-
-    folder: Path
-    split: str
-    config: dict[str, Any]
-    rows: Sequence[Row]
-    failures: Sequence[Failure]
-    margin: float
-
-    @property
-    def status(self) -> int:
-        """1 if any run failed."""
-        return int(bool(self.failures))
-
-    @property
-    def advice(self) -> str:
-        """Which method to take, and why."""
-        return advise(self.rows, self.split, self.margin)
-
-    @property
-    def title(self) -> str:
-        """Folder of pictures, and base."""
-        return f"{Path(self.config['data']['root']).name}, {self.config['model']['backbone']}"
-
-    def to_text(self) -> str:
-        """Returns the table, its notes and the advice."""
-        parts = [f"\n{to_markdown(self.rows, self.failures)}", _notes(self), self.advice]
-        last = f"written to {self.folder}: comparison.md, comparison.json, comparison.png"
-        if self.rows:
-            bundle = self.folder / "METHOD-SEED"
-            last += f"\npredict  vitlora predict IMAGE.jpg --checkpoint {bundle}"
-        return "\n\n".join([*parts, last])
-
-    def to_markdown(self) -> str:
-        """Returns the same as a page, which shows the chart that lies beside it."""
-        parts = [f"# {self.title}", to_markdown(self.rows, self.failures), _notes(self)]
-        chart = ["![accuracy against cost](comparison.png)"] if self.rows else []
-        return "\n\n".join([*parts, f"**{self.advice}**", *chart]) + "\n"
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns every number."""
-        return {
-            "split": self.split,
-            "rows": [row.to_json() for row in self.rows],
-            "failures": [vars(failure) for failure in self.failures],
-            "margin": self.margin,
-            "advice": self.advice,
-            "config": self.config,
-        }
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
@@ -273,26 +211,6 @@ def _said(run: Run) -> str:
     return f"accuracy {right / len(run.labels):.4f}"
 
 
-def _can_tell(pictures: int, split: str, methods: int, seeds: int, margin: float) -> str:
-    """Returns what so many pictures can show, whatever the runs will say."""
-    apart = 100 * tells_apart(pictures, methods)
-    said = (
-        f"{pictures:,} {split} pictures: differences below about "
-        f"{apart:.{0 if apart >= 1.5 else 1}f} points cannot be told apart"
-    )
-    if not margin:
-        return said
-    within = f"that a cheaper method is within {points(margin)} of the best"
-    count = needed(margin, methods) or 0
-    said += (
-        f"; showing {within} takes about {count:,} pictures"
-        if count > pictures
-        else f"; they usually show {within}, where the two are equally good"
-    )
-    spread = ", and the spread of the seeds comes on top" if seeds > 1 else ""
-    return f"{said} (if two methods disagree on one picture in ten{spread})"
-
-
 def _write(found: Comparison) -> None:
     """Writes the table and every number, with the chart if any run has ended well."""
     if found.rows:
@@ -301,33 +219,3 @@ def _write(found: Comparison) -> None:
         write_whole(found.folder / "comparison.png", chart(found.rows, found.title))
     write_json(found.to_json(), str(found.folder / "comparison.json"))
     write_whole(found.folder / "comparison.md", found.to_markdown())
-
-
-def _notes(found: Comparison) -> str:
-    model, trainer = found.config["model"], found.config["trainer"]
-    runs = [run for row in found.rows for run in row.runs]
-    where = " / ".join(sorted({f"{run.device}, {run.precision}" for run in runs}))
-    lines = [
-        f"{model['backbone']}, {trainer['max_epochs']} epochs, batch size "
-        f"{found.config['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
-        f"{f', on {where}' if runs else ''}.",
-        "p: chance of a difference to the best this large, on the same pictures, if both were "
-        "equally good. behind best: on other such pictures.",
-    ]
-    if all(len(row.runs) == 1 for row in found.rows):
-        lines.append(
-            "One seed: the intervals are about these trained networks; another seed can move a "
-            "method by a point or two; try --seeds 0,1,2."
-        )
-    if found.split == "val":
-        lines.append(
-            "There is no test split: these are the validation pictures, by which each run chose "
-            "its epoch, so all numbers flatter."
-        )
-    if known := max((run.seen_in_training or 0 for run in runs), default=0):
-        lines.append(
-            f"{known:,} of the {len(runs[0].labels):,} pictures scored are, byte for byte, "
-            "training pictures: what is measured on them flatters; 'vitlora doctor' shows them."
-        )
-    lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in found.failures]
-    return "\n".join(f"- {line}" for line in lines)

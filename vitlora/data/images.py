@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -96,55 +95,11 @@ def open_marked(
     with reading(path) as image:
         cut = stored_colour(image) not in {None, *IN_FULL}
         values = _load(path, image, at_least)
-        opened = _opened(image, values, value_range)
+        opened = upright(image, values, value_range)
         return Opened(opened.image, cut or opened.outside) if values is None else opened
 
 
-def seen_as(
-    picture: Image.Image | NDArray[Any] | bytes, value_range: ValueRange | None = None
-) -> Opened:
-    """Returns a picture that is in memory as :func:`open_marked` returns a file.
-
-    Args:
-        picture: One that Pillow opened; the bytes of a file; or an array ``(H, W)``, ``(H, W, 3)``
-            or ``(H, W, 4)`` of uint8 in ``[0, 255]``, of floats in ``[0, 1]``, or of deeper values.
-        value_range: As for :func:`open_image`.
-
-    Raises:
-        DataError: It is no picture.
-        MemoryShortError: As :func:`open_image`.
-    """
-    if isinstance(picture, bytes):
-        with NamedTemporaryFile() as file:  # one reader for all: it opens some files twice
-            file.write(picture)
-            file.flush()
-            try:
-                return open_marked(file.name, None, value_range)
-            except DataError as error:
-                reason = str(error).removeprefix(f"{file.name}: ")
-                raise type(error)(f"the picture's {len(picture):,} bytes: {reason}") from None
-    if isinstance(picture, Image.Image):
-        deep = picture.mode.startswith("I") or picture.mode == "F"
-        return _opened(picture, np.asarray(picture) if deep else None, value_range)
-    if not isinstance(picture, np.ndarray):
-        raise DataError(
-            f"{type(picture).__name__} is no picture; expected a path, bytes, an array, or a "
-            "picture that Pillow opened"
-        )
-    shape, kind = picture.shape, picture.dtype.kind
-    if len(shape) not in (2, 3) or shape[2:] not in ((), (3,), (4,)) or not picture.size:
-        raise DataError(f"an array of shape {shape}; expected (H, W), (H, W, 3) or (H, W, 4)")
-    if kind not in "iuf":
-        raise DataError(f"an array of {picture.dtype}; expected uint8, or numbers of more bits")
-    if kind == "f" and value_range is None and 0 <= picture.min() <= picture.max() <= 1:
-        picture = np.rint(picture * 255).astype(np.uint8)
-    if picture.dtype == np.uint8:
-        return _opened(Image.fromarray(picture), None, None)
-    blank = Image.new("F" if kind == "f" else "I", (shape[1], shape[0]))
-    return _opened(blank, picture[..., :3] if len(shape) == 3 else picture, value_range)
-
-
-def _opened(
+def upright(
     image: Image.Image, values: NDArray[Any] | None, value_range: ValueRange | None
 ) -> Opened:
     """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count."""

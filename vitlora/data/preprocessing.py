@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from vitlora.data.bit_depth import ValueRange
-from vitlora.data.images import Opened, open_marked, seen_as
+from vitlora.data.images import Opened, open_marked
+from vitlora.data.in_memory import seen_as
 from vitlora.data.value_range import read_range
 
 CropMode = Literal["center", "squash"]
@@ -102,7 +103,7 @@ class Preprocessing:
         """Returns a picture that is in memory as ``open`` returns a file.
 
         Raises:
-            DataError: It is no picture; see ``images.seen_as``.
+            DataError: It is no picture; see ``in_memory.seen_as``.
         """
         return seen_as(picture, self.value_range)
 

@@ -130,3 +130,31 @@ def _said(row: Row) -> str:
 def _listed(rows: Sequence[Row]) -> str:
     *first, last = [f"{row.method} ({row.accuracy:.3f})" for row in rows]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def can_tell(pictures: int, split: str, methods: int, seeds: int, margin: float) -> str:
+    """Returns what so many pictures can show, whatever the runs will say.
+
+    Args:
+        pictures: To be scored.
+        split: They are of.
+        methods: To be compared.
+        seeds: Of each method.
+        margin: Accuracy that a cheaper method may cost and still be advised.
+    """
+    apart = 100 * tells_apart(pictures, methods)
+    said = (
+        f"{pictures:,} {split} pictures: differences below about "
+        f"{apart:.{0 if apart >= 1.5 else 1}f} points cannot be told apart"
+    )
+    if not margin:
+        return said
+    within = f"that a cheaper method is within {points(margin)} of the best"
+    count = needed(margin, methods) or 0
+    said += (
+        f"; showing {within} takes about {count:,} pictures"
+        if count > pictures
+        else f"; they usually show {within}, where the two are equally good"
+    )
+    spread = ", and the spread of the seeds comes on top" if seeds > 1 else ""
+    return f"{said} (if two methods disagree on one picture in ten{spread})"

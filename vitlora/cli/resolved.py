@@ -1,0 +1,34 @@
+"""The whole configuration of a ``fit`` that is not run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from vitlora.cli.lightning import VitloraCLI, run
+
+
+def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the whole configuration of a ``fit``, as plain values; makes and runs nothing.
+
+    Args:
+        args: The words after ``fit``, as for ``main``.
+        inherited: As for ``main``.
+
+    Raises:
+        UsageError: A word or a config is wrong.
+    """
+    return yaml.safe_load(run(["fit", *args], inherited, _Reader)._run_config())
+
+
+class _Reader(VitloraCLI):
+    """Stops once everything is read."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing."""
+
+    def _set_seed(self) -> None:
+        """Leaves this process's random numbers alone."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""

@@ -1,0 +1,56 @@
+"""A picture that is in memory, as a network may see it."""
+
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitlora.data.bit_depth import ValueRange
+from vitlora.data.images import Opened, open_marked, upright
+from vitlora.errors import DataError
+
+
+def seen_as(
+    picture: Image.Image | NDArray[Any] | bytes, value_range: ValueRange | None = None
+) -> Opened:
+    """Returns a picture that is in memory as :func:`images.open_marked` returns a file.
+
+    Args:
+        picture: One that Pillow opened; the bytes of a file; or an array ``(H, W)``, ``(H, W, 3)``
+            or ``(H, W, 4)`` of uint8 in ``[0, 255]``, of floats in ``[0, 1]``, or of deeper values.
+        value_range: As for :func:`images.open_image`.
+
+    Raises:
+        DataError: It is no picture.
+        MemoryShortError: As :func:`images.open_image`.
+    """
+    if isinstance(picture, bytes):
+        with NamedTemporaryFile() as file:  # one reader for all: it opens some files twice
+            file.write(picture)
+            file.flush()
+            try:
+                return open_marked(file.name, None, value_range)
+            except DataError as error:
+                reason = str(error).removeprefix(f"{file.name}: ")
+                raise type(error)(f"the picture's {len(picture):,} bytes: {reason}") from None
+    if isinstance(picture, Image.Image):
+        deep = picture.mode.startswith("I") or picture.mode == "F"
+        return upright(picture, np.asarray(picture) if deep else None, value_range)
+    if not isinstance(picture, np.ndarray):
+        raise DataError(
+            f"{type(picture).__name__} is no picture; expected a path, bytes, an array, or a "
+            "picture that Pillow opened"
+        )
+    shape, kind = picture.shape, picture.dtype.kind
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (3,), (4,)) or not picture.size:
+        raise DataError(f"an array of shape {shape}; expected (H, W), (H, W, 3) or (H, W, 4)")
+    if kind not in "iuf":
+        raise DataError(f"an array of {picture.dtype}; expected uint8, or numbers of more bits")
+    if kind == "f" and value_range is None and 0 <= picture.min() <= picture.max() <= 1:
+        picture = np.rint(picture * 255).astype(np.uint8)
+    if picture.dtype == np.uint8:
+        return upright(Image.fromarray(picture), None, None)
+    blank = Image.new("F" if kind == "f" else "I", (shape[1], shape[0]))
+    return upright(blank, picture[..., :3] if len(shape) == 3 else picture, value_range)

@@ -1,0 +1,104 @@
+"""What a comparison says: its table, its notes and its advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitlora.studies.advice import advise
+from vitlora.studies.comparison import Failure, Row
+from vitlora.studies.table import to_markdown
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the runs of several methods say.
+
+    Attributes:
+        folder: Holds table, chart, bundles and logs.
+        split: The split that was scored.
+        config: The configuration that all runs have in common.
+        rows: A method each, with its runs.
+        failures: Runs that failed.
+        margin: Accuracy that a cheaper method may cost and still be advised.
+    """
+
+    folder: Path
+    split: str
+    config: dict[str, Any]
+    rows: Sequence[Row]
+    failures: Sequence[Failure]
+    margin: float
+
+    @property
+    def status(self) -> int:
+        """1 if any run failed."""
+        return int(bool(self.failures))
+
+    @property
+    def advice(self) -> str:
+        """Which method to take, and why."""
+        return advise(self.rows, self.split, self.margin)
+
+    @property
+    def title(self) -> str:
+        """Folder of pictures, and base."""
+        return f"{Path(self.config['data']['root']).name}, {self.config['model']['backbone']}"
+
+    def to_text(self) -> str:
+        """Returns the table, its notes and the advice."""
+        parts = [f"\n{to_markdown(self.rows, self.failures)}", _notes(self), self.advice]
+        last = f"written to {self.folder}: comparison.md, comparison.json, comparison.png"
+        if self.rows:
+            bundle = self.folder / "METHOD-SEED"
+            last += f"\npredict  vitlora predict IMAGE.jpg --checkpoint {bundle}"
+        return "\n\n".join([*parts, last])
+
+    def to_markdown(self) -> str:
+        """Returns the same as a page, which shows the chart that lies beside it."""
+        parts = [f"# {self.title}", to_markdown(self.rows, self.failures), _notes(self)]
+        chart = ["![accuracy against cost](comparison.png)"] if self.rows else []
+        return "\n\n".join([*parts, f"**{self.advice}**", *chart]) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns every number."""
+        return {
+            "split": self.split,
+            "rows": [row.to_json() for row in self.rows],
+            "failures": [vars(failure) for failure in self.failures],
+            "margin": self.margin,
+            "advice": self.advice,
+            "config": self.config,
+        }
+
+
+def _notes(found: Comparison) -> str:
+    model, trainer = found.config["model"], found.config["trainer"]
+    runs = [run for row in found.rows for run in row.runs]
+    where = " / ".join(sorted({f"{run.device}, {run.precision}" for run in runs}))
+    lines = [
+        f"{model['backbone']}, {trainer['max_epochs']} epochs, batch size "
+        f"{found.config['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
+        f"{f', on {where}' if runs else ''}.",
+        "p: chance of a difference to the best this large, on the same pictures, if both were "
+        "equally good. behind best: on other such pictures.",
+    ]
+    if all(len(row.runs) == 1 for row in found.rows):
+        lines.append(
+            "One seed: the intervals are about these trained networks; another seed can move a "
+            "method by a point or two; try --seeds 0,1,2."
+        )
+    if found.split == "val":
+        lines.append(
+            "There is no test split: these are the validation pictures, by which each run chose "
+            "its epoch, so all numbers flatter."
+        )
+    if known := max((run.seen_in_training or 0 for run in runs), default=0):
+        lines.append(
+            f"{known:,} of the {len(runs[0].labels):,} pictures scored are, byte for byte, "
+            "training pictures: what is measured on them flatters; 'vitlora doctor' shows them."
+        )
+    lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in found.failures]
+    return "\n".join(f"- {line}" for line in lines)
