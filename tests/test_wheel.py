@@ -90,7 +90,7 @@ def test_the_sdist_holds_what_it_is_built_and_checked_with(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         paths = [entry.name.partition("/")[2] for entry in archive if entry.isfile()]
     names = {path for path in paths if not path.startswith("vitlora.egg-info/")}
-    docs = {f"docs/{name}" for name in files_of(ROOT / "docs") if name.endswith(".md")}
+    docs = {f"docs/{name}" for name in files_of(ROOT / "docs")}
     package = {f"vitlora/{name}" for name in files_of(ROOT / "vitlora")}
     single = {name for name in SOURCE if (ROOT / name).is_file()}
     assert names == package | docs | single | {"PKG-INFO", "setup.cfg"}
@@ -123,5 +123,5 @@ def test_an_installation_trains_and_predicts_in_an_empty_folder(home: Path, whee
     assert "vitlora fit --config demo.yaml" in vitlora("fetch", "waste5-drawn")
     short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4")
     fitted = vitlora("fit", "--config", "demo.yaml", *short, "--trainer.accelerator", "cpu")
-    assert f"vitlora predict --checkpoint {Path('checkpoints/demo')} IMAGE.jpg" in fitted
+    assert f"vitlora predict IMAGE.jpg --checkpoint {Path('checkpoints/demo')}" in fitted
     assert "%" in vitlora("predict", PICTURE, "--device", "cpu")
