@@ -17,7 +17,7 @@ from vitlora import yaml_text
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.cli.main import main
 from vitlora.cli.run_options import run_options
-from vitlora.errors import UsageError
+from vitlora.errors import BundleError, UsageError
 
 NAMES = ["1e-3", "1e5", "yes", "no", "null", "012", "12:30", "1_000", "true", "~", "0x1f", "1."]
 WORDS = [word for key, value in MICRO.items() for word in (f"--{key}", value)]
@@ -197,3 +197,27 @@ def test_a_bundles_pictures_are_where_training_found_them(
     options = run_options("validate", ["--checkpoint", str(trained / "checkpoints/x")])[1]
     assert options["data.root"] == str((trained / "photos").resolve())
     assert not {"data.num_workers", "data.batch_size", "data.augment"} & options.keys()
+
+
+def test_one_word_may_be_given_by_position(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, inherited = run_options("fit", ["demo.yaml", "--data", "x", "--json"], run=False)
+    assert inherited["output"] == str(Path("checkpoints/demo")) and inherited["json"] == "-"
+    assert words[-2:] == ["--data.root", "x"] and words[0] == "--config"
+    with pytest.raises(UsageError, match=r"'photos' stands alone; name pictures with --data"):
+        run_options("fit", ["photos"])
+    with pytest.raises(BundleError, match="checkpoint 'nowhere': no such folder"):
+        run_options("test", ["nowhere"])
+
+
+def test_names_that_all_commands_share_are_those_of_fit() -> None:
+    shared = ["--data=x", "--weights", "w", "--device", "cpu", "--precision=32-true"]
+    shared += ["--val-fraction", "0.1", "--test-fraction=0.2"]
+    words, _ = run_options("fit", shared, run=False)
+    assert words == [
+        *("--data.root", "x", "--model.weights", "w", "--trainer.accelerator", "cpu"),
+        *("--trainer.precision", "32-true", "--data.val_fraction", "0.1"),
+        *("--data.test_fraction", "0.2"),
+    ]
+    # a group of options in a file is a file still
+    assert run_options("fit", ["--data", "data.yaml"], run=False)[0] == ["--data", "data.yaml"]

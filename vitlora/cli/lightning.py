@@ -83,7 +83,7 @@ class VitloraCLI(LightningCLI):
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.add_class_arguments(Unsure, "unsure")
         show_only_ours(parser)
-        parser.usage = "vitlora COMMAND --config FILE [any option below]"
+        parser.usage = "vitlora fit|validate|test [CONFIG.yaml | CHECKPOINT] [any option below]"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs neither to the trainer nor to the model nor to the data."""

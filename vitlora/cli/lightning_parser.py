@@ -72,7 +72,7 @@ def add_run_options(parser: LightningArgumentParser) -> None:
         "--json",
         type=str | None,
         default=None,
-        help="validate and test: also write the numbers to this file, or - for the screen.",
+        help="Write the scores as JSON; without a file, print that alone.",
     )
 
 

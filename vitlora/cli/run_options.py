@@ -58,8 +58,13 @@ def run_options(
         BundleError: The bundle is damaged, or there is none.
     """
     options = [word for option in options for word in _split_equals(option)]
-    if command != "fit" and options and not options[0].startswith("-"):
-        options.insert(0, "--checkpoint")  # it may be given by position
+    if options and not options[0].startswith("-"):  # each takes one word by position
+        config = options[0].endswith((".yaml", ".yml"))
+        if command == "fit" and not config:
+            raise UsageError(
+                f"'{options[0]}' stands alone; name pictures with --data, a config by .yaml"
+            )
+        options.insert(0, "--config" if config else "--checkpoint")
     options, target = take_json(_without_aliases(options), alone=True)
     configs = []
     while any(word in ("--config", "-c") for word in options[:-1]):
@@ -67,8 +72,6 @@ def run_options(
         configs.append(find_config(options[index + 1]))
         del options[index : index + 2]
     runs = [_read_config(path) for path in configs] + ([dict(given)] if given else [])
-    if options and options[0].endswith((".yaml", ".yml")):
-        raise UsageError(f"'{options[0]}' stands alone; write --config {options[0]}")
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
     for name in [*names, *(f"--{key}" for run in runs for key in run)]:
         _check_group(name)
