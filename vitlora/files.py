@@ -23,8 +23,8 @@ _WAITS = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a draft to the disk, then gives it the file's name; text is UTF-8.
 
-    Of several processes that write one file, the last one wins, with a whole file. What is no file,
-    such as ``/dev/stdout``, is written to as it is.
+    Of several processes that write one file, the last one wins, with a whole file. A device or
+    a pipe, such as ``/dev/stdout``, is written to as it is.
 
     Args:
         path: Where it goes; its folder is made if it is not there.

@@ -117,6 +117,6 @@ def _value(text: str) -> Any:
 
     try:
         value = get_loader("yaml")(text)
-    except (yaml.YAMLError, TypeError, UnicodeError):  # such as "?", which is no mapping's key
+    except (yaml.YAMLError, TypeError, UnicodeError):  # such as "?", which is not a mapping's key
         return text
     return text if isinstance(value, dict | list) else value

@@ -38,7 +38,7 @@ TYPED = [
     ("--trainer.logger+ CSVLogger", "trainer.logger: CSVLogger needs save_dir"),
     # callbacks
     ("--trainer.callbacks Timr", "trainer.callbacks has 'Timr', * (did you mean 'Timer'?)"),
-    ("--trainer.callbacks foo.Bar", "trainer.callbacks has 'foo.Bar', which is no class"),
+    ("--trainer.callbacks foo.Bar", "trainer.callbacks has 'foo.Bar', which is not a class"),
     ("--trainer.callbacks EarlyStopping", "trainer.callbacks: EarlyStopping needs monitor; add"),
     ("--trainer.callbacks+ EarlyStopping", "trainer.callbacks: EarlyStopping needs monitor; add"),
     (

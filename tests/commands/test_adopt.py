@@ -220,7 +220,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "only a pickle": (_only_bin, r"adapter_model.bin, a pickle.*safe_serialization=True"),
     "truncated": (_truncated, "torn or no safetensors file"),
     "no config": (lambda f: (f / CONFIG).unlink(), "holds no PEFT adapter"),
-    "config no json": (lambda f: (f / CONFIG).write_text("{") and None, "is no JSON"),
+    "config no json": (lambda f: (f / CONFIG).write_text("{") and None, "is not JSON"),
     "config a list": (
         lambda f: (f / CONFIG).write_text("[]") and None,
         "describes a list; expected",

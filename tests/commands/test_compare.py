@@ -228,7 +228,7 @@ def test_without_a_test_split_validation_is_scored_and_said(
         (["--model.lrr", "1"], "did you mean 'model.lr'"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs is 'x'"),
         (["--config", "none.yaml"], "no such file"),
-        (["--output", "full"], "holds something that is no comparison"),
+        (["--output", "full"], "holds something that is not a comparison"),
         (["--output", "full/file"], "is a file"),
     ],
 )

@@ -92,7 +92,7 @@ def test_pictures_of_classes_left_out_may_be_listed(folder, tmp_path):
         (ROWS, r"begins with 'a/0\.jpg,x'; expected the header file,group"),
         (["file;group", *ROWS], r"begins with 'file;group'; expected the header file,group"),
         ([], r"begins with ''; expected the header"),
-        (["file,group", '"a/0.jpg,x'], r"is no CSV file"),
+        (["file,group", '"a/0.jpg,x'], r"is not a CSV file"),
     ],
 )
 def test_wrong_csv_is_one_clear_line(folder, tmp_path, lines, message):

@@ -316,8 +316,8 @@ def test_a_picture_in_memory_is_answered_as_its_file(
         (np.zeros((3, 4, 5)), r"an array of shape \(3, 4, 5\); expected \(H, W\), "),
         (np.zeros((0, 4)), r"an array of shape \(0, 4\); expected"),
         (np.zeros((4, 4), bool), "an array of bool; expected uint8"),
-        (3, "int is no picture; expected a path, bytes, an array"),
-        ([None], "NoneType is no picture"),
+        (3, "int is not a picture; expected a path, bytes, an array"),
+        ([None], "NoneType is not a picture"),
         ("nowhere.jpg", "nowhere.jpg: no such file"),
     ],
 )

@@ -288,9 +288,9 @@ def test_old_pictures_that_are_gone_are_a_note(pictures: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.backbone", BACKBONE], "--model.backbone is not to be chosen with --from"),
-        (["--model.adapter.rank", "2"], "--model.adapter.rank is not to be chosen"),
-        (["--model.quantization=nf4"], "--model.quantization is not to be chosen"),
+        (["--model.backbone", BACKBONE], "--model.backbone cannot be chosen with --from"),
+        (["--model.adapter.rank", "2"], "--model.adapter.rank cannot be chosen"),
+        (["--model.quantization=nf4"], "--model.quantization cannot be chosen"),
         (["--data.classes", "[c,b,a]"], "expected it to begin with the classes known already"),
         (["--data.classes", "[b,a]"], "begin with the classes known already, in their order: b, c"),
         (["--output", "first"], "--output and --from are both first"),

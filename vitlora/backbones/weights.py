@@ -237,7 +237,7 @@ def _sharded(index: Path) -> Weights:
         names = json.loads(index.read_text("utf-8"))["weight_map"]
         shards = set(names.values())
         if wrong := [shard for shard in shards if Path(shard).name != shard]:
-            raise ValueError(f"shard {wrong[0]!r} is no file name")
+            raise ValueError(f"shard {wrong[0]!r} is not a file name")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BackboneError(
             f"{index} cannot be read as the index of sharded weights ({type(error).__name__}); "

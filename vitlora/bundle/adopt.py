@@ -119,7 +119,9 @@ def _spelt_out(adapter: PeftAdapter, key: str, layers: Sequence[str]) -> dict[st
             if (pattern := next(fits, None)) is not None:
                 found.setdefault(pattern, []).append(path)
     except (TypeError, ValueError) as error:
-        raise BundleError(f"{adapter.folder / PEFT_CONFIG}: {key} is no pattern: {error}") from None
+        raise BundleError(
+            f"{adapter.folder / PEFT_CONFIG}: {key} is not a pattern: {error}"
+        ) from None
     return {anchored_pattern(paths): patterns[pattern] for pattern, paths in found.items()}
 
 

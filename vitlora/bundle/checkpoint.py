@@ -95,7 +95,7 @@ class Bundle:
         """Returns what ``config`` says, as YAML's plain values: nothing is imported or run.
 
         Raises:
-            BundleError: It is no YAML, or no mapping.
+            BundleError: It is not YAML, or not a mapping.
         """
         try:
             run = yaml.safe_load(self.config)

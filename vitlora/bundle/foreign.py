@@ -138,7 +138,7 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is no JSON ({error}); save the adapter again") from None
+        raise BundleError(f"{path} is not JSON ({error}); save the adapter again") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         known = isinstance(config, dict)
         kind = shown(config.get("peft_type")) if known else f"a {type(config).__name__}"

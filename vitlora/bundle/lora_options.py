@@ -199,4 +199,4 @@ def compiled(name: str, pattern: Any, within: str = "{}") -> re.Pattern[str]:
     try:
         return re.compile(within.replace("{}", pattern))
     except re.error as error:
-        raise ValueError(f"{name} is {shown(pattern)}, which is no pattern ({error})") from None
+        raise ValueError(f"{name} is {shown(pattern)}, which is not a pattern ({error})") from None

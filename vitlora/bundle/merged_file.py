@@ -151,8 +151,8 @@ def plain_base(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
         file = weights or bundle.weights
         if file and _MARK in _metadata(Path(file)):
             raise BundleError(
-                f"{file} is no base of {bundle.folder}: 'vitlora merge' wrote it, and an adapter "
-                f"is in it already; pass the weights {bundle.record.backbone} came with"
+                f"{file} is not a base of {bundle.folder}: 'vitlora merge' wrote it, and an "
+                f"adapter is in it already; pass the weights {bundle.record.backbone} came with"
             ) from None
         raise
     return backbone
@@ -233,7 +233,7 @@ def _compare(expected: torch.Tensor, got: torch.Tensor, labels: torch.Tensor) ->
 
 def _check(proof: Proof) -> None:
     """Refuses a file whose logits are not the adapter's."""
-    if not proof.relative_gap <= _MOST:  # also where it is no number
+    if not proof.relative_gap <= _MOST:  # also where it is not a number
         raise VitloraError(
             f"the merged file is wrong: its logits are up to {proof.relative_gap:.2g} of their "
             f"spread away from the unmerged network's, expected {_MOST:g} at most; nothing was "

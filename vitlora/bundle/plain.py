@@ -31,4 +31,4 @@ def is_a(value: Any, hint: Any) -> bool:
         return type(value) in (int, float)
     if kind in (str, int, bool, NoneType):
         return type(value) is kind
-    raise TypeError(f"{hint} is no annotation of a plain value")
+    raise TypeError(f"{hint} is not an annotation of a plain value")

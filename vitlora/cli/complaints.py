@@ -121,7 +121,7 @@ def _unaccepted(key: str, path: str, option: str, bare: bool) -> str:
 
 
 def _of_a_name(key: str, text: str) -> str | None:
-    """Returns what is wrong with a name that no class has, or with what is no name."""
+    """Returns what is wrong with a name that no class has, or with what is not a name."""
     if lost := re.search(r"Expected a dot import path string: (\S+)", text):
         if key == "model.adapter":
             names: Iterable[str] = _ADAPTERS

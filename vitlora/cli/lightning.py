@@ -128,7 +128,7 @@ class VitloraCLI(LightningCLI):
         if parent:
             check_output(output, parent)
         elif config.old_data:
-            raise UsageError("--old-data is of use with --from alone; leave it out")
+            raise UsageError("--old-data belongs to --from; leave it out")
         self.run_folder = RunFolder(
             output,
             run_config=self._run_config(),

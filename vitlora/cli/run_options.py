@@ -164,8 +164,7 @@ def _to_score(
     for name in names:
         if name.startswith(("--model", "--unsure")) and name not in sparing:
             raise UsageError(
-                f"{name} is of no use to {command}: a bundle is scored as it was trained; leave it "
-                "out"
+                f"{command} does not accept {name}: a bundle is scored as it was trained; leave it out"
             )
     named = _chosen("checkpoint", options, runs)
     folder = newest_bundle() if named is None else check_there(named)
@@ -232,7 +231,7 @@ def _split_equals(option: str) -> list[str]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Returns what a config holds, as ``yaml_text.read``; refuses what is no YAML mapping."""
+    """Returns what a config holds, as ``yaml_text.read``; refuses what is not a YAML mapping."""
     try:
         content: Any = yaml_text.read(path.read_text("utf-8-sig"))
     except UnicodeDecodeError:

@@ -173,7 +173,7 @@ def _check_ours(folder: Path) -> None:
         raise UsageError(f"output '{folder}' is a file; expected a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SETUP).is_file():
         raise UsageError(
-            f"output '{folder}' holds something that is no comparison; choose another --output"
+            f"output '{folder}' holds something that is not a comparison; choose another --output"
         )
 
 

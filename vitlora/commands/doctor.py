@@ -242,7 +242,7 @@ def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> Non
 def _tiles(
     names: Sequence[str], pictures: dict[str, Picture], value_range: ValueRange | None
 ) -> list[dict[str, str]]:
-    """Returns name, place and thumbnail of each file; without a thumbnail if it is no picture."""
+    """Returns name, place and thumbnail of each file; without one if it is not a picture."""
     from vitlora.data.images import open_image
     from vitlora.pages.page import data_uri
 

@@ -157,7 +157,7 @@ def _page(checkpoint: Path, output: str | Path | None) -> Path:
     if is_bundle(page.parent):
         raise UsageError(f"--output is '{page}', inside a bundle, which keeps to its own files")
     if page.exists() and not (page.is_file() and MARK in page.read_bytes()[:2000]):
-        raise UsageError(f"{page} exists and is no report of vitlora's; choose another --output")
+        raise UsageError(f"{page} exists and is not a report of vitlora's; choose another --output")
     return page
 
 

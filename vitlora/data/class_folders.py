@@ -86,7 +86,7 @@ def _class_names(
         for name in names[len(known) :]:
             if name not in everywhere:
                 raise UsageError(
-                    f"data.classes has '{name}', which is no folder under {root}"
+                    f"data.classes has '{name}', which is not a folder under {root}"
                     f"{nearest(name, everywhere)}; found: {a_few(everywhere)}"
                 )
     else:

@@ -43,7 +43,7 @@ def groups_of(folder: Folder, source: str) -> list[int]:
     except UnicodeDecodeError:
         raise DataError(f"{file} is not UTF-8; save it as CSV in UTF-8") from None
     except csv.Error as error:
-        raise DataError(f"{file} is no CSV file: {error}") from None
+        raise DataError(f"{file} is not a CSV file: {error}") from None
     return _numbers(folder, file, listed)
 
 

@@ -23,7 +23,7 @@ def seen_as(
         value_range: As for :func:`images.open_image`.
 
     Raises:
-        DataError: It is no picture.
+        DataError: It is not a picture.
         MemoryShortError: As :func:`images.open_image`.
     """
     if isinstance(picture, bytes):
@@ -40,7 +40,7 @@ def seen_as(
         return upright(picture, np.asarray(picture) if deep else None, value_range)
     if not isinstance(picture, np.ndarray):
         raise DataError(
-            f"{type(picture).__name__} is no picture; expected a path, bytes, an array, or a "
+            f"{type(picture).__name__} is not a picture; expected a path, bytes, an array, or a "
             "picture that Pillow opened"
         )
     shape, kind = picture.shape, picture.dtype.kind

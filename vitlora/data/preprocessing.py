@@ -103,7 +103,7 @@ class Preprocessing:
         """Returns a picture that is in memory as ``open`` returns a file.
 
         Raises:
-            DataError: It is no picture; see ``in_memory.seen_as``.
+            DataError: It is not a picture; see ``in_memory.seen_as``.
         """
         return seen_as(picture, self.value_range)
 

@@ -154,13 +154,13 @@ class _Balance:
         return any(map(any, self.over))
 
     def gains(self, net: Mapping[int, int], one: int, two: int) -> bool:
-        """Returns whether ``one`` gaining what ``two`` loses is for the better."""
+        """Returns whether moving ``net`` from part ``two`` to part ``one`` improves the balance."""
         first, second = self._change(one, net, 1), self._change(two, net, -1)
         lacking, far = first[0] + second[0], first[1] + second[1]
         return lacking < 0 or (lacking == 0 and far < -_LEAST)
 
     def move(self, net: Mapping[int, int], one: int, two: int) -> None:
-        """Makes it so."""
+        """Moves ``net`` pictures of each class from part ``two`` to part ``one``."""
         self._add(one, net, 1)
         self._add(two, net, -1)
 

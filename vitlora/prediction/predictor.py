@@ -90,7 +90,7 @@ class Predictor:
             top_k: How many classes to keep, at least 1.
 
         Raises:
-            DataError: One of them is no picture, or cannot be read.
+            DataError: One of them is not a picture, or cannot be read.
 
         Examples:
             >>> predictor = Predictor("checkpoints/waste5")

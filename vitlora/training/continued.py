@@ -57,8 +57,8 @@ def options_of(
             "--data.known_classes",
         ):
             raise UsageError(
-                f"{name} is not to be chosen with --from: it is that of {bundle.folder}; leave it "
-                "out"
+                f"{name} cannot be chosen with --from, which keeps that of {bundle.folder}; leave "
+                "it out"
             )
     asked: dict[str, Any] = {}
     for config in given:

@@ -162,7 +162,7 @@ def _checked(callbacks: Any, logged: bool) -> list[Callback]:
     for callback in given:
         if not isinstance(callback, Callback):
             raise UsageError(
-                f"trainer.callbacks has {callback!r}, which is no class that can be found; "
+                f"trainer.callbacks has {callback!r}, which is not a class that can be found; "
                 "expected a class of lightning.pytorch.callbacks, or the path of another"
                 f"{nearest(str(callback), lightnings.__all__)}"
             )
