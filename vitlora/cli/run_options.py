@@ -164,7 +164,7 @@ def _to_score(
     for name in names:
         if name.startswith(("--model", "--unsure")) and name not in sparing:
             raise UsageError(
-                f"{command} does not accept {name}: a bundle is scored as it was trained; leave it out"
+                f"{command} does not accept {name}: a bundle is scored as it was trained"
             )
     named = _chosen("checkpoint", options, runs)
     folder = newest_bundle() if named is None else check_there(named)
