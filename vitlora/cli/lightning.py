@@ -27,7 +27,7 @@ from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
-from vitlora.notes import note
+from vitlora.notes import note, tell
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
@@ -139,7 +139,7 @@ class VitloraCLI(LightningCLI):
         if parent:
             start(self.model, parent)
             data = self.datamodule
-            print(f"goes on from {parent.folder}{follow(parent, data)}")
+            tell(f"goes on from {parent.folder}{follow(parent, data)}")
             note_absent(data)
             self.memory = remembered(parent, self._merged(parent), data, config.old_data)
         trainer: Any = self.trainer
@@ -150,7 +150,7 @@ class VitloraCLI(LightningCLI):
         """Trains, with a batch that fits if that is asked for; says clearly if none did."""
         batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
         if datamodule.auto_batch:
-            print(batches.settle())
+            tell(batches.settle())
         with batches.explained(), stopped_by_callbacks():
             self.trainer.fit(model, datamodule=datamodule)
 
@@ -162,16 +162,16 @@ class VitloraCLI(LightningCLI):
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
         self.model.release()  # the bundle is read back, and its base may fill the memory
-        print(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
-        if note := _ran_away(scores):
-            print(note)
+        tell(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
+        if said := _ran_away(scores):
+            note(said)
         self._calibrate(folder)
         if self.memory is not None:
             bundle = load_bundle(folder)
             forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
-            print(f"\n{forgetting.to_text(self.memory.where)}")
-        print(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
-        print(f"predict  vitlora predict IMAGE.jpg --checkpoint {_quoted(folder)}")
+            tell(f"\n{forgetting.to_text(self.memory.where)}")
+        tell(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
+        tell(f"predict  vitlora predict IMAGE.jpg --checkpoint {_quoted(folder)}")
 
     def bundle(self) -> Bundle:
         """Returns what ``fit`` wrote."""
@@ -200,7 +200,7 @@ class VitloraCLI(LightningCLI):
             )
         else:
             if bundle.record.confidence is not None:
-                print(describe(bundle.record.confidence))
+                tell(describe(bundle.record.confidence))
 
     def _merged(self, bundle: Bundle) -> nn.Module:
         device = self.trainer.strategy.root_device
@@ -223,7 +223,7 @@ class VitloraCLI(LightningCLI):
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
         scores = replace(scores, logits=bundle.judge.calibrated(scores.logits))
-        print(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
+        tell(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
         self.scored = bundle.folder, split, scores, known
 
     def _run_config(self) -> str:
@@ -286,7 +286,7 @@ def _ran_away(scores: Scores) -> str | None:
     if scores.loss <= 2 * guessing:
         return None
     return (
-        f"note: a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
+        f"a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
         "training ran away; lower model.lr"
     )
 

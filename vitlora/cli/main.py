@@ -13,7 +13,8 @@ from vitlora.errors import UsageError, VitloraError, nearest
 from vitlora.notes import note
 
 # A command is a typed function in a module without torch at its top. What it returns has
-# `to_text()` and `to_json()`, and perhaps an exit `status`; an iterator yields such results.
+# `to_text()` and `to_json()` (of ON_LIGHTNING `to_json()` alone), and perhaps an exit `status`; an
+# iterator yields such results.
 COMMANDS = {
     "configs": "vitlora.commands.configs:configs",
     "fetch": "vitlora.commands.fetch:fetch",
@@ -35,7 +36,6 @@ ON_LIGHTNING = ("fit", "validate", "test")  # whose words Lightning's CLI reads
 RENAMED = {  # old names of parameters, which go on working
     "plan": {"method": "methods"},
     "report": {"out": "output"},
-    "merge": {"out": "output"},
     "fetch": {"from": "downloads"},
 }
 _HELP = """'vitlora COMMAND --help' says what a command takes, 'vitlora fit --help' every option.
@@ -98,7 +98,8 @@ def _call(command: str, words: list[str]) -> int:
     from vitlora.cli.parser import CommandLine
 
     line = CommandLine(command, function_of(command), RENAMED.get(command))
-    if any(word in ("-h", "--help") for word in words):
+    named = words[: words.index("--")] if "--" in words else words
+    if any(word in ("-h", "--help") for word in named):
         print(line.help())
         return 0
     words, target = take_json(words)

@@ -131,7 +131,7 @@ class CommandLine:
                 stray.append(word)
                 continue
             option, equals, value = word.partition("=")
-            if "." in option and self.takes_options:
+            if "." in option and self.takes_options and option.startswith("--"):
                 key = option.removeprefix("--")
                 before = raw.setdefault("**", {}).pop(key, None)  # the last counts, as for fit
                 if before is not None and key.endswith("+"):
@@ -149,12 +149,13 @@ class CommandLine:
 
     def _named(self, option: str) -> tuple[str, str | None]:
         """Returns the parameter that an option names, and a note if that is its old name."""
-        name = option.lstrip("-").replace("-", "_")
-        name = {"c": "config"}.get(name, name) if "config" in self.parameters else name
+        name = option.removeprefix("--").replace("-", "_")
+        if option == "-c" and "config" in self.parameters:
+            return "config", None
         if name in self.renamed:
             new = self.renamed[name]
             return new, f"{option} is now called {dashed(new)}; the old name still works"
-        if name not in self.parameters or not option.startswith(("--", "-c")):
+        if name not in self.parameters or not option.startswith("--"):
             known = [dashed(one) for one in self.parameters]
             raise UsageError(
                 f"{self.name} does not accept {option}{nearest(option, [*known, '--json'])}; "

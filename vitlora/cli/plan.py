@@ -74,6 +74,7 @@ def plan(
     from vitlora.cli.resolved import resolve
     from vitlora.memory.plan import make_plan
 
+    del inherited["json"]
     whole = resolve(read, inherited)
     made = make_plan(whole, methods, batches, classes, vram, measure)
     way, batch, _ = made.pick

@@ -27,11 +27,13 @@ def take_json(words: Sequence[str], alone: bool = False) -> tuple[list[str], str
     waiting = list(words)
     while waiting:
         word = waiting.pop(0)
+        if word == "--":
+            return [*left, word, *waiting], target
         name, equals, value = word.partition("=")
         if name != "--json":
             left.append(word)
         elif equals:
-            target = value or "-"
+            target = value
         else:
             after = waiting[0] if waiting else "--"
             ours = after == "-" or after.lower().endswith(".json")
@@ -49,6 +51,8 @@ def check_json(target: str | None) -> None:
     if target in (None, "-"):
         return
     path = Path(target)
+    if path.suffix.lower() != ".json" and (path.is_file() or not path.exists()):
+        raise UsageError(f"--json '{target}': expected a file name that ends in .json")
     if path.is_dir() or not path.parent.is_dir():
         kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
         raise UsageError(f"--json '{target}': {kind}")
@@ -58,7 +62,7 @@ def check_json(target: str | None) -> None:
         earlier = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         earlier = None
-    if not isinstance(earlier, dict) or "vitlora" not in earlier:
+    if not isinstance(earlier, dict) or not {"vitlora", "command"} <= earlier.keys():
         raise UsageError(
             f"--json '{target}' exists and is not a result of vitlora's; name another file"
         )
@@ -74,8 +78,10 @@ def printing(quiet: bool) -> Iterator[None]:
     for handler in LOG.handlers:
         if isinstance(handler, _Printer):  # one is enough: whoever called already prints
             before, handler.quiet = handler.quiet, quiet
-            yield
-            handler.quiet = before
+            try:
+                yield
+            finally:
+                handler.quiet = before
             return
     handler, level = _Printer(quiet), LOG.level
     LOG.addHandler(handler)
@@ -133,6 +139,7 @@ def write_result(command: str, fields: Mapping[str, Any], target: str | None) ->
     """
     if target is None:
         return
+    check_json(target)  # once more: the command itself may have written that file
     told = {"vitlora": __version__, "command": command, **fields}
     if target == "-":
         print(json.dumps(told, indent=1))

@@ -71,10 +71,17 @@ def run_options(
         index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
         configs.append(find_config(options[index + 1]))
         del options[index : index + 2]
-    runs = [_read_config(path) for path in configs] + ([dict(given)] if given else [])
+    runs = [_read_config(path) for path in configs]
+    for one in runs:
+        one.pop("json", None)  # where a result goes, no file decides
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
-    for name in [*names, *(f"--{key}" for run in runs for key in run)]:
+    for name in [*names, *(f"--{key}" for one in [*runs, given or {}] for key in one)]:
         _check_group(name)
+    check_json(target)
+    files = list(runs)
+    if given:
+        runs.append(dict(given))
+        names += [f"--{name}" for name in _dotted(given)]
     inherited: dict[str, Any] = {}
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         pass
@@ -85,17 +92,24 @@ def run_options(
             )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:
-        inherited = _to_score(command, options, names, runs)
+        inherited = _to_score(command, options, names, runs, files)
     if not run:
         inherited = {"data.root": "PHOTOS", **inherited}
     elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
         _check_root(options, runs)
-    target = target or _chosen("json", options, runs)
-    check_json(target)
     # configs first: what is typed counts more, wherever it stands
     # and as what they hold: jsonargparse would read the files in the console's code page
-    words = [word for run in runs for word in ("--config", _as_yaml(run))] + options
+    words = [word for one in runs for word in ("--config", _as_yaml(one))] + options
     return words, {**inherited, "json": target}
+
+
+def _dotted(options: Mapping[str, Any], before: str = "") -> list[str]:
+    """Returns the names of nested options, as they are typed."""
+    names: list[str] = []
+    for name, value in options.items():
+        inside = isinstance(value, Mapping) and value
+        names += _dotted(value, f"{before}{name}.") if inside else [f"{before}{name}"]
+    return names
 
 
 def _check_root(options: list[str], runs: list[dict[str, Any]]) -> None:
@@ -155,9 +169,13 @@ def _to_fit(
 
 
 def _to_score(
-    command: str, options: list[str], names: list[str], runs: list[dict[str, Any]]
+    command: str,
+    options: list[str],
+    names: list[str],
+    runs: list[dict[str, Any]],
+    files: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Returns what a scoring starts with; leaves out of its configs what belongs to training."""
+    """Returns what a scoring starts with; leaves out of config files what belongs to training."""
     if "--from" in names or "--old_data" in names:
         raise UsageError(f"--from and --old-data belong to fit, not to {command}")
     sparing = [f"--model.{key}" for key in ("weights", *_VIEW)]
@@ -174,6 +192,8 @@ def _to_score(
     bundle = load_bundle(folder)
     known = bundle.record.backbone, options_in(bundle, "model").get("backbone")
     for run in runs:
+        run.pop("checkpoint", None)
+    for run in files:
         base = yaml_text.typed(_mapping(run, "model")).get("backbone")
         if base is not None and base not in known:
             raise UsageError(
@@ -183,7 +203,7 @@ def _to_score(
         whole = bundle.record.method == "FullFineTuning"  # it holds every weight itself
         _keep(run, "model", _VIEW if whole else ("weights", *_VIEW))
         _keep(run, "trainer", _PLACE)
-        for key in ("unsure", "output", "from", "old_data", "checkpoint"):
+        for key in ("unsure", "output", "from", "old_data"):
             run.pop(key, None)
         for key in ("augment", "known_classes"):
             _mapping(run, "data").pop(key, None)
@@ -199,7 +219,7 @@ def _to_score(
 
 
 def _chosen(key: str, options: list[str], runs: list[dict[str, Any]]) -> str | None:
-    """Returns the bundle that is named: on the command line, else in the last config with one."""
+    """Returns the folder that is named: on the command line, else in the last config with one."""
     typed = [index for index, word in enumerate(options) if word == f"--{key}"]
     if typed and typed[-1] + 1 == len(options):
         raise UsageError(f"--{key} needs a value")

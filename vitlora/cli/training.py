@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
+from vitlora.errors import UsageError
 
 if TYPE_CHECKING:
     from vitlora.bundle.checkpoint import Bundle
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def fit(
-    config: str | Path | None = None,
+    config: str | Path | Sequence[str | Path] | None = None,
     *,
     data: str | Path | None = None,
     output: str | Path | None = None,
@@ -28,7 +29,7 @@ def fit(
     """Trains an adapter on a folder of pictures and writes a bundle.
 
     Args:
-        config: A YAML file, or the name of one that ships.
+        config: A YAML file, or the name of one that ships; of several, the last one counts most.
         data: Folder of pictures (``data.root``).
         output: Folder of the bundle; ``checkpoints/<config name>`` where it is not given.
         options: Any option of ``vitlora fit --help``, in groups or by dotted names:
@@ -150,7 +151,7 @@ class Scored:
 def run(command: str, words: list[str]) -> int:
     """Runs one of the three commands as typed; returns the exit status."""
     words, inherited = run_options(command, words)
-    target = inherited["json"]
+    target = inherited.pop("json")
     from vitlora.cli.lightning import main
 
     with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
@@ -174,24 +175,43 @@ def _fitted(found: Any) -> Fitted:
 
 
 def _run(command: str, config: Any, given: list[Mapping[str, Any]]) -> Any:
-    words = [] if config is None else ["--config", str(config)]
+    configs = [config] if isinstance(config, str | Path) else config or []
     values: dict[str, Any] = {}
     for tree in given:
         _merge(values, tree)
+    if "json" in values:
+        raise UsageError("json belongs to the command line; write what to_json() of the result is")
+    words = [word for one in configs for word in ("--config", str(one))]
     words, inherited = run_options(command, words, values)
+    del inherited["json"]
     from vitlora.cli.lightning import main
 
     return main([command, *words], inherited)
 
 
 def _merge(values: dict[str, Any], tree: Mapping[str, Any]) -> None:
-    """Adds options to nested ones, ``a.b`` as ``a: {b: }``; those that are None are left out."""
+    """Adds options to nested ones, ``a.b`` as ``a: {b: }``; those that are None are left out.
+
+    A class may be given by its name, before its options or after them.
+    """
     for name, value in tree.items():
+        if value is None or (isinstance(value, Mapping) and all(v is None for v in value.values())):
+            continue
         *groups, last = name.split(".")
         inside = values
         for group in groups:
-            inside = inside.setdefault(group, {})
+            inside = _options_of(inside, group)
         if isinstance(value, Mapping):
-            _merge(inside.setdefault(last, {}), value)
-        elif value is not None:
+            _merge(_options_of(inside, last), value)
+        elif isinstance(inside.get(last), dict):
+            inside[last] = {"class_path": value, "init_args": inside[last]}
+        else:
             inside[last] = str(value) if isinstance(value, Path) else value
+
+
+def _options_of(inside: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns the options under a name; of a class, those that it is made with."""
+    found = inside.setdefault(name, {})
+    if isinstance(found, str):
+        found = inside[name] = {"class_path": found, "init_args": {}}
+    return found.setdefault("init_args", {}) if "class_path" in found else found

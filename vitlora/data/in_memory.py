@@ -1,6 +1,7 @@
 """A picture that is in memory, as a network may see it."""
 
-from tempfile import NamedTemporaryFile
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,13 @@ def seen_as(
         MemoryShortError: As :func:`images.open_image`.
     """
     if isinstance(picture, bytes):
-        with NamedTemporaryFile() as file:  # one reader for all: it opens some files twice
-            file.write(picture)
-            file.flush()
+        with TemporaryDirectory() as folder:  # one reader for all: it opens some files twice
+            file = Path(folder, "picture")
+            file.write_bytes(picture)
             try:
-                return open_marked(file.name, None, value_range)
+                return open_marked(file, None, value_range)
             except DataError as error:
-                reason = str(error).removeprefix(f"{file.name}: ")
+                reason = str(error).removeprefix(f"{file}: ")
                 raise type(error)(f"the picture's {len(picture):,} bytes: {reason}") from None
     if isinstance(picture, Image.Image):
         deep = picture.mode.startswith("I") or picture.mode == "F"

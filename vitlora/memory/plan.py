@@ -105,7 +105,7 @@ class Plan:
             "pick": way and {"method": way.method, "checkpointing": way.checkpointing},
             "batch": batch,
             "why": why,
-            "command": self.command,
+            "fit": self.command,
         }
 
     def draw(self) -> bytes:

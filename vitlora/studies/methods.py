@@ -98,6 +98,10 @@ def fit_words(
         given += [(f"{name}.{key}".rstrip("."), each) for key, each in inside]
     words = [word for one in configs for word in ("--config", str(one))]
     for name, value in given:
+        if name.partition(".")[0] not in ("data", "model", "trainer", "unsure"):
+            raise UsageError(
+                f"'{name}' is not an option of a run; expected data, model, trainer or unsure"
+            )
         if [other for other, _ in given].count(name) > 1:
             raise UsageError(f"--{name} is given twice; give it once")
         if f"--{name}" in SET_BY_METHOD:

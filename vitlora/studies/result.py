@@ -50,7 +50,8 @@ class Comparison:
     def to_text(self) -> str:
         """Returns the table, its notes and the advice."""
         parts = [f"\n{to_markdown(self.rows, self.failures)}", _notes(self), self.advice]
-        last = f"written to {self.folder}: comparison.md, comparison.json, comparison.png"
+        names = ["comparison.md", "comparison.json", *["comparison.png"] * bool(self.rows)]
+        last = f"written to {self.folder}: {', '.join(names)}"
         if self.rows:
             bundle = self.folder / "METHOD-SEED"
             last += f"\npredict  vitlora predict IMAGE.jpg --checkpoint {bundle}"

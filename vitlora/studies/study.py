@@ -75,7 +75,7 @@ class Study:
     def run(self, method: str, seed: int) -> Run | Failure:
         """Trains and scores a method with a seed, each in a process of its own."""
         log = self.path(method, seed, ".log")
-        answers, scores = (self.path(method, seed, end) for end in (".answers", ".scores"))
+        answers, scores = (self.path(method, seed, end) for end in (".answers", ".scores.json"))
         with log.open("wb") as file:
             for words in (self._fit(method, seed), self._score(method, seed, answers, scores)):
                 done = run_vitlora(words, stdout=file, stderr=subprocess.STDOUT)
