@@ -185,23 +185,6 @@ def test_an_old_name_works_with_a_note() -> None:
     assert line.read(["a"])[1] == []
 
 
-@pytest.mark.parametrize(
-    ("words", "left", "target"),
-    [
-        (["a", "--json"], ["a"], "-"),
-        (["--json", "a.jpg"], ["a.jpg"], "-"),
-        (["a", "--json", "-"], ["a"], "-"),
-        (["a", "--json", "x.JSON", "b"], ["a", "b"], "x.JSON"),
-        (["a", "--json=x"], ["a"], "x"),
-        (["a", "--json="], ["a"], "-"),
-        (["a", "--json-lines"], ["a", "--json-lines"], None),
-        (["a"], ["a"], None),
-    ],
-)
-def test_json_is_every_commands(words: list[str], left: list[str], target: str | None) -> None:
-    assert take_json(words) == (left, target)
-
-
 def test_jsonargparse_complains_as_we_read_it() -> None:
     """Pins the form of its complaints: the name of the parameter is taken out of them."""
     parser: Any = ArgumentParser(exit_on_error=False)

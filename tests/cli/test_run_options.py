@@ -13,10 +13,12 @@ import yaml
 from jsonargparse import get_loader
 from runs import MICRO
 
+import vitlora
 from vitlora import yaml_text
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.cli.main import main
 from vitlora.cli.run_options import run_options
+from vitlora.cli.training import _merge
 from vitlora.errors import BundleError, UsageError
 
 NAMES = ["1e-3", "1e5", "yes", "no", "null", "012", "12:30", "1_000", "true", "~", "0x1f", "1."]
@@ -221,3 +223,30 @@ def test_names_that_all_commands_share_are_those_of_fit() -> None:
     ]
     # a group of options in a file is a file still
     assert run_options("fit", ["--data", "data.yaml"], run=False)[0] == ["--data", "data.yaml"]
+
+
+def test_no_config_decides_where_a_result_goes(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("json: stolen.json\ndata:\n  root: .\n")
+    words, inherited = run_options("fit", ["mine.yaml"])
+    assert inherited["json"] is None and "stolen" not in " ".join(words)
+    with pytest.raises(UsageError, match="json belongs to the command line"):
+        vitlora.fit("mine.yaml", json="x.json")
+    with pytest.raises(UsageError, match="fit needs --config FILE or --data FOLDER"):
+        vitlora.fit()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"adapter": "Lora", "adapter.rank": 8},
+        {"adapter.rank": 8, "adapter": "Lora"},
+        {"adapter": {"class_path": "Lora", "init_args": {"rank": 8}}},
+        {"adapter": {"class_path": "Lora"}, "adapter.rank": 8},
+    ],
+)
+def test_a_class_may_be_named_beside_its_options(given: dict[str, Any]) -> None:
+    values: dict[str, Any] = {}
+    _merge(values, {"model": given, "data": {"root": None}})
+    adapter = {"class_path": "Lora", "init_args": {"rank": 8}}
+    assert values == {"model": {"adapter": adapter}}
