@@ -118,3 +118,10 @@ def test_every_parameter_is_explained(command: str) -> None:
     assert explained == {name.lstrip("*") for name in inspect.signature(function).parameters}
     first = said.short_description or ""
     assert first.endswith(".") and len(first) <= 62, first
+
+
+def test_what_python_sets_counts_as_what_is_typed() -> None:
+    scored = vitlora.validate("checkpoints/waste5", trainer={"limit_val_batches": 1})
+    assert scored.scores.images == 4  # one batch
+    with pytest.raises(vitlora.VitloraError, match=r"test does not accept --model\.lr"):
+        vitlora.test("checkpoints/waste5", model={"lr": 1})

@@ -27,7 +27,9 @@ def test_no_other_file_is_replaced(content: str, tmp_path: Path, capsys: Any) ->
     assert "its folder does not exist" in capsys.readouterr().err
     with pytest.raises(UsageError, match="is a folder; expected a file"):
         check_json(str(tmp_path))
-    for name in ("new", "new.html", ""):
+    with pytest.raises(UsageError, match="--json '': is a folder"):
+        check_json("")
+    for name in ("new", "new.html"):
         with pytest.raises(UsageError, match=r"expected a file name that ends in \.json"):
             check_json(name)
 
@@ -80,7 +82,7 @@ def test_what_the_command_wrote_itself_is_not_replaced(tmp_path: Path) -> None:
 def test_no_field_takes_the_place_of_the_commands_name(capsys: Any) -> None:
     assert main(["plan", "demo.yaml", "--methods", "linear", "--vram", "2GB", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["command"] == "plan" and found["fit"].startswith("fit ")
+    assert found["command"] == "plan" and found["fit"].startswith("vitlora fit --config demo.yaml")
 
 
 def test_an_error_inside_leaves_the_printing_as_it_was(capsys: Any) -> None:
