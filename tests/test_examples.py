@@ -121,7 +121,8 @@ def test_every_parameter_is_explained(command: str) -> None:
 
 
 def test_what_python_sets_counts_as_what_is_typed() -> None:
-    scored = vitlora.validate("checkpoints/waste5", trainer={"limit_val_batches": 1})
+    options = {"data.batch_size": 4, "trainer": {"limit_val_batches": 1}}
+    scored = vitlora.validate("checkpoints/waste5", **options)
     assert scored.scores.images == 4  # one batch
     with pytest.raises(vitlora.VitloraError, match=r"test does not accept --model\.lr"):
         vitlora.test("checkpoints/waste5", model={"lr": 1})
