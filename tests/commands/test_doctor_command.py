@@ -237,13 +237,14 @@ def test_it_overwrites_nothing_but_its_own(tmp_path, make_folder, capsys):
     for option, name, said in (
         ("--html", "log", "is not doctor's"),
         ("--html", "photos/new", "lies in --data"),
-        ("--json", "log", "is not a result of vitlora's"),
+        ("--json", "log", "expected a file name that ends in .json"),
     ):
         assert main(["doctor", "--data", str(photos), f"{option}={tmp_path / name}"]) == 2
         assert said in capsys.readouterr().err
     for option in ("--json", "--html"):
         for _ in range(2):  # its own it writes anew
-            assert main(["doctor", "--data", str(photos), f"{option}={tmp_path / option}"]) == 0
+            file = tmp_path / f"found.{option[2:]}"
+            assert main(["doctor", "--data", str(photos), option, str(file)]) == 0
     assert (tmp_path / "log").read_text() == "mine"
     assert sorted(p.name for p in photos.iterdir()) == ["train", "val"]
 

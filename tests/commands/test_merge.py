@@ -191,8 +191,7 @@ def test_json_says_what_the_proof_says(lora: Bundle, tmp_path: Path, capsys: Any
     found = json.loads(said.out)  # nothing else is printed there
     assert (found.pop("command"), bool(found.pop("vitlora"))) == ("merge", True)
     assert found == proof and "proving on the validation pictures" in said.err
-    assert vitlora(["merge", str(lora.folder), "--out", str(tmp_path / "y.safetensors")]) == 0
-    assert "note: --out is now called --output" in capsys.readouterr().err
+    assert vitlora(["merge", str(lora.folder), "--output", str(tmp_path / "y.safetensors")]) == 0
 
 
 def test_an_unreadable_picture_is_left_out_and_json_stays_json(
