@@ -208,6 +208,20 @@ def test_two_saves_interrupted_anywhere_leave_one_bundle_whole(
 
 
 @pytest.mark.parametrize("error", [Killed, OSError])
+def test_the_same_bundle_saved_again_keeps_its_card(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    """Its pending files bear the names of those that count, and the card has no sum of its own."""
+    folder = tmp_path / "bundle"
+    save(folder, "A")
+    for state in interrupted(folder, snapshot(folder), "A", error):
+        restore(folder, state)
+        assert which(folder) == "A"
+        save(folder, "D")
+        assert {name for name, _ in snapshot(folder)} == CLEAN | {"adapter_config.json"}
+
+
+@pytest.mark.parametrize("error", [Killed, OSError])
 def test_a_first_save_that_was_interrupted_is_in_nobodys_way(
     error: type[BaseException], tmp_path: Path
 ) -> None:

@@ -424,7 +424,7 @@ def test_damaged_bundles_are_refused(two: AdapterPool, tmp_path: Path) -> None:
         (lambda p: p.forward(pictures(1, 48), ["waste"]), r"\(1, 3, 48, 48\) of torch.float32"),
         (lambda p: p.forward(pictures(1)[0], ["waste"]), r"expected \(B, 3, 64, 64\)"),
         (lambda p: p.forward(pictures(1).byte(), ["waste"]), "of torch.uint8; expected"),
-        (lambda p: AdapterPool({}), "there is not an adapter to load"),
+        (lambda p: AdapterPool({}), "there is no adapter to load"),
     ],
 )
 def test_mistakes_in_a_call_are_one_clear_line(

@@ -206,7 +206,10 @@ def save_bundle(
                 "this again"
             )
         for name, content in files.items():
-            write_through(pending[name], content)
+            half = pending_path(folder / name, hashlib.sha256(content).hexdigest())
+            write_through(half, content)
+            if half != pending[name]:  # no sum is kept of the card: half of it must not be read
+                rename(half, pending[name])
         keep_names(folder)
         rename(pending[RECORD], folder / RECORD)
         finish_save(folder)
