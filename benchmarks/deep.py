@@ -23,7 +23,7 @@ from PIL import Image
 
 from vitlora.backbones import load_backbone
 from vitlora.data.bit_depth import ValueRange
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.folder import Folder
 from vitlora.data.images import open_image
 from vitlora.data.value_range import find_range

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from vitlora.backbones import load_backbone
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.evaluation.answers import answer
 from vitlora.metrics.confidence import NEVER, fit_temperature, threshold_for_error
 

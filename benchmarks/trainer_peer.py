@@ -96,7 +96,7 @@ def _peer(root: Path, weights: Path, epochs: int, seed: int) -> dict[str, float]
     from transformers import Trainer, TrainingArguments
 
     from vitlora.data.augmentation import Augmentation
-    from vitlora.data.class_folders import read_folder
+    from vitlora.data.read import read_folder
     from vitlora.data.dataset import ImageDataset, seed_worker
     from vitlora.data.preprocessing import Preprocessing
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from vitlora.cli.main import main
 from vitlora.commands import doctor
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.datamodule import FolderData
 from vitlora.data.duplicates import near_duplicates
 

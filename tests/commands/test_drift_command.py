@@ -17,7 +17,7 @@ from vitlora.bundle.checkpoint import load_bundle
 from vitlora.bundle.merging import merged_network
 from vitlora.cli.main import main as vitlora
 from vitlora.commands.drift import drift
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.errors import BundleError, DataError
 from vitlora.evaluation.calibrate import calibrate
 from vitlora.metrics.judge import Prediction

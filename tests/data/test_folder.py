@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.doctor.survey import survey
 from vitlora.data.folder import split_record
 from vitlora.errors import DataError, UsageError

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vitlora.data import groups as groups_module
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.groups import groups_of
 from vitlora.errors import DataError, UsageError
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitlora.commands.drift import _pictures as drift_pictures
 from vitlora.commands.predict import find_images
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.listing import describe, is_picture, list_pictures
 from vitlora.errors import DataError
 

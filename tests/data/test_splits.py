@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.folder import Folder, Sample
 from vitlora.data.splits import deal
 from vitlora.errors import DataError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from runs import micro
 
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.folder import Sample
 from vitlora.data.images import open_image
 from vitlora.errors import DataError

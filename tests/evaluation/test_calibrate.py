@@ -16,7 +16,7 @@ from runs import train
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.bundle.folder import REFERENCE
 from vitlora.bundle.merging import merged_network
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.folder import Sample
 from vitlora.data.images import open_image
 from vitlora.errors import BundleError, UsageError

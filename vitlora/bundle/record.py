@@ -128,6 +128,7 @@ def _check_record(record: Record) -> None:
             for count in _list(counts)
         },
         **{f"split drawn {n}": (drawn[n], kind) for n, kind in _DRAWN.items() if n in drawn},
+        **{f"split reading {n}": (value, str) for n, value in split.get("reading", {}).items()},
     }
     for name, (value, kind) in expected.items():
         if not is_a(value, kind) or (kind in (int, float) and not abs(value) < _MOST_NUMBER):

@@ -15,7 +15,7 @@ from vitlora import yaml_text
 from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.cli.results import check_json, take_json
 from vitlora.config_files import find_config
-from vitlora.data.class_folders import check_root
+from vitlora.data.read import check_root
 from vitlora.errors import UsageError
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # of options, in configs and on the command line

@@ -17,9 +17,11 @@ from typing import Any
 import yaml
 
 from vitlora import __version__
-from vitlora.data.class_folders import read_folder
+from vitlora.data.archives import size_and_time
 from vitlora.data.folder import Folder
 from vitlora.data.groups import groups_of
+from vitlora.data.layouts.reading import LayoutOptions
+from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_json, write_whole
 from vitlora.notes import tell
@@ -144,10 +146,11 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
     Raises:
         DataError: There is nothing to train on, or nothing to choose the epoch by.
     """
-    found = read_folder(data["root"], data["classes"])
+    found, _ = read_folder(data["root"], data["classes"], options=LayoutOptions.of(data))
     if data.get("resplit") or "all" in found.splits:  # as FolderData does
-        pool = found.pooled()
-        groups = groups_of(pool, data["groups"]) if data.get("groups") else None
+        pool = found.pooled() if data.get("resplit") else found
+        grouped = data.get("groups") or pool.groups
+        groups = groups_of(pool, data.get("groups")) if grouped else None
         shares = data["val_fraction"], data["test_fraction"], data["split_seed"]
         found = pool.split(*shares, groups, data.get("folds"), data.get("fold") or 0)
     for split in ("train", "val"):
@@ -160,7 +163,7 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
 def _digest(folder: Folder) -> str:
     """Returns a SHA-256 over the names and sizes of the pictures of each split."""
     known = sorted(
-        (part, sample.path.relative_to(folder.root).as_posix(), sample.path.stat().st_size)
+        (part, folder.name(sample), size_and_time(sample.path)[0])
         for part, samples in folder.splits.items()
         for sample in samples
     )

@@ -63,7 +63,7 @@ def doctor(
     root = Path(data).expanduser()
     page = Path(html).expanduser() if html else None
     out = Path(fix).expanduser() if fix else None
-    if not root.is_dir():
+    if not root.exists():
         raise DataError(f"--data '{root}': no such folder; expected one with class folders")
     if page:
         _check_page(page, root)
@@ -180,7 +180,10 @@ def _progress(done: int, total: int) -> None:
 def _summary(found: Survey) -> str:
     counts = Counter(picture.split for picture in found.pictures)
     splits = ", ".join(f"{split} {counts[split]:,}" for split in found.splits if split != "all")
-    classes = f"{len(found.pictures):,} pictures in {len(found.classes)} classes"
+    classes = (
+        f"{len(found.pictures):,} pictures in {len(found.classes)} classes, labels from "
+        f"{found.labels}"
+    )
     return f"{classes}: {splits}" if splits else classes
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlora.bundle.folder import check_there
+from vitlora.data.archives import is_archive
 from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
@@ -221,7 +222,7 @@ def _fields(drift: Drift, unreadable: dict[str, str]) -> dict[str, Any]:
 
 
 def _pictures(root: Path) -> list[Path]:
-    if not root.is_dir():
+    if not root.is_dir() and not is_archive(root):
         kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
         raise DataError(f"--data '{root}': {kind}")
     found = list_pictures(root)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vitlora.bundle.folder import check_there, newest_bundle
+from vitlora.data.archives import is_archive
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError
 from vitlora.files import check_target, write_whole
@@ -143,7 +144,7 @@ def find_images(words: Iterable[str | Path]) -> tuple[list[Path], list[str], lis
     others: list[Path] = []
     for word in words:
         path = Path(word).expanduser()
-        if path.is_dir():
+        if path.is_dir() or is_archive(path):
             listing = list_pictures(path)
             bad += [f"{one}: may not be read" for one in listing.passed_over.get("closed", [])]
             found = listing.pictures

@@ -9,29 +9,31 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from vitlora.data.augmentation import Augmentation, Recipe
-from vitlora.data.class_folders import read_folder
 from vitlora.data.dataset import ImageDataset, PictureLoader, Views, seed_worker
 from vitlora.data.division import Division
 from vitlora.data.folder import VAL_FRACTION, Folder
 from vitlora.data.inspection import Inspection
-from vitlora.data.listing import describe
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.loading import MORE_ROOM, SHARED, shared_memory, workers_in
 from vitlora.data.preprocessing import Preprocessing
+from vitlora.data.read import read_folder
 from vitlora.data.usage import Usage
 from vitlora.data.value_range import find_range, range_text, read_range
-from vitlora.errors import UsageError
-from vitlora.notes import note
+from vitlora.errors import UsageError, counted
+from vitlora.notes import note, tell
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
 class FolderData(LightningDataModule):
-    """A folder of pictures sorted into class folders.
+    """Labelled pictures: class folders, a table, a labelling tool's export, a zip or tar of them.
 
     Args:
         root: Folder with train/ and val/ (and test/), each with a folder for every class; or the
-            class folders themselves, which are then split by split_seed.
+            class folders themselves, which are then split by split_seed; or a table or export that
+            names pictures and their classes, or the folder that it lies in; or a .zip or .tar of
+            any of these.
         classes: Classes to use, in this order; null for all, sorted by name.
         batch_size: Pictures per step; auto takes as many of 32 at once as the free memory holds and
             accumulates the others.
@@ -55,6 +57,16 @@ class FolderData(LightningDataModule):
             classes; false saves the time: 27 core-seconds for 100,000 pictures.
         known_classes: Classes that come first, in this order, and need no folder: those of the
             bundle that --from names, which sets it.
+        layout: How the pictures are stored; null recognises it. folders, nested, class_folders.
+        images: Folder or archive of the pictures that a table or export names; null for where the
+            table lies.
+        file_column: Column of a table that names the pictures; null finds it by its name.
+        label_column: Column of a table with the classes; null finds it by its name.
+        split_column: Column of a table with train, val or test; null finds it by its name.
+        group_column: Column of a table with what must not be parted by a split, such as the
+            patient; null finds it by its name.
+        label_names: Text file with the name of class 0, 1, 2 ... on each line, where labels are
+            numbers.
         value_range: The two values that become black and white in files deeper than 8 bits; null
             finds them over the training pictures. Scoring takes those of the bundle.
     """
@@ -77,6 +89,13 @@ class FolderData(LightningDataModule):
         check_copies: bool = True,
         known_classes: list[str] | None = None,
         value_range: list[float] | None = None,
+        layout: str | None = None,
+        images: str | None = None,
+        file_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+        group_column: str | None = None,
+        label_names: str | None = None,
     ) -> None:
         super().__init__()
         self.auto_batch = batch_size == "auto"
@@ -87,7 +106,10 @@ class FolderData(LightningDataModule):
         if num_workers is not None and num_workers < 0:
             raise UsageError(f"data.num_workers is {num_workers}; expected 0 or more, or null")
         _check_shares(val_fraction, test_fraction, folds, fold)
-        found = read_folder(root, classes, known_classes or ())
+        options = LayoutOptions(
+            layout, images, file_column, label_column, split_column, group_column, label_names
+        )
+        found, self.source = read_folder(root, classes, known_classes or (), options)
         draw = {
             "val": val_fraction,
             "test": test_fraction,
@@ -95,6 +117,7 @@ class FolderData(LightningDataModule):
             **({} if folds is None else {"folds": folds, "fold": fold}),
         }
         self.division = Division(found, draw, groups, resplit, known_classes or ())
+        self._reading = {**options.given(), "layout": self.source.layout}
         self._inspection = Inspection(self.division, skip_unreadable, check_copies)
         self.batch_size = batch_size
         self.augment: Recipe = augment
@@ -103,7 +126,7 @@ class FolderData(LightningDataModule):
         )
         self.preprocessing: Preprocessing | None = None
         self._told = False
-        self._passed_over = found.passed_over
+        self._notes = self.source.notes
         try:
             self.value_range = read_range(value_range)
         except ValueError as error:
@@ -140,7 +163,7 @@ class FolderData(LightningDataModule):
 
     def record(self) -> dict[str, Any]:
         """Returns what a bundle says of its data."""
-        return self.division.record()
+        return {**self.division.record(), "reading": self._reading}
 
     def digest(self, split: str) -> str | None:
         """Returns the digest of a split as it lies in the folder, unreadable pictures included."""
@@ -162,9 +185,11 @@ class FolderData(LightningDataModule):
         Raises:
             DataError: A split is missing, or pictures are unreadable; each is named.
         """
-        if self._passed_over:
-            note(f"passed over {describe(self._passed_over)}")
-            self._passed_over = ()
+        if stage == "fit" and self._notes is not None:
+            tell(self._summary())
+        for line in self._notes or ():
+            note(line)
+        self._notes = None
         model = getattr(self.trainer, "lightning_module", None)
         if model is not None:
             if stage == "fit":
@@ -175,6 +200,15 @@ class FolderData(LightningDataModule):
             self._inspection.check(split, value_range)
         if stage == "fit":
             self._inspection.compare(value_range)
+
+    def _summary(self) -> str:
+        """Returns what was understood of the folder, in a line."""
+        splits = self.folder.splits
+        total = counted(sum(map(len, splits.values())), "picture")
+        counts = ", ".join(f"{part} {len(samples):,}" for part, samples in splits.items())
+        how = " (drawn)" if self.drawn else ""
+        classes = counted(len(self.folder.classes), "class")
+        return f"data: {total} in {classes}, labels from {self.source.labels}; {counts}{how}"
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""

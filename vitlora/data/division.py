@@ -1,6 +1,7 @@
 """Which of a folder's pictures is in which split: found so, drawn, or as trainings had it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Division:
         known_classes: Those of the bundle that training goes on from.
 
     Attributes:
+        found: The pictures as they were found, or pooled where that was asked for.
         folder: The pictures of each split, now.
         drawn: Whether the splits were drawn, not found as folders.
         grouping: Digest of the groups the draw kept together; None where there were none.
@@ -53,6 +55,11 @@ class Division:
         self._resplit = resplit
         self._known_classes = tuple(known_classes)
         folds = draw.get("folds")
+        if self.drawn and not resplit and "test" in found.splits and 0 < draw["test"] < 1:
+            raise UsageError(
+                f"data.test_fraction {draw['test']:g}: {found.root} has test pictures already; "
+                "leave it out, or set data.resplit true to pool them and split anew"
+            )
         if not self.drawn and (groups or folds):
             option = f"data.groups {groups}" if groups else f"data.folds {folds}"
             parts = ", ".join(f"{part}/" for part in found.splits)
@@ -60,8 +67,8 @@ class Division:
                 f"{option}: {found.root} is split into {parts} already; set data.resplit true to "
                 f"pool them and split anew, or {option.split()[0]} null to take them as they are"
             )
-        self._found, self._groups = found.pooled() if self.drawn else found, None
-        self.folder = self._split(self._found, groups) if self.drawn else found
+        self.found, self._groups = found.pooled() if resplit else found, None
+        self.folder = self._split(self.found, groups) if self.drawn else found
         self._digests = {split: self.folder.digest(split) for split in self.folder.splits}
 
     def record(self) -> dict[str, Any]:
@@ -101,29 +108,29 @@ class Division:
             DataError: Nothing is left to train on, or to validate on.
         """
         self.before = before
-        samples = [sample for some in self._found.splits.values() for sample in some]
+        samples = [sample for some in self.found.splits.values() for sample in some]
         known = self._known(samples)
         sides = {s.path: before.side(known.get(s.path)) for s in samples}
         settled = {path: side for path, side in sides.items() if side is not None}
+        there = {
+            part: [s for s in some if part == "all" or _fits(settled.get(s.path), part)]
+            for part, some in self.found.splits.items()
+        }
         if not self.drawn:
-            parts = self._found.splits.items()
-            self._take(
-                {
-                    part: [s for s in some if _fits(settled.get(s.path), part)]
-                    for part, some in parts
-                }
-            )
+            self._take(there)
         elif self._draw["test"] != 1:
-            groups = range(len(samples)) if self._groups is None else self._groups
-            groups = with_copies(groups, [known.get(s.path) for s in samples])
+            drawn = there["all"]
+            groups = range(len(drawn)) if self._groups is None else self._groups
+            groups = with_copies(groups, [known.get(s.path) for s in drawn])
             draw = {key: value for key, value in self._draw.items() if key != "groups"}
-            self._take(self._found.split(**draw, groups=groups, known=settled).splits)
+            kept = replace(self.found, splits=there)
+            self._take(kept.split(**draw, groups=groups, known=settled).splits)
         kept = {sample.path for some in self.folder.splits.values() for sample in some}
         lost = [side for path, side in settled.items() if path not in kept]
         for line in _left_out(lost, self.drawn):
             note(line)
         for part, what in (("train", "train on"), ("val", "validate on")):
-            wanted = self._draw["test"] != 1 if self.drawn else part in self._found.splits
+            wanted = self._draw["test"] != 1 if self.drawn else part in self.found.splits
             if wanted and part not in self.folder.splits:
                 why = "held out" if part == "train" else "was trained on"
                 raise DataError(
@@ -156,7 +163,7 @@ class Division:
         Returns:
             How many pictures are left out since they are new; None if nothing was done.
         """
-        samples = [sample for some in self._found.splits.values() for sample in some]
+        samples = [sample for some in self.found.splits.values() for sample in some]
         known = self._known(samples)
         splits: dict[str, list[Sample]] = {}
         for sample in sorted(samples, key=self.folder.name):
@@ -193,19 +200,20 @@ class Division:
 
     def _split(self, pool: Folder, source: str | None) -> Folder:
         """Returns the pictures split as asked; what the draw needs besides is recorded."""
-        if source is None or self._draw["test"] == 1:
+        if self._draw["test"] == 1 or (source is None and not pool.groups):
             return pool.split(**self._draw)
         self._groups = groups = groups_of(pool, source)
         folder = pool.split(**self._draw, groups=groups)
-        _note_shares(folder, self._draw)
+        _note_shares(folder, pool, self._draw)
         self.grouping = pool.grouping_digest(groups)
-        self._draw["groups"] = source if source == DUPLICATES else str(Path(source).resolve())
+        if source is not None:
+            self._draw["groups"] = source if source == DUPLICATES else str(Path(source).resolve())
         return folder
 
     def _take(self, splits: dict[str, list[Sample]]) -> None:
         """Replaces the splits; those left empty go."""
         splits = {split: splits[split] for split in SPLITS if splits.get(split)}
-        self.folder = Folder(self.folder.root, self.folder.classes, splits)
+        self.folder = replace(self.folder, splits=splits)
         self._digests = {split: self.folder.digest(split) for split in splits}
 
     def _known(self, samples: Iterable[Sample]) -> dict[Path, bytes]:
@@ -240,14 +248,14 @@ def _counted(pictures: int) -> str:
     return "1 picture is" if pictures == 1 else f"{pictures:,} pictures are"
 
 
-def _note_shares(folder: Folder, draw: dict[str, Any]) -> None:
+def _note_shares(folder: Folder, found: Folder, draw: dict[str, Any]) -> None:
     """Says so where whole groups leave a split far from what was asked."""
-    total = sum(map(len, folder.splits.values()))
+    total = len(found.splits["all"])
     val = (1 - draw["test"]) / draw["folds"] if "folds" in draw else draw["val"]
     for part, asked in (("val", val), ("test", draw["test"])):
-        share = len(folder.splits.get(part, ())) / total
-        if abs(share - asked) > _FAR:
+        drawn = len(folder.splits.get(part, ())) - len(found.splits.get(part, ()))
+        if abs(drawn / total - asked) > _FAR:
             note(
-                f"{part} holds {share:.0%} of the pictures where {asked:.0%} was asked: "
+                f"{part} holds {drawn / total:.0%} of the pictures where {asked:.0%} was asked: "
                 "groups stay whole, and a class has a picture in each split"
             )

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitlora.data.archives import open_file
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.hamming import ROWS, bits_apart, near_pairs
 from vitlora.data.images import MemoryShortError, open_marked
@@ -227,7 +228,7 @@ def _hashes(prints: Sequence[Fingerprint]) -> NDArray[np.uint64]:
 
 def _digest(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None

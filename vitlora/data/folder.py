@@ -5,7 +5,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,17 @@ VAL_FRACTION = 0.2  # held out of class folders unless another share is asked fo
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture file and the index of its class."""
+    """One picture file and the index of its class.
+
+    Attributes:
+        path: The file; it may lie in an archive.
+        label: Index of its class.
+        name: What draws and digests know it by; empty for its path below the folder.
+    """
 
     path: Path
     label: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,17 +46,17 @@ class Folder:
     """An image folder, read but not opened.
 
     Attributes:
-        root: The folder.
+        root: The folder, archive, or file that lists the pictures.
         classes: Class names in label order, Unicode-normalised (NFC).
-        splits: ``train``, ``val`` and ``test`` as far as they exist, or ``all`` for class folders
-            that have not been split.
-        passed_over: Files in class folders that are no pictures; known of a folder as it was read.
+        splits: ``train``, ``val`` and ``test`` as far as they exist, and ``all`` for pictures that
+            are still to be split.
+        groups: Of pictures by name, where the folder itself says which belong together.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, list[Sample]]
-    passed_over: tuple[Path, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def counts(self, split: str) -> list[int]:
         """Returns the number of pictures of each class in a split."""
@@ -64,7 +71,7 @@ class Folder:
     def pooled(self) -> "Folder":
         """Returns the folder with the pictures of all its splits together, not yet split."""
         samples = [sample for part in self.splits.values() for sample in part]
-        return Folder(self.root, self.classes, {"all": samples})
+        return replace(self, splits={"all": samples})
 
     def split(
         self,
@@ -76,11 +83,12 @@ class Folder:
         fold: int = 0,
         known: Mapping[Path, str] | None = None,
     ) -> "Folder":
-        """Returns class folders divided into train, val and (where ``test`` > 0) test.
+        """Returns the pictures of ``all`` divided into train, val and (where ``test`` > 0) test.
 
-        Every class is divided by the same shares; with ``test`` 1 all of it is for testing. Which
-        side a new picture falls on depends on the seed, the paths and the groups alone: the same
-        on every machine. Of those that are known, their side is kept.
+        Every class is divided by the same shares; with ``test`` 1 every picture is for testing.
+        What lies in other splits stays there. A class with too few pictures, or groups, to hold one
+        out is trained on. Which side a new picture falls on depends on the seed, the paths and the
+        groups alone: the same on every machine. Of those that are known, their side is kept.
 
         Args:
             val: Share of each class for validation; ignored with ``folds``.
@@ -95,36 +103,64 @@ class Folder:
                 trained on has no place and is left out.
 
         Raises:
-            DataError: A class has too few pictures, or groups, to have one in each split.
+            DataError: No class has enough pictures to hold one out; a class has too few pictures,
+                or groups, to have one in each fold; or groups leave one nothing to train on.
         """
         samples = self.splits["all"]
         if test == 1:
-            return Folder(self.root, self.classes, {"test": samples})
+            return replace(self, splits={"test": self.pooled().splits["all"]})
         whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
         splits, whole = _settled(whole, known or {})
         sizes = [Counter(sample.label for sample in group) for group in whole]
         total = sum(sizes, Counter[int]())
         counts = [total[label] for label in range(len(self.classes))]
         if folds is None:
-            placed = Folder(self.root, self.classes, splits)
+            placed = replace(self, splits=splits)
             there = {part: placed.counts(part) for part in SPLITS} if known else None
             parts, wanted = wanted_shares(counts, val, test, there)
+            if not known:
+                self._train_on_few(parts, wanted, sizes)
         else:
             parts, wanted = wanted_folds(counts, folds, fold, test)
-        into = "train, val and test" if test else "train and val"
-        if folds is not None:
-            into = f"{folds} folds" + (" and test" if test else "")
-        if not known:
-            self._check_enough(wanted, sizes, into)
+            if not known:
+                self._check_enough(wanted, sizes, f"{folds} folds" + (" and test" if test else ""))
         dealt: list[list[Sample]] = [[] for _ in parts]
         for group, side in zip(whole, deal(sizes, wanted), strict=True):
             dealt[side] += group
         if not known:
-            self._check_everywhere(dealt, into)
+            self._check_everywhere(dealt, wanted, parts)
         for part, some in zip(parts, dealt, strict=True):
             splits[part] += some
+        for part, found in self.splits.items():
+            if part != "all":
+                splits[part] += found
         splits = {part: sorted(s, key=self.name) for part, s in splits.items() if s}
-        return Folder(self.root, self.classes, splits)
+        return replace(self, splits=splits)
+
+    def _train_on_few(
+        self, parts: Sequence[str], wanted: Wanted, sizes: Sequence[Counter[int]]
+    ) -> None:
+        """Changes what is wanted of classes too small for every part: training comes first.
+
+        Raises:
+            DataError: All classes are.
+        """
+        in_groups = Counter(label for size in sizes for label in size)
+        train = parts.index("train")
+        for label in range(len(self.classes)):
+            shares = [part[label] for part in wanted]
+            enough = min(sum(shares), in_groups[label]) >= len(parts) and shares[train] >= 1
+            if enough or not sum(shares):
+                continue
+            held = max(0, min(sum(shares), in_groups[label]) - 1)  # groups that can be held out
+            for part, some in enumerate(wanted):
+                some[label] = int(part != train and part < held)
+            wanted[train][label] = sum(shares) - sum(some[label] for some in wanted)
+        if not any(wanted[parts.index("val")]):
+            raise DataError(
+                f"no class of {self.root} has two pictures or groups, so none can be held out for "
+                "validation; add pictures"
+            )
 
     def _whole_groups(self, groups: Sequence[int], seed: int) -> list[list[Sample]]:
         """Returns the pictures of each group, the groups in the order of the draw.
@@ -169,22 +205,23 @@ class Folder:
                 "data.classes"
             )
 
-    def _check_everywhere(self, dealt: Sequence[Sequence[Sample]], into: str) -> None:
-        """Refuses all classes at once that a part has no picture of."""
-        counts = self.counts("all")
+    def _check_everywhere(
+        self, dealt: Sequence[Sequence[Sample]], wanted: Wanted, parts: Sequence[str]
+    ) -> None:
+        """Refuses all classes at once that groups leave out of a part that should have them."""
         missing = {
             label
-            for samples in dealt
-            for label in set(range(len(counts))) - {sample.label for sample in samples}
-            if counts[label]
+            for samples, some in zip(dealt, wanted, strict=True)
+            for label in set(range(len(some))) - {sample.label for sample in samples}
+            if some[label]
         }
         if missing:
             names = [f"'{self.classes[label]}'" for label in sorted(missing)]
             raise DataError(
                 f"{counted(len(names), 'class')} found no place in each part when split into "
-                f"{into}: {a_few(names)}. Groups hold other classes too, and data.groups divides "
-                "none. Make groups smaller, ask for other shares, or leave such a class out of "
-                "data.classes"
+                f"{', '.join(dict.fromkeys(parts))}: {a_few(names)}. Groups hold other classes "
+                "too, and data.groups divides none. Make groups smaller, ask for other shares, or "
+                "leave such a class out of data.classes"
             )
 
     def grouping_digest(self, groups: Sequence[int]) -> str:
@@ -200,6 +237,8 @@ class Folder:
 
     def name(self, sample: Sample) -> str:
         """Returns a picture's path below the root, with forward slashes (NFC)."""
+        if sample.name:
+            return sample.name
         # a Mac writes "é" as two characters where Linux writes one: the name must not depend on it
         return unicodedata.normalize("NFC", sample.path.relative_to(self.root).as_posix())
 

@@ -8,6 +8,7 @@ from posixpath import normpath
 
 from vitlora.data.duplicates import near_duplicates
 from vitlora.data.folder import Folder
+from vitlora.data.layouts.reading import Place
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.notes import tell
 
@@ -15,19 +16,25 @@ DUPLICATES = "duplicates"
 _COLUMNS = ("file", "group")
 
 
-def groups_of(folder: Folder, source: str) -> list[int]:
+def groups_of(folder: Folder, source: str | None) -> list[int]:
     """Returns the number of the group of each picture of class folders not yet split.
 
     Args:
         folder: Its pictures are those of ``all``.
         source: ``duplicates`` for pictures that look the same, or a CSV file with the columns
-            ``file`` (relative to the folder) and ``group``, which names every picture.
+            ``file`` (relative to the folder) and ``group``, which names every picture; None for
+            the groups that the folder itself gives, a picture without one standing for itself.
 
     Raises:
         UsageError: There is no such file.
         DataError: The file is no such CSV, or names other pictures than the folder holds.
     """
     samples = folder.splits["all"]
+    if source is None:
+        names = [folder.name(sample) for sample in samples]
+        numbers: dict[tuple[bool, str], int] = {}
+        keys = [(n in folder.groups, folder.groups.get(n, n)) for n in names]
+        return [numbers.setdefault(key, len(numbers)) for key in keys]
     if source == DUPLICATES:
         tell(f"looking for near-duplicates among {len(samples):,} pictures …")
         return near_duplicates([sample.path for sample in samples])
@@ -82,7 +89,7 @@ def _numbers(folder: Folder, file: Path, listed: dict[str, str]) -> list[int]:
             " expected every one, a picture that stands for itself in a group of its own"
         )
     unknown = listed.keys() - set(names)
-    unknown -= set(_files(folder)) if unknown else set()  # pictures of classes left out, perhaps
+    unknown -= set(_files(folder)) if unknown else set()  # of classes left out, or of other splits
     if unknown:
         raise DataError(
             f"{file} lists {_these(sorted(unknown))} that {folder.root} does not hold; expected "
@@ -93,8 +100,8 @@ def _numbers(folder: Folder, file: Path, listed: dict[str, str]) -> list[int]:
 
 
 def _files(folder: Folder) -> Iterator[str]:
-    for path in folder.root.rglob("*"):
-        yield _key(path.relative_to(folder.root).as_posix())
+    place = Place(folder.root)
+    yield from map(_key, (*place.pictures, *place.others))
 
 
 def _these(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
 
+from vitlora.data.archives import open_file, size_and_time
 from vitlora.data.bit_depth import (
     IN_FULL,
     ValueRange,
@@ -176,14 +177,15 @@ def orientation(image: Image.Image) -> int:
 def _file(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
     """Opens a file, its pixels not yet decoded."""
     start = _start(path)
+    source = path if Path(path).exists() else open_file(path)  # of an archive
     if start.startswith(_JPEG):
         # past Pillow's limit on the nominal size: what counts is how large it is decoded
-        return JpegImagePlugin.JpegImageFile(path)
+        return JpegImagePlugin.JpegImageFile(source)
     if start[4:8] == b"ftyp" and find_spec("pillow_heif"):
         from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
 
         register_heif_opener()
-    image = Image.open(path)
+    image = Image.open(source)
     if image.format == "TIFF":
         # Pillow 13.0.0 maps an uncompressed TIFF of one strip into memory if it knows its name, and
         # one that EXIF turns by a quarter by the wrong width; drop once it no longer does
@@ -195,7 +197,7 @@ def _start(path: str | os.PathLike[str]) -> bytes:
     """Returns the first bytes of a file, which tell most kinds apart."""
     if Path(path).is_fifo():  # it would keep its reader waiting
         raise DataError(f"{path}: a named pipe, not a picture file")
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         return file.read(12)
 
 
@@ -248,7 +250,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "is a folder, not a picture"
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    if path.stat().st_size == 0:
+    if size_and_time(path)[0] == 0:
         return "the file is empty"
     start = _start(path)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC and not find_spec("pillow_heif"):

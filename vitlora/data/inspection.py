@@ -71,11 +71,14 @@ class Inspection:
             before = folder.counts(split)
             folder.splits[split] = [s for s in samples if s.path not in problems]
             counts = zip(folder.classes, before, folder.counts(split), strict=True)
-            if lost := [f"'{name}'" for name, had, left in counts if had and not left]:
+            lost = [f"'{name}'" for name, had, left in counts if had and not left]
+            if lost and (split == "train" or not folder.splits[split]):
                 raise DataError(
                     f"{counted(len(lost), 'class')} without a readable picture in {split}: "
                     f"{a_few(lost)}; add some, or leave such a class out of data.classes"
                 )
+            if lost:
+                note(f"{split} has no readable picture of {a_few(lost)}: nothing measures them")
         self._checked[split] = folder
 
     def compare(self, value_range: ValueRange | None) -> None:
@@ -108,7 +111,7 @@ class Inspection:
     def _note_outside(self, split: str, paths: list[Path], value_range: ValueRange | None) -> None:
         if not paths:
             return
-        such = f"such as {paths[0].relative_to(self.division.folder.root).as_posix()}"
+        such = f"such as {paths[0].name}"
         if value_range is None:
             said = f"are deeper than 8 bits, unlike those of training, {such}: no scale is known"
         else:

@@ -5,9 +5,10 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
+from vitlora.data.archives import is_archive, members, open_file
 from vitlora.errors import DataError, a_few, counted
 
 Kind = Literal["other", "hidden", "linked", "closed"]
@@ -25,6 +26,7 @@ _RAW = frozenset(_RAW_SUFFIXES.split())
 # What lies beside pictures by the thousand and need not be opened to be known.
 _NO_SUFFIXES = ".txt .json .xml .csv .tsv .yaml .yml .md .html .py .npy .npz .pt"
 _NONE = frozenset(_NO_SUFFIXES.split())
+_KNOWN = SUFFIXES | _RAW | _NONE
 _STARTS = (
     (0, b"\xff\xd8\xff"),  # JPEG
     (0, b"\x89PNG\r\n\x1a\n"),
@@ -51,10 +53,12 @@ class Listing:
         passed_over: The other files and folders by kind: ``other`` (files that are no pictures),
             ``hidden``, ``linked`` (links to folders that are looked through anyway, or to a folder
             above), ``closed`` (folders that may not be read).
+        folders: Those looked through, the empty ones too, but not the one that was listed.
     """
 
     pictures: list[Path] = field(default_factory=list)
     passed_over: dict[Kind, list[Path]] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
 
     def note(self, kind: Kind, path: Path) -> None:
         """Puts a file or folder down as passed over."""
@@ -81,6 +85,8 @@ def list_pictures(folder: Path) -> Listing:
     Hidden files and folders hold copies (.ipynb_checkpoints …) and are left alone; a folder, pipe,
     socket or device is never a picture, whatever its name.
     """
+    if is_archive(folder):
+        return _list_archive(folder)
     found = Listing()
     links = list(_walk(folder, found, seen := _and_above(folder)))
     while links:  # after all that is really there, so that a new link renames no picture
@@ -89,8 +95,27 @@ def list_pictures(folder: Path) -> Listing:
             found.note("linked", link)
             continue
         seen.add(real)
+        found.folders.append(link)
         links += _walk(link, found, seen)
     found.pictures.sort()
+    found.folders.sort()
+    return found
+
+
+def _list_archive(archive: Path) -> Listing:
+    """Returns what lies in an archive, as if it were a folder."""
+    found, folders = Listing(), set[PurePosixPath]()
+    for name in members(archive):
+        inside, path = PurePosixPath(name), archive / name
+        if any(part.startswith((".", "__MACOSX")) for part in inside.parts):
+            found.note("hidden", path)
+            continue
+        folders.update(inside.parents)
+        if _named_as_picture(path) or (_unknown(path) and _starts_as_picture(path)):
+            found.pictures.append(path)
+        else:
+            found.note("other", path)
+    found.folders = [archive / folder for folder in sorted(folders) if folder.name]
     return found
 
 
@@ -100,10 +125,18 @@ def is_picture(file: Path) -> bool:
     A link to nothing is one by its ending, so that it is reported; a pipe or a socket never is: it
     would keep its reader waiting.
     """
-    suffix = file.suffix.lower()
-    if file.name.startswith(".") or suffix in _RAW or suffix in _NONE:
+    if file.name.startswith(".") or not (_named_as_picture(file) or _unknown(file)):
         return False
-    return not _is_special(file) and (suffix in SUFFIXES or _starts_as_picture(file))
+    return not _is_special(file) and (_named_as_picture(file) or _starts_as_picture(file))
+
+
+def _named_as_picture(file: PurePath) -> bool:
+    return file.suffix.lower() in SUFFIXES
+
+
+def _unknown(file: PurePath) -> bool:
+    """Returns whether the ending says neither that it is a picture nor that it is none."""
+    return file.suffix.lower() not in _KNOWN
 
 
 def describe(passed_over: Collection[PurePath]) -> str:
@@ -144,13 +177,17 @@ def _walk(folder: Path, found: Listing, seen: set[str]) -> Iterator[Path]:
             if entry.name.startswith("."):
                 found.note("hidden", path)
             elif not _is_folder(entry):
-                found.pictures.append(path) if is_picture(path) else found.note("other", path)
+                # an entry that is a plain file needs no question to the disk
+                plain = entry.is_file(follow_symlinks=False) and _named_as_picture(path)
+                yes = plain or is_picture(path)
+                found.pictures.append(path) if yes else found.note("other", path)
             elif entry.is_symlink():
                 yield path
             elif (real := os.path.realpath(path)) in seen:
                 found.note("linked", path)
             else:
                 seen.add(real)
+                found.folders.append(path)
                 below.append(path)
 
 
@@ -170,8 +207,8 @@ def _is_special(file: Path) -> bool:
 
 def _starts_as_picture(file: Path) -> bool:
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             start = opened.read(16)
-    except OSError:
+    except (OSError, DataError):
         return False
     return any(start[place:].startswith(known) for place, known in _STARTS)

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save
 
+from vitlora.data.archives import open_file
+from vitlora.errors import DataError
+
 # Of a file's SHA-256. One of 10,000 other pictures agrees with one of 100,000 in 1 of 1,100 cases.
 _BYTES = 5
 _PARTS = ("train", "val", "test")
@@ -71,9 +74,9 @@ def contents(paths: Iterable[Path]) -> dict[Path, bytes]:
 
     def read(path: Path) -> bytes | None:
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 return content_of(hashlib.file_digest(file, "sha256").digest())
-        except OSError:
+        except (OSError, DataError):
             return None
 
     paths = list(paths)

@@ -4,13 +4,13 @@ One guard for every command: ``settle`` sees to it that a split that training dr
 was held out, or not at all, and ``seen.seen`` says how many of the pictures training knew.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitlora.bundle.checkpoint import Bundle
-from vitlora.data.class_folders import class_name
 from vitlora.data.datamodule import FolderData
-from vitlora.data.folder import SPLITS, Sample
+from vitlora.data.folder import Sample
 from vitlora.errors import BundleError, DataError, a_few, counted, nearest
 from vitlora.evaluation.seen import Seen, seen
 from vitlora.evaluation.training_folder import at_home, folder_of, same_split
@@ -111,7 +111,6 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
         DataError: There are no such pictures, or a class of the bundle is missing.
         BundleError: The split drawn from training's folder is no longer the one held out.
     """
-    notes = _check_classes(bundle, Path(root).expanduser()) if root is not None else []
     data = folder_of(bundle, root)
     digests, parts = bundle.record.split["digests"], data.folder.splits
     wanted = split or next(part for part in ("test", "val", "train") if part in parts)
@@ -119,13 +118,15 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
     parts = data.folder.splits
     ours = at_home(bundle, data) or data.recalled or same_split(data, digests, "val")
     if data.drawn and not ours:
-        parts = {"all": [sample for samples in parts.values() for sample in samples]}
+        found = data.division.found.splits
+        parts = {**found, "all": found["all"]}
     chosen = split or next(part for part in ("test", "val", "all", "train") if part in parts)
     if chosen not in parts:
         has = ", ".join(parts)
         raise DataError(f"{data.folder.root} has no split '{chosen}'; it has {has}: see --split")
     known = seen(bundle, parts[chosen])
     as_then = data.recalled or same_split(data, digests, chosen)
+    notes = _classes_note(bundle, data, parts[chosen])
     notes += [f"{line[0].upper()}{line[1:]}." for line in ([note] if note else [])]
     notes += _warnings(chosen, as_then, not ours and known.trained is None)
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes), known)
@@ -147,25 +148,29 @@ def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
     return []
 
 
-def _check_classes(bundle: Bundle, root: Path) -> list[str]:
-    """Refuses a folder that lacks a class; returns a note on those the bundle does not know."""
-    if not root.is_dir():
-        raise DataError(f"--data '{root}': no such folder")
-    parts = [root / name for name in SPLITS if (root / name).is_dir()] or [root]
-    found = {
-        class_name(child)
-        for part in parts
-        for child in part.iterdir()
-        if child.is_dir() and not child.name.startswith((".", "__"))
-    }
-    strangers = sorted(found - set(bundle.record.classes))
-    for name in bundle.record.classes:
-        if name not in found:
+def _classes_note(bundle: Bundle, data: FolderData, samples: Sequence[Sample]) -> list[str]:
+    """Returns a note on classes that the bundle does not know, and on those without pictures.
+
+    Raises:
+        DataError: A class has nearly the name of one of the bundle's that has no pictures.
+    """
+    classes, notes = bundle.record.classes, []
+    absent = [name for name in classes if name not in data.source.classes]
+    strangers = [name for name in data.source.classes if name not in classes]
+    for name in strangers:
+        if close := nearest(name, absent):
             raise DataError(
-                f"{root} has no class folder '{name}'{nearest(name, strangers)}; {bundle.folder} "
-                f"knows {a_few(bundle.record.classes)}, and needs pictures of each"
+                f"{data.folder.root} has pictures of '{name}', a class that {bundle.folder} does "
+                f"not know{close}; it knows {a_few(classes)}. Rename it, or move it elsewhere"
             )
-    if not strangers:
-        return []
-    names = a_few(strangers)
-    return [f"Left out, because the bundle does not know these classes: {names}."]
+    if strangers:
+        names = a_few(strangers)
+        notes.append(f"Left out, because the bundle does not know these classes: {names}.")
+    there = {sample.label for sample in samples}
+    if len(there) < len(classes):
+        names = a_few(name for label, name in enumerate(classes) if label not in there)
+        notes.append(
+            f"{len(classes) - len(there):,} of {len(classes):,} classes have no picture here, so "
+            f"nothing below is said of them: {names}."
+        )
+    return notes

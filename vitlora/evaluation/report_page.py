@@ -141,7 +141,7 @@ class ReportPage:
     def _figure(self, index: int, image: str, overlay: str = "") -> Figure:
         sample, classes = self.samples[index], self.scores.classes
         return Figure(
-            name=sample.path.relative_to(self.pictures.root).as_posix(),
+            name=sample.name or sample.path.name,
             image=image,
             map=overlay,
             true=classes[sample.label],

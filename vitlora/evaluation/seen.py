@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from vitlora.bundle.checkpoint import Bundle
+from vitlora.data.archives import is_there, size_and_time
 from vitlora.data.folder import Sample
 from vitlora.data.usage import Usage, contents, used
 from vitlora.errors import DataError, UsageError
@@ -120,14 +120,14 @@ def copies(samples: Iterable[Sample], among: Iterable[Sample]) -> list[Path]:
     """
     sizes: dict[int, list[Path]] = {}
     for sample in among:
-        if sample.path.is_file():
-            sizes.setdefault(sample.path.stat().st_size, []).append(sample.path)
+        if is_there(sample.path):
+            sizes.setdefault(size_and_time(sample.path)[0], []).append(sample.path)
     known: dict[int, set[bytes]] = {}
     found = []
-    for path in (sample.path for sample in samples if sample.path.is_file()):
-        size = path.stat().st_size
+    for path in (sample.path for sample in samples if is_there(sample.path)):
+        size = size_and_time(path)[0]
         if size in sizes and size not in known:
-            known[size] = {sha256(one.read_bytes()).digest() for one in sizes[size]}
-        if size in known and sha256(path.read_bytes()).digest() in known[size]:
+            known[size] = set(contents(sizes[size]).values())
+        if size in known and contents([path])[path] in known[size]:
             found.append(path)
     return found

@@ -7,7 +7,10 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import DRAW
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.errors import DataError
+
+_OLDER = {"layout": "folders"}  # bundles that do not say so were trained on class folders
 
 
 def at_home(bundle: Bundle, data: FolderData) -> bool:
@@ -24,26 +27,28 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
 
     Raises:
         DataError: Training's folder is not known, or is gone.
-        UsageError: A class of the bundle has no folder.
+        UsageError: The options of training's draw no longer fit the folder.
     """
     record = bundle.record
     known = record.split["root"]
     found = record.split.get("drawn", {})
-    shared = any(map(is_network_path, (known, str(found.get("groups", "")))))
-    if root is None and (not known or shared or not Path(known).is_dir()):
+    places = (known, found.get("groups", ""), *record.split.get("reading", {}).values())
+    shared = any(is_network_path(str(place)) for place in places)
+    if root is None and (not known or shared or not Path(known).exists()):
         where = f"no longer at {known}" if known else "not known"
         raise DataError(
             f"the pictures {bundle.folder} was trained on are {where}; pass --data DIR, a folder "
             "with pictures of the same classes"
         )
-    keys = list(DRAW)
+    keys, reading = list(DRAW), record.split.get("reading", _OLDER)
     if root is not None and (shared or str(Path(root).expanduser().resolve()) != known):
-        keys = ["val", "test", "seed"]  # the others were asked for of the folder of training alone
-    drawn = {DRAW[key]: found[key] for key in keys if key in found}
-    classes = list(record.classes)
-    if record.parent is not None:  # it may know classes of which training had no pictures
-        drawn["known_classes"] = classes
-    data = FolderData(root or known, classes, skip_unreadable=True, **drawn)
+        keys, reading = ["val", "test", "seed"], {}  # the others were said of training's folder
+    options = {DRAW[key]: found[key] for key in keys if key in found}
+    options |= LayoutOptions.of(reading).given()
+    classes = list(record.classes)  # a class without pictures is not measured
+    data = FolderData(
+        root or known, classes, known_classes=classes, skip_unreadable=True, **options
+    )
     data.preprocessing = record.preprocessing
     return data
 

@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from vitlora import adapters
-from vitlora.data.class_folders import read_folder
+from vitlora.data.layouts.reading import LayoutOptions
+from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import pick_device, pick_precision
 from vitlora.memory.batch import fitting_batch
@@ -177,9 +178,10 @@ def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, 
     """Returns the classes, the training pictures if they can be counted, and who says so."""
     root = Path(data["root"])
     try:
-        folder = read_folder(root, data["classes"], data.get("known_classes") or ())
+        known = data.get("known_classes") or ()
+        folder, _ = read_folder(root, data["classes"], known, LayoutOptions.of(data))
     except DataError:
-        if root.is_dir() and asked is None:
+        if root.exists() and asked is None:
             raise
         if asked is None and data["classes"]:
             return len(data["classes"]), None, "data.classes"

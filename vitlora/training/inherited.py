@@ -12,6 +12,7 @@ from vitlora.bundle.folder import RUN_CONFIG
 from vitlora.bundle.plain import is_a
 from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, shown
 
@@ -49,6 +50,10 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     # where the run was started, its paths need not lead to the same place as here
     places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
     options |= {name: place for name, place in places.items() if place and name in options}
+    if "data.root" in chosen:  # how another place is read, it says itself
+        options = {name: v for name, v in options.items() if name not in LayoutOptions().__dict__}
+    else:
+        options |= record.split.get("reading", {"layout": "folders"})
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself

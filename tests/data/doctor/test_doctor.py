@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 from vitlora.data.datamodule import FolderData
 from vitlora.data.doctor import examine
 from vitlora.data.doctor.finding import Finding

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitlora.data.archives import open_file
 from vitlora.data.doctor.flaws import endings
 from vitlora.data.doctor.leaks import copy_groups, file_of
 from vitlora.data.doctor.survey import RECORD, Picture, Survey
@@ -133,7 +134,7 @@ def _fill(new: Path, folder: Folder, pictures: dict[Path, Picture]) -> dict[str,
             name = _free_name(f"{split}/{picture.label}", picture, taken)
             target = new / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(sample.path.resolve(), target)
+            _link(sample.path, target)
             written[name] = picture.name
     return written
 
@@ -151,7 +152,11 @@ def _free_name(folder: str, picture: Picture, taken: set[str]) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
+    if not source.exists():  # in an archive
+        with open_file(source) as file:
+            target.write_bytes(file.read())
+        return
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:  # another disk, or a file system without links
         shutil.copy2(source, target)

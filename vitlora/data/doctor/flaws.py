@@ -52,31 +52,35 @@ def classes(survey: Survey) -> Iterator[Finding]:
             f"{len(survey.classes)} class folders; training needs 2 or more",
             "give every class a folder of its own, in train/ and val/ or in --data itself",
         )
-    missing = [
-        f"{split}/{label}"
+    counts = Counter((picture.split, picture.label) for picture in survey.readable)
+    lacking = {
+        _place(split, label): "no readable picture"
+        if (split, label) in survey.present
+        else "absent"
         for split in survey.splits
         for label in survey.classes
-        if (split, label) not in survey.present
-    ]
-    if missing:
-        yield Finding(
-            "missing_class",
-            "error",
-            "class folders missing that other splits have",
-            "add them with pictures, or leave the class out with data.classes",
-            missing,
-        )
-    counts = Counter((picture.split, picture.label) for picture in survey.readable)
-    empty = [_place(*place) for place in sorted(survey.present) if not counts[place]]
-    if empty:
+        if not counts[split, label]
+    }
+    to_train = {p: why for p, why in lacking.items() if not p.startswith(("val/", "test/"))}
+    if to_train:
         yield Finding(
             "empty_class",
             "error",
-            "class folders without a readable picture",
+            "classes without a readable picture to train on",
             "add pictures, or leave the class out with data.classes",
-            empty,
+            list(to_train),
+            to_train,
         )
-    if survey.splits == ["all"] and len(survey.classes) > 1 and not empty:
+    if others := {p: why for p, why in lacking.items() if p not in to_train}:
+        yield Finding(
+            "unmeasured",
+            "warning",
+            "classes that val/ or test/ has no picture of",
+            "add pictures: nothing measures such a class there",
+            list(others),
+            others,
+        )
+    if survey.splits == ["all"] and len(survey.classes) > 1 and not to_train:
         yield from _not_splittable(survey)
     train = {label: counts["train", label] + counts["all", label] for label in survey.classes}
     train = {label: count for label, count in train.items() if count}
@@ -98,14 +102,12 @@ def classes(survey: Survey) -> Iterator[Finding]:
             f"'{most}' has {train[most]} pictures, '{least}' {train[least]}",
             "read macro-F1 rather than accuracy; add pictures of the small classes",
         )
-    missing = [split for split in ("train", "val") if split not in survey.splits]
-    if missing and survey.splits != ["all"]:
+    if survey.splits and not {"train", "all"} & set(survey.splits):
         yield Finding(
-            "no_validation",
+            "no_training",
             "error",
-            f"{', '.join(f'{split}/' for split in survey.splits)} without "
-            f"{' and '.join(f'{split}/' for split in missing)}: fit needs train/ and val/",
-            "add what is missing, or split anew: vitlora doctor --data DIR --fix OUT",
+            f"{', '.join(f'{split}/' for split in survey.splits)} without train/: fit needs it",
+            "add train/, or split anew: vitlora doctor --data DIR --fix OUT",
         )
 
 
@@ -243,14 +245,14 @@ def unused(survey: Survey) -> Iterator[Finding]:
         (
             "folders",
             "warning",
-            "folders beside train/, val/ and test/, which are not used",
-            "rename them if they are splits: 'valid' to 'val', say",
+            "folders without a picture that is used",
+            "rename them if they are splits; move them elsewhere if not",
         ),
         (
             "beside",
             "warning",
-            "pictures beside class folders, which are not used",
-            "move them into the folder of their class",
+            "pictures without a class, which are not used",
+            "give them one, or leave them out on purpose",
         ),
         (
             "linked",

@@ -1,7 +1,7 @@
 """Everything that lies in an image folder, looked at once: what the folder doctor judges."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from vitlora.data.bit_depth import ValueRange
-from vitlora.data.class_folders import class_name
 from vitlora.data.duplicates import Fingerprint, fingerprint
 from vitlora.data.folder import SPLITS
 from vitlora.data.images import open_image, orientation, reading
-from vitlora.data.listing import is_picture, list_pictures
+from vitlora.data.layouts.reading import LayoutOptions, Place, Reading
+from vitlora.data.read import read_place
 from vitlora.data.value_range import Found, find_range
 from vitlora.errors import DataError
 
@@ -66,19 +66,23 @@ class Survey:
 
     Attributes:
         root: The folder.
-        splits: Those found, ``all`` alone in a folder of class folders.
-        classes: Names of all class folders, sorted.
-        present: Split and class of every class folder there is.
+        splits: Those found; ``all`` for pictures that are still to be split.
+        labels: Where the classes come from, in a few words.
+        notes: What a user should know of how the folder was read, a line each.
+        classes: Names of all classes, sorted.
+        present: Split and class of every class folder there is, or of every class of a table.
         pictures: In the order of their names.
         unused: Names of files and folders that training passes over, by kind: ``hidden``,
-            ``beside`` (pictures beside class folders), ``folders`` (beside the splits), ``other``
-            (files that are no pictures), ``linked`` (links to folders that are looked through
-            anyway), ``closed`` (folders that may not be read).
+            ``beside`` (pictures without a class), ``folders`` (without a picture that has one),
+            ``other`` (files that are no pictures), ``linked`` (links to folders that are looked
+            through anyway), ``closed`` (folders that may not be read).
         depth: The scale of the training pictures deeper than 8 bits.
     """
 
     root: Path
     splits: list[str]
+    labels: str = "class folders"
+    notes: tuple[str, ...] = ()
     classes: list[str] = field(default_factory=list)
     present: set[tuple[str, str]] = field(default_factory=set)
     pictures: list[Picture] = field(default_factory=list)
@@ -95,46 +99,57 @@ class Survey:
         """The pictures that can be read."""
         return [picture for picture in self.pictures if picture.problem is None]
 
-    def name(self, path: Path) -> str:
-        """Returns a path relative to the folder, with forward slashes."""
-        return path.relative_to(self.root).as_posix()
 
-    def note(self, kind: str, path: Path) -> None:
-        """Puts a file or folder down as unused."""
-        self.unused.setdefault(kind, []).append(self.name(path) + "/" * path.is_dir())
-
-
-def survey(root: Path, report: Callable[[int, int], None] | None = None) -> Survey:
+def survey(
+    root: Path,
+    report: Callable[[int, int], None] | None = None,
+    options: LayoutOptions | None = None,
+) -> Survey:
     """Returns all that lies in a folder, every picture decoded.
 
     Args:
-        root: Holds ``train/``, ``val/``, ``test/`` as far as there are, or class folders.
+        root: As ``data.root``.
         report: Called with the number of pictures done and of all, now and then.
+        options: What is said of the folder; its layout is recognised unless it is among them.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: There is no such folder, or it cannot be told what is a class.
+        UsageError: There is no layout of that name.
     """
-    if not root.is_dir():
-        raise DataError(f"--data '{root}': no such folder; expected one with class folders")
-    splits = [split for split in SPLITS if (root / split).is_dir()]
-    found = Survey(root, splits or ["all"])
-    for child in _folders(found, root) if splits else []:
-        if child.name not in splits:
-            found.note("folders", child)
-    for split in found.splits:
-        for child in _folders(found, root if split == "all" else root / split):
-            found.present.add((split, class_name(child)))
-            found.pictures += _pictures(found, child, split)
+    place, reading = read_place(root, options)
+    empty = {(split or "all", label) for split, some in reading.empty.items() for label in some}
+    filled = {(one.split or "all", one.label) for one in reading.pictures}
+    splits = {split for split, _ in filled | empty}
+    found = Survey(root, [part for part in ("all", *SPLITS) if part in splits], reading.source)
+    found.notes, found.present = reading.notes, filled | empty
     found.classes = sorted({label for _, label in found.present})
-    found.depth = find_range(p.path for p in found.pictures if p.split in ("train", "all"))
+    found.unused = _unused(place, reading)
+    pictures = [Picture(p.path, p.name, p.split or "all", p.label) for p in reading.pictures]
+    found.depth = find_range(p.path for p in pictures if p.split in ("train", "all"))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        looked = []
-        for picture in pool.map(partial(look, value_range=found.value_range), found.pictures):
-            looked.append(picture)
+        for picture in pool.map(partial(look, value_range=found.value_range), pictures):
+            found.pictures.append(picture)
             if report:
-                report(len(looked), len(found.pictures))
-    found.pictures = sorted(looked, key=lambda picture: picture.name)
+                report(len(found.pictures), len(pictures))
+    found.pictures.sort(key=lambda picture: picture.name)
     return found
+
+
+def _unused(place: Place, reading: Reading) -> dict[str, list[str]]:
+    """Returns the names of what training passes over, by kind."""
+    unused: dict[str, list[str]] = {}
+    for kind, paths in place.listing.passed_over.items():
+        names = [place.name(path) + "/" * path.is_dir() for path in sorted(paths)]
+        unused[kind] = [name for name in names if name not in (RECORD, *reading.read_from)]
+    used = {one.path for one in reading.pictures}
+    above = {parent for path in used for parent in path.parents}
+    beside = [name for name, path in place.pictures.items() if path not in used]
+    folders = [folder for folder in place.listing.folders if folder not in above]
+    empty = {name for some in reading.empty.values() for name in some}
+    outer = [f for f in folders if f.parent not in folders and f.name not in empty]
+    unused["folders"] = [f"{place.name(folder)}/" for folder in outer]
+    unused["beside"] = [n for n in beside if not n.startswith(tuple(unused["folders"]))]
+    return {kind: names for kind, names in unused.items() if names}
 
 
 def look(picture: Picture, value_range: ValueRange | None = None) -> Picture:
@@ -167,35 +182,3 @@ def _measured(grey: Image.Image) -> tuple[float, float, float]:
     edges = float(cv2.Laplacian(pixels, cv2.CV_32F).var())
     contrast = float(pixels.std())
     return float(pixels.mean()), contrast, edges / max(contrast**2, 1e-6)
-
-
-def _folders(found: Survey, parent: Path) -> list[Path]:
-    """Returns the folders in a folder, as training sees them; notes what lies beside them."""
-    folders: list[Path] = []
-    for child in sorted(_listed(found, parent)):
-        if child.name.startswith((".", "__")):
-            found.note("hidden", child)
-        elif child.is_dir():
-            folders.append(child)
-        elif child.name != RECORD:
-            found.note("beside" if is_picture(child) else "other", child)
-    return folders
-
-
-def _pictures(found: Survey, folder: Path, split: str) -> Iterator[Picture]:
-    """Yields the files below a class folder that training takes for pictures; notes the others."""
-    label = class_name(folder)
-    listing = list_pictures(folder)
-    for kind, paths in listing.passed_over.items():
-        for path in paths:
-            found.note(kind, path)
-    for path in listing.pictures:
-        yield Picture(path, found.name(path), split, label)
-
-
-def _listed(found: Survey, folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        found.note("closed", folder)
-        return []

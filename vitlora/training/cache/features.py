@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vitlora.data.archives import size_and_time
 from vitlora.training.cache.prefix import Prefix
 
 # what decodes, changes and multiplies: another version may give other numbers
@@ -71,8 +72,8 @@ class Features:
         """Returns all that one view of a split depends on."""
         pictures = hashlib.sha256()
         for sample in self.data.folder.splits[split]:
-            state = sample.path.stat()
-            line = f"{sample.path.absolute()}\n{state.st_size}\n{state.st_mtime_ns}\n"
+            size, written = size_and_time(sample.path)
+            line = f"{sample.path.absolute()}\n{size}\n{written}\n"
             pictures.update(line.encode("utf-8", "surrogateescape"))
         drawn = split == "train" and self.augmented
         return {

@@ -1,0 +1,205 @@
+"""Files inside zip and tar archives, under the names they would have if the archive were a folder.
+
+``photos.zip/cat/1.jpg`` is a path as good as any other: what opens pictures opens it here. Nothing
+is unpacked to the disk.
+"""
+
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from vitlora.errors import DataError, a_few, printable
+
+ENDINGS = (".zip", ".tar")
+# these would have to be unpacked from the start for every picture
+_SEALED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
+_MOST_BYTES = 2**30  # of a file inside, unpacked
+_NO_FILE = (NotADirectoryError, FileNotFoundError)  # what a path into an archive is to the system
+
+
+class Archive(Protocol):
+    """An opened archive."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each file by its name in the archive, unpacked."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Returns a file's bytes."""
+        ...
+
+
+def is_archive(path: Path) -> bool:
+    """Returns whether a path is an archive's, by its ending; a folder never is."""
+    return path.suffix.lower() in ENDINGS and path.is_file()
+
+
+def check_sealed(path: Path) -> None:
+    """Refuses an archive whose files cannot be reached one by one.
+
+    Raises:
+        DataError: It is one.
+    """
+    ending = next((end for end in _SEALED if path.name.lower().endswith(end)), None)
+    if ending is not None and path.is_file():
+        raise DataError(
+            f"{path} is compressed as a whole, so no picture in it can be read without unpacking "
+            "all: unpack it and name the folder, or pack it as .zip or .tar"
+        )
+
+
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader | io.BytesIO:
+    """Opens a file for reading, also one inside an archive.
+
+    Raises:
+        OSError: It is not there or may not be read.
+        DataError: The archive is damaged.
+    """
+    path = Path(path)
+    try:
+        return path.open("rb")
+    except _NO_FILE:
+        return io.BytesIO(_read(*_parted(path)))
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Returns the bytes of a file and when it was last written, in nanoseconds.
+
+    Of a file inside an archive, when the archive was.
+
+    Raises:
+        OSError: It is not there.
+    """
+    try:
+        state = path.stat()
+    except _NO_FILE:
+        archive, name = _parted(path)
+        return _opened(archive).sizes[name], archive.stat().st_mtime_ns
+    return state.st_size, state.st_mtime_ns
+
+
+def is_there(path: Path) -> bool:
+    """Returns whether there is such a file, also inside an archive."""
+    try:
+        size_and_time(path)
+    except OSError:
+        return False
+    return not path.is_dir()
+
+
+def members(archive: Path) -> list[str]:
+    """Returns the names of the files in an archive, sorted, with forward slashes.
+
+    Raises:
+        DataError: It is damaged or encrypted, or a name in it could point outside or occurs twice.
+    """
+    return sorted(_opened(archive).sizes)
+
+
+def _parted(path: Path) -> tuple[Path, str]:
+    """Returns an archive and the name of a file in it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    archive = next((above for above in path.parents if is_archive(above)), None)
+    if archive is not None:
+        name = path.relative_to(archive).as_posix()
+        if name in _opened(archive).sizes:
+            return archive, name
+    raise FileNotFoundError(2, "No such file or directory", str(path))
+
+
+def _read(archive: Path, name: str) -> bytes:
+    opened = _opened(archive)
+    if opened.sizes[name] > _MOST_BYTES:
+        raise DataError(f"{archive / name}: larger than {_MOST_BYTES // 2**30} GiB unpacked")
+    try:
+        return opened.read(name)
+    except Exception as error:  # zlib, lzma and bz2 have an error each, zipfile several
+        said = printable(str(error) or type(error).__name__)
+        raise DataError(f"{archive / name}: damaged in the archive ({said})") from None
+
+
+def _opened(archive: Path) -> Archive:
+    """Returns an opened archive: one for each process, anew when the file was written anew."""
+    state = archive.stat()
+    return _open(str(archive), state.st_size, state.st_mtime_ns, os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _open(archive: str, size: int, written: int, process: int) -> Archive:
+    kind = _Zip if archive.lower().endswith(".zip") else _Tar
+    try:
+        return kind(archive)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+        raise DataError(f"{archive} is not a whole archive ({printable(str(error))})") from None
+
+
+class _Zip:
+    """A zip file; several threads may read it at once."""
+
+    def __init__(self, archive: str) -> None:
+        self._zip = zipfile.ZipFile(archive)
+        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        if any(info.flag_bits & 1 for info in infos):
+            raise DataError(f"{archive} is protected by a password; unpack it and name the folder")
+        links = [i.filename for i in infos if stat.S_ISLNK(i.external_attr >> 16)]
+        _check_names(archive, [info.filename for info in infos], links)
+        self.sizes = {info.filename: info.file_size for info in infos}
+
+    def read(self, name: str) -> bytes:
+        return self._zip.read(name)
+
+
+class _Tar:
+    """A plain tar file: its files are read by their place."""
+
+    def __init__(self, archive: str) -> None:
+        self._archive = archive
+        with tarfile.open(archive, "r:") as opened:
+            infos = opened.getmembers()
+        files = [info for info in infos if info.isreg()]
+        others = [i.name for i in infos if not i.isreg() and not i.isdir()]
+        _check_names(archive, [_plain(info.name) for info in files], others)
+        self._places = {_plain(info.name): (info.offset_data, info.size) for info in files}
+        self.sizes = {name: size for name, (_, size) in self._places.items()}
+
+    def read(self, name: str) -> bytes:
+        start, size = self._places[name]
+        with Path(self._archive).open("rb") as file:
+            file.seek(start)
+            data = file.read(size)
+        if len(data) < size:
+            raise EOFError("it ends too early")
+        return data
+
+
+def _plain(name: str) -> str:
+    """Returns a name without the ``./`` that ``tar cf x.tar .`` writes."""
+    return name.removeprefix("./")
+
+
+def _check_names(archive: str, names: list[str], links: list[str]) -> None:
+    """Refuses an archive that means other files than it holds, or one name for two files."""
+    strange = [n for n in names if n.startswith("/") or ".." in PurePosixPath(n).parts]
+    strange += [n for n in names if "\\" in n or "\0" in n or PurePosixPath(n).as_posix() != n]
+    for what, found in (("names outside itself", strange), ("links or devices", links)):
+        if found:
+            some = a_few(map(printable, found), 3)
+            raise DataError(
+                f"{archive} holds {what} ({some}); such an archive is not read: unpack it with a "
+                "tool you trust and name the folder"
+            )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        some = a_few(map(printable, twice), 3)
+        raise DataError(f"{archive} holds two files under one name ({some}); pack it anew")

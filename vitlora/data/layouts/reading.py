@@ -1,0 +1,191 @@
+"""What a layout makes of a place: pictures with a class, and a split where the place gives one."""
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from vitlora.data.archives import is_archive, open_file
+from vitlora.data.listing import Listing, list_pictures
+from vitlora.errors import DataError
+
+# what people call the parts of a split -> what they are called here
+SPLIT_NAMES: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+
+def split_of(name: str) -> str | None:
+    """Returns ``train``, ``val`` or ``test`` for a split's usual names, in any case; else None."""
+    return SPLIT_NAMES.get(name.strip().casefold())
+
+
+def normal(name: str) -> str:
+    """Returns a name in Unicode's composed form (NFC), whatever form the disk writes."""
+    return unicodedata.normalize("NFC", name)
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """What somebody says of a place, the options under ``data`` of the same names.
+
+    Attributes:
+        layout: Name of a layout; None recognises it.
+        images: Folder or archive of the pictures that a table or export names; None where it lies.
+        file_column: Of a table: the column that names pictures; None finds it by its name.
+        label_column: The same for their classes.
+        split_column: The same for their splits.
+        group_column: The same for the groups that no split may divide.
+        label_names: File with a class name a line, for labels that are numbers from 0.
+    """
+
+    layout: str | None = None
+    images: str | None = None
+    file_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
+    label_names: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "LayoutOptions":
+        """Returns those among all the options under ``data``."""
+        return cls(**{one.name: options.get(one.name) for one in fields(cls)})
+
+    def given(self) -> dict[str, str]:
+        """Returns the options that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture and what a layout says of it.
+
+    Attributes:
+        path: The file; it may lie in an archive.
+        name: What it is known by in draws and digests: the same wherever the place is moved to.
+        label: Its class (NFC).
+        split: ``train``, ``val`` or ``test``; empty where the place does not say.
+        group: Pictures of one group are never parted by a draw; empty for a picture by itself.
+    """
+
+    path: Path
+    name: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that a layout finds in a place.
+
+    Attributes:
+        layout: Its name.
+        source: Where the labels come from, in a few words: ``class folders``, ``labels.csv``.
+        pictures: In the order of their names.
+        classes: Where the place says what classes there are: their names, in label order. Those
+            that no picture has are kept. None to take those that pictures have, sorted.
+        empty: Classes that have a place of their own without pictures, such as an empty class
+            folder, by split.
+        passed_over: Files that are not pictures, where pictures were looked for.
+        notes: What a user should know of how it was read, a line each.
+        read_from: Names of the files in the place that were read for labels.
+    """
+
+    layout: str
+    source: str
+    pictures: list[Labelled]
+    classes: tuple[str, ...] | None = None
+    empty: Mapping[str, list[str]] = field(default_factory=dict)
+    passed_over: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    read_from: tuple[str, ...] = ()
+
+
+class Layout(Protocol):
+    """A way in which people store labelled pictures. One file of this folder each.
+
+    Attributes:
+        name: What ``data.layout`` calls it.
+        what: What it reads, in a few words, for messages and help.
+    """
+
+    name: ClassVar[str]
+    what: ClassVar[str]
+
+    def recognises(self, place: "Place", options: LayoutOptions) -> bool:
+        """Returns whether a place is stored in this way, by its look; nothing is reported yet."""
+        ...
+
+    def read(self, place: "Place", options: LayoutOptions) -> Reading:
+        """Reads a place.
+
+        Raises:
+            DataError: Something in it is wrong, missing, or can be read in two ways; the line
+                names the file, and the row where there is one.
+        """
+        ...
+
+
+class Place:
+    """A folder, an archive, or the one file that lists the pictures.
+
+    Args:
+        root: Where it is.
+
+    Attributes:
+        root: The same.
+        folder: What is looked through: ``root``, or the folder its file lies in.
+        file: The file that was named, if one was; an archive is none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.file = root if root.is_file() and not is_archive(root) else None
+        self.folder = root.parent if self.file else root
+
+    @cached_property
+    def listing(self) -> Listing:
+        """All that lies in the folder, to its depths. Looked at once."""
+        return list_pictures(self.folder)
+
+    @cached_property
+    def pictures(self) -> dict[str, Path]:
+        """Its pictures by their names in it (NFC, forward slashes), sorted."""
+        return {self.name(path): path for path in self.listing.pictures}
+
+    @cached_property
+    def others(self) -> dict[str, Path]:
+        """Its files that are no pictures, by their names in it, sorted."""
+        others = self.listing.passed_over.get("other", [])
+        return {self.name(path): path for path in sorted(others)}
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """Names of all folders in it, the empty ones too, sorted."""
+        return [self.name(path) for path in self.listing.folders]
+
+    def name(self, path: Path) -> str:
+        """Returns a path's name in the folder (NFC, forward slashes)."""
+        return normal(path.relative_to(self.folder).as_posix())
+
+    def read_text(self, path: Path) -> str:
+        """Returns a text file of the place, which may lie in an archive.
+
+        Raises:
+            DataError: It is not UTF-8.
+        """
+        with open_file(path) as opened:
+            data = opened.read()
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            raise DataError(
+                f"{path}, line {line}: not UTF-8; save the file as UTF-8 and try again"
+            ) from None

@@ -1,0 +1,198 @@
+"""A place that holds labelled pictures -> a Folder: which classes there are, and which pictures."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitlora.data.archives import check_sealed
+from vitlora.data.folder import SPLITS, Folder, Sample
+from vitlora.data.layouts import layout_named, recognised
+from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
+from vitlora.data.listing import describe
+from vitlora.errors import DataError, UsageError, a_few, counted, nearest
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a place was read.
+
+    Attributes:
+        layout: Name of its layout.
+        labels: Where its labels come from, in a few words.
+        classes: All classes that pictures have there, sorted, those left out too.
+        notes: What a user should know of it, a line each.
+    """
+
+    layout: str
+    labels: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def check_root(root: str | Path) -> Path:
+    """Returns the path of a folder, archive or file that lists pictures.
+
+    Raises:
+        DataError: There is none, or it is an archive that cannot be read in place.
+    """
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise DataError(
+            f"data.root '{root}': no such folder; expected train/ and val/ with a folder for each "
+            "class, or class folders, or a table, or a .zip or .tar of them"
+        )
+    check_sealed(root)
+    return root
+
+
+def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[Place, Reading]:
+    """Returns a place and what its layout finds in it.
+
+    Args:
+        root: A folder, an archive, or a file that lists pictures.
+        options: What is said of it; the layout is recognised unless it is among them.
+
+    Raises:
+        DataError: The place is missing, no layout fits, or several do; or the layout finds
+            something wrong.
+        UsageError: There is no layout of that name.
+    """
+    options = options or LayoutOptions()
+    place = Place(check_root(root))
+    layout = layout_named(options.layout) if options.layout else recognised(place, options)
+    return place, layout.read(place, options)
+
+
+def read_folder(
+    root: str | Path,
+    classes: Sequence[str] | None = None,
+    known: Sequence[str] = (),
+    options: LayoutOptions | None = None,
+) -> tuple[Folder, Source]:
+    """Returns the classes and pictures of a place, and how it was read.
+
+    Args:
+        root: A folder, an archive, or a file that lists pictures.
+        classes: The classes to use, in label order; None for all, in the order the place gives
+            them, else sorted by name.
+        known: Classes that come first, in this order, and need no picture.
+        options: What is said of the place.
+
+    Raises:
+        DataError: As ``read_place``; or a class has no picture to train on.
+        UsageError: ``classes`` does not begin with those known, or names a class that is not there.
+    """
+    place, reading = read_place(root, options)
+    place.listing.check_open()
+    root = place.root
+    names = _class_names(root, reading, classes, known)
+    labels = {name: label for label, name in enumerate(names)}
+    splits: dict[str, list[Sample]] = {}
+    groups: dict[str, str] = {}
+    for one in reading.pictures:
+        if (label := labels.get(one.label)) is None:
+            continue
+        splits.setdefault(one.split or "all", []).append(Sample(one.path, label, one.name))
+        if one.group:
+            groups[one.name] = one.group
+    notes = [*reading.notes, *_unmeasured(names, splits)]
+    if reading.passed_over:
+        notes.append(f"passed over {describe(reading.passed_over)}")
+    if "train" in splits and "val" not in splits and "all" not in splits:
+        splits["all"] = splits.pop("train")  # validation is drawn from it
+    parts = ("all", *SPLITS)
+    splits = {part: splits[part] for part in parts if part in splits}
+    every = tuple(sorted({one.label for one in reading.pictures}))
+    source = Source(reading.layout, reading.source, every, tuple(notes))
+    return Folder(root, names, splits, groups), source
+
+
+def _class_names(
+    root: Path, reading: Reading, wanted: Sequence[str] | None, known: Sequence[str]
+) -> tuple[str, ...]:
+    counts = Counter(one.label for one in reading.pictures)
+    everywhere = [*dict.fromkeys([*(reading.classes or ()), *sorted(counts)])]
+    every = {*everywhere, *(name for names in reading.empty.values() for name in names)}
+    if wanted is None:
+        names = [*known, *(name for name in everywhere if name not in known and counts[name])]
+    else:
+        names = [normal(name) for name in wanted]
+        _check_wanted(root, names, known, sorted(every))
+    if known and not counts.keys() & set(names):
+        raise DataError(f"{root} has no pictures of {a_few(known)}; found {a_few(sorted(counts))}")
+    if len(names) < 2:
+        raise DataError(
+            f"{root} has pictures of {counted(len(names), 'class')} ({a_few(names)}, labels from "
+            f"{reading.source}); expected at least 2"
+        )
+    new = names[len(known) :] if wanted is None else [n for n in names if n not in known]
+    _check_trained(root, reading, [*new, *_empty_to_train(reading, wanted, known)])
+    return tuple(names)
+
+
+def _empty_to_train(
+    reading: Reading, wanted: Sequence[str] | None, known: Sequence[str]
+) -> list[str]:
+    """Returns the classes whose place for training pictures is there, but empty."""
+    empty = [*reading.empty.get("", []), *reading.empty.get("train", [])]
+    left_out = set(known) | ({*empty} - set(map(normal, wanted)) if wanted is not None else set())
+    return [name for name in empty if name not in left_out]
+
+
+def _check_wanted(
+    root: Path, names: Sequence[str], known: Sequence[str], everywhere: Sequence[str]
+) -> None:
+    """Refuses classes that somebody asks for and that are not there.
+
+    Raises:
+        UsageError: They name a class twice, or one that is not there, or not those known first.
+    """
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"data.classes names a class twice: {a_few(twice)}")
+    if list(names[: len(known)]) != list(known):
+        raise UsageError(
+            f"data.classes is {a_few(names)}; expected it to begin with the classes known "
+            f"already, in their order: {a_few(known)}. Add new ones behind, or leave it out"
+        )
+    for name in names[len(known) :]:
+        if name not in everywhere:
+            raise UsageError(
+                f"data.classes has '{name}', which is not a class of {root}"
+                f"{nearest(name, everywhere)}; found: {a_few(everywhere)}"
+            )
+
+
+def _check_trained(root: Path, reading: Reading, names: Sequence[str]) -> None:
+    """Refuses classes of which there is nothing to train on, if there is anything to train on.
+
+    Raises:
+        DataError: There are such classes.
+    """
+    if not any(one.split in ("", "train") for one in reading.pictures):
+        return
+    trained = {one.label for one in reading.pictures if one.split in ("", "train")}
+    if lacking := [name for name in dict.fromkeys(names) if name not in trained]:
+        others = Counter(path.parent.name for path in reading.passed_over)
+        shown = [f"'{name}'{_passed_over(others[name])}" for name in lacking]
+        raise DataError(
+            f"{counted(len(lacking), 'class')} without a picture to train on in {root}: "
+            f"{a_few(shown)}; add some, or leave such a class out with data.classes"
+        )
+
+
+def _passed_over(files: int) -> str:
+    return f" (passed over {counted(files, 'file')})" if files else ""
+
+
+def _unmeasured(names: Sequence[str], splits: dict[str, list[Sample]]) -> Iterator[str]:
+    """Yields which classes a split lacks: nothing measures them there."""
+    for split in ("val", "test"):
+        if split in splits:
+            there = {sample.label for sample in splits[split]}
+            absent = [f"'{name}'" for label, name in enumerate(names) if label not in there]
+            if absent:
+                yield (
+                    f"{split} has no picture of {len(absent)} of {counted(len(names), 'class')} "
+                    f"({a_few(absent, 5)}): what is measured on it says nothing about them"
+                )
