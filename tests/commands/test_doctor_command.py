@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from vitlora.cli.main import main
 from vitlora.commands import doctor
-from vitlora.data.read import read_folder
 from vitlora.data.datamodule import FolderData
 from vitlora.data.duplicates import near_duplicates
+from vitlora.data.read import read_folder
 
 
 def scene(seed: int, size=(120, 90)) -> Image.Image:

@@ -11,9 +11,9 @@ from collections import Counter
 
 import pytest
 
-from vitlora.data.read import read_folder
 from vitlora.data.doctor.survey import survey
 from vitlora.data.folder import split_record
+from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 
 CAFE = "Conservas de café"

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from vitlora.data import groups as groups_module
-from vitlora.data.read import read_folder
 from vitlora.data.groups import groups_of
+from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))

@@ -11,8 +11,8 @@ from PIL import Image
 
 from vitlora.commands.drift import _pictures as drift_pictures
 from vitlora.commands.predict import find_images
-from vitlora.data.read import read_folder
 from vitlora.data.listing import describe, is_picture, list_pictures
+from vitlora.data.read import read_folder
 from vitlora.errors import DataError
 
 

@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from vitlora.data.read import read_folder
 from vitlora.data.folder import Folder, Sample
+from vitlora.data.read import read_folder
 from vitlora.data.splits import deal
 from vitlora.errors import DataError
 

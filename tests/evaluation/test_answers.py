@@ -9,9 +9,9 @@ import pytest
 import torch
 from runs import micro
 
-from vitlora.data.read import read_folder
 from vitlora.data.folder import Sample
 from vitlora.data.images import open_image
+from vitlora.data.read import read_folder
 from vitlora.errors import DataError
 from vitlora.evaluation.answers import answer
 

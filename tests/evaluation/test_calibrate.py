@@ -16,9 +16,9 @@ from runs import train
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.bundle.folder import REFERENCE
 from vitlora.bundle.merging import merged_network
-from vitlora.data.read import read_folder
 from vitlora.data.folder import Sample
 from vitlora.data.images import open_image
+from vitlora.data.read import read_folder
 from vitlora.errors import BundleError, UsageError
 from vitlora.evaluation.calibrate import _some, calibrate
 from vitlora.metrics.unsure import Unsure

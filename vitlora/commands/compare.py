@@ -146,7 +146,7 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
     Raises:
         DataError: There is nothing to train on, or nothing to choose the epoch by.
     """
-    found, _ = read_folder(data["root"], data["classes"], options=LayoutOptions.of(data))
+    found = read_folder(data["root"], data["classes"], options=LayoutOptions.of(data))
     if data.get("resplit") or "all" in found.splits:  # as FolderData does
         pool = found.pooled() if data.get("resplit") else found
         grouped = data.get("groups") or pool.groups

@@ -109,7 +109,7 @@ class FolderData(LightningDataModule):
         options = LayoutOptions(
             layout, images, file_column, label_column, split_column, group_column, label_names
         )
-        found, self.source = read_folder(root, classes, known_classes or (), options)
+        found = read_folder(root, classes, known_classes or (), options)
         draw = {
             "val": val_fraction,
             "test": test_fraction,
@@ -117,7 +117,7 @@ class FolderData(LightningDataModule):
             **({} if folds is None else {"folds": folds, "fold": fold}),
         }
         self.division = Division(found, draw, groups, resplit, known_classes or ())
-        self._reading = {**options.given(), "layout": self.source.layout}
+        self._reading = {**options.given(), "layout": found.source.layout}
         self._inspection = Inspection(self.division, skip_unreadable, check_copies)
         self.batch_size = batch_size
         self.augment: Recipe = augment
@@ -126,7 +126,7 @@ class FolderData(LightningDataModule):
         )
         self.preprocessing: Preprocessing | None = None
         self._told = False
-        self._notes = self.source.notes
+        self._notes = found.source.notes
         try:
             self.value_range = read_range(value_range)
         except ValueError as error:
@@ -208,7 +208,7 @@ class FolderData(LightningDataModule):
         counts = ", ".join(f"{part} {len(samples):,}" for part, samples in splits.items())
         how = " (drawn)" if self.drawn else ""
         classes = counted(len(self.folder.classes), "class")
-        return f"data: {total} in {classes}, labels from {self.source.labels}; {counts}{how}"
+        return f"data: {total} in {classes}, labels from {self.folder.source.labels}; {counts}{how}"
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""

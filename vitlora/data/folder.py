@@ -42,6 +42,23 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Source:
+    """How a place was read.
+
+    Attributes:
+        layout: Name of its layout.
+        labels: Where its labels come from, in a few words.
+        classes: All classes that pictures have there, sorted, those left out too.
+        notes: What a user should know of it, a line each.
+    """
+
+    layout: str
+    labels: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Folder:
     """An image folder, read but not opened.
 
@@ -51,12 +68,14 @@ class Folder:
         splits: ``train``, ``val`` and ``test`` as far as they exist, and ``all`` for pictures that
             are still to be split.
         groups: Of pictures by name, where the folder itself says which belong together.
+        source: How it was read.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, list[Sample]]
     groups: Mapping[str, str] = field(default_factory=dict)
+    source: Source = Source("folders", "class folders")
 
     def counts(self, split: str) -> list[int]:
         """Returns the number of pictures of each class in a split."""

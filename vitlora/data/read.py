@@ -2,32 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
-from vitlora.data.folder import SPLITS, Folder, Sample
+from vitlora.data.folder import SPLITS, Folder, Sample, Source
 from vitlora.data.layouts import layout_named, recognised
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
 from vitlora.data.listing import describe
 from vitlora.errors import DataError, UsageError, a_few, counted, nearest
-
-
-@dataclass(frozen=True)
-class Source:
-    """How a place was read.
-
-    Attributes:
-        layout: Name of its layout.
-        labels: Where its labels come from, in a few words.
-        classes: All classes that pictures have there, sorted, those left out too.
-        notes: What a user should know of it, a line each.
-    """
-
-    layout: str
-    labels: str
-    classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def check_root(root: str | Path) -> Path:
@@ -69,8 +51,8 @@ def read_folder(
     classes: Sequence[str] | None = None,
     known: Sequence[str] = (),
     options: LayoutOptions | None = None,
-) -> tuple[Folder, Source]:
-    """Returns the classes and pictures of a place, and how it was read.
+) -> Folder:
+    """Returns the classes and pictures of a place.
 
     Args:
         root: A folder, an archive, or a file that lists pictures.
@@ -105,7 +87,7 @@ def read_folder(
     splits = {part: splits[part] for part in parts if part in splits}
     every = tuple(sorted({one.label for one in reading.pictures}))
     source = Source(reading.layout, reading.source, every, tuple(notes))
-    return Folder(root, names, splits, groups), source
+    return Folder(root, names, splits, groups, source)
 
 
 def _class_names(

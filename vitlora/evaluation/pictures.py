@@ -154,9 +154,9 @@ def _classes_note(bundle: Bundle, data: FolderData, samples: Sequence[Sample]) -
     Raises:
         DataError: A class has nearly the name of one of the bundle's that has no pictures.
     """
-    classes, notes = bundle.record.classes, []
-    absent = [name for name in classes if name not in data.source.classes]
-    strangers = [name for name in data.source.classes if name not in classes]
+    classes, found, notes = bundle.record.classes, data.folder.source.classes, []
+    absent = [name for name in classes if name not in found]
+    strangers = [name for name in found if name not in classes]
     for name in strangers:
         if close := nearest(name, absent):
             raise DataError(

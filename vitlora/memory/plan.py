@@ -179,7 +179,7 @@ def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, 
     root = Path(data["root"])
     try:
         known = data.get("known_classes") or ()
-        folder, _ = read_folder(root, data["classes"], known, LayoutOptions.of(data))
+        folder = read_folder(root, data["classes"], known, LayoutOptions.of(data))
     except DataError:
         if root.exists() and asked is None:
             raise

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from vitlora.data.read import read_folder
 from vitlora.data.datamodule import FolderData
 from vitlora.data.doctor import examine
 from vitlora.data.doctor.finding import Finding
 from vitlora.data.doctor.leaks import leak_notes
 from vitlora.data.doctor.survey import survey
 from vitlora.data.duplicates import fingerprints
+from vitlora.data.read import read_folder
 from vitlora.errors import DataError
 
 
