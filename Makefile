@@ -29,8 +29,9 @@ demo: .venv/installed
 	@echo "     python -m vitlora fit --config demo.yaml --data.root photos --output checkpoints/photos"
 	@echo "     python predict.py PHOTO.jpg"
 
+# Two processes, a thread each: more would share memory that a laptop may not have.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
