@@ -215,8 +215,8 @@ def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, 
 
 def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path):
     make_folder(tmp_path, count=1)
-    (tmp_path / "val" / "b" / "0.jpg").write_text("no picture")
-    with pytest.raises(DataError, match="1 class without a readable picture in val: 'b'"):
+    (tmp_path / "train" / "b" / "0.jpg").write_text("no picture")
+    with pytest.raises(DataError, match="1 class without a readable picture in train: 'b'"):
         ready(tmp_path, skip_unreadable=True).setup("fit")
 
 
@@ -225,7 +225,6 @@ def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path
     [
         (("train", "val"), "test", r"no test split \(it has train/, val/\); add a test/ folder"),
         ((), "test", r"no test split .*; train with data.test_fraction above 0, or test on all of"),
-        (("train", "test"), "fit", r"no val split \(it has train/, test/\); add a val/ folder"),
         (
             ("val", "test"),
             "fit",
@@ -297,7 +296,8 @@ def test_groups_are_kept_together_and_recorded(make_folder, tmp_path):
     assert record["drawn"] == {"val": 0.2, "test": 0.2, "seed": 0, "groups": file}
     assert record["grouping"] == data.division.grouping
     plain = FolderData(str(root), test_fraction=0.2).record()
-    assert set(plain) == {"root", "counts", "digests", "drawn"}
+    assert set(plain) == {"root", "counts", "digests", "drawn", "reading"}
+    assert plain["reading"] == {"layout": "folders"}
     assert set(plain["drawn"]) == {"val", "test", "seed"}
 
 
@@ -415,3 +415,52 @@ def test_what_is_kept_is_served_even_to_an_epoch_asked_for_before(tmp_path):
     assert int(next(asked)) == 5 and not any(worker.is_alive() for worker in workers)
     assert [int(batch) for batch in asked] == [6]
     assert [int(batch) for batch in loader] == [5, 6] and _workers(loader) == []
+
+
+def test_validation_is_drawn_from_train_and_test_is_never_touched(make_folder, tmp_path):
+    root = make_folder(tmp_path, splits=("train", "test"), count=10)
+    data = FolderData(str(root), val_fraction=0.2)
+    assert data.drawn and data.folder.counts("train") == [8, 8]
+    assert data.folder.counts("val") == [2, 2] and data.folder.counts("test") == [10, 10]
+    assert all(sample.path.parts[-3] == "test" for sample in data.folder.splits["test"])
+    assert data.record()["drawn"] == {"val": 0.2, "test": 0.0, "seed": 0}
+    again = FolderData(str(root), val_fraction=0.2)
+    assert again.record()["digests"] == data.record()["digests"]
+    more = FolderData(str(root), resplit=True, test_fraction=0.1)
+    assert sum(more.folder.counts("test")) == 4
+    fold = FolderData(str(root), folds=5, fold=1)
+    assert fold.folder.counts("val") == [2, 2] and fold.folder.counts("test") == [10, 10]
+    every = FolderData(str(root), test_fraction=1)
+    assert every.folder.counts("test") == [20, 20] and list(every.folder.splits) == ["test"]
+
+
+def test_groups_of_train_stay_whole_where_test_is_there_already(make_folder, tmp_path):
+    root = make_folder(tmp_path / "photos", splits=("train", "test"), count=10)
+    file = tmp_path / "g.csv"
+    rows = [f"train/{name}/{n}.jpg,{name}{n // 2}" for name in ("a", "b") for n in range(10)]
+    file.write_text("\n".join(["file,group", *rows]))
+    data = FolderData(str(root), groups=str(file))
+    numbers = [int(s.path.stem) // 2 for s in data.folder.splits["val"]]
+    assert numbers and all(numbers.count(n) % 2 == 0 for n in numbers)
+    assert data.folder.counts("test") == [10, 10]
+
+
+def test_a_share_for_testing_is_refused_where_test_is_there_already(make_folder, tmp_path):
+    root = make_folder(tmp_path, splits=("train", "test"))
+    with pytest.raises(UsageError, match=r"data.test_fraction 0.1: .* has test pictures already"):
+        FolderData(str(root), test_fraction=0.1)
+
+
+def test_what_was_understood_is_said_first_and_what_is_not_measured(tmp_path, capsys):
+    for place, count in (("train/a", 4), ("train/b", 4), ("train/c", 1), ("val/a", 2)):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(count):
+            colour = (number * 60, len(place), ord(place[-1]))
+            Image.new("RGB", (40, 40), colour).save(tmp_path / place / f"{number}.png")
+    data = ready(tmp_path, check_copies=False)
+    data.setup("fit")
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == (
+        "data: 11 pictures in 3 classes, labels from class folders; train 9, val 2"
+    )
+    assert "val has no picture of 2 of 3 classes ('b', 'c'): what is measured" in said.err

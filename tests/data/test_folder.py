@@ -11,8 +11,8 @@ from collections import Counter
 
 import pytest
 
+from vitlora.data.division import split_record
 from vitlora.data.doctor.survey import survey
-from vitlora.data.folder import split_record
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 
@@ -127,10 +127,19 @@ def test_split_is_drawn_at_random_not_from_one_end(tmp_path):
     assert 15 < sum(index < 50 for index in chosen) < 35
 
 
-def test_class_too_small_to_split_is_named(tmp_path):
-    folder = read_folder(empty_files(tmp_path, {"many": 10, "few": 2}))
-    with pytest.raises(DataError, match=r"'few' has 2 pictures of at least 3"):
-        folder.split(0.2, 0.2, 0)
+def test_a_class_too_small_for_every_part_is_trained_on_first_then_validated(tmp_path):
+    folder = read_folder(empty_files(tmp_path, {"many": 10, "one": 1, "three": 3, "two": 2}))
+    for seed in range(5):
+        split = folder.split(0.2, 0.2, seed)
+        assert split.counts("train") == [6, 1, 1, 1]
+        assert split.counts("val") == [2, 0, 1, 1]
+        assert split.counts("test") == [2, 0, 1, 0]
+
+
+def test_classes_of_one_picture_each_leave_nothing_to_validate_on(tmp_path):
+    folder = read_folder(empty_files(tmp_path, {"a": 1, "b": 1}))
+    with pytest.raises(DataError, match=r"no class of .* has two pictures or groups"):
+        folder.split(0.2, 0.0, 0)
 
 
 @pytest.mark.parametrize("form", [NFC, NFD])
@@ -181,7 +190,11 @@ def test_classes_choose_and_order_the_labels(tmp_path):
     [
         (["cat", "dgo"], UsageError, r"'dgo'.*did you mean 'dog'.*found: cat, dog"),
         (["cat", "cat"], UsageError, r"names a class twice: cat"),
-        (["cat"], DataError, r"has 1 class folders \(cat\); expected at least 2"),
+        (
+            ["cat"],
+            DataError,
+            r"has pictures of 1 class \(cat, labels from class folders\); expected at least 2",
+        ),
     ],
 )
 def test_wrong_classes_are_explained(tmp_path, classes, error, message):
@@ -193,19 +206,15 @@ def test_wrong_classes_are_explained(tmp_path, classes, error, message):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"train/a": 1, "train/b": 1, "val/a": 1}, r"val has no class folder 'b'"),
-        ({"train/a": 1, "val/a": 1, "val/b": 1}, r"train has no class folder 'b'"),
+        ({"train/a": 1, "val/a": 1, "val/b": 1}, r"1 class without .* to train on in .*: 'b'; add"),
+        ({"train/a": 1, "train/b": 0, "val/a": 1, "val/b": 1}, r"1 class without .*: 'b'; add"),
+        ({"a": 1, "b": 0}, r"1 class without a picture .*: 'b'; .* out with data\.classes"),
         (
-            {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 0},
-            r"1 class folder in .*val without pictures: 'b'",
+            {"a": 1},
+            r"pictures of 1 class \(a, labels from class folders\); expected",
         ),
-        (
-            {"a": 1, "b": 0},
-            r"1 class folder in .* without pictures: 'b'; .* out with data\.classes",
-        ),
-        ({"a": 1}, r"has 1 class folders \(a\); expected at least 2"),
-        ({"train": 3}, r"has 0 class folders \(none\)"),
-        ({}, r"has 0 class folders \(none\)"),
+        ({"train": 3}, r"has train/, but no class folders in them; expected train/CLASS/PICTURE"),
+        ({}, r"holds no pictures, and no class folders or table"),
     ],
 )
 def test_unusable_folder_is_explained(tmp_path, counts, message):
@@ -218,10 +227,18 @@ def test_missing_root_is_named(tmp_path):
         read_folder(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_root(tmp_path):
-    (tmp_path / "photos.zip").touch()
-    with pytest.raises(DataError, match=r"photos\.zip': no such folder"):
-        read_folder(tmp_path / "photos.zip")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("photos.zip", r"photos\.zip is not a whole archive"),
+        ("photos.tar.gz", r"photos\.tar\.gz is compressed as a whole, .*: unpack it"),
+        ("photo.jpg", r"photo\.jpg holds 1 picture, and no class folders or table"),
+    ],
+)
+def test_a_file_that_lists_no_pictures_is_no_root(tmp_path, name, message):
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message):
+        read_folder(tmp_path / name)
 
 
 def test_digest_is_the_hash_of_the_names_and_changes_with_them(tmp_path):
@@ -245,31 +262,36 @@ def test_record_tells_how_a_drawn_split_can_be_drawn_again(tmp_path):
     assert "drawn" not in split_record(drawn, digests, None)
 
 
-def test_all_classes_that_are_too_small_are_named_at_once_and_many_are_bounded(tmp_path):
+def test_all_classes_too_small_for_folds_are_named_at_once_and_many_are_bounded(tmp_path):
     pictures = {"large": 20, **{f"c{n:02}": 1 for n in range(14)}}
     with pytest.raises(DataError) as refused:
-        read_folder(empty_files(tmp_path, pictures)).split(0.2, 0.0, 0)
+        read_folder(empty_files(tmp_path, pictures)).split(0.2, 0.0, 0, folds=2)
     said = str(refused.value)
-    assert said.startswith("14 classes with too few pictures to split into train and val: ")
+    assert said.startswith("14 classes with too few pictures to split into 2 folds: ")
     assert "'c00' has 1 picture of at least 2, 'c01' has 1 picture of at least 2" in said
     assert "'c09'" in said and "'c10'" not in said and "'large'" not in said
     assert " and 4 more. Add pictures" in said
 
 
-def test_all_classes_of_too_few_groups_and_all_that_are_tied_are_named(tmp_path):
+def test_all_classes_of_too_few_groups_for_folds_are_named(tmp_path):
     folder = read_folder(empty_files(tmp_path, {"a": 4, "b": 4, "c": 4}))
     groups = [0] * 8 + [1, 2, 3, 4]
     with pytest.raises(DataError, match=r"2 classes with too few groups.*'a' has 1 group, 'b' has"):
-        folder.split(0.25, 0.0, 0, groups=groups)
+        folder.split(0.25, 0.0, 0, groups=groups, folds=2)
+    split = folder.split(0.25, 0.0, 0, groups=groups)  # without folds they are trained on
+    assert split.counts("train") == [4, 4, 3] and split.counts("val") == [0, 0, 1]
 
 
-def test_all_empty_and_all_missing_class_folders_are_named(tmp_path):
+def test_all_empty_classes_are_named(tmp_path):
     empty_files(tmp_path / "x", {"a": 1, "b": 0, "c": 0})
-    with pytest.raises(DataError, match=r"2 class folders in .* without pictures: 'b', 'c'; add"):
+    with pytest.raises(DataError, match=r"2 classes without a picture .*: 'b', 'c'; add"):
         read_folder(tmp_path / "x")
-    empty_files(tmp_path / "y", {"train/a": 1, "train/b": 1, "train/c": 1, "val/a": 1})
-    with pytest.raises(DataError, match=r"val has no class folder 'b', 'c', but other splits do"):
-        read_folder(tmp_path / "y")
+
+
+def test_a_class_that_validation_lacks_is_not_measured_there(tmp_path):
+    empty_files(tmp_path, {"train/a": 1, "train/b": 1, "train/c": 1, "val/a": 1, "val/b": 0})
+    folder = read_folder(tmp_path)
+    assert folder.classes == ("a", "b", "c") and folder.absent("val") == ["b", "c"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")

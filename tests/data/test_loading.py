@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitlora.data import datamodule, loading
+from vitlora.data import loading
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 
@@ -31,7 +31,7 @@ def test_fewer_processes_load_where_there_is_no_room_and_a_line_says_so(
     data = FolderData(str(make_folder(tmp_path, count=8)), batch_size=2, num_workers=4)
     data.preprocessing = Preprocessing(32, 1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     bytes_of_one = 2 * 3 * 32 * 32 * 4
-    monkeypatch.setattr(datamodule, "shared_memory", lambda: 4 * bytes_of_one)
+    monkeypatch.setattr(loading, "shared_memory", lambda: 4 * bytes_of_one)
     assert data.train_dataloader().num_workers == 1
     assert data.val_dataloader().num_workers == 1
     said = capsys.readouterr().err
@@ -39,9 +39,9 @@ def test_fewer_processes_load_where_there_is_no_room_and_a_line_says_so(
         said.count("note: /dev/shm has 0 MB free, too little for 4 loader processes; 1 will") == 1
     )
     assert "docker run --shm-size" in said
-    monkeypatch.setattr(datamodule, "shared_memory", lambda: 10 * bytes_of_one)
+    monkeypatch.setattr(loading, "shared_memory", lambda: 10 * bytes_of_one)
     assert data.train_dataloader().num_workers == 4
-    monkeypatch.setattr(datamodule, "shared_memory", lambda: None)
+    monkeypatch.setattr(loading, "shared_memory", lambda: None)
     assert data.train_dataloader().num_workers == 4
 
 

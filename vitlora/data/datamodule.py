@@ -14,12 +14,12 @@ from vitlora.data.division import Division
 from vitlora.data.folder import VAL_FRACTION, Folder
 from vitlora.data.inspection import Inspection
 from vitlora.data.layouts.reading import LayoutOptions
-from vitlora.data.loading import MORE_ROOM, SHARED, shared_memory, workers_in
+from vitlora.data.loading import workers_with_room
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.read import read_folder
 from vitlora.data.usage import Usage
 from vitlora.data.value_range import find_range, range_text, read_range
-from vitlora.errors import UsageError, counted
+from vitlora.errors import UsageError
 from vitlora.notes import note, tell
 
 _MOST_WORKERS = 4  # where workers are spawned, each takes seconds and a gigabyte to start
@@ -186,7 +186,7 @@ class FolderData(LightningDataModule):
             DataError: A split is missing, or pictures are unreadable; each is named.
         """
         if stage == "fit" and self._notes is not None:
-            tell(self._summary())
+            tell(f"data: {self.folder.summary()}" + " (drawn)" * self.drawn)
         for line in self._notes or ():
             note(line)
         self._notes = None
@@ -200,15 +200,6 @@ class FolderData(LightningDataModule):
             self._inspection.check(split, value_range)
         if stage == "fit":
             self._inspection.compare(value_range)
-
-    def _summary(self) -> str:
-        """Returns what was understood of the folder, in a line."""
-        splits = self.folder.splits
-        total = counted(sum(map(len, splits.values())), "picture")
-        counts = ", ".join(f"{part} {len(samples):,}" for part, samples in splits.items())
-        how = " (drawn)" if self.drawn else ""
-        classes = counted(len(self.folder.classes), "class")
-        return f"data: {total} in {classes}, labels from {self.folder.source.labels}; {counts}{how}"
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
@@ -250,7 +241,10 @@ class FolderData(LightningDataModule):
     ) -> DataLoader[Any]:
         workers = min(self.num_workers, -(-len(dataset) // self.batch_size))
         side = self._needed_preprocessing().image_size
-        workers = self._with_room(workers, self.batch_size * 3 * side * side * 4)
+        fit, line = workers_with_room(workers, self.batch_size * 3 * side * side * 4)
+        if line and not self._told:
+            note(line)
+        self._told, workers = self._told or bool(line), fit
         return PictureLoader(
             dataset,
             batch_size=self.batch_size,
@@ -260,25 +254,6 @@ class FolderData(LightningDataModule):
             persistent_workers=workers > 0 and again,
             worker_init_fn=seed_worker,
         )
-
-    def _with_room(self, workers: int, batch: int) -> int:
-        """Returns as many workers as the shared memory has room for; says so once if it is fewer.
-
-        Args:
-            workers: As many as are wanted.
-            batch: Bytes of one.
-        """
-        room = shared_memory()
-        if room is None:
-            return workers
-        fit = min(workers, workers_in(room, batch))
-        if fit < workers and not self._told:
-            self._told = True
-            note(
-                f"{SHARED} has {room / 1e6:.0f} MB free, too little for {workers} loader "
-                f"processes; {fit or 'the main one'} will load. {MORE_ROOM} gives it more"
-            )
-        return fit
 
     def _needed_preprocessing(self) -> Preprocessing:
         if self.preprocessing is None:

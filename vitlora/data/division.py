@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vitlora.data.folder import SPLITS, Folder, Sample, split_record
+from vitlora.data.folder import SPLITS, Folder, Sample
 from vitlora.data.groups import DUPLICATES, groups_of
 from vitlora.data.usage import Usage, contents, used, with_copies
 from vitlora.errors import DataError, UsageError, a_few, counted
@@ -259,3 +259,26 @@ def _note_shares(folder: Folder, found: Folder, draw: dict[str, Any]) -> None:
                 f"{part} holds {drawn / total:.0%} of the pictures where {asked:.0%} was asked: "
                 "groups stay whole, and a class has a picture in each split"
             )
+
+
+def split_record(
+    folder: Folder,
+    digests: dict[str, str],
+    drawn: dict[str, Any] | None,
+    grouping: str | None = None,
+) -> dict[str, Any]:
+    """Returns what a bundle says of its data: enough to draw the same split and to notice change.
+
+    Args:
+        folder: Already split.
+        digests: Of the splits before unreadable pictures were left out.
+        drawn: Shares and seed of the draw; None where the splits were found as folders.
+        grouping: Digest of the groups the draw kept together; None where there were none.
+    """
+    record: dict[str, Any] = {
+        "root": str(folder.root.resolve()),
+        "counts": {part: folder.counts(part) for part in folder.splits},
+        "digests": digests,
+    }
+    record |= {} if drawn is None else {"drawn": drawn}
+    return record if grouping is None else {**record, "grouping": grouping}

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
 from vitlora.errors import DataError, a_few, counted
@@ -81,6 +80,18 @@ class Folder:
         """Returns the number of pictures of each class in a split."""
         found = Counter(sample.label for sample in self.splits.get(split, []))
         return [found[index] for index in range(len(self.classes))]
+
+    def summary(self) -> str:
+        """Returns how many pictures and classes there are, and where the classes come from."""
+        total = counted(sum(map(len, self.splits.values())), "picture")
+        counts = ", ".join(f"{part} {len(samples):,}" for part, samples in self.splits.items())
+        classes = counted(len(self.classes), "class")
+        return f"{total} in {classes}, labels from {self.source.labels}; {counts}"
+
+    def absent(self, split: str) -> list[str]:
+        """Returns the classes that a split has no picture of."""
+        counts = zip(self.classes, self.counts(split), strict=True)
+        return [name for name, count in counts if not count]
 
     def digest(self, split: str) -> str:
         """Returns a SHA-256 over the relative paths (NFC) of a split's pictures."""
@@ -281,26 +292,3 @@ def _settled(
             continue
         splits[side] += [s for s in group if side != "train" or known.get(s.path, side) == side]
     return splits, others
-
-
-def split_record(
-    folder: Folder,
-    digests: dict[str, str],
-    drawn: dict[str, Any] | None,
-    grouping: str | None = None,
-) -> dict[str, Any]:
-    """Returns what a bundle says of its data: enough to draw the same split and to notice change.
-
-    Args:
-        folder: Already split.
-        digests: Of the splits before unreadable pictures were left out.
-        drawn: Shares and seed of the draw; None where the splits were found as folders.
-        grouping: Digest of the groups the draw kept together; None where there were none.
-    """
-    record: dict[str, Any] = {
-        "root": str(folder.root.resolve()),
-        "counts": {part: folder.counts(part) for part in folder.splits},
-        "digests": digests,
-    }
-    record |= {} if drawn is None else {"drawn": drawn}
-    return record if grouping is None else {**record, "grouping": grouping}

@@ -68,17 +68,19 @@ class Inspection:
             )
         if problems:
             note(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
-            before = folder.counts(split)
+            before = folder.absent(split)
             folder.splits[split] = [s for s in samples if s.path not in problems]
-            counts = zip(folder.classes, before, folder.counts(split), strict=True)
-            lost = [f"'{name}'" for name, had, left in counts if had and not left]
+            lost = [f"'{name}'" for name in folder.absent(split) if name not in before]
             if lost and (split == "train" or not folder.splits[split]):
                 raise DataError(
                     f"{counted(len(lost), 'class')} without a readable picture in {split}: "
                     f"{a_few(lost)}; add some, or leave such a class out of data.classes"
                 )
-            if lost:
-                note(f"{split} has no readable picture of {a_few(lost)}: nothing measures them")
+        if split != "train" and (absent := [f"'{name}'" for name in folder.absent(split)]):
+            note(
+                f"{split} has no picture of {len(absent):,} of {len(folder.classes):,} classes "
+                f"({a_few(absent, 5)}): what is measured on it says nothing about them"
+            )
         self._checked[split] = folder
 
     def compare(self, value_range: ValueRange | None) -> None:

@@ -107,7 +107,8 @@ def _list_archive(archive: Path) -> Listing:
     found, folders = Listing(), set[PurePosixPath]()
     for name in members(archive):
         inside, path = PurePosixPath(name), archive / name
-        if any(part.startswith((".", "__MACOSX")) for part in inside.parts):
+        above = [part for part in inside.parts[:-1] if part.startswith((".", "__"))]
+        if above or inside.name.startswith("."):
             found.note("hidden", path)
             continue
         folders.update(inside.parents)
@@ -174,7 +175,7 @@ def _walk(folder: Path, found: Listing, seen: set[str]) -> Iterator[Path]:
             continue
         for entry in listed:
             path = Path(entry.path)
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or (entry.name.startswith("__") and _is_folder(entry)):
                 found.note("hidden", path)
             elif not _is_folder(entry):
                 # an entry that is a plain file needs no question to the disk

@@ -31,6 +31,22 @@ def workers_in(room: int, batch: int) -> int:
     return max(0, (room // batch - _IN_USE) // _AHEAD)
 
 
+def workers_with_room(workers: int, batch: int) -> tuple[int, str]:
+    """Returns as many processes as the shared memory has room for, and a line if it is fewer.
+
+    Args:
+        workers: As many as are wanted.
+        batch: Bytes of one.
+    """
+    room = shared_memory()
+    if room is None or (fit := workers_in(room, batch)) >= workers:
+        return workers, ""
+    return fit, (
+        f"{SHARED} has {room / 1e6:.0f} MB free, too little for {workers} loader processes; "
+        f"{fit or 'the main one'} will load. {MORE_ROOM} gives it more"
+    )
+
+
 def lost_workers(error: BaseException) -> str | None:
     """Returns what to do where an error says that a loader process came to its end; else None."""
     text = str(error)

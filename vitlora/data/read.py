@@ -1,7 +1,7 @@
 """A place that holds labelled pictures -> a Folder: which classes there are, and which pictures."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
@@ -78,13 +78,16 @@ def read_folder(
         splits.setdefault(one.split or "all", []).append(Sample(one.path, label, one.name))
         if one.group:
             groups[one.name] = one.group
-    notes = [*reading.notes, *_unmeasured(names, splits)]
+    notes = list(reading.notes)
     if reading.passed_over:
         notes.append(f"passed over {describe(reading.passed_over)}")
     if "train" in splits and "val" not in splits and "all" not in splits:
         splits["all"] = splits.pop("train")  # validation is drawn from it
     parts = ("all", *SPLITS)
-    splits = {part: splits[part] for part in parts if part in splits}
+    # in the order of the labels, in which samplers with a seed count
+    splits = {
+        part: sorted(splits[part], key=lambda one: one.label) for part in parts if part in splits
+    }
     every = tuple(sorted({one.label for one in reading.pictures}))
     source = Source(reading.layout, reading.source, every, tuple(notes))
     return Folder(root, names, splits, groups, source)
@@ -103,13 +106,13 @@ def _class_names(
         _check_wanted(root, names, known, sorted(every))
     if known and not counts.keys() & set(names):
         raise DataError(f"{root} has no pictures of {a_few(known)}; found {a_few(sorted(counts))}")
+    new = names[len(known) :] if wanted is None else [n for n in names if n not in known]
+    _check_trained(root, reading, [*new, *_empty_to_train(reading, wanted, known)])
     if len(names) < 2:
         raise DataError(
             f"{root} has pictures of {counted(len(names), 'class')} ({a_few(names)}, labels from "
             f"{reading.source}); expected at least 2"
         )
-    new = names[len(known) :] if wanted is None else [n for n in names if n not in known]
-    _check_trained(root, reading, [*new, *_empty_to_train(reading, wanted, known)])
     return tuple(names)
 
 
@@ -165,16 +168,3 @@ def _check_trained(root: Path, reading: Reading, names: Sequence[str]) -> None:
 
 def _passed_over(files: int) -> str:
     return f" (passed over {counted(files, 'file')})" if files else ""
-
-
-def _unmeasured(names: Sequence[str], splits: dict[str, list[Sample]]) -> Iterator[str]:
-    """Yields which classes a split lacks: nothing measures them there."""
-    for split in ("val", "test"):
-        if split in splits:
-            there = {sample.label for sample in splits[split]}
-            absent = [f"'{name}'" for label, name in enumerate(names) if label not in there]
-            if absent:
-                yield (
-                    f"{split} has no picture of {len(absent)} of {counted(len(names), 'class')} "
-                    f"({a_few(absent, 5)}): what is measured on it says nothing about them"
-                )

@@ -119,7 +119,7 @@ def _not_splittable(survey: Survey) -> Iterator[Finding]:
     try:
         pool.split(val=VAL_FRACTION, test=0.0, seed=0)
     except DataError as error:
-        what, _, advice = str(error).partition(". ")
+        what, _, advice = str(error).partition("; ")
         yield Finding("too_few_to_split", "error", what, advice)
 
 

@@ -143,10 +143,9 @@ def _unused(place: Place, reading: Reading) -> dict[str, list[str]]:
         unused[kind] = [name for name in names if name not in (RECORD, *reading.read_from)]
     used = {one.path for one in reading.pictures}
     above = {parent for path in used for parent in path.parents}
-    beside = [name for name, path in place.pictures.items() if path not in used]
-    folders = [folder for folder in place.listing.folders if folder not in above]
-    empty = {name for some in reading.empty.values() for name in some}
-    outer = [f for f in folders if f.parent not in folders and f.name not in empty]
+    beside = {name: path for name, path in place.pictures.items() if path not in used}
+    strange = {parent for path in beside.values() for parent in path.parents} - above
+    outer = sorted(folder for folder in strange if folder.parent in above)
     unused["folders"] = [f"{place.name(folder)}/" for folder in outer]
     unused["beside"] = [n for n in beside if not n.startswith(tuple(unused["folders"]))]
     return {kind: names for kind, names in unused.items() if names}

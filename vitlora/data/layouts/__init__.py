@@ -2,7 +2,7 @@
 
 from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
 from vitlora.data.layouts.reading import Layout, LayoutOptions, Place
-from vitlora.errors import DataError, UsageError, a_few, nearest
+from vitlora.errors import DataError, UsageError, a_few, counted, nearest
 
 LAYOUTS: tuple[Layout, ...] = (Folders(), NestedFolders(), ClassFolders())
 
@@ -34,9 +34,10 @@ def recognised(place: Place, options: LayoutOptions) -> Layout:
     if fitting:
         ways = " or ".join(f"--data.layout {layout.name} ({layout.what})" for layout in fitting)
         raise DataError(f"{place.root} can be read in several ways; add {ways}")
-    found = a_few([*place.others][:5] if place.listing else [], 3)
+    pictures = counted(len(place.pictures), "picture") if place.pictures else "no pictures"
+    others = f" (it has {a_few(place.others, 3)})" if place.others else ""
     raise DataError(
-        f"{place.root} holds {len(place.pictures):,} pictures, but no class folders and no table "
-        f"that gives them classes (other files: {found}); expected train/ and val/ with a folder "
-        "for each class, or class folders, or a table with the columns file and label"
+        f"{place.root} holds {pictures}, and no class folders or table that give them classes"
+        f"{others}; expected train/ and val/ with a folder for each class, or class folders, or a "
+        "table with the columns file and label"
     )
