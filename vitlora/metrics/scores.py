@@ -14,10 +14,12 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
+from vitlora.errors import a_few
 from vitlora.metrics.intervals import Interval, macro_f1, macro_f1_interval, wilson
 
 _TOP = 3  # as many as predict shows
 _MOST_CLASSES, _WORST = 25, 15  # classes that are all listed; of more, so many
+_NOTHING = f"{'-':>5}   {'-':>5}  {'-':>5}"  # of a class without images
 _BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
 
@@ -77,6 +79,12 @@ class Scores:
     def images(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    @cached_property
+    def unmeasured(self) -> list[str]:
+        """The classes without an image: no number says anything about them."""
+        counts = self.labels.bincount(minlength=len(self.classes)).tolist()
+        return [name for name, count in zip(self.classes, counts, strict=True) if not count]
 
     @cached_property
     def confusion(self) -> torch.Tensor:
@@ -194,6 +202,7 @@ class Scores:
             "accuracy_interval": [round(x, 6) for x in self.accuracy_interval],
             "macro_f1_interval": [round(x, 6) for x in self.macro_f1_interval],
             **{name: round(value, 6) for name, value in more.items()},
+            "unmeasured_classes": self.unmeasured,
             "per_class": [
                 {"class": name, "precision": p, "recall": r, "f1": f, "images": n}
                 for name, p, r, f, n in columns
@@ -232,8 +241,18 @@ class Scores:
                 f"   macro-F1 {self.macro_f1:.3f}  {_shown(self.macro_f1_interval)}",
                 f"{top}AUROC {self.auroc:.3f}   calibration error {self.calibration_error:.3f}   "
                 f"loss {self.loss:.3f}   {self.images} images",
+                *self._unmeasured_line(),
             ]
         )
+
+    def _unmeasured_line(self) -> list[str]:
+        count, total = len(self.unmeasured), len(self.classes)
+        if not count:
+            return []
+        return [
+            f"measured on {total - count:,} of {total:,} classes; no images of "
+            f"{a_few(self.unmeasured, 5)}"
+        ]
 
     def _table(self, most: int) -> list[str]:
         """Returns a line for each class under a heading; of more than ``most`` the lowest F1."""
@@ -244,9 +263,8 @@ class Scores:
         width = max(len(name) for name in (*(row[0] for row in rows), "class"))
         lines = [f"{'class':<{width}}  precision  recall     f1  images"]
         for name, precision, recall, f1, support in rows:
-            lines.append(
-                f"{name:<{width}}      {precision:5.3f}   {recall:5.3f}  {f1:5.3f}  {support:6d}"
-            )
+            shown = f"{precision:5.3f}   {recall:5.3f}  {f1:5.3f}" if support else _NOTHING
+            lines.append(f"{name:<{width}}      {shown}  {support:6d}")
         return lines
 
     def _worst(self) -> list[str]:
