@@ -27,18 +27,12 @@ def follow(parent: Bundle, data: FolderData) -> str:
 
 
 def note_absent(data: FolderData) -> None:
-    """Notes classes without training pictures, and those without validation pictures."""
+    """Notes classes without training pictures."""
     folder = data.folder
-    counts = list(zip(folder.classes, folder.counts("train"), folder.counts("val"), strict=True))
-    if absent := [name for name, trained, _ in counts if not trained]:
+    if absent := folder.absent("train"):
         note(
             f"{folder.root} has no training pictures of {a_few(absent)}: they may be "
             "forgotten; old pictures among the new ones prevent that"
-        )
-    if unseen := [name for name, trained, held in counts if trained and not held]:
-        note(
-            f"{folder.root} has no validation pictures of {a_few(unseen)}: the score says "
-            "nothing about them"
         )
 
 

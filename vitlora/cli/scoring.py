@@ -7,7 +7,7 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, a_few
-from vitlora.evaluation.pictures import settle
+from vitlora.evaluation.pictures import settle, unknown_classes
 from vitlora.evaluation.seen import Seen, seen
 from vitlora.evaluation.training_folder import at_home
 from vitlora.notes import note, warn
@@ -22,6 +22,8 @@ def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
     Raises:
         BundleError: Training pictures could be in it, and nothing tells which.
     """
+    if line := unknown_classes(bundle, data):
+        warn(line)
     if said := settle(bundle, data, split):
         note(said)
     known = seen(bundle, data.folder.splits.get(split, ()))

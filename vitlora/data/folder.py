@@ -142,7 +142,7 @@ class Folder:
         whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
         splits, whole = _settled(whole, known or {})
         sizes = [Counter(sample.label for sample in group) for group in whole]
-        total = sum(sizes, Counter[int]())
+        total = Counter(sample.label for group in whole for sample in group)
         counts = [total[label] for label in range(len(self.classes))]
         if folds is None:
             placed = replace(self, splits=splits)

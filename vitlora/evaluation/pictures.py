@@ -126,8 +126,9 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
         raise DataError(f"{data.folder.root} has no split '{chosen}'; it has {has}: see --split")
     known = seen(bundle, parts[chosen])
     as_then = data.recalled or same_split(data, digests, chosen)
-    notes = _classes_note(bundle, data, parts[chosen])
-    notes += [f"{line[0].upper()}{line[1:]}." for line in ([note] if note else [])]
+    lines = (unknown_classes(bundle, data), note)
+    notes = [f"{line[0].upper()}{line[1:]}." for line in lines if line]
+    notes += _unmeasured(bundle, parts[chosen])
     notes += _warnings(chosen, as_then, not ours and known.trained is None)
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes), known)
 
@@ -148,13 +149,13 @@ def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
     return []
 
 
-def _classes_note(bundle: Bundle, data: FolderData, samples: Sequence[Sample]) -> list[str]:
-    """Returns a note on classes that the bundle does not know, and on those without pictures.
+def unknown_classes(bundle: Bundle, data: FolderData) -> str | None:
+    """Returns a note on pictures of classes that a bundle does not know: they are left out.
 
     Raises:
-        DataError: A class has nearly the name of one of the bundle's that has no pictures.
+        DataError: Such a class has nearly the name of one of the bundle's without pictures.
     """
-    classes, found, notes = bundle.record.classes, data.folder.source.classes, []
+    classes, found = bundle.record.classes, data.folder.source.classes
     absent = [name for name in classes if name not in found]
     strangers = [name for name in found if name not in classes]
     for name in strangers:
@@ -163,14 +164,17 @@ def _classes_note(bundle: Bundle, data: FolderData, samples: Sequence[Sample]) -
                 f"{data.folder.root} has pictures of '{name}', a class that {bundle.folder} does "
                 f"not know{close}; it knows {a_few(classes)}. Rename it, or move it elsewhere"
             )
-    if strangers:
-        names = a_few(strangers)
-        notes.append(f"Left out, because the bundle does not know these classes: {names}.")
-    there = {sample.label for sample in samples}
-    if len(there) < len(classes):
-        names = a_few(name for label, name in enumerate(classes) if label not in there)
-        notes.append(
-            f"{len(classes) - len(there):,} of {len(classes):,} classes have no picture here, so "
-            f"nothing below is said of them: {names}."
-        )
-    return notes
+    if not strangers:
+        return None
+    return f"left out, because the bundle does not know these classes: {a_few(strangers)}"
+
+
+def _unmeasured(bundle: Bundle, samples: Sequence[Sample]) -> list[str]:
+    classes, there = bundle.record.classes, {sample.label for sample in samples}
+    absent = [name for label, name in enumerate(classes) if label not in there]
+    if not absent:
+        return []
+    return [
+        f"{len(absent):,} of {len(classes):,} classes have no picture here, so nothing is measured "
+        f"of them: {a_few(absent)}."
+    ]

@@ -49,6 +49,8 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     check(bundle, "data", options, hints)
     # where the run was started, its paths need not lead to the same place as here
     places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
+    # a class without pictures is not measured, and others are left out
+    options |= {"classes": list(record.classes), "known_classes": list(record.classes)}
     options |= {name: place for name, place in places.items() if place and name in options}
     if "data.root" in chosen:  # how another place is read, it says itself
         options = {name: v for name, v in options.items() if name not in LayoutOptions().__dict__}
