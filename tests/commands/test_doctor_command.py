@@ -60,7 +60,9 @@ def test_healthy_folder_is_said_to_be_so(root, capsys):
     before = contents(root)
     assert run("--data", root) == 0
     out, err = capsys.readouterr()
-    assert out == (f"{root}: 50 pictures in 2 classes: train 40, val 10\nnothing wrong\n")
+    assert out == (
+        f"{root}: 50 pictures in 2 classes, labels from class folders: train 40, val 10\nnothing wrong\n"
+    )
     assert err == ""
     assert contents(root) == before
 
@@ -199,7 +201,7 @@ def test_fix_that_fails_leaves_nothing(root, tmp_path, monkeypatch, capsys):
 
 MISTAKES = {
     "no such folder": (["--data", "{tmp}/gone"], 1, "gone': no such folder"),
-    "no pictures": (["--data", "{tmp}"], 1, "no pictures in class folders"),
+    "no pictures": (["--data", "{tmp}"], 1, "holds no pictures"),
     "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "exists already"),
     "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "lies in --data"),
     "html nowhere": (["--data", "{root}", "--html", "{tmp}/no/x.html"], 2, "folder that exists"),
@@ -260,7 +262,7 @@ def test_shares_out_of_range_are_refused_before_the_work(tmp_path, make_folder, 
 def test_a_folder_of_test_pictures_alone_cannot_be_trained_on(tmp_path, make_folder, capsys):
     photos = make_folder(tmp_path / "photos", splits=("test",))
     assert main(["doctor", "--data", str(photos)]) == 1
-    assert "test/ without train/ and val/" in capsys.readouterr().out
+    assert "test/ without train/: fit needs it" in capsys.readouterr().out
 
 
 def test_a_class_without_a_good_picture_is_left_out_of_the_copy(tmp_path, make_folder):

@@ -316,7 +316,7 @@ def test_bad_folders_are_refused_in_a_line(
     whole = make_folder(tmp_path / "whole", CLASSES, splits=("val",), count=1)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"data": tmp_path / "none"}, "--data '.*none': no such folder"),
-        ({"data": lacking}, "has no class folder '<b>&\"é' .did you mean"),
+        ({"data": lacking}, "does not know .did you mean '<b>&\"é'"),
         ({"data": whole, "split": "test"}, "has no split 'test'; it has val"),
     ]
     for options, message in cases:
