@@ -61,7 +61,8 @@ def test_healthy_folder_is_said_to_be_so(root, capsys):
     assert run("--data", root) == 0
     out, err = capsys.readouterr()
     assert out == (
-        f"{root}: 50 pictures in 2 classes, labels from class folders: train 40, val 10\nnothing wrong\n"
+        f"{root}: 50 pictures in 2 classes, labels from class folders: train 40, val 10\n"
+        "nothing wrong\n"
     )
     assert err == ""
     assert contents(root) == before
