@@ -57,6 +57,8 @@ class FolderData(LightningDataModule):
             bundle that --from names, which sets it.
         value_range: The two values that become black and white in files deeper than 8 bits; null
             finds them over the training pictures. Scoring takes those of the bundle.
+        srgb: Turn the colours of pictures with a colour profile (Display P3, Adobe RGB) into sRGB;
+            false takes their values as they are. Scoring does as training did.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class FolderData(LightningDataModule):
         check_copies: bool = True,
         known_classes: list[str] | None = None,
         value_range: list[float] | None = None,
+        srgb: bool = True,
     ) -> None:
         super().__init__()
         self.auto_batch = batch_size == "auto"
@@ -104,6 +107,7 @@ class FolderData(LightningDataModule):
         self.preprocessing: Preprocessing | None = None
         self._told = False
         self._passed_over = found.passed_over
+        self.srgb = srgb
         try:
             self.value_range = read_range(value_range)
         except ValueError as error:
@@ -168,7 +172,8 @@ class FolderData(LightningDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         if model is not None:
             if stage == "fit":
-                model.backbone.preprocessing = self._scaled(model.backbone.preprocessing)
+                seen = replace(model.backbone.preprocessing, srgb=self.srgb)
+                model.backbone.preprocessing = self._scaled(seen)
             self.preprocessing = model.backbone.preprocessing
         value_range = None if self.preprocessing is None else self.preprocessing.value_range
         for split in _SPLITS[stage]:
@@ -209,7 +214,9 @@ class FolderData(LightningDataModule):
         else:
             transform = Augmentation(self.augment, preprocessing)
             at_least = 2 * preprocessing.image_size
-        return ImageDataset(samples, transform, at_least, preprocessing.value_range)
+        return ImageDataset(
+            samples, transform, at_least, preprocessing.value_range, preprocessing.srgb
+        )
 
     def _loader(
         self, dataset: ImageDataset | Views, shuffle: bool, again: bool = True
