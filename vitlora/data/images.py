@@ -108,7 +108,10 @@ def upright(
     value_range: ValueRange | None,
     srgb: bool = True,
 ) -> Opened:
-    """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count."""
+    """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count.
+
+    Where nothing needs to be done it returns the picture itself, without what it was opened with.
+    """
     outside = False
     turn = _TURNS.get(orientation(image))
     profile = profile_of(image) if srgb else None
@@ -119,7 +122,10 @@ def upright(
     if turn is not None:
         plain = plain.transpose(turn)
     plain = _opaque(plain)
-    plain = to_srgb(plain, profile) if profile else plain.convert("RGB")
+    if profile is not None:
+        plain = to_srgb(plain, profile)
+    elif plain.mode != "RGB":
+        plain = plain.convert("RGB")
     plain.info = {}  # done with: nobody applies them again
     return Opened(plain, outside)
 

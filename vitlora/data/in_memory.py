@@ -41,7 +41,8 @@ def seen_as(
                 raise type(error)(f"the picture's {len(picture):,} bytes: {reason}") from None
     if isinstance(picture, Image.Image):
         deep = picture.mode.startswith("I") or picture.mode == "F"
-        return upright(picture, np.asarray(picture) if deep else None, value_range, srgb)
+        values = np.asarray(picture) if deep else None
+        return upright(picture.copy(), values, value_range, srgb)
     if not isinstance(picture, np.ndarray):
         raise DataError(
             f"{type(picture).__name__} is not a picture; expected a path, bytes, an array, or a "
