@@ -220,6 +220,22 @@ def test_pictures_in_memory_are_read_as_files_are_and_only_once(tmp_path):
     np.testing.assert_array_equal(np.asarray(seen_as(once).image), want)
 
 
+def test_a_large_picture_is_averaged_before_it_is_turned_but_not_too_small(tmp_path):
+    wide = COLOURS.repeat(16, axis=0).repeat(16, axis=1)  # 640 x 800
+    Image.fromarray(wide).save(tmp_path / "a.png", icc_profile=P3)
+    sizes = {n: open_image(tmp_path / "a.png", n).size for n in (None, 80, 81, 320, 321)}
+    assert sizes == {
+        None: (800, 640),
+        80: (100, 80),
+        81: (200, 160),
+        320: (400, 320),
+        321: (800, 640),
+    }
+    want = in_srgb("Display P3", COLOURS).repeat(2, axis=0).repeat(2, axis=1)
+    assert np.abs(opened(tmp_path / "a.png", at_least=80) - want).max() <= 2
+    assert open_image(tmp_path / "a.png", 80, srgb=False).size == (800, 640)
+
+
 def test_threads_share_a_transform():
     pictures = [Image.fromarray(np.roll(COLOURS, n, axis=0).repeat(8, axis=0)) for n in range(40)]
     want = [np.asarray(to_srgb(one, P3)) for one in pictures]

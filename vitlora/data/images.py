@@ -70,7 +70,8 @@ def open_image(
     Args:
         path: The picture file.
         at_least: Shortest side in pixels that is enough; a JPEG may then be decoded at 1/2, 1/4
-            or 1/8 scale, several times faster. None decodes every pixel.
+            or 1/8 scale, several times faster, and a picture whose profile is turned into sRGB may
+            be averaged to that. None keeps every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits. None takes all of
             16 bits for integers, and 0 to 1, or to the picture's largest value, for floats.
         srgb: Turn the colours that a profile describes into sRGB; else its values are kept as if
@@ -98,7 +99,7 @@ def open_marked(
     with reading(path) as image:
         cut = stored_colour(image) not in {None, *IN_FULL}
         values = _load(path, image, at_least)
-        opened = upright(image, values, value_range, srgb)
+        opened = upright(image, values, value_range, srgb, at_least)
         return Opened(opened.image, cut or opened.outside) if values is None else opened
 
 
@@ -107,6 +108,7 @@ def upright(
     values: NDArray[Any] | None,
     value_range: ValueRange | None,
     srgb: bool = True,
+    at_least: int | None = None,
 ) -> Opened:
     """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count.
 
@@ -123,7 +125,7 @@ def upright(
         plain = plain.transpose(turn)
     plain = _opaque(plain)
     if profile is not None:
-        plain = to_srgb(plain, profile)
+        plain = to_srgb(plain, profile, at_least)
     elif plain.mode != "RGB":
         plain = plain.convert("RGB")
     plain.info = {}  # done with: nobody applies them again
