@@ -19,9 +19,9 @@ from torchmetrics.functional.classification import binary_auroc
 
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.bundle.merging import merged_network
-from vitlora.data.read import read_folder
 from vitlora.data.folder import Sample
 from vitlora.data.listing import list_pictures
+from vitlora.data.read import read_folder
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.evaluation.calibrate import calibrate
 from vitlora.hardware import pick_device

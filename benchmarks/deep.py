@@ -23,9 +23,9 @@ from PIL import Image
 
 from vitlora.backbones import load_backbone
 from vitlora.data.bit_depth import ValueRange
-from vitlora.data.read import read_folder
 from vitlora.data.folder import Folder
 from vitlora.data.images import open_image
+from vitlora.data.read import read_folder
 from vitlora.data.value_range import find_range
 from vitlora.evaluation.answers import answer
 from vitlora.metrics.scores import Scores
@@ -83,16 +83,17 @@ def _probed(folder: Folder, backbone: Any, value_range: ValueRange | None) -> di
     mean, std = said["train"].features.mean(0), said["train"].features.std(0) + 1e-6
     seen = {split: (one.features - mean) / std for split, one in said.items()}
     labels = {split: one.labels for split, one in said.items()}
-    heads = [_head(seen["train"], labels["train"], len(folder.classes), d) for d in DECAYS]
-    best = max(heads, key=lambda head: _right(head, seen["val"], labels["val"]))
+    heads = [head_of(seen["train"], labels["train"], len(folder.classes), d) for d in DECAYS]
+    best = max(heads, key=lambda head: share_right(head, seen["val"], labels["val"]))
     scores = Scores(folder.classes, F.linear(seen["test"], *best), labels["test"])
     summary = scores.summary()
     return {key: round(summary[key], 4) for key in ("accuracy", "macro_f1")}
 
 
-def _head(
+def head_of(
     features: torch.Tensor, labels: torch.Tensor, classes: int, decay: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the weight and the bias of multinomial regression with weight decay."""
     weight = torch.zeros(classes, features.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
@@ -108,9 +109,10 @@ def _head(
     return weight.detach(), bias.detach()
 
 
-def _right(
+def share_right(
     head: tuple[torch.Tensor, torch.Tensor], features: torch.Tensor, labels: torch.Tensor
 ) -> float:
+    """Returns the accuracy of a head on features."""
     return float((F.linear(features, *head).argmax(1) == labels).float().mean())
 
 

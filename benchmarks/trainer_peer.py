@@ -96,9 +96,9 @@ def _peer(root: Path, weights: Path, epochs: int, seed: int) -> dict[str, float]
     from transformers import Trainer, TrainingArguments
 
     from vitlora.data.augmentation import Augmentation
-    from vitlora.data.read import read_folder
     from vitlora.data.dataset import ImageDataset, seed_worker
     from vitlora.data.preprocessing import Preprocessing
+    from vitlora.data.read import read_folder
 
     torch.manual_seed(seed)
     folder = read_folder(root)

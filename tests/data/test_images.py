@@ -9,18 +9,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from vitlora.data import images
+from vitlora.data import picture_file
 from vitlora.data.duplicates import fingerprints, near_duplicates
 from vitlora.data.images import MemoryShortError, open_image, open_marked
 from vitlora.data.value_range import find_range
 from vitlora.errors import DataError
 
+pillow_heif.register_heif_opener()
 RNG = np.random.default_rng(0)
 CASES = Path(__file__).parents[2] / ".." / "shared" / "cases"
 NOISE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+HEIC_START = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 
 # EXIF 2.32, tag 0x0112: what the stored picture needs to stand upright, as array operations
 UPRIGHT = {
@@ -171,9 +174,9 @@ def test_16_bit_colour_png_is_scaled_not_clipped(tmp_path):
     assert np.abs(opened(tmp_path / "a.png") - deep / 257).max() <= 1  # Pillow takes the high byte
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".webp"])
-def test_animation_gives_its_first_frame(tmp_path, suffix):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif", ".tif", ".heic"])
+def test_an_animation_or_several_pages_give_the_first(tmp_path, suffix):
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     file = tmp_path / f"a{suffix}"
     frames[0].save(file, save_all=True, append_images=frames[1:])
     assert getattr(Image.open(file), "n_frames", 1) == 2
@@ -240,13 +243,7 @@ def _folder(folder):
 
 def _heic(folder):
     file = folder / "IMG_0001.HEIC"
-    file.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-    return file
-
-
-def _jxl(folder):
-    file = folder / "a.jxl"
-    file.write_bytes(b"\xff\x0a" + bytes(100))
+    file.write_bytes(HEIC_START + bytes(100))
     return file
 
 
@@ -260,8 +257,7 @@ BAD = {
     _torn_png: "damaged picture",
     _text: "not a picture, whatever its name says",
     _folder: "is a folder",
-    _heic: "install it, or export them as JPEG",
-    _jxl: "JPEG XL is not read; export it as JPEG",
+    _heic: "damaged HEIC photo",
     _missing: "no such file",
 }
 
@@ -275,8 +271,19 @@ def test_bad_file_is_named_with_the_reason_in_one_line(tmp_path, make, reason):
     assert line.startswith(f"{file}: ") and reason in line and "\n" not in line
 
 
+def test_the_package_that_a_format_needs_is_named(tmp_path, monkeypatch):
+    starts = {"pillow-heif": HEIC_START, "pillow-jxl-plugin": b"\xff\x0a"}
+    missing = {name.replace("-plugin", "").replace("-", "_") for name in starts}
+    monkeypatch.setattr(picture_file, "find_spec", lambda name: None if name in missing else name)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
+    for package, start in starts.items():
+        (tmp_path / "a").write_bytes(start + bytes(100))
+        with pytest.raises(DataError, match=f"needs? the package {package}; install it, or export"):
+            open_image(tmp_path / "a")
+
+
 def test_a_picture_too_large_to_be_honest_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(picture_file, "MOST_PIXELS", 1000)
     with pytest.raises(DataError, match="too large to open safely"):
         open_image(_good(tmp_path))
 
@@ -381,6 +388,8 @@ TURNING = {
     "a.png": {},
     "a.webp": {"lossless": True},
     "a.avif": {"quality": 100},
+    "a.heic": {"quality": 100},
+    "a.hif": {"quality": 100, "format": "HEIF"},
     "a.tif": {},
     "deflated.tif": {"compression": "tiff_adobe_deflate"},
 }
@@ -391,7 +400,7 @@ TURNING = {
 def test_every_format_is_turned_exactly_once(tmp_path, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(SLOPE).save(tmp_path / name, exif=exif, **TURNING[name])
+    Image.fromarray(SLOPE).save(tmp_path / name, exif=exif.tobytes(), **TURNING[name])
     got = opened(tmp_path / name)
     np.testing.assert_array_equal(got, _oracle(tmp_path / name))
     upright = UPRIGHT[orientation](SLOPE)
@@ -436,6 +445,8 @@ def test_a_tiff_of_every_mode_is_turned_whatever_its_compression(
 @pytest.mark.shared
 @pytest.mark.skipif(not CASES.is_dir(), reason="the misread files are not here")
 def test_files_that_were_misread_open():
+    assert open_image(CASES / "phone-orientation-6.heic").size == (240, 320)
+    assert open_image(CASES / "phone.avif").size == (320, 240)
     upright = open_image(CASES / "exif-description-as-float-orientation-6.jpg")
     assert upright.size == (341, 256)
     assert open_image(CASES / "photo-without-ending").size == (256, 341)

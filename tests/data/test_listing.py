@@ -42,7 +42,18 @@ def listed(root):
 
 
 def test_pictures_are_known_by_their_ending_unopened(tmp_path):
-    yes = ["a.jpg", "b.JPEG", "c.heic", "d.hif", "e.jp2", "f.jxl", "g.avif", "h.pgm"]
+    yes = [
+        "a.jpg",
+        "b.JPEG",
+        "c.heic",
+        "d.hif",
+        "e.jp2",
+        "f.jxl",
+        "g.avif",
+        "g.avifs",
+        "g.heics",
+        "h.pgm",
+    ]
     no = ["i.txt", "j.dng", "k.CR2", "l.json", "jpg", "m.unknown", "Thumbs.db"]
     files(tmp_path, *yes, *no)  # all of them empty
     assert listed(tmp_path) == (yes, {"other": sorted(no)})

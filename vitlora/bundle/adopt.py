@@ -1,6 +1,7 @@
 """An adapter that plain PEFT saved for a timm model -> a bundle."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,8 @@ def _record(backbone: Backbone, classes: tuple[str, ...], storage: Storage) -> R
         method="Lora",
         head="full",
         classes=classes,
-        preprocessing=backbone.preprocessing,
+        # other trainings take values as they are
+        preprocessing=replace(backbone.preprocessing, srgb=False),
         split={"root": "", "counts": {}, "digests": {}},  # not known
         metrics={},
     )

@@ -107,7 +107,8 @@ def _facts(
             f"; values {range_text(seen.value_range)} of files deeper than 8 bits become 0 to 255"
             if seen.value_range
             else ""
-        ),
+        )
+        + f"; colour profiles are {'turned into sRGB' if seen.srgb else 'ignored'}",
         "made": f"{record.created[:10]}, "
         + ", ".join(f"{name} {version}" for name, version in record.libraries.items()),
     }

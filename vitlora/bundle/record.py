@@ -95,6 +95,8 @@ class Record:
             del fields["parent"]
         if self.preprocessing.value_range is None:
             del fields["preprocessing"]["value_range"]
+        if not self.preprocessing.srgb:
+            del fields["preprocessing"]["srgb"]
         return fields
 
 

@@ -44,8 +44,10 @@ def check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
         BundleError: They differ.
     """
     record, folder = bundle.record, data.folder
-    scale = record.preprocessing.value_range  # training found it; no option says it
-    model.backbone.preprocessing = replace(model.backbone.preprocessing, value_range=scale)
+    trained = record.preprocessing  # what is read of a file is as in training, whatever is asked
+    model.backbone.preprocessing = replace(
+        model.backbone.preprocessing, value_range=trained.value_range, srgb=trained.srgb
+    )
     if model.backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "

@@ -140,7 +140,7 @@ class Merge:
 
         arguments = {**self.merged.timm, "checkpoint_path": str(self.output)}
         view = asdict(self.record.preprocessing)
-        value_range = view.pop("value_range")
+        value_range, srgb = view.pop("value_range"), view.pop("srgb")
         view = {"input_size": view.pop("image_size"), **view}
         lines = [
             f"network   timm.create_model({_call([arguments.pop('name')], arguments)})",
@@ -149,6 +149,8 @@ class Merge:
         if value_range is not None:
             shown = range_text(value_range)
             lines.append(f"          files deeper than 8 bits: {shown} become 0 to 255 first")
+        if srgb:
+            lines.append("          colour profiles: turned into sRGB first")
         return lines
 
 

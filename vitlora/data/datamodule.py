@@ -17,6 +17,7 @@ from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.loading import workers_with_room
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.read import read_folder
+from vitlora.data.splits import check_shares
 from vitlora.data.usage import Usage
 from vitlora.data.value_range import find_range, range_text, read_range
 from vitlora.errors import UsageError
@@ -69,6 +70,8 @@ class FolderData(LightningDataModule):
             numbers.
         value_range: The two values that become black and white in files deeper than 8 bits; null
             finds them over the training pictures. Scoring takes those of the bundle.
+        srgb: Turn the colours of pictures with a colour profile (Display P3, Adobe RGB) into sRGB;
+            false takes their values as they are. Scoring does as training did.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class FolderData(LightningDataModule):
         split_column: str | None = None,
         group_column: str | None = None,
         label_names: str | None = None,
+        srgb: bool = True,
     ) -> None:
         super().__init__()
         self.auto_batch = batch_size == "auto"
@@ -105,7 +109,7 @@ class FolderData(LightningDataModule):
             raise UsageError(f"data.batch_size is {batch_size}; expected at least 1")
         if num_workers is not None and num_workers < 0:
             raise UsageError(f"data.num_workers is {num_workers}; expected 0 or more, or null")
-        _check_shares(val_fraction, test_fraction, folds, fold)
+        check_shares(val_fraction, test_fraction, folds, fold)
         options = LayoutOptions(
             layout, images, file_column, label_column, split_column, group_column, label_names
         )
@@ -127,6 +131,7 @@ class FolderData(LightningDataModule):
         self.preprocessing: Preprocessing | None = None
         self._told = False
         self._notes = found.source.notes
+        self.srgb = srgb
         try:
             self.value_range = read_range(value_range)
         except ValueError as error:
@@ -193,7 +198,8 @@ class FolderData(LightningDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         if model is not None:
             if stage == "fit":
-                model.backbone.preprocessing = self._scaled(model.backbone.preprocessing)
+                seen = replace(model.backbone.preprocessing, srgb=self.srgb)
+                model.backbone.preprocessing = self._scaled(seen)
             self.preprocessing = model.backbone.preprocessing
         value_range = None if self.preprocessing is None else self.preprocessing.value_range
         for split in _SPLITS[stage]:
@@ -234,7 +240,9 @@ class FolderData(LightningDataModule):
         else:
             transform = Augmentation(self.augment, preprocessing)
             at_least = 2 * preprocessing.image_size
-        return ImageDataset(samples, transform, at_least, preprocessing.value_range)
+        return ImageDataset(
+            samples, transform, at_least, preprocessing.value_range, preprocessing.srgb
+        )
 
     def _loader(
         self, dataset: ImageDataset | Views, shuffle: bool, again: bool = True
@@ -276,21 +284,3 @@ class FolderData(LightningDataModule):
         if found.value_range is not None:
             note(f"training: {found.to_text()}")
         return replace(preprocessing, value_range=found.value_range)
-
-
-def _check_shares(val: float, test: float, folds: int | None, fold: int) -> None:
-    if folds is None and not (0 < val < 1 and 0 <= test < 1 - val) and test != 1:
-        raise UsageError(
-            f"data.val_fraction {val} and data.test_fraction {test}: "
-            "expected 0 < val, 0 <= test and val + test < 1; or test 1, to test on everything"
-        )
-    if folds is None and fold:
-        raise UsageError(f"data.fold is {fold}, but data.folds is null; set data.folds too")
-    if folds is not None and folds < 2:
-        raise UsageError(f"data.folds is {folds}; expected 2 or more, or null")
-    if folds is not None and not 0 <= fold < folds:
-        raise UsageError(
-            f"data.fold is {fold}; expected 0 to {folds - 1}, as data.folds is {folds}"
-        )
-    if folds is not None and not 0 <= test <= 1:
-        raise UsageError(f"data.test_fraction is {test}; expected 0 <= test < 1, or 1")

@@ -21,6 +21,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         transform: RGB picture -> ``(3, H, W)``.
         at_least: Shortest side in pixels worth decoding; None decodes every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits.
+        srgb: Whether the colours that a picture's profile describes are turned into sRGB.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         transform: Transform,
         at_least: int | None = None,
         value_range: ValueRange | None = None,
+        srgb: bool = True,
     ) -> None:
         self.samples = list(samples)
         self.transform = transform
         self.at_least = at_least
         self.value_range = value_range
+        self.srgb = srgb
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -41,7 +44,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """Returns ``(3, H, W)``, normalised, and the label."""
         sample = self.samples[index]
-        image = open_image(sample.path, self.at_least, self.value_range)
+        image = open_image(sample.path, self.at_least, self.value_range, self.srgb)
         return self.transform(image), sample.label
 
 

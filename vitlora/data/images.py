@@ -4,15 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin
 
-from vitlora.data.archives import open_file, size_and_time
+from vitlora.data import picture_file
 from vitlora.data.bit_depth import (
     IN_FULL,
     ValueRange,
@@ -23,13 +22,12 @@ from vitlora.data.bit_depth import (
     stored_colour,
     whole_range,
 )
+from vitlora.data.colour import profile_of, to_srgb
+from vitlora.data.picture_file import is_jpeg, open_picture, orientation
 from vitlora.errors import DataError
 
-# Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
-MOST_PIXELS = 178_956_970
-_DRAFTED = 4  # times as many may a JPEG have that is decoded smaller
-_JPEG = b"\xff\xd8\xff"
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_DRAFTED = 4  # times as many pixels may a JPEG have that is decoded smaller
+_GREY = ("1", "L", "LA", "La")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,7 +48,7 @@ class Opened:
     """A picture as a network may see it.
 
     Attributes:
-        image: Upright, RGB, 8 bits.
+        image: Upright, RGB, 8 bits; neither orientation nor colour profile is left to apply.
         outside: Whether the file is deeper than 8 bits and its values do not lie in the range that
             was given, or none was, or that Pillow cuts them: its brightness then means little.
     """
@@ -63,29 +61,34 @@ def open_image(
     path: str | os.PathLike[str],
     at_least: int | None = None,
     value_range: ValueRange | None = None,
+    srgb: bool = True,
 ) -> Image.Image:
-    """Returns the picture as upright RGB: EXIF orientation applied, first frame, 8 bits.
+    """Returns the picture as upright sRGB: orientation applied, first frame, 8 bits.
 
     Transparency is laid on white.
 
     Args:
         path: The picture file.
         at_least: Shortest side in pixels that is enough; a JPEG may then be decoded at 1/2, 1/4
-            or 1/8 scale, several times faster. None decodes every pixel.
+            or 1/8 scale, several times faster, and a picture whose profile is turned into sRGB may
+            be averaged to that. None keeps every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits. None takes all of
             16 bits for integers, and 0 to 1, or to the picture's largest value, for floats.
+        srgb: Turn the colours that a profile describes into sRGB; else its values are kept as if
+            they were sRGB.
 
     Raises:
         DataError: The file is missing, torn, too large, or no picture Pillow can read.
         MemoryShortError: There is too little memory for it.
     """
-    return open_marked(path, at_least, value_range).image
+    return open_marked(path, at_least, value_range, srgb).image
 
 
 def open_marked(
     path: str | os.PathLike[str],
     at_least: int | None = None,
     value_range: ValueRange | None = None,
+    srgb: bool = True,
 ) -> Opened:
     """Returns the picture as :func:`open_image` does, and whether its values fit the range.
 
@@ -96,23 +99,37 @@ def open_marked(
     with reading(path) as image:
         cut = stored_colour(image) not in {None, *IN_FULL}
         values = _load(path, image, at_least)
-        opened = upright(image, values, value_range)
+        opened = upright(image, values, value_range, srgb, at_least)
         return Opened(opened.image, cut or opened.outside) if values is None else opened
 
 
 def upright(
-    image: Image.Image, values: NDArray[Any] | None, value_range: ValueRange | None
+    image: Image.Image,
+    values: NDArray[Any] | None,
+    value_range: ValueRange | None,
+    srgb: bool = True,
+    at_least: int | None = None,
 ) -> Opened:
-    """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count."""
+    """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count.
+
+    Where nothing needs to be done it returns the picture itself, without what it was opened with.
+    """
     outside = False
     turn = _TURNS.get(orientation(image))
+    profile = profile_of(image) if srgb else None
     plain = image
     if values is not None:
         outside = value_range is None or is_outside(values, value_range)
         plain = eight_bits(values, value_range or whole_range(values, image.mode), image)
     if turn is not None:
         plain = plain.transpose(turn)
-    return Opened(_to_rgb(plain), outside)
+    plain = _opaque(plain)
+    if profile is not None:
+        plain = to_srgb(plain, profile, at_least)
+    elif plain.mode != "RGB":
+        plain = plain.convert("RGB")
+    plain.info = {}  # done with: nobody applies them again
+    return Opened(plain, outside)
 
 
 def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
@@ -126,7 +143,7 @@ def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
         MemoryShortError: As :func:`open_image`.
     """
     with suppress(OSError):
-        if _start(path).startswith(_JPEG):
+        if is_jpeg(Path(path)):
             return None
     with reading(path) as image:
         return _load(path, image) if is_deep(image) else None
@@ -142,7 +159,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
     """
     size = ""
     try:
-        with _file(path) as image:
+        with open_picture(Path(path)) as image:
             size = f" of {image.width} x {image.height} pixels"
             yield image
     except DataError:
@@ -150,7 +167,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Image.DecompressionBombError:
-        raise DataError(f"{path}: {_too_large()}") from None
+        raise DataError(f"{path}: {picture_file.too_large()}") from None
     # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error … on damaged files
     except Exception as error:
         # the second is how Pillow's decoders say so
@@ -159,46 +176,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
                 f"{path}: too little memory to open this picture{size}; close other programs, "
                 "lower data.num_workers, or make the picture smaller"
             ) from None
-        raise DataError(f"{path}: {_reason(Path(path), error)}") from None
-
-
-def orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation still to apply, 1 to 8; 1 where the EXIF block is broken.
-
-    The tag alone is read: of a good picture another tag may be malformed, which Pillow's
-    ``exif_transpose`` stumbles over as it writes all of them anew.
-    """
-    with suppress(Exception):
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return found if found in _TURNS else 1
-    return 1
-
-
-def _file(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
-    """Opens a file, its pixels not yet decoded."""
-    start = _start(path)
-    source = path if Path(path).exists() else open_file(path)  # of an archive
-    if start.startswith(_JPEG):
-        # past Pillow's limit on the nominal size: what counts is how large it is decoded
-        return JpegImagePlugin.JpegImageFile(source)
-    if start[4:8] == b"ftyp" and find_spec("pillow_heif"):
-        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
-
-        register_heif_opener()
-    image = Image.open(source)
-    if image.format == "TIFF":
-        # Pillow 13.0.0 maps an uncompressed TIFF of one strip into memory if it knows its name, and
-        # one that EXIF turns by a quarter by the wrong width; drop once it no longer does
-        image.filename = ""
-    return image
-
-
-def _start(path: str | os.PathLike[str]) -> bytes:
-    """Returns the first bytes of a file, which tell most kinds apart."""
-    if Path(path).is_fifo():  # it would keep its reader waiting
-        raise DataError(f"{path}: a named pipe, not a picture file")
-    with open_file(path) as file:
-        return file.read(12)
+        raise DataError(f"{path}: {picture_file.reason(Path(path), error)}") from None
 
 
 def _load(
@@ -212,8 +190,8 @@ def _load(
         # a progressive JPEG is held whole, whatever the scale
         whole = pixels if image.info.get("progressive") else pixels // _DRAFTED
         pixels = max(image.width * image.height, whole)
-    if pixels > MOST_PIXELS:
-        raise DataError(f"{path}: {_too_large()}")
+    if pixels > picture_file.MOST_PIXELS:
+        raise DataError(f"{path}: {picture_file.too_large()}")
     if colour == "planes" and image.tile[0].codec_name == "raw":  # Pillow 13.0.0 garbles them
         raise DataError(
             f"{path}: an uncompressed TIFF that stores 16-bit colours one after the other is not "
@@ -224,39 +202,17 @@ def _load(
         return np.asarray(image)
     if colour not in IN_FULL:
         return None
-    with _file(path) as again:
+    with open_picture(Path(path)) as again:
         return sixteen_bits(colour, image, again)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "CMYK":
-        return image.convert("RGB")
+def _opaque(image: Image.Image) -> Image.Image:
+    """Returns a picture on white if it is transparent; grey stays grey, inks stay inks."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _too_large() -> str:
-    return (
-        f"too large to open safely: more than {MOST_PIXELS // 10**6} million pixels to decode at "
-        "once; make it smaller"
-    )
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if path.is_dir():
-        return "is a folder, not a picture"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if size_and_time(path)[0] == 0:
-        return "the file is empty"
-    start = _start(path)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIC and not find_spec("pillow_heif"):
-        return "HEIC photos need the package pillow-heif; install it, or export them as JPEG"
-    if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return "JPEG XL is not read; export it as JPEG"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture, whatever its name says"
-    return f"damaged picture ({str(error) or type(error).__name__})"
+        shown = Image.alpha_composite(white, layer)
+        return shown.getchannel("R") if image.mode in _GREY else shown.convert("RGB")
+    if image.mode in ("CMYK", "RGB", "L"):
+        return image
+    return image.convert("L" if image.mode in _GREY else "RGB")

@@ -14,7 +14,9 @@ from vitlora.errors import DataError
 
 
 def seen_as(
-    picture: Image.Image | NDArray[Any] | bytes, value_range: ValueRange | None = None
+    picture: Image.Image | NDArray[Any] | bytes,
+    value_range: ValueRange | None = None,
+    srgb: bool = True,
 ) -> Opened:
     """Returns a picture that is in memory as :func:`images.open_marked` returns a file.
 
@@ -22,6 +24,7 @@ def seen_as(
         picture: One that Pillow opened; the bytes of a file; or an array ``(H, W)``, ``(H, W, 3)``
             or ``(H, W, 4)`` of uint8 in ``[0, 255]``, of floats in ``[0, 1]``, or of deeper values.
         value_range: As for :func:`images.open_image`.
+        srgb: As for :func:`images.open_image`; arrays have no profile.
 
     Raises:
         DataError: It is not a picture.
@@ -32,13 +35,14 @@ def seen_as(
             file = Path(folder, "picture")
             file.write_bytes(picture)
             try:
-                return open_marked(file, None, value_range)
+                return open_marked(file, None, value_range, srgb)
             except DataError as error:
                 reason = str(error).removeprefix(f"{file}: ")
                 raise type(error)(f"the picture's {len(picture):,} bytes: {reason}") from None
     if isinstance(picture, Image.Image):
         deep = picture.mode.startswith("I") or picture.mode == "F"
-        return upright(picture, np.asarray(picture) if deep else None, value_range)
+        values = np.asarray(picture) if deep else None
+        return upright(picture.copy(), values, value_range, srgb)
     if not isinstance(picture, np.ndarray):
         raise DataError(
             f"{type(picture).__name__} is not a picture; expected a path, bytes, an array, or a "

@@ -9,15 +9,17 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
 from vitlora.data.archives import is_archive, members, open_file
+from vitlora.data.jpeg_xl import BOXED
+from vitlora.data.picture_file import HEIC
 from vitlora.errors import DataError, a_few, counted
 
 Kind = Literal["other", "hidden", "linked", "closed"]
 
-# Files with these endings are pictures, unopened. HEIC and JPEG XL are here so that a phone's
-# photos are reported where they cannot be read, never silently passed over.
+# Files with these endings are pictures, unopened. Those that need a further package are here so
+# that they are reported where they cannot be read, never silently passed over.
 _SUFFIXES = (
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .pfm .avif .jp2 .j2k "
-    ".jpx .jpf .j2c .heic .heif .hif .jxl"
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .pfm .avif .avifs .jp2 "
+    ".j2k .jpx .jpf .j2c .heic .heics .heif .heifs .hif .jxl"
 )
 SUFFIXES = frozenset(_SUFFIXES.split())
 # Camera raw: some of it is a TIFF inside, of a thumbnail.
@@ -37,10 +39,10 @@ _STARTS = (
     (0, b"MM\0*"),
     (0, b"II+\0"),  # BigTIFF
     (0, b"MM\0+"),
-    *((8, brand) for brand in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    *((4, b"ftyp" + brand) for brand in (b"avif", b"avis", *HEIC)),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n"),  # JPEG 2000
     (0, b"\xff\x4f\xff\x51"),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n"),
+    (0, BOXED),  # JPEG XL
 )
 
 

@@ -39,6 +39,8 @@ class Preprocessing:
         crop_mode: timm's name: ``center``, ``squash`` or ``border``.
         value_range: The values that become 0 and 255 in files deeper than 8 bits; None where
             training had no such files.
+        srgb: Whether the colours that a picture's profile describes are turned into sRGB; bundles
+            from before there was a choice were trained without.
     """
 
     image_size: int
@@ -48,6 +50,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_mode: str = "center"
     value_range: ValueRange | None = None
+    srgb: bool = True
 
     @classmethod
     def from_timm(cls, cfg: dict[str, Any]) -> "Preprocessing":
@@ -77,7 +80,10 @@ class Preprocessing:
             raise ValueError(f"pictures are normalised by mean {mean}, std {std}")
         read = {"mean": mean, "std": std, "crop_pct": share}
         read["value_range"] = read_range(fields.get("value_range"))  # older bundles have none
+        read["srgb"] = fields.get("srgb", False)  # nor this
         made = cls(**{**fields, **read})
+        if type(made.srgb) is not bool:
+            raise ValueError(f"srgb is {made.srgb!r}")
         if made.interpolation not in _INTERPOLATIONS or made.crop_mode not in _CROPS:
             raise ValueError(f"pictures are {made.interpolation!r} and {made.crop_mode!r}")
         return made
@@ -97,7 +103,7 @@ class Preprocessing:
         Raises:
             DataError: It cannot be read.
         """
-        return open_marked(path, self.at_least, self.value_range)
+        return open_marked(path, self.at_least, self.value_range, self.srgb)
 
     def see(self, picture: Image.Image | np.ndarray | bytes) -> Opened:
         """Returns a picture that is in memory as ``open`` returns a file.
@@ -105,7 +111,7 @@ class Preprocessing:
         Raises:
             DataError: It is not a picture; see ``in_memory.seen_as``.
         """
-        return seen_as(picture, self.value_range)
+        return seen_as(picture, self.value_range, self.srgb)
 
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same preprocessing for another input size in pixels."""

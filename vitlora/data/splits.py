@@ -4,10 +4,35 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
+from vitlora.errors import UsageError
+
 _MOST_SWAPS = 20_000  # tried between two parts in a round; where there are more, none is
 _LEAST = 1e-9  # a smaller gain is rounding
 
 Wanted = list[list[int]]  # pictures of each class: wanted[part][class]
+
+
+def check_shares(val: float, test: float, folds: int | None, fold: int) -> None:
+    """Refuses shares and folds that cannot be, as options under ``data`` ask for them.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if folds is None and not (0 < val < 1 and 0 <= test < 1 - val) and test != 1:
+        raise UsageError(
+            f"data.val_fraction {val} and data.test_fraction {test}: "
+            "expected 0 < val, 0 <= test and val + test < 1; or test 1, to test on everything"
+        )
+    if folds is None and fold:
+        raise UsageError(f"data.fold is {fold}, but data.folds is null; set data.folds too")
+    if folds is not None and folds < 2:
+        raise UsageError(f"data.folds is {folds}; expected 2 or more, or null")
+    if folds is not None and not 0 <= fold < folds:
+        raise UsageError(
+            f"data.fold is {fold}; expected 0 to {folds - 1}, as data.folds is {folds}"
+        )
+    if folds is not None and not 0 <= test <= 1:
+        raise UsageError(f"data.test_fraction is {test}; expected 0 <= test < 1, or 1")
 
 
 def wanted_shares(

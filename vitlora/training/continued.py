@@ -55,14 +55,22 @@ def options_of(
         if (name.startswith("--model.") and key in values) or name in (
             "--model",
             "--data.known_classes",
+            "--data.srgb",
         ):
             raise UsageError(
                 f"{name} cannot be chosen with --from, which keeps that of {bundle.folder}; leave "
                 "it out"
             )
+    srgb = record.preprocessing.srgb
     asked: dict[str, Any] = {}
     for config in given:
-        model = config.get("model")
+        model, data = config.get("model"), config.get("data")
+        if isinstance(data, dict) and data.get("srgb", srgb) != srgb:
+            raise UsageError(
+                f"the config sets data.srgb to {_shown(data['srgb'])}, but {bundle.folder} was "
+                f"trained with {_shown(srgb)}, and --from goes on with that; leave it out of the "
+                "config"
+            )
         asked |= _flat(model if isinstance(model, dict) else {})
     before, now = _flat({**run, "adapter": adapter}), _flat(values)
     for key, value in asked.items():
@@ -77,7 +85,7 @@ def options_of(
     elif bundle.weights and not asked.get("weights"):
         values["weights"] = bundle.weights
     options = {f"model.{key}": value for key, value in values.items()}
-    return {**options, "data.known_classes": list(record.classes)}
+    return {**options, "data.known_classes": list(record.classes), "data.srgb": srgb}
 
 
 def split_of(bundle: Bundle) -> dict[str, Any]:
@@ -111,8 +119,10 @@ def start(model: Classifier, bundle: Bundle) -> None:
     if record.method == "FullFineTuning":  # whatever stood there at its start is gone
         backbone.load()
         backbone.digest = record.base_digest
-    scale = record.preprocessing.value_range  # found in training; no option says it
-    backbone.preprocessing = replace(backbone.preprocessing, value_range=scale)
+    trained = record.preprocessing  # its scale was found in training; no option says it
+    backbone.preprocessing = replace(
+        backbone.preprocessing, value_range=trained.value_range, srgb=trained.srgb
+    )
     if backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder / RUN_CONFIG} does not say how {bundle.folder} sees pictures; it "

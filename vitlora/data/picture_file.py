@@ -1,0 +1,125 @@
+"""A picture file of any kind -> Pillow's image, its pixels not yet decoded."""
+
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
+
+from vitlora.data.archives import open_file, size_and_time
+from vitlora.data.jpeg_xl import BARE, BOXED, read_header
+from vitlora.errors import DataError
+
+# Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
+MOST_PIXELS = 178_956_970
+_JPEG = b"\xff\xd8\xff"
+# of ISO/IEC 23008-12; in mif1 and msf1, AVIF may be as well
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_ORIENTATIONS = range(1, 9)  # of EXIF
+
+
+def open_picture(path: Path) -> ImageFile.ImageFile:
+    """Opens a picture file, its first picture where it holds several.
+
+    Raises:
+        DataError: It is a pipe, or of a kind that needs a package which is missing, or JPEG XL that
+            is animated or too large.
+        Exception: Whatever Pillow's plugins raise on damaged files.
+    """
+    start = _start(path)
+    source = path if path.exists() else open_file(path)  # in an archive
+    if start.startswith(_JPEG):
+        # past Pillow's limit on the nominal size: what counts is how large it is decoded
+        return JpegImagePlugin.JpegImageFile(source)
+    if start.startswith((BARE, BOXED)):
+        _prepare_jpeg_xl(path)
+    elif _is_heic(start) and find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    image = Image.open(source)
+    if image.format == "TIFF":
+        # Pillow 13.0.0 maps an uncompressed TIFF of one strip into memory if it knows its name, and
+        # one that EXIF turns by a quarter by the wrong width; drop once it no longer does
+        image.filename = ""
+    return image
+
+
+def is_jpeg(path: Path) -> bool:
+    """Returns whether a file begins as a JPEG does."""
+    return _start(path).startswith(_JPEG)
+
+
+def orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation still to apply, 1 to 8; 1 where the EXIF block is broken.
+
+    The tag alone is read: of a good picture another tag may be malformed, which Pillow's
+    ``exif_transpose`` stumbles over as it writes all of them anew. TIFF and HEIC pictures, once
+    they are decoded, have none left. JPEG XL has an orientation of its own, which its decoder
+    applies; EXIF's counts only where the file is a repacked JPEG.
+    """
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1
+    with suppress(Exception):
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in _ORIENTATIONS else 1
+    return 1
+
+
+def reason(path: Path, error: Exception) -> str:
+    """Returns why a file cannot be opened, in words."""
+    if path.is_dir():
+        return "is a folder, not a picture"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if size_and_time(path)[0] == 0:
+        return "the file is empty"
+    start = _start(path)
+    if _is_heic(start) and not find_spec("pillow_heif"):
+        return "HEIC photos need the package pillow-heif; install it, or export them as JPEG"
+    if _is_heic(start):  # what is wrong with these the plugins do not say
+        return "damaged HEIC photo"
+    if start.startswith((BARE, BOXED)):
+        return "damaged JPEG XL picture"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture, whatever its name says"
+    said = next(iter(str(error).splitlines()), type(error).__name__)
+    return f"damaged picture ({said})"
+
+
+def too_large() -> str:
+    """Returns in words that a picture has too many pixels."""
+    return (
+        f"too large to open safely: more than {MOST_PIXELS // 10**6} million pixels to decode at "
+        "once; make it smaller"
+    )
+
+
+def _is_heic(start: bytes) -> bool:
+    return start[4:8] == b"ftyp" and start[8:12] in HEIC
+
+
+def _prepare_jpeg_xl(path: Path) -> None:
+    """Teaches Pillow JPEG XL, and refuses a picture that the plugin would read wrongly.
+
+    It decodes all of it on opening, and of an animation gives the last frame (1.3.8).
+    """
+    if not find_spec("pillow_jxl"):
+        raise DataError(
+            f"{path}: JPEG XL needs the package pillow-jxl-plugin; install it, or export as JPEG"
+        )
+    import pillow_jxl  # noqa: F401  # pyright: ignore[reportMissingImports]
+
+    header = read_header(path)
+    if header.width * header.height > MOST_PIXELS:
+        raise DataError(f"{path}: {too_large()}")
+    if header.animated:
+        raise DataError(f"{path}: an animated JPEG XL is not read; export its first frame as JPEG")
+
+
+def _start(path: Path) -> bytes:
+    """Returns the first bytes of a file, which tell most kinds apart."""
+    if path.is_fifo():  # it would keep its reader waiting
+        raise DataError(f"{path}: a named pipe, not a picture file")
+    with open_file(path) as file:
+        return file.read(12)
