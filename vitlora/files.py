@@ -15,6 +15,7 @@ from typing import Any
 from vitlora.errors import UsageError
 
 _DRAFT = re.compile(r"\.vitlora-[0-9a-f]{16}\.new")
+_START = 4096  # bytes in which a file that vitlora wrote says so
 _ABANDONED = 24 * 3600  # seconds after which a draft that nobody finished is litter
 # Windows renames over no file that somebody is reading: seconds to wait for that to end
 _WAITS = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
@@ -139,16 +140,16 @@ def write_json(fields: dict[str, Any], target: str) -> None:
         write_whole(Path(target), json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
-def check_target(option: str, target: str | Path | None, ending: str) -> None:
-    """Refuses, before the work, a file that cannot be written or is not such a file's to replace.
+def check_target(option: str, target: str | Path | None, ending: str, ours: bytes) -> None:
+    """Refuses, before the work, a file that cannot be written or that vitlora did not write.
 
     A slip of the shell's, as in ``--csv photos/*.jpg``, would otherwise cost a photo.
 
     Args:
         option: That names the file.
         target: The file; ``-`` for the screen; None or nothing where none is asked for.
-        ending: Of files that an earlier run may have written, as ``.json``. Devices and pipes have
-            none and are written to.
+        ending: That its name must have, such as ``.csv``; devices and pipes need none.
+        ours: What stands near the start of such a file if an earlier run wrote it.
 
     Raises:
         UsageError: Its folder does not exist, it is a folder, or it is another kind of file.
@@ -159,11 +160,14 @@ def check_target(option: str, target: str | Path | None, ending: str) -> None:
     if path.is_dir() or not path.parent.is_dir():
         kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
         raise UsageError(f"{option} '{target}': {kind}")
-    if path.is_file() and path.suffix.lower() != ending:
-        raise UsageError(
-            f"{option} '{target}' exists, and its name does not end in {ending}; it is not "
-            "overwritten: name another file"
-        )
+    if path.suffix.lower() != ending and (path.is_file() or not path.exists()):
+        raise UsageError(f"{option} '{target}': expected a file name that ends in {ending}")
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if ours not in file.read(_START):
+                raise UsageError(
+                    f"{option} '{target}' exists and was not written by vitlora; name another file"
+                )
 
 
 def _tidy(folder: Path) -> None:

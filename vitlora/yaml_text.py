@@ -30,6 +30,19 @@ class _Loader(yaml.SafeLoader):
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Returns a mapping; a key that stands twice would lose what stands under the first."""
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"'{key.value}' stands twice, in lines {seen[key.value]} and {line}"
+                    )
+                seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
         """Returns text; with what YAML takes it for if it had no quotes."""
         text = self.construct_scalar(node)

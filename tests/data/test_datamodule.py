@@ -430,8 +430,8 @@ def test_validation_is_drawn_from_train_and_test_is_never_touched(make_folder, t
     assert sum(more.folder.counts("test")) == 4
     fold = FolderData(str(root), folds=5, fold=1)
     assert fold.folder.counts("val") == [2, 2] and fold.folder.counts("test") == [10, 10]
-    every = FolderData(str(root), test_fraction=1)
-    assert every.folder.counts("test") == [20, 20] and list(every.folder.splits) == ["test"]
+    tested = FolderData(str(root), test_fraction=1)
+    assert tested.folder.counts("test") == [10, 10] and list(tested.folder.splits) == ["test"]
 
 
 def test_groups_of_train_stay_whole_where_test_is_there_already(make_folder, tmp_path):

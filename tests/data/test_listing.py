@@ -176,7 +176,9 @@ def test_training_refuses_a_closed_folder(closed):
 def test_drift_refuses_a_closed_folder_and_predict_says_it(closed):
     with pytest.raises(DataError, match="1 folder may not be read"):
         drift_pictures(closed)
-    paths, bad, _ = find_images([str(closed)])
+    found, _ = find_images([str(closed)])
+    bad = [str(one) for one in found if isinstance(one, DataError)]
+    paths = [one for one in found if isinstance(one, Path)]
     assert len(paths) == 2 and bad == [f"{closed}/a/shut: may not be read"]
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,11 @@ class Bundle:
 
     folder: Path
     record: Record
-    tensors: dict[str, torch.Tensor]
-    peft: dict[str, Any] | None
-    reference: Reference | None = None
-    usage: Usage | None = None
-    config: str = ""
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    peft: dict[str, Any] | None = field(repr=False)
+    reference: Reference | None = field(default=None, repr=False)
+    usage: Usage | None = field(default=None, repr=False)
+    config: str = field(default="", repr=False)
     digest: str = ""
 
     @property

@@ -66,7 +66,7 @@ def plan(
         raise UsageError(f"--batches has {min(batches)}; expected whole numbers from 1, as in 1,8")
     if classes is not None and classes < 2:
         raise UsageError(f"--classes is {classes}; expected at least 2")
-    check_target("--png", png, ".png")
+    check_target("--png", png, ".png", b"vitlora")
     words = fit_words(config, data, options)
     from vitlora.cli.run_options import run_options
 

@@ -26,6 +26,8 @@ def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
         warn(line)
     if said := settle(bundle, data, split):
         note(said)
+    if split == "test" and data.drawn and not (data.recalled or at_home(bundle, data)):
+        data.division.test_all()
     known = seen(bundle, data.folder.splits.get(split, ()))
     for line in known.notes(split):
         warn(line)

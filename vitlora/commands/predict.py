@@ -72,13 +72,12 @@ def predict(
     for name, value in (("--top-k", top_k), ("--batch-size", batch_size)):
         if value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1")
-    check_target("--csv", csv, ".csv")
-    paths, bad, others = find_images([images] if isinstance(images, str | Path) else images)
-    errors = [DataError(line) for line in bad]
+    check_target("--csv", csv, ".csv", b"path,class,confidence")
+    found, others = find_images([images] if isinstance(images, str | Path) else images)
     if others:
         note(f"passed over {describe(others)}")
-    if not paths:
-        return iter(errors)
+    if not any(isinstance(one, Path) for one in found):
+        return (one for one in found if isinstance(one, DataError))
     folder = newest_bundle() if checkpoint is None else check_there(checkpoint)
     # torch and timm take seconds to import: only now, when the words typed make sense
     with without_compiler():
@@ -88,17 +87,20 @@ def predict(
     if checkpoint is None:
         note(f"using {folder}")
     _note_doubts(folder, predictor)
-    answers = _answers(predictor, paths, top_k, batch_size, show)
-    return _kept([*errors], answers, Path(csv) if csv else None)
+    answers = _answers(predictor, found, top_k, batch_size, show)
+    return answers if csv is None else _kept(answers, Path(csv))
 
 
 def _answers(
-    predictor: Predictor, paths: Sequence[Path], top_k: int, batch_size: int, show: bool
+    predictor: Predictor, found: Sequence[Path | DataError], top_k: int, batch_size: int, show: bool
 ) -> Iterator[Prediction | DataError]:
+    """Yields the answer to each file, or its error, in order."""
     from vitlora.metrics.judge import OnlyPrediction
 
-    alone = len(paths) == 1
-    for answer in predictor.predict(paths, top_k, batch_size):
+    paths = [one for one in found if isinstance(one, Path)]
+    alone = len(found) == 1
+    answers = predictor.predict(paths, top_k, batch_size)
+    for answer in (next(answers) if isinstance(one, Path) else one for one in found):
         if isinstance(answer, DataError):
             yield answer
             continue
@@ -108,17 +110,15 @@ def _answers(
 
 
 def _kept(
-    errors: Sequence[DataError], answers: Iterator[Prediction | DataError], target: Path | None
+    answers: Iterator[Prediction | DataError], target: Path
 ) -> Iterator[Prediction | DataError]:
-    """Yields the errors, then the answers, and writes these to a CSV file at the end."""
-    yield from errors
+    """Yields the answers, and writes them to a CSV file at the end."""
     rows: list[Prediction] = []
     for answer in answers:
         yield answer
-        if target and not isinstance(answer, DataError):
+        if not isinstance(answer, DataError):
             rows.append(answer)
-    if target:
-        _write_csv(target, rows)
+    _write_csv(target, rows)
 
 
 def _note_doubts(folder: Path, predictor: Predictor) -> None:
@@ -134,19 +134,20 @@ def _note_doubts(folder: Path, predictor: Predictor) -> None:
         )
 
 
-def find_images(words: Iterable[str | Path]) -> tuple[list[Path], list[str], list[Path]]:
-    """Returns the pictures that files, folders and globs name; the words that named none; others.
+def find_images(words: Iterable[str | Path]) -> tuple[list[Path | DataError], list[Path]]:
+    """Returns the pictures that files, folders and globs name, in order, and the other files.
 
     A file that is named is taken for a picture, whatever it is; the others are those of folders.
+    A word that names no picture, and a closed folder, is an error in its place.
     """
-    paths: dict[Path, None] = {}
-    bad: list[str] = []
+    paths: dict[Path | DataError, None] = {}
     others: list[Path] = []
     for word in words:
         path = Path(word).expanduser()
         if path.is_dir() or is_archive(path):
             listing = list_pictures(path)
-            bad += [f"{one}: may not be read" for one in listing.passed_over.get("closed", [])]
+            closed = listing.passed_over.get("closed", [])
+            paths |= {DataError(f"{one}: may not be read"): None for one in closed}
             found = listing.pictures
             others += listing.passed_over.get("other", [])
         elif path.exists():
@@ -154,11 +155,11 @@ def find_images(words: Iterable[str | Path]) -> tuple[list[Path], list[str], lis
         else:  # Windows shells hand globs over as they were typed
             found = sorted(p for p in map(Path, glob(str(word), recursive=True)) if p.is_file())  # noqa: PTH207
         if not found:
-            bad.append(
-                f"{word}: {'no pictures in this folder' if path.is_dir() else 'no such file'}"
-            )
+            folder = path.is_dir() or is_archive(path)
+            what = "no pictures in this folder" if folder else "no such file"
+            paths[DataError(f"{word}: {what}")] = None
         paths |= dict.fromkeys(found)
-    return list(paths), bad, others
+    return list(paths), others
 
 
 def _write_csv(target: Path, rows: Sequence[Prediction]) -> None:

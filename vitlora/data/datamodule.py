@@ -41,7 +41,7 @@ class FolderData(LightningDataModule):
         augment: Training augmentation: none, light, medium or strong.
         val_fraction: Share of each class held out for validation when the folder has no splits.
         test_fraction: Share of each class held out for testing when the folder has no splits; 1
-            makes every picture a test picture.
+            makes every picture a test picture where none is yet.
         split_seed: Seed of that split; the bundle carries it.
         groups: Pictures never to be parted by that split: duplicates for those that look the same,
             or a CSV file with the columns file (relative to root) and group that lists every

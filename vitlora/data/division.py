@@ -176,6 +176,10 @@ class Division:
         self.recalled = True
         return new
 
+    def test_all(self) -> None:
+        """Scores what is for testing in the folder, or all of it where nothing is."""
+        self._take(self.found.all_for_testing().splits)
+
     def leave_out(self, before: Usage, split: str) -> int:
         """Leaves out of a split, as its owner has it, what trainings used on another side only.
 

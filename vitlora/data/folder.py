@@ -103,6 +103,11 @@ class Folder:
         samples = [sample for part in self.splits.values() for sample in part]
         return replace(self, splits={"all": samples})
 
+    def all_for_testing(self) -> "Folder":
+        """Returns the test pictures, or all pictures where none is for testing."""
+        test = self.splits.get("test") or self.pooled().splits["all"]
+        return replace(self, splits={"test": test})
+
     def split(
         self,
         val: float,
@@ -115,10 +120,11 @@ class Folder:
     ) -> "Folder":
         """Returns the pictures of ``all`` divided into train, val and (where ``test`` > 0) test.
 
-        Every class is divided by the same shares; with ``test`` 1 every picture is for testing.
-        What lies in other splits stays there. A class with too few pictures, or groups, to hold one
-        out is trained on. Which side a new picture falls on depends on the seed, the paths and the
-        groups alone: the same on every machine. Of those that are known, their side is kept.
+        Every class is divided by the same shares; with ``test`` 1 every picture is for testing,
+        unless some are already. What lies in other splits stays there. A class with too few
+        pictures, or groups, to hold one out is trained on. Which side a new picture falls on
+        depends on the seed, the paths and the groups alone: the same on every machine. Of those
+        that are known, their side is kept.
 
         Args:
             val: Share of each class for validation; ignored with ``folds``.
@@ -138,7 +144,7 @@ class Folder:
         """
         samples = self.splits["all"]
         if test == 1:
-            return replace(self, splits={"test": self.pooled().splits["all"]})
+            return self.all_for_testing()
         whole = self._whole_groups(range(len(samples)) if groups is None else groups, seed)
         splits, whole = _settled(whole, known or {})
         sizes = [Counter(sample.label for sample in group) for group in whole]

@@ -43,12 +43,16 @@ def seen_as(
         deep = picture.mode.startswith("I") or picture.mode == "F"
         values = np.asarray(picture) if deep else None
         return upright(picture.copy(), values, value_range, srgb)
+    if hasattr(picture, "read"):
+        raise DataError("an open file is not a picture; pass its path, or the bytes of .read()")
     if not isinstance(picture, np.ndarray):
         raise DataError(
             f"{type(picture).__name__} is not a picture; expected a path, bytes, an array, or a "
             "picture that Pillow opened"
         )
     shape, kind = picture.shape, picture.dtype.kind
+    if kind == "f" and not np.isfinite(picture).any():
+        raise DataError(f"an array of shape {shape} without a finite value is not a picture")
     if len(shape) not in (2, 3) or shape[2:] not in ((), (3,), (4,)) or not picture.size:
         raise DataError(f"an array of shape {shape}; expected (H, W), (H, W, 3) or (H, W, 4)")
     if kind not in "iuf":

@@ -42,7 +42,8 @@ class Inspection:
         """
         folder = self.division.folder
         if split not in folder.splits:
-            found = ", ".join(f"{part}/" for part in folder.splits)
+            slash = "" if self.division.drawn else "/"
+            found = " and ".join(f"{part}{slash}" for part in folder.splits)
             added = f"add a {split}/ folder with pictures of each class"
             later = (
                 "train with data.test_fraction above 0, or test on all of another folder with "
@@ -50,7 +51,7 @@ class Inspection:
             )
             drawn = later if split == "test" else f"set data.{split}_fraction above 0"
             mend = drawn if self.division.drawn else added
-            raise DataError(f"{folder.root} has no {split} split (it has {found}); {mend}")
+            raise DataError(f"{folder.root} has no {split} split, only {found}; {mend}")
         if self._checked.get(split) is folder:
             return
         samples = folder.splits[split]

@@ -48,5 +48,5 @@ def chart(ways: Sequence[Way], room: Room, batch: int, title: str) -> bytes:
     figure.suptitle(title, fontsize="medium")
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": "vitlora"})
     return buffer.getvalue()

@@ -1,7 +1,7 @@
 """How good answers are: the numbers of a set of logits and labels, with intervals."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -72,8 +72,8 @@ class Scores:
     """
 
     classes: tuple[str, ...]
-    logits: torch.Tensor
-    labels: torch.Tensor
+    logits: torch.Tensor = field(repr=False)
+    labels: torch.Tensor = field(repr=False)
 
     @property
     def images(self) -> int:

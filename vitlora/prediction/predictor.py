@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -49,10 +49,10 @@ class Predictor:
         checkpoint: str | Path | Bundle,
         weights: str | Path | None = None,
         device: str = "auto",
-        precision: PredictionPrecision = "32",
+        precision: PredictionPrecision | int = "32",
     ) -> None:
         self.device = pick_device(device)
-        self._dtype = prediction_dtype(self.device, precision)
+        self._dtype = prediction_dtype(self.device, str(precision))
         bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
         self.classes = bundle.record.classes
         self.validated = bool(bundle.record.metrics)
@@ -100,10 +100,12 @@ class Predictor:
             >>> [0 < answer.confidence <= 1 for answer in predictor([image, np.asarray(image)])]
             [True, True]
         """
-        if isinstance(picture, str | os.PathLike | Image.Image | np.ndarray | bytes):
-            return self([picture], top_k)[0]
+        if not isinstance(picture, list | tuple):
+            return self([cast(Picture, picture)], top_k)[0]
+        if top_k < 1:
+            raise UsageError(f"top_k is {top_k}; expected at least 1")
         group = []
-        for one in picture if isinstance(picture, Iterable) else [picture]:
+        for one in picture:
             if isinstance(one, str | os.PathLike):
                 path, opened = Path(one), self.preprocessing.open(one)
             else:
@@ -129,7 +131,7 @@ class Predictor:
         return features.cpu(), logits.cpu()
 
     def predict(
-        self, paths: Iterable[str | Path], top_k: int = 3, batch_size: int = 32
+        self, paths: Iterable[str | Path] | str | Path, top_k: int = 3, batch_size: int = 32
     ) -> Iterator[Prediction | DataError]:
         """Yields a prediction for each file in order, or the error of one that cannot be read.
 
@@ -141,6 +143,7 @@ class Predictor:
             top_k: How many classes to keep, at least 1.
             batch_size: Pictures in one forward pass.
         """
+        paths = [paths] if isinstance(paths, str | os.PathLike) else paths
         opened = _ahead(self._open, map(Path, paths), 2 * batch_size)
         while group := list(islice(opened, batch_size)):
             yield from self._predict_group(group, top_k)

@@ -29,7 +29,7 @@ def chart(rows: Sequence[Row], title: str) -> bytes:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": "vitlora"})
     return buffer.getvalue()
 
 
