@@ -2,9 +2,15 @@
 
 from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
 from vitlora.data.layouts.reading import Layout, LayoutOptions, Place
+from vitlora.data.layouts.webdataset import WebDataset
 from vitlora.errors import DataError, UsageError, a_few, counted, nearest
 
-LAYOUTS: tuple[Layout, ...] = (Folders(), NestedFolders(), ClassFolders())
+LAYOUTS: tuple[Layout, ...] = (
+    Folders(),
+    NestedFolders(),
+    ClassFolders(),
+    WebDataset(),
+)
 
 
 def layout_named(name: str) -> Layout:
