@@ -81,7 +81,7 @@ def test_a_file_written_anew_is_read_anew(file):
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
 def test_a_damaged_file_is_told_in_one_line(file, content):
     file.write_bytes(file.read_bytes()[:3000] if content is None else content)
-    with pytest.raises(DataError, match="is not a whole Arrow file") as error:
+    with pytest.raises(DataError, match="is not a whole Arrow") as error:
         open_file(file / "plain" / "1")
     assert "\n" not in str(error.value)
 
@@ -92,7 +92,7 @@ def test_offsets_that_lead_outside_the_file_are_refused(tmp_path):
     bad = b"".join(n.to_bytes(4, "little") for n in (0, 2**31 - 1, 20, 30))
     assert file.read_bytes().count(good) == 1
     file.write_bytes(file.read_bytes().replace(good, bad))
-    with pytest.raises(DataError, match="is not a whole Arrow file"):
+    with pytest.raises(DataError, match="is not a whole Arrow"):
         open_file(file / "plain" / "1")
 
 

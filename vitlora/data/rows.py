@@ -6,15 +6,18 @@ second in random order, where Parquet gives 1,000 at best (row groups of 100) an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vitlora.errors import DataError
+from vitlora.errors import DataError, printable
+from vitlora.files import draft, rename
 
 if TYPE_CHECKING:
     import pyarrow
 
+_INDEXED = b"ARROW1"  # how the format with an index at its end begins, which may be compressed
+_ROWS_AT_ONCE = 100
 _MOST_DIGITS = 18  # of a row's number: what 64 bits hold
 
 
@@ -57,8 +60,7 @@ class Rows(Mapping[str, int]):
                 self.table: pyarrow.Table = arrow.ipc.open_stream(mapped.read_buffer()).read_all()
             self.table.validate(full=True)  # else a stranger's offsets could lead anywhere
         except (arrow.ArrowException, OSError) as error:
-            said = " ".join(str(error).split())
-            raise DataError(f"{file} is not a whole Arrow file ({said[:200]})") from None
+            raise _damaged(file, error) from None
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -97,3 +99,55 @@ class Rows(Mapping[str, int]):
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+
+def copy_rows(opened: BinaryIO, target: Path, name: Path) -> None:
+    """Writes the rows of a Parquet file, or of an Arrow file, as an Arrow file that can be mapped.
+
+    Args:
+        opened: The file.
+        target: What is written, whole or not at all.
+        name: What the file is called, for errors.
+
+    Raises:
+        DataError: pyarrow is not installed, or the file is damaged.
+        OSError: The copy cannot be written.
+    """
+    arrow = need_pyarrow(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        schema, batches = _batches(arrow, opened)
+        with draft(target) as new:
+            with arrow.OSFile(str(new), "wb") as file, arrow.ipc.new_stream(file, schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+            rename(new, target)
+    except arrow.ArrowException as error:
+        raise _damaged(name, error) from None
+
+
+def _batches(arrow: Any, opened: BinaryIO) -> tuple[Any, Iterable[Any]]:
+    """Returns the schema and the rows of a file, a part after another."""
+    start = opened.read(len(_INDEXED))
+    opened.seek(0)
+    if start[:4] == b"PAR1":
+        parquet = arrow.parquet.ParquetFile(opened)
+        return parquet.schema_arrow, parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False)
+    if start == _INDEXED:
+        indexed = arrow.ipc.open_file(opened)
+        return indexed.schema, map(indexed.get_batch, range(indexed.num_record_batches))
+    stream = arrow.ipc.open_stream(opened)
+    return stream.schema, stream
+
+
+def can_be_mapped(path: Path) -> bool:
+    """Returns whether a file is an Arrow file without an index, and in no archive."""
+    if path.suffix.lower() != ".arrow" or not path.is_file():
+        return False
+    with path.open("rb") as opened:
+        return opened.read(len(_INDEXED)) != _INDEXED
+
+
+def _damaged(name: Path | str, error: Exception) -> DataError:
+    said = printable(" ".join(str(error).split()), 200)
+    return DataError(f"{name} is not a whole Arrow or Parquet file ({said})")

@@ -1,5 +1,6 @@
 """How people store labelled pictures: a file each, which turns a place into a Reading."""
 
+from vitlora.data.layouts.datasets import Datasets
 from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
 from vitlora.data.layouts.reading import Layout, LayoutOptions, Place
 from vitlora.data.layouts.webdataset import WebDataset
@@ -10,6 +11,7 @@ LAYOUTS: tuple[Layout, ...] = (
     NestedFolders(),
     ClassFolders(),
     WebDataset(),
+    Datasets(),
 )
 
 
