@@ -1,7 +1,7 @@
 """Pictures in the rows of an Arrow file, under names as if it were an archive: ``image/17``.
 
-An Arrow file is mapped into memory, so that any row is as near as any other: 125,000 pictures a
-second in random order, where Parquet gives 1,000 at best (row groups of 100) and 6 at worst.
+An Arrow file is mapped into memory, so that any row is as near as any other. Parquet has to decode
+a row group for each picture, which can be the whole file (``benchmarks/rows.py``).
 """
 
 from __future__ import annotations

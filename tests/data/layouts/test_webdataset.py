@@ -178,6 +178,12 @@ def test_two_pictures_of_one_key_are_refused(tmp_path):
     refused(tmp_path, "a.tar: IMG_2024.06.01.jpg, IMG_2024.07.09.jpg", "first dot", "1 more")
 
 
+def test_names_that_differ_in_their_unicode_form_alone_are_refused(tmp_path):
+    names = ("e\u0301.jpg", "e\u0301.cls", "\xe9.jpg", "\xe9.cls")
+    tar(tmp_path / "a.tar", {name: picture(1) if "jpg" in name else "0" for name in names})
+    refused(tmp_path, "two pictures of one name")
+
+
 @pytest.mark.parametrize(
     ("ending", "text", "words"),
     [

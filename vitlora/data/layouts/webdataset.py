@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -48,14 +49,14 @@ class WebDataset:
         for shard in shards:
             shard.check_keys()
         kind = _kind(shards, options)
-        labels = {name: label for shard in shards for name, label in shard.read(kind, options)}
+        labels = {name: label for shard in shards for name, label in shard.labels(kind, options)}
         names = names_in(place, options, _NAMES)
         labels = named(labels, names, options.label_names or _NAMES[0])
         pictures = [
-            Labelled(path, place.name(path), labels[str(path)], splits[shard.name])
+            Labelled(shard.path / picture, name, labels[name], splits[shard.name])
             for shard in shards
-            for path in shard.pictures
-            if labels[str(path)]
+            for name, picture in shard.pictures.items()
+            if labels[name]
         ]
         pictures.sort(key=lambda one: one.name)
         bare = len(labels) - len(pictures)
@@ -94,7 +95,8 @@ class _Shard:
 
     def __init__(self, path: Path, place: Place) -> None:
         self.path = path
-        self.name = path.name if path == place.folder else place.name(path)
+        self._alone = path == place.folder
+        self.name = path.name if self._alone else place.name(path)
         found: dict[str, _Sample] = defaultdict(lambda: _Sample([], {}))
         for name in members(path):
             folder, slash, file = name.rpartition("/")
@@ -113,17 +115,23 @@ class _Shard:
         """The kinds of files with labels that its pictures have."""
         return {kind for sample in self.samples.values() for kind in sample.labels}
 
-    @property
-    def pictures(self) -> Iterator[Path]:
-        """The paths of its pictures."""
-        return (self.path / sample.picture for sample in self.samples.values())
+    @cached_property
+    def pictures(self) -> dict[str, str]:
+        """Names of its pictures in it, by their names in the place."""
+        before = "" if self._alone else f"{self.name}/"
+        return {normal(f"{before}{one.picture}"): one.picture for one in self.samples.values()}
 
     def check_keys(self) -> None:
-        """Refuses two pictures of one key: whose the label is, nobody knows.
+        """Refuses two pictures of one key, or of one name: whose the label is, nobody knows.
 
         Raises:
             DataError: There are such pictures.
         """
+        if len(self.pictures) < len(self.samples):
+            raise DataError(
+                f"{self.path} holds two pictures of one name, their accents written in different "
+                "Unicode forms; pack it anew"
+            )
         shared = [(key, s.pictures) for key, s in self.samples.items() if len(s.pictures) > 1]
         if shared:
             key, pictures = shared[0]
@@ -143,20 +151,13 @@ class _Shard:
         except (ValueError, RecursionError, TypeError):
             return False
 
-    def read(self, kind: str, options: LayoutOptions) -> Iterator[tuple[str, str]]:
-        """Yields the path of each picture and its label, empty where it has none."""
-        files = {
-            name: str(self.path / s.picture)
-            for s in self.samples.values()
-            if (name := s.labels.get(kind))
-        }
-        texts = zip(files.items(), read_files(self.path, files), strict=True)
-        found = {
-            picture: _label(data, kind, self.path / name, options)
-            for (name, picture), data in texts
-        }
-        for picture in map(str, self.pictures):
-            yield picture, found.get(picture, "")
+    def labels(self, kind: str, options: LayoutOptions) -> Iterator[tuple[str, str]]:
+        """Yields the name of each picture in the place and its label, empty where it has none."""
+        files = [one.labels[kind] for one in self.samples.values() if kind in one.labels]
+        texts = zip(files, read_files(self.path, files), strict=True)
+        found = {file: _label(data, kind, f"{self.path}/{file}", options) for file, data in texts}
+        for name, sample in zip(self.pictures, self.samples.values(), strict=True):
+            yield name, found.get(sample.labels.get(kind, ""), "")
 
 
 def _tars(place: Place) -> list[Path]:
@@ -190,7 +191,7 @@ def _kind(shards: list[_Shard], options: LayoutOptions) -> str:
     )
 
 
-def _label(data: bytes, kind: str, where: Path, options: LayoutOptions) -> str:
+def _label(data: bytes, kind: str, where: str, options: LayoutOptions) -> str:
     """Returns the label that a file holds; empty for none.
 
     Raises:
@@ -209,7 +210,7 @@ def _label(data: bytes, kind: str, where: Path, options: LayoutOptions) -> str:
     return normal(text)
 
 
-def _of_json(text: str, where: Path, options: LayoutOptions) -> str:
+def _of_json(text: str, where: str, options: LayoutOptions) -> str:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError):
