@@ -527,3 +527,19 @@ def test_parquet_is_trained_on_and_scored(tmp_path, monkeypatch):
     options = {**MICRO, "data.root": "set", "output": "out", "data.num_workers": "2"}
     assert main(["fit", *(f"--{name}={value}" for name, value in options.items())]) == 0
     assert main(["test", "out", "--device", "cpu"]) == 0
+
+
+@pytest.mark.slow
+def test_copies_are_told_by_their_rows_and_a_cleaned_folder_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    pictures = [picture(number) for number in range(12)]
+    parquet(tmp_path / "set/train.parquet", {"image": pictures, "label": ["a", "b"] * 6})
+    parquet(tmp_path / "set/val.parquet", {"image": pictures[:4], "label": ["a", "b"] * 2})
+    options = {**MICRO, "data.root": "set", "output": "out"}
+    assert main(["fit", *(f"--{name}={value}" for name, value in options.items())]) == 0
+    assert "such as train/000000 and val/000000" in capsys.readouterr().err
+    make(20).to_parquet(str(tmp_path / "a.parquet"))
+    assert main(["doctor", "a.parquet", "--fix", "clean"]) == 0
+    assert len([*(tmp_path / "clean").rglob("*.png")]) == 20
