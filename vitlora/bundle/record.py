@@ -156,8 +156,11 @@ def check_texts(value: Any) -> None:
 
 
 def is_network_path(path: str) -> bool:
-    """Returns whether a path, chosen by a stranger, could make Windows log in to a server."""
-    return path.replace("\\", "/").startswith("//")
+    """Returns whether a path leads to another machine; a stranger's choice must not be followed.
+
+    Windows would log in to a server, and a dataset of the hub would be downloaded.
+    """
+    return path.replace("\\", "/").startswith(("//", "hf:/"))
 
 
 def _library_versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
 
@@ -60,11 +61,9 @@ def doctor(
         $ vitlora doctor photos --html doctor.html --json doctor.json
         $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
-    root = Path(data).expanduser()
+    root = check_root(data)
     page = Path(html).expanduser() if html else None
     out = Path(fix).expanduser() if fix else None
-    if not root.exists():
-        raise DataError(f"--data '{root}': no such folder; expected one with class folders")
     if page:
         _check_page(page, root)
     if out:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there
+from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
 from vitlora.notes import note, tell, warn
@@ -59,8 +60,8 @@ def merge(
     check_there(checkpoint)
     file = Path(output)
     proof_file = _proof_file(file)
-    if data is not None and not Path(data).expanduser().is_dir():
-        raise DataError(f"--data '{data}': no such folder")
+    if data is not None:
+        check_root(data)
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merged_file import merged_file
 

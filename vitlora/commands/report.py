@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there, is_bundle
-from vitlora.errors import DataError, UsageError, counted
+from vitlora.data.read import check_root
+from vitlora.errors import UsageError, counted
 from vitlora.files import write_whole
 from vitlora.notes import note, tell, warn
 
@@ -57,8 +58,8 @@ def report(
     """
     folder = check_there(checkpoint)
     page = _page(folder, output)
-    if data is not None and not Path(data).expanduser().is_dir():
-        raise DataError(f"--data '{data}': no such folder")
+    if data is not None:
+        check_root(data)
     typed = _typed(
         folder,
         data=data,

@@ -1,7 +1,8 @@
 """Files inside zip and tar archives, under the names they would have if the archive were a folder.
 
 ``photos.zip/cat/1.jpg`` is a path as good as any other: what opens pictures opens it here. Nothing
-is unpacked to the disk.
+is unpacked to the disk. A picture in a row of an Arrow file has such a path too:
+``train.arrow/image/17``.
 """
 
 import io
@@ -10,11 +11,12 @@ import stat
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from vitlora.data.rows import Rows
 from vitlora.errors import DataError, a_few, printable
 
 ENDINGS = (".zip", ".tar")
@@ -104,13 +106,24 @@ def members(archive: Path) -> list[str]:
     return sorted(_opened(archive).sizes)
 
 
+def read_files(archive: Path, names: Iterable[str]) -> Iterator[bytes]:
+    """Yields files of an archive, without looking for the archive each time.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    opened = _opened(archive)
+    return (_checked(archive, opened, name) for name in names)
+
+
 def _parted(path: Path) -> tuple[Path, str]:
     """Returns an archive and the name of a file in it.
 
     Raises:
         FileNotFoundError: There is no such file.
     """
-    archive = next((above for above in path.parents if is_archive(above)), None)
+    known = (above for above in path.parents if above.suffix.lower() in _KINDS)
+    archive = next((above for above in known if above.is_file()), None)
     if archive is not None:
         name = path.relative_to(archive).as_posix()
         if name in _opened(archive).sizes:
@@ -119,7 +132,10 @@ def _parted(path: Path) -> tuple[Path, str]:
 
 
 def _read(archive: Path, name: str) -> bytes:
-    opened = _opened(archive)
+    return _checked(archive, _opened(archive), name)
+
+
+def _checked(archive: Path, opened: Archive, name: str) -> bytes:
     if opened.sizes[name] > _MOST_BYTES:
         raise DataError(f"{archive / name}: larger than {_MOST_BYTES // 2**30} GiB unpacked")
     try:
@@ -130,14 +146,15 @@ def _read(archive: Path, name: str) -> bytes:
 
 
 def _opened(archive: Path) -> Archive:
-    """Returns an opened archive: one for each process, anew when the file was written anew."""
+    """Returns an opened archive, anew when the file was written anew; a zip, for each process."""
     state = archive.stat()
-    return _open(str(archive), state.st_size, state.st_mtime_ns, os.getpid())
+    process = os.getpid() if archive.suffix.lower() == ".zip" else 0
+    return _open(str(archive), state.st_size, state.st_mtime_ns, process)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4096)  # shards of one dataset, read in random order
 def _open(archive: str, size: int, written: int, process: int) -> Archive:
-    kind = _Zip if archive.lower().endswith(".zip") else _Tar
+    kind = _KINDS[Path(archive).suffix.lower()]
     try:
         return kind(archive)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
@@ -181,6 +198,9 @@ class _Tar:
         if len(data) < size:
             raise EOFError("it ends too early")
         return data
+
+
+_KINDS: Mapping[str, Callable[[str], Archive]] = {".zip": _Zip, ".tar": _Tar, ".arrow": Rows}
 
 
 def _plain(name: str) -> str:

@@ -34,7 +34,7 @@ class FolderData(LightningDataModule):
         root: Folder with train/ and val/ (and test/), each with a folder for every class; or the
             class folders themselves, which are then split by split_seed; or a table or export that
             names pictures and their classes, or the folder that it lies in; or a .zip or .tar of
-            any of these.
+            any of these; or hf://OWNER/NAME on the Hugging Face hub.
         classes: Classes to use, in this order; null for all, sorted by name.
         batch_size: Pictures per step; auto takes as many of 32 at once as the free memory holds and
             accumulates the others.
@@ -58,7 +58,8 @@ class FolderData(LightningDataModule):
             classes; false saves the time: 27 core-seconds for 100,000 pictures.
         known_classes: Classes that come first, in this order, and need no folder: those of the
             bundle that --from names, which sets it.
-        layout: How the pictures are stored; null recognises it. folders, nested, class_folders.
+        layout: How the pictures are stored; null recognises it. folders, nested, class_folders,
+            datasets, webdataset.
         images: Folder or archive of the pictures that a table or export names; null for where the
             table lies.
         file_column: Column of a table that names the pictures; null finds it by its name.

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitlora.data.folder import SPLITS, Folder, Sample
 from vitlora.data.groups import DUPLICATES, groups_of
+from vitlora.data.hub import address
 from vitlora.data.usage import Usage, contents, used, with_copies
 from vitlora.errors import DataError, UsageError, a_few, counted
 from vitlora.notes import note
@@ -280,7 +281,7 @@ def split_record(
         grouping: Digest of the groups the draw kept together; None where there were none.
     """
     record: dict[str, Any] = {
-        "root": str(folder.root.resolve()),
+        "root": address(folder.root),
         "counts": {part: folder.counts(part) for part in folder.splits},
         "digests": digests,
     }

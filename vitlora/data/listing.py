@@ -26,7 +26,7 @@ SUFFIXES = frozenset(_SUFFIXES.split())
 _RAW_SUFFIXES = ".dng .cr2 .cr3 .nef .nrw .arw .raf .orf .rw2 .pef .srw .3fr .iiq .x3f"
 _RAW = frozenset(_RAW_SUFFIXES.split())
 # What lies beside pictures by the thousand and need not be opened to be known.
-_NO_SUFFIXES = ".txt .json .xml .csv .tsv .yaml .yml .md .html .py .npy .npz .pt"
+_NO_SUFFIXES = ".txt .json .xml .csv .tsv .yaml .yml .md .html .py .npy .npz .pt .cls"
 _NONE = frozenset(_NO_SUFFIXES.split())
 _KNOWN = SUFFIXES | _RAW | _NONE
 _STARTS = (

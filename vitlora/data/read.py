@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vitlora.data.archives import check_sealed
 from vitlora.data.folder import SPLITS, Folder, Sample, Source
+from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
 from vitlora.data.listing import describe
@@ -13,11 +14,13 @@ from vitlora.errors import DataError, UsageError, a_few, counted, nearest
 
 
 def check_root(root: str | Path) -> Path:
-    """Returns the path of a folder, archive or file that lists pictures.
+    """Returns the path of a folder, archive or file that lists pictures, or a dataset's on the hub.
 
     Raises:
         DataError: There is none, or it is an archive that cannot be read in place.
     """
+    if hub_name(root):
+        return Path(root)
     root = Path(root).expanduser()
     if not root.exists():
         raise DataError(

@@ -7,6 +7,7 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import DRAW
+from vitlora.data.hub import address
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.errors import DataError
 
@@ -15,7 +16,7 @@ _OLDER = {"layout": "folders"}  # bundles that do not say so were trained on cla
 
 def at_home(bundle: Bundle, data: FolderData) -> bool:
     """Returns whether a folder is the one a bundle was trained on."""
-    return str(data.folder.root.resolve()) == bundle.record.split["root"]
+    return address(data.folder.root) == bundle.record.split["root"]
 
 
 def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
@@ -32,16 +33,18 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
     record = bundle.record
     known = record.split["root"]
     found = record.split.get("drawn", {})
-    places = (known, found.get("groups", ""), *record.split.get("reading", {}).values())
+    places = (found.get("groups", ""), *record.split.get("reading", {}).values())
     shared = any(is_network_path(str(place)) for place in places)
-    if root is None and (not known or shared or not Path(known).exists()):
-        where = f"no longer at {known}" if known else "not known"
+    away = shared or is_network_path(known)
+    if root is None and (not known or away or not Path(known).exists()):
+        gone = "on another machine, at" if away else "no longer at"
+        where = f"{gone} {known}" if known else "not known"
         raise DataError(
             f"the pictures {bundle.folder} was trained on are {where}; pass --data DIR, a folder "
             "with pictures of the same classes"
         )
     keys, reading = list(DRAW), record.split.get("reading", _OLDER)
-    if root is not None and (shared or str(Path(root).expanduser().resolve()) != known):
+    if root is not None and (shared or address(root) != known):
         keys, reading = ["val", "test", "seed"], {}  # the others were said of training's folder
     options = {DRAW[key]: found[key] for key in keys if key in found}
     options |= LayoutOptions.of(reading).given()

@@ -117,7 +117,7 @@ def _split(
         raise DataError(
             f"of {survey.root} the pictures of {len(classes)} classes are left; expected at least 2"
         )
-    samples = [Sample(p.path, classes.index(p.label)) for p in kept]
+    samples = [Sample(p.path, classes.index(p.label), p.name) for p in kept]
     numbers = {picture.name: -1 - n for n, pictures in enumerate(groups) for picture in pictures}
     group_of = [numbers.get(picture.name, index) for index, picture in enumerate(kept)]
     pool = Folder(survey.root, classes, {"all": samples})

@@ -114,7 +114,9 @@ def classes(survey: Survey) -> Iterator[Finding]:
 def _not_splittable(survey: Survey) -> Iterator[Finding]:
     """Yields what ``fit`` would say if it could not split class folders, in its own words."""
     numbers = {label: number for number, label in enumerate(survey.classes)}
-    samples = [Sample(picture.path, numbers[picture.label]) for picture in survey.readable]
+    samples = [
+        Sample(picture.path, numbers[picture.label], picture.name) for picture in survey.readable
+    ]
     pool = Folder(survey.root, tuple(survey.classes), {"all": samples})
     try:
         pool.split(val=VAL_FRACTION, test=0.0, seed=0)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from vitlora.data.doctor.finding import Finding, Severity
 from vitlora.data.doctor.survey import Picture, Survey
 from vitlora.data.duplicates import Fingerprint, group
-from vitlora.data.folder import Folder
+from vitlora.data.folder import Folder, Sample
 
 _TELLING = 0.1  # accuracy over the majority guess worth a word; noise alone must give less
 
@@ -121,12 +121,12 @@ def leak_notes(folder: Folder, prints: Mapping[Path, Fingerprint]) -> Iterator[s
         prints: Of its pictures; those without one are passed over.
     """
     placed = [
-        (split, folder.classes[sample.label], sample.path)
+        (split, folder.classes[sample.label], sample)
         for split, samples in folder.splits.items()
         for sample in samples
         if sample.path in prints
     ]
-    groups = _sorted_by(placed, group([prints[path] for _, _, path in placed]))
+    groups = _sorted_by(placed, group([prints[one.path] for _, _, one in placed]))
     parted = [g for g in groups if len({split for split, _, _ in g}) > 1]
     if parted:
         yield f"{_counted(parted)} in two splits or more{_such_as(folder, parted, 0)}"
@@ -139,11 +139,11 @@ def _counted(groups: Sequence[object]) -> str:
     return "1 scene stands" if len(groups) == 1 else f"{len(groups)} scenes stand"
 
 
-def _such_as(folder: Folder, groups: Sequence[Sequence[tuple[str, str, Path]]], of: int) -> str:
+def _such_as(folder: Folder, groups: Sequence[Sequence[tuple[str, str, Sample]]], of: int) -> str:
     """Returns an example: two of the first group that differ in split (0) or label (1)."""
     first = groups[0][0]
     other = next(picture for picture in groups[0] if picture[of] != first[of])
-    names = [path.relative_to(folder.root).as_posix() for _, _, path in (first, other)]
+    names = [folder.name(sample) for _, _, sample in (first, other)]
     return f", such as {names[0]} and {names[1]}"
 
 

@@ -1,10 +1,18 @@
 """How people store labelled pictures: a file each, which turns a place into a Reading."""
 
+from vitlora.data.layouts.datasets import Datasets
 from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
 from vitlora.data.layouts.reading import Layout, LayoutOptions, Place
+from vitlora.data.layouts.webdataset import WebDataset
 from vitlora.errors import DataError, UsageError, a_few, counted, nearest
 
-LAYOUTS: tuple[Layout, ...] = (Folders(), NestedFolders(), ClassFolders())
+LAYOUTS: tuple[Layout, ...] = (
+    Folders(),
+    NestedFolders(),
+    ClassFolders(),
+    WebDataset(),
+    Datasets(),
+)
 
 
 def layout_named(name: str) -> Layout:

@@ -21,7 +21,7 @@ class Folders:
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
         """See ``Layout``."""
-        return place.file is None and bool(Tree(place).top.folders)
+        return place.file is None and bool(Tree(place).top.filled)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""

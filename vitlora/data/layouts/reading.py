@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from vitlora.data.archives import is_archive, open_file
+from vitlora.data.hub import hub_name
 from vitlora.data.listing import Listing, list_pictures
 from vitlora.errors import DataError
 
@@ -142,17 +143,19 @@ class Place:
         root: The same.
         folder: What is looked through: ``root``, or the folder its file lies in.
         file: The file that was named, if one was; an archive is none.
+        hub: Its name if it is a dataset on the Hugging Face hub, where no file can be listed.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.hub = hub_name(root)
         self.file = root if root.is_file() and not is_archive(root) else None
         self.folder = root.parent if self.file else root
 
     @cached_property
     def listing(self) -> Listing:
         """All that lies in the folder, to its depths. Looked at once."""
-        return list_pictures(self.folder)
+        return Listing() if self.hub else list_pictures(self.folder)
 
     @cached_property
     def pictures(self) -> dict[str, Path]:

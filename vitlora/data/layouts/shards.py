@@ -1,0 +1,70 @@
+"""Shards: the files that a large dataset is kept in, and the split each of them belongs to."""
+
+import re
+from collections.abc import Iterable
+
+from vitlora.data.layouts.reading import LayoutOptions, Place, split_of
+from vitlora.errors import DataError, UsageError, a_few, printable
+
+
+def shard_splits(names: Iterable[str], place: Place) -> dict[str, str]:
+    """Returns the split of each shard, by a folder's name or a word of the shard's own name.
+
+    ``train/0000.parquet`` and ``birds-train-00000-of-00002.tar`` are both ``train``. All are empty
+    where none names a split.
+
+    Args:
+        names: Of the shards in the place.
+        place: Where they lie, for messages.
+
+    Raises:
+        DataError: A name fits two splits, or some shards name a split and others none.
+    """
+    found = {name: _split(name, place) for name in sorted(names)}
+    without = [printable(name) for name, split in found.items() if not split]
+    named = [printable(name) for name, split in found.items() if split]
+    if without and named:
+        raise DataError(
+            f"{place.root}: the names of {a_few(named, 2)} say which split they belong to, those "
+            f"of {a_few(without, 3)} do not; expected train, val or test in each. Rename these, or "
+            "move them elsewhere"
+        )
+    return found
+
+
+def _split(name: str, place: Place) -> str:
+    *folders, file = name.split("/")
+    words = [*folders, *re.split(r"[^a-z]+", file.rpartition(".")[0].casefold())]
+    splits = sorted({split for word in words if (split := split_of(word))})
+    if len(splits) > 1:
+        raise DataError(
+            f"{place.root}: {printable(name)} can belong to {' or '.join(splits)}; expected a "
+            "name with one split in it"
+        )
+    return splits[0] if splits else ""
+
+
+def one_dataset(names: Iterable[str], place: Place) -> None:
+    """Refuses shards in several folders, but for those of splits: nobody says that they are one.
+
+    Raises:
+        DataError: They lie in several.
+    """
+    folders = [name.split("/")[:-1] for name in names]
+    above = {"/".join(part for part in parts if not split_of(part)) for parts in folders}
+    if len(above) > 1:
+        some = a_few((f"{printable(folder) or '.'}/" for folder in sorted(above)), 5)
+        raise DataError(
+            f"{place.root} holds datasets in several folders ({some}); name one of the folders"
+        )
+
+
+def refuse_options(options: LayoutOptions, layout: str, unused: Iterable[str]) -> None:
+    """Refuses options that a layout cannot use.
+
+    Raises:
+        UsageError: One is given.
+    """
+    given = options.given()
+    if wrong := [f"data.{name}" for name in unused if name in given]:
+        raise UsageError(f"the layout {layout} does not use {a_few(wrong)}; leave it out")
