@@ -73,7 +73,7 @@ def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision
     return "32-true"
 
 
-def prediction_dtype(device: torch.device, asked: PredictionPrecision = "32") -> torch.dtype:
+def prediction_dtype(device: torch.device, asked: str = "32") -> torch.dtype:
     """Returns the dtype to predict in; ``auto`` is bf16 where the chip computes in it, else fp32.
 
     Raises:

@@ -165,3 +165,10 @@ def test_a_file_that_is_not_there_is_not_found(make_folder, tmp_path):
     with pytest.raises(FileNotFoundError):
         archives.size_and_time(tmp_path / "nowhere.zip" / "a.jpg")
     assert not archives.is_there(archive / "a")
+
+
+def test_names_may_be_longer_inside_than_on_a_disk(make_folder, tmp_path):
+    photo = next(make_folder(tmp_path / "a", splits=()).rglob("*.jpg"))
+    archive = with_member(tmp_path / "x.zip", f"cat/{'y' * 300}.jpg", photo.read_bytes())
+    (path,) = list_pictures(archive).pictures
+    assert open_image(path).size == (40, 40)

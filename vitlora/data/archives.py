@@ -5,6 +5,7 @@ is unpacked to the disk. A picture in a row of an Arrow file has such a path too
 ``train.arrow/image/17``.
 """
 
+import errno
 import io
 import os
 import stat
@@ -23,7 +24,8 @@ ENDINGS = (".zip", ".tar")
 # these would have to be unpacked from the start for every picture
 _SEALED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 _MOST_BYTES = 2**30  # of a file inside, unpacked
-_NO_FILE = (NotADirectoryError, FileNotFoundError)  # what a path into an archive is to the system
+# what a path into an archive is to the system
+_NO_FILE = (errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG)
 
 
 class Archive(Protocol):
@@ -68,7 +70,9 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader | io.BytesIO:
     path = Path(path)
     try:
         return path.open("rb")
-    except _NO_FILE:
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
         return io.BytesIO(_read(*_parted(path)))
 
 
@@ -82,7 +86,9 @@ def size_and_time(path: Path) -> tuple[int, int]:
     """
     try:
         state = path.stat()
-    except _NO_FILE:
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
         archive, name = _parted(path)
         return _opened(archive).sizes[name], archive.stat().st_mtime_ns
     return state.st_size, state.st_mtime_ns

@@ -1,5 +1,6 @@
 """A picture file of any kind -> Pillow's image, its pixels not yet decoded."""
 
+import os
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ def open_picture(path: Path) -> ImageFile.ImageFile:
         Exception: Whatever Pillow's plugins raise on damaged files.
     """
     start = _start(path)
-    source = path if path.exists() else open_file(path)  # in an archive
+    source = path if os.path.exists(path) else open_file(path)  # noqa: PTH110 - in an archive, names may be long
     if start.startswith(_JPEG):
         # past Pillow's limit on the nominal size: what counts is how large it is decoded
         return JpegImagePlugin.JpegImageFile(source)
