@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from deep import DECAYS, VIT_TINY, head_of, share_right
 from PIL import Image, ImageCms
-from vitlora.data.class_folders import read_folder
+from vitlora.data.read import read_folder
 
 from vitlora.backbones import load_backbone
 from vitlora.data.folder import Folder, Sample

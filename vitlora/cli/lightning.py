@@ -20,7 +20,7 @@ from vitlora.cli.lightning_errors import is_lightnings, stopped_by_callbacks
 from vitlora.cli.lightning_parser import Parser, add_run_options, by_value, quieten, show_only_ours
 from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
-from vitlora.errors import UsageError, VitloraError
+from vitlora.errors import UsageError, VitloraError, as_typed
 from vitlora.evaluation.calibrate import calibrate, describe
 from vitlora.evaluation.forgetting import OldPictures
 from vitlora.hardware import free_memory, is_out_of_memory
@@ -171,7 +171,7 @@ class VitloraCLI(LightningCLI):
             forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
             tell(f"\n{forgetting.to_text(self.memory.where)}")
         tell(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
-        tell(f"predict  vitlora predict IMAGE.jpg --checkpoint {_quoted(folder)}")
+        tell(f"predict  vitlora predict IMAGE.jpg --checkpoint {as_typed(folder)}")
 
     def bundle(self) -> Bundle:
         """Returns what ``fit`` wrote."""
@@ -196,7 +196,7 @@ class VitloraCLI(LightningCLI):
             reason = str(error) if isinstance(error, VitloraError) else "the device is full"
             note(
                 f"the bundle is kept, but its confidence is not calibrated ({reason}); "
-                f"'vitlora calibrate {_quoted(folder)} --device cpu' does it"
+                f"'vitlora calibrate {as_typed(folder)} --device cpu' does it"
             )
         else:
             if bundle.record.confidence is not None:
@@ -289,7 +289,3 @@ def _ran_away(scores: Scores) -> str | None:
         f"a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
         "training ran away; lower model.lr"
     )
-
-
-def _quoted(path: Path) -> str:
-    return f'"{path}"' if " " in str(path) else str(path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, as_typed
 from vitlora.files import check_target, write_whole
 from vitlora.studies.methods import check_methods, configure, fit_words
 
@@ -111,9 +110,4 @@ def _command(way: Way, config: dict[str, Any], batch: int, most: int, words: Seq
     if "--data.batch_size" in typed:
         place = typed.index("--data.batch_size")
         del typed[place : place + 2]
-    return " ".join(["vitlora fit", *map(_quoted, [*typed, *added])])
-
-
-def _quoted(word: str) -> str:
-    """Returns a word as every shell takes it."""
-    return word if re.fullmatch(r"[\w./:=+-]+", word) else f'"{word}"'
+    return as_typed("vitlora", "fit", *typed, *added)

@@ -32,6 +32,11 @@ def doctor(
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     seed: int = 0,
+    layout: str | None = None,
+    check_labels: bool = False,
+    backbone: str = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    weights: str | Path | None = None,
+    device: str = "auto",
 ) -> Examination:
     """Says what is wrong with an image folder before training.
 
@@ -48,6 +53,12 @@ def doctor(
         val_fraction: Share of --fix for validation (default: that of the folder's val/, else 0.2).
         test_fraction: Share of --fix for testing (default: that of the folder's test/, else 0).
         seed: Of the split of --fix.
+        layout: How the pictures are stored, if it cannot be recognised; see data.layout.
+        check_labels: Also find pictures whose class the others contradict, by the features of a
+            frozen base.
+        backbone: The base for --check-labels.
+        weights: File of its weights (default: the hub's).
+        device: auto, cpu, cuda or mps, for --check-labels.
 
     Returns:
         What was found.
@@ -55,10 +66,12 @@ def doctor(
     Raises:
         UsageError: A share is out of range, or a file or folder cannot be written.
         DataError: There is no such folder, or too little is left of it to be split.
+        BackboneError: The base for --check-labels cannot be had.
 
     Examples:
         $ vitlora doctor photos
         $ vitlora doctor photos --html doctor.html --json doctor.json
+        $ vitlora doctor photos --check-labels --backbone vitlora/vit_micro_patch8_96
         $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
     root = check_root(data)
@@ -70,15 +83,24 @@ def doctor(
         _check_copy(out, root)
     elif val_fraction is not None or test_fraction is not None:
         raise UsageError("--val-fraction and --test-fraction are for --fix; add --fix OUT")
-    from vitlora.data.doctor import Survey, examine, survey
+    if weights is not None and not check_labels:
+        raise UsageError("--weights is for --check-labels; add it")
+    from vitlora.data.doctor import Survey, by_severity, examine, survey
     from vitlora.data.doctor.cleaned import Shares, write_cleaned
+    from vitlora.data.layouts.reading import LayoutOptions
 
     shares = Shares(val_fraction, test_fraction, seed)
     shares.of(Survey(root, ["all"]))  # a mistake in them is told before the work
-    found = survey(root, _progress if sys.stderr.isatty() else None)
+    progress = _progress if sys.stderr.isatty() else None
+    found = survey(root, progress, LayoutOptions(layout))
     if not found.pictures:
         raise DataError(f"--data '{root}' has no pictures in class folders")
     findings = examine(found)
+    if check_labels:
+        from vitlora.evaluation.labels import contradicted
+
+        doubts = contradicted(found, backbone, weights, device)
+        findings = sorted([*findings, *filter(None, [doubts])], key=by_severity)
     if page:
         _write_page(page, found, findings)
     return Examination(found, findings, out and Copy(out, write_cleaned(found, out, shares)))

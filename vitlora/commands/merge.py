@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,9 @@ from vitlora.files import write_whole
 from vitlora.notes import note, tell, warn
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from vitlora.bundle.checkpoint import Bundle
     from vitlora.bundle.merged_file import Merged
     from vitlora.bundle.record import Record
@@ -69,7 +73,7 @@ def merge(
     pictures = _pictures(bundle, None if data is None else str(data))
     root = pictures.folder.root
     tell(f"proving on the validation pictures of {root} …")
-    with merged_file(bundle, file, pictures.val_dataloader, weights, base) as merged:
+    with merged_file(bundle, file, partial(_ask, pictures), weights, base) as merged:
         result = Merge(bundle.folder, file, proof_file, base, root, bundle.record, merged)
         fields = json.dumps(result.to_json(), indent=1, ensure_ascii=False)
         write_whole(proof_file, fields + "\n")
@@ -196,6 +200,19 @@ def _pictures(bundle: Bundle, root: str | None) -> FolderData:
         warn(line)
     data.setup("validate")
     return data
+
+
+def _ask(data: FolderData, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what a network says of the validation pictures ``(N, classes)``, and their labels."""
+    from vitlora.evaluation.answers import answer
+    from vitlora.hardware import pick_device
+
+    preprocessing = data.preprocessing
+    if preprocessing is None:
+        raise UsageError("the pictures have no preprocessing")
+    network = network.to(pick_device()).eval()
+    answers = answer(network, data.folder.splits["val"], preprocessing, data.batch_size)
+    return answers.logits, answers.labels
 
 
 def _call(words: Sequence[str], keywords: Mapping[str, Any]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there, is_bundle
 from vitlora.data.read import check_root
-from vitlora.errors import UsageError, counted
+from vitlora.errors import UsageError, as_typed, counted
 from vitlora.files import write_whole
 from vitlora.notes import note, tell, warn
 
@@ -167,4 +166,4 @@ def _typed(checkpoint: Path, **options: object) -> str:
     words = ["vitlora", "report", str(checkpoint)]
     for name, value in options.items():
         words += [] if value is None else [f"--{name}", str(value)]
-    return shlex.join(words)
+    return as_typed(*words)

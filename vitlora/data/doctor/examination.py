@@ -16,4 +16,9 @@ def examine(survey: Survey) -> list[Finding]:
         flaws.unused,
     )
     found = [finding for part in parts for finding in part(survey)]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted(found, key=by_severity)
+
+
+def by_severity(finding: Finding) -> int:
+    """Returns a finding's place: errors come first, notes last."""
+    return SEVERITIES.index(finding.severity)
