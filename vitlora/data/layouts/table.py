@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from vitlora.data.layouts.folders import Folders
 from vitlora.data.layouts.label_names import named, names_in
+from vitlora.data.layouts.lookup import split_in
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal, split_of
 from vitlora.data.layouts.table_columns import Roles, names_pictures, roles_of
 from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
@@ -42,6 +43,8 @@ class Tables:
         if not files:
             return False
         if place.file is not None and place.file.suffix.lower() != ".parquet":
+            return True
+        if any(option.endswith("_column") for option in options.given()):
             return True
         finder = Finder(place, options)
         if any(_gives_classes(place, path, options, finder) for path in files.values()):
@@ -87,12 +90,15 @@ class Tables:
 
 
 def has_class_folders(place: Place) -> bool:
-    """Returns whether the folders of a place give its pictures at least two classes."""
+    """Returns whether the folders of a place give its pictures at least two classes.
+
+    Those called ``train_images`` and ``test_images`` do not.
+    """
     try:
-        pictures = Folders().read(place, LayoutOptions()).pictures
+        labels = {one.label for one in Folders().read(place, LayoutOptions()).pictures}
     except DataError:
         return False
-    return len({picture.label for picture in pictures}) > 1
+    return len({label for label in labels if not split_in(label)}) > 1
 
 
 def _tables(place: Place) -> Files:

@@ -65,7 +65,7 @@ def roles_of(
         role: _given(table, f"{role}_column", getattr(options, f"{role}_column"))
         for role in ("file", "label", "split", "group")
     }
-    left = [name for name in table.columns if name and name not in given.values()]
+    left = [name for name in table.columns if name not in given.values() and not _is_index(name)]
     file = given["file"] or _file(table, left, is_picture)
     left = [name for name in left if name != file]
     split = given["split"] or _split(table, left)
@@ -110,6 +110,11 @@ def labels_in(table: Table, roles: Roles) -> list[tuple[str, ...]]:
             if _ZERO_OR_ONE[value]:
                 found[row].append(name)
     return [tuple(names) for names in found]
+
+
+def _is_index(name: str) -> bool:
+    """Returns whether a column holds the numbers that pandas gives rows."""
+    return re.fullmatch(r"(Unnamed: \d+|__index_level_\d+__)?", name) is not None
 
 
 def _given(table: Table, option: str, name: str | None) -> str:
@@ -183,14 +188,15 @@ def _one_of(table: Table, named: Sequence[str], peeked: bool) -> str:
     Raises:
         DataError: They say different things.
     """
-    cells = {name: _cells(table, name) for name in named}
+    cells = {name: values for name in named if (values := _cells(table, name))}
     counts = {len(set(values)) for values in cells.values()}
-    if {len(set(zip(*cells.values(), strict=True)))} != counts and not peeked:
+    if cells and {len(set(zip(*cells.values(), strict=True)))} != counts and not peeked:
         raise DataError(
             f"{table.name} has several columns that may be the classes ({_shown(named)}); name one "
             "with data.label_column"
         )
-    return next((name for name in named if not all(map(_is_number, set(cells[name])))), named[0])
+    words = (name for name, values in cells.items() if not all(map(_is_number, set(values))))
+    return next(words, named[0])
 
 
 def _is_number(text: str) -> bool:
@@ -201,7 +207,7 @@ def _cells(table: Table, name: str) -> list[str]:
     try:
         return table.cells(name)
     except DataError:  # a column of lists says nothing here
-        return [""] * len(table.numbers)
+        return []
 
 
 def _is_zero_or_one(table: Table, name: str) -> bool:

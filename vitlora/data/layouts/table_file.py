@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -106,14 +107,15 @@ def _csv(name: str, text: str, torn: bool) -> Table:
     if torn:  # rows of another length are told when the whole is read
         whole = [n for n, row in enumerate(rows) if len(row) == len(columns)]
         rows, numbers = [rows[n] for n in whole], [numbers[n] for n in whole]
-    table = Table(name, columns, numbers, lambda c: _column(rows, columns.index(c)))
+    places = {column: index for index, column in enumerate(columns)}
+    table = Table(name, columns, numbers, lambda column: _column(rows, places[column]))
     _check_widths(table, [len(row) for row in rows])
     return table
 
 
 def _delimiter(text: str) -> str:
     """Returns what parts the columns: what makes most of them of the first line."""
-    first = text.lstrip().split("\n", 1)[0][:_PEEKED_BYTES]
+    first = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0][:_PEEKED_BYTES]
     return max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
 
 
@@ -174,7 +176,10 @@ def _parquet(name: str, path: Path, most: int | None) -> Table:
         most: Rows to read; None for all.
     """
     file = _opened(name, path)
-    columns = tuple(file.schema_arrow.names)
+    try:
+        columns = tuple(file.schema_arrow.names)
+    except ValueError as error:  # a name that is not UTF-8
+        raise DataError(f"{name} is damaged ({printable(str(error), 80)})") from None
     _check_columns(name, columns)
     rows = file.metadata.num_rows
     count = rows if most is None else min(rows, most)
@@ -194,7 +199,7 @@ def _opened(name: str, path: Path) -> "ParquetFile":
         data = opened.read()
     try:
         return parquet.ParquetFile(pyarrow.BufferReader(data))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{name} is no whole Parquet file ({printable(str(error), 80)})") from None
 
 
@@ -205,15 +210,14 @@ def _parquet_column(name: str, path: Path, count: int, column: str) -> list[str]
     kind = file.schema_arrow.field(column).type
     if pyarrow.types.is_nested(kind) or "binary" in str(kind):
         raise DataError(f"{name}: {_no_text(column)}, but {printable(str(kind), 80)}")
-    try:
-        batches = file.iter_batches(batch_size=max(1, min(count, 2**16)), columns=[column])
-        values: list[object] = []
-        for batch in batches:
+    values: list[object] = []
+    with suppress(pyarrow.ArrowException, OSError, ValueError):
+        for batch in file.iter_batches(batch_size=max(1, min(count, 2**16)), columns=[column]):
             values += batch.column(0).to_pylist()
             if len(values) >= count:
                 break
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{name} is damaged ({printable(str(error), 80)})") from None
+    if len(values) < count:
+        raise DataError(f"{name} is damaged: no {count:,} rows in '{printable(column, 80)}'")
     return _texts(name, column, values[:count])
 
 

@@ -48,8 +48,8 @@ def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[Ro
     Raises:
         DataError: A cell under a class is neither 0 nor 1, or rows name no picture.
     """
-    nothing = [""] * len(table.numbers)
     files = table.cells(roles.file)
+    nothing = [""] * len(files)
     splits = table.cells(roles.split) if roles.split else [split] * len(files)
     groups = table.cells(roles.group) if roles.group else nothing
     folder = table.name.rpartition("/")[0]
@@ -230,13 +230,12 @@ def pictures_of(
         if (other := found.setdefault(name, one)) == one:
             first.setdefault(name, row)
         else:
-            what = _differs(other, one)
-            different.append(f"{first[name].where} and {row.where} ({shown(row.file)}: {what})")
+            what = f"{shown(row.file)}: {_differs(other, one)}"
+            different.append(f"{first[name].where} and {row.where} ({what})")
     if different:
         raise DataError(
             f"{counted(len(different), 'picture')} listed twice, with something else each time: "
-            f"{a_few(different, _SHOWN)}; several classes a picture are not supported yet, leave "
-            "one row of each"
+            f"{a_few(different, _SHOWN)}; leave one row of each: a picture can have one class only"
         )
     return sorted(found.values(), key=lambda one: one.name), len(rows) - len(found)
 
