@@ -1,12 +1,17 @@
 """The pictures that a table or an export names, found where they lie."""
 
+import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
-from vitlora.data.layouts.reading import LayoutOptions, Place, normal
+from vitlora.data.layouts.reading import LayoutOptions, Place, normal, split_of
 from vitlora.errors import DataError, UsageError, a_few, printable
+
+# words beside that of a split in the name of its folder: ``train_images``
+_WORDS = "images image imgs img photos pictures data set jpg jpeg png"
+_NEUTRAL = frozenset(_WORDS.split())
 
 
 class Lookup:
@@ -19,18 +24,34 @@ class Lookup:
     Args:
         place: Where the table or export lies.
         options: ``images`` says where the pictures lie, if elsewhere.
+        split: ``train``, ``val`` or ``test`` to leave out pictures in a folder of another split,
+            such as ``test/`` or ``test_images/``; empty for none.
+
+    Attributes:
+        place: Where the pictures lie.
+        pictures: Those to find, by their names in that place.
 
     Raises:
         UsageError: ``images`` is not there.
     """
 
-    def __init__(self, place: Place, options: LayoutOptions) -> None:
+    def __init__(self, place: Place, options: LayoutOptions, split: str = "") -> None:
         self.place = place
         if options.images is not None:
             root = Path(options.images).expanduser()
             if not root.exists():
                 raise UsageError(f"data.images '{root}': no such folder")
             self.place = Place(root)
+        self.pictures = self.place.pictures
+        if split:
+            folders = {name.rpartition("/")[0] for name in self.pictures}
+            kept = {folder for folder in folders if split_in(folder) in ("", split)}
+            self.pictures = {
+                name: path
+                for name, path in self.pictures.items()
+                if name.rpartition("/")[0] in kept
+            }
+        self._folder = f"{normal(self.place.folder.absolute().as_posix())}/"
 
     def find(self, name: str, beside: str = "", where: str = "") -> tuple[Path, str] | None:
         """Returns a picture's path and its name in the place; None if it is not there.
@@ -45,48 +66,87 @@ class Lookup:
         """
         plain = self._plain(name)
         for full in (f"{beside}/{plain}" if beside else plain, plain):
-            if full in self.place.pictures:
-                return self.place.pictures[full], full
-        return self._by_tail(plain, self._names, lambda n: n, where) or self._by_tail(
-            plain, self._stems, lambda n: n.rpartition(".")[0], where
-        )
+            if full in self.pictures:
+                return self.pictures[full], full
+        found = self._by_tail(plain, self._names, _as_it_is)
+        found = found or self._by_tail(plain, self._stems, _without_ending)
+        if len(found) > 1:
+            raise DataError(
+                f"{where or self.place.root}: '{printable(plain)}' could be any of "
+                f"{a_few(found, 3)}; write the path from {self.place.folder} on"
+            )
+        return (self.pictures[found[0]], found[0]) if found else None
+
+    def beyond(self, name: str, picture: str) -> str:
+        """Returns the first folders of a name as it is written that a picture found by it lacks.
+
+        Empty for a name that agrees with the picture's from its first folder on.
+        """
+        parts, real = self._plain(name).split("/")[:-1], picture.split("/")[:-1]
+        while parts and real and parts[-1] == real[-1]:
+            parts, real = parts[:-1], real[:-1]
+        return "/".join(parts)
 
     def _plain(self, name: str) -> str:
         """Returns a name with forward slashes, relative to the place if it lies there."""
         text = normal(name.strip())
-        if "\\" in text or PureWindowsPath(text).drive:
+        if "\\" in text or text[1:2] == ":":
             text = PureWindowsPath(text).as_posix()
-        folder = normal(self.place.folder.absolute().as_posix())
-        return PurePosixPath(text.removeprefix(f"{folder}/")).as_posix().lstrip("/")
+        parts = text.removeprefix(self._folder).split("/")
+        return "/".join([part for part in parts if part not in ("", ".")])
 
     def _by_tail(
-        self, plain: str, known: dict[str, list[str]], cut: Callable[[str], str], where: str
-    ) -> tuple[Path, str] | None:
-        """Returns the one picture that shares the most last parts with a name."""
-        found = known.get(plain.rpartition("/")[2], [])
+        self, plain: str, known: dict[str, list[str]], cut: Callable[[str], str]
+    ) -> list[str]:
+        """Returns the pictures that share the most last parts with a name."""
         parts = plain.split("/")
-        for length in range(len(parts), 0, -1):
+        length = 2 if "/".join(parts[-2:]) in known else 1
+        found = known.get("/".join(parts[-length:]), [])
+        while len(found) > 1 and length < len(parts):
+            length += 1
             tail = "/".join(parts[-length:])
-            fitting = [name for name in found if f"/{cut(name)}".endswith(f"/{tail}")]
-            if len(fitting) == 1:
-                return self.place.pictures[fitting[0]], fitting[0]
-            if fitting:
-                raise DataError(
-                    f"{where or self.place.root}: '{printable(plain)}' could be any of "
-                    f"{a_few(fitting, 3)}; write the path from {self.place.folder} on"
-                )
-        return None
+            nearer = [name for name in found if f"/{cut(name)}".endswith(f"/{tail}")]
+            if not nearer:
+                break
+            found = nearer
+        return found
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = defaultdict(list)
-        for name in self.place.pictures:
-            found[name.rpartition("/")[2]].append(name)
-        return found
+        return _by_last_parts(self.pictures, _as_it_is)
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = defaultdict(list)
-        for name in self.place.pictures:
-            found[PurePosixPath(name).stem].append(name)
-        return found
+        return _by_last_parts(self.pictures, _without_ending)
+
+
+def split_in(folder: str) -> str:
+    """Returns the split that a folder's path names: ``train`` for ``photos/train_images/cat``.
+
+    Empty for none: a folder ``test tube`` is more likely a class.
+    """
+    for part in folder.split("/"):
+        words = re.findall(r"[^\W\d_]+", part.casefold())
+        splits = [split for word in words if (split := split_of(word))]
+        if len(splits) == 1 and all(split_of(word) or word in _NEUTRAL for word in words):
+            return splits[0]
+    return ""
+
+
+def _as_it_is(name: str) -> str:
+    return name
+
+
+def _without_ending(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.rpartition('.')[0] or last}"
+
+
+def _by_last_parts(names: Iterable[str], cut: Callable[[str], str]) -> dict[str, list[str]]:
+    """Returns names by their last part, and by their last two: some names repeat in all folders."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        parts = cut(name).rsplit("/", 2)
+        for length in range(1, min(len(parts), 2) + 1):
+            found["/".join(parts[-length:])].append(name)
+    return found
