@@ -1,10 +1,22 @@
 """How people store labelled pictures: a file each, which turns a place into a Reading."""
 
+from vitlora.data.layouts.coco import Coco
+from vitlora.data.layouts.cvat import Cvat
+from vitlora.data.layouts.fiftyone import FiftyOne
 from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
+from vitlora.data.layouts.label_studio import LabelStudio
 from vitlora.data.layouts.reading import Layout, LayoutOptions, Place
 from vitlora.errors import DataError, UsageError, a_few, nearest
 
-LAYOUTS: tuple[Layout, ...] = (Folders(), NestedFolders(), ClassFolders())
+LAYOUTS: tuple[Layout, ...] = (
+    Folders(),
+    NestedFolders(),
+    ClassFolders(),
+    LabelStudio(),
+    Cvat(),
+    FiftyOne(),
+    Coco(),
+)
 
 
 def layout_named(name: str) -> Layout:
