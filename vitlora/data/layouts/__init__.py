@@ -1,7 +1,11 @@
 """How people store labelled pictures: a file each, which turns a place into a Reading."""
 
+from vitlora.data.layouts.coco import Coco
+from vitlora.data.layouts.cvat import Cvat
 from vitlora.data.layouts.datasets import Datasets
+from vitlora.data.layouts.fiftyone import FiftyOne
 from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
+from vitlora.data.layouts.label_studio import LabelStudio
 from vitlora.data.layouts.reading import Layout, LayoutOptions, Place
 from vitlora.data.layouts.table import Tables, has_class_folders
 from vitlora.data.layouts.webdataset import WebDataset
@@ -11,9 +15,13 @@ LAYOUTS: tuple[Layout, ...] = (
     Folders(),
     NestedFolders(),
     ClassFolders(),
-    WebDataset(),
-    Datasets(),
     Tables(),
+    LabelStudio(),
+    Cvat(),
+    FiftyOne(),
+    Coco(),
+    Datasets(),
+    WebDataset(),
 )
 
 

@@ -1,0 +1,217 @@
+"""Label Studio's exports JSON and JSON-MIN, of pictures with choices."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import ClassVar
+from urllib.parse import parse_qs, unquote
+
+from vitlora.data.layouts.exports import (
+    Entry,
+    Files,
+    check_options,
+    checked,
+    exports_in,
+    json_of,
+    reading_of,
+)
+from vitlora.data.layouts.label_studio_tasks import Task, agreed, tasks_in
+from vitlora.data.layouts.lookup import Lookup
+from vitlora.data.layouts.reading import LayoutOptions, Place, Reading
+from vitlora.data.listing import SUFFIXES
+from vitlora.errors import DataError, UsageError, a_few, counted, nearest, printable
+
+_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # what it puts before the name of an uploaded file
+_SPLIT = "split"  # the field that names splits, unless data.split_column is another
+
+
+class LabelStudio:
+    """A list of tasks with annotations (JSON), or of entries with a choice each (JSON-MIN).
+
+    As https://labelstud.io/guide/export and https://labelstud.io/guide/task_format describe them,
+    and as label-studio-sdk 2.1.2 writes JSON-MIN (``label_studio_sdk/converter/converter.py``).
+
+    - Predictions and drafts are no labels, nor are annotations that were cancelled, nor choices
+      that belong to a region.
+    - Of one annotator the newest annotation counts. Several annotators must agree, unless an
+      annotation is the ground truth: then it counts alone. JSON-MIN does not say which is.
+    - A picture is known by the end of its path or address, with or without the eight digits that
+      Label Studio puts before the name of an uploaded file.
+    """
+
+    name: ClassVar[str] = "label_studio"
+    what: ClassVar[str] = "Label Studio's export as JSON or JSON-MIN, with choices"
+
+    def recognises(self, place: Place, options: LayoutOptions) -> bool:
+        """See ``Layout``."""
+        return bool(_exports(place))
+
+    def read(self, place: Place, options: LayoutOptions) -> Reading:
+        """See ``Layout``."""
+        columns = ("file_column", "label_column", "split_column", "group_column")
+        check_options(self.name, options, *columns)
+        files = _exports(place)
+        if len(files) != 1:
+            found = f"several Label Studio exports ({a_few(files, 5)})" if files else "no export"
+            raise DataError(
+                f"{place.root} has {found}; expected one of Label Studio's, as JSON or JSON-MIN: "
+                "name it as data.root"
+            )
+        ((file, path),) = files.items()
+        tasks = tasks_in(checked(json_of(place, path), list, file), file)
+        lookup = Lookup(place, options)
+        return reading_of(self.name, files, list(_entries(tasks, file, lookup, options)), lookup)
+
+
+def _exports(place: Place) -> Files:
+    return exports_in(place, ".json", _is_label_studio)
+
+
+def _is_label_studio(ends: bytes) -> bool:
+    full = b'"annotations"' in ends or b'"completions"' in ends
+    return bool(re.match(rb"\[\s*\{", ends)) and (full or b'"annotation_id"' in ends)
+
+
+def _entries(
+    tasks: Sequence[Task], file: str, lookup: Lookup, options: LayoutOptions
+) -> Iterator[Entry]:
+    """Yields what an export says of each picture.
+
+    Raises:
+        DataError: Annotators disagree, or it is not clear which fields to read.
+    """
+    fields = dict.fromkeys(key for task in tasks for key in task.data)
+    picture = _picture_field(tasks, fields, file, options)
+    split = _field(fields, "split_column", options.split_column) or _SPLIT
+    group = _field(fields, "group_column", options.group_column)
+    question = _question(tasks, {picture, split, group}, file, options)
+    names = _Names(lookup)
+    disagreed: list[str] = []
+    for task in tasks:
+        said = agreed(task.answers, question)
+        if len(said) > 1:
+            parts = " or ".join(printable(" + ".join(one), 40) for one in sorted(said))
+            disagreed.append(f"{task.where.rpartition(', ')[2]} ({parts})")
+        labels = next(iter(said), ())
+        called = task.data.get(picture)
+        yield Entry(
+            task.where,
+            names.of(called if isinstance(called, str) else ""),
+            labels,
+            _text(task.data.get(split)),
+            _text(task.data.get(group)) if group else "",
+        )
+    if disagreed:
+        raise DataError(
+            f"{file}: annotators disagree on {len(disagreed):,} of {counted(len(tasks), 'picture')}"
+            f": {a_few(disagreed, 5)}; in Label Studio, make one annotation of each the ground "
+            "truth and export JSON, or delete the others"
+        )
+
+
+def _picture_field(
+    tasks: Sequence[Task], fields: Mapping[str, None], file: str, options: LayoutOptions
+) -> str:
+    """Returns the field that names the pictures.
+
+    Raises:
+        UsageError: There is none of the name given.
+        DataError: None or several look like it.
+    """
+    if given := _field(fields, "file_column", options.file_column):
+        return given
+    found = {k: None for task in tasks for k, value in task.data.items() if _is_picture(value)}
+    if len(found) != 1:
+        raise DataError(
+            f"{file}: {_listed(found or fields)} may name the pictures; expected one field with "
+            "names of pictures, choose with data.file_column"
+        )
+    return next(iter(found))
+
+
+def _question(
+    tasks: Sequence[Task], others: Iterable[str], file: str, options: LayoutOptions
+) -> str:
+    """Returns the question whose choices are the classes.
+
+    Raises:
+        UsageError: There is none of the name given.
+        DataError: There are none or several.
+    """
+    asked = {key: None for task in tasks for one in task.answers for key in one.choices}
+    found = {key: None for key in asked if key not in {*others}}
+    if given := _field(asked, "label_column", options.label_column):
+        return given
+    if not found:
+        raise DataError(
+            f"{file}: no annotation has choices; boxes, texts and predictions give no class to an "
+            "image"
+        )
+    if len(found) > 1:
+        raise DataError(
+            f"{file}: {_listed(found)} may hold the classes; choose with data.label_column"
+        )
+    return next(iter(found))
+
+
+def _field(known: Mapping[str, None], option: str, given: str | None) -> str:
+    """Returns the name given by an option; empty for none.
+
+    Raises:
+        UsageError: It is not among those known.
+    """
+    if given is not None and given not in known:
+        raise UsageError(
+            f"data.{option} is '{given}'{nearest(given, known)}; the export has {_listed(known)}"
+        )
+    return given or ""
+
+
+def _listed(fields: Iterable[str]) -> str:
+    return a_few((f"'{printable(field, 40)}'" for field in fields), 8)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _is_picture(value: object) -> bool:
+    return isinstance(value, str) and PurePosixPath(_path(value)).suffix.lower() in SUFFIXES
+
+
+def _path(address: str) -> str:
+    """Returns the path of a file, whose address may be one of Label Studio's or of a server."""
+    if address.startswith("/data/local-files/"):
+        return parse_qs(address.partition("?")[2]).get("d", [""])[0]
+    if "://" in address:
+        path = address.partition("://")[2].partition("/")[2]
+        return unquote(re.split("[?#]", path)[0])
+    return unquote(address) if address.startswith("/data/") else address
+
+
+class _Names:
+    """How pictures may be called where they lie, by what Label Studio calls them."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    def of(self, address: str) -> tuple[str, ...]:
+        """Returns the names that a picture may have, the likeliest first."""
+        path = _path(address)
+        folder, slash, last = path.rpartition("/")
+        if not (prefix := _PREFIX.match(last)):
+            return (path,)
+        plain = last[prefix.end() :]
+        stored = self._stored.get(plain, [])
+        return (path, *(stored if len(stored) == 1 else ()), f"{folder}{slash}{plain}")
+
+    @cached_property
+    def _stored(self) -> dict[str, list[str]]:
+        """Names in the place by what becomes of their last part on uploading: ``a_b.jpg``."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self._lookup.place.pictures:
+            last = name.rpartition("/")[2]
+            found[re.sub(r"[^-\w.]", "", last.strip().replace(" ", "_"))].append(name)
+        return found
