@@ -295,7 +295,11 @@ def test_other_classes_and_other_weights_are_refused(
         (["--output="], 2, "output is empty"),
         (["--model.lr", "fast"], 2, "model.lr is 'fast'; expected float"),
         (["--model.lr", "-1"], 2, "model.lr is -1.0; expected more than 0"),
-        (["--model.crop_mode", "zoom"], 2, "model.crop_mode is 'zoom'; expected one of"),
+        (
+            ["--model.crop_mode", "zoom"],
+            2,
+            "model.crop_mode is 'zoom'; expected one of 'center', 'squash', 'border'",
+        ),
         (["--model.quantization", "nf5"], 2, "is 'nf5'; expected one of 'none', 'nf4'"),
         (
             ["--model.adapter", "FullFineTuning", "--model.quantization", "nf4"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ RECIPES = ["light", "medium", "strong"]
 RANDOM = RECIPES
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 PREPROCESSING = Preprocessing(image_size=32, crop_pct=0.9, mean=MEAN, std=STD)
+BORDER = PREPROCESSING.seeing("border")
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -33,17 +35,19 @@ def pixels_of(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.permute(1, 2, 0).numpy().astype(np.float64) * STD + MEAN) * 255
 
 
-def draws(recipe, seed, count=8, picture=None):
+def draws(recipe, seed, count=8, picture=None, preprocessing=PREPROCESSING):
     """Returns `count` augmentations of one picture, (count, 3, 32, 32)."""
-    augmentation = Augmentation(recipe, PREPROCESSING)
+    augmentation = Augmentation(recipe, preprocessing)
     augmentation.seed(seed)
     return torch.stack([augmentation(picture or noise(50, 40)) for _ in range(count)])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("size", [(3, 200), (200, 3), (1, 1), (32, 32), (1600, 1200)])
-def test_every_recipe_takes_pictures_of_any_size(recipe, size):
-    tensors = draws(recipe, 0, count=4 if size[0] > 999 else 40, picture=noise(*size))
+@pytest.mark.parametrize("size", [(3, 200), (200, 3), (1, 1), (32, 32), (1600, 1200), (1, 9999)])
+@pytest.mark.parametrize("preprocessing", [PREPROCESSING, BORDER], ids=["center", "border"])
+def test_every_recipe_takes_pictures_of_any_size(recipe, size, preprocessing):
+    count = 4 if max(size) > 999 else 40
+    tensors = draws(recipe, 0, count, noise(*size), preprocessing)
     assert tensors.shape[1:] == (3, 32, 32)
     assert tensors.dtype == torch.float32
     assert tensors[0].is_contiguous()
@@ -79,6 +83,38 @@ def test_light_only_crops_and_flips():
         assert 0.4 < share < 1.01  # of the picture's area, between 0.5 and 1
         assert values[..., 2].max() < 0.5  # colours as they were
     assert 70 < flipped < 130
+
+
+@pytest.mark.parametrize(("recipe", "least"), [("light", 0.5), ("medium", 0.35), ("strong", 0.2)])
+def test_border_crops_as_much_as_the_others_and_keeps_the_shape_of_what_it_shows(recipe, least):
+    grid = np.zeros((400, 1200, 3), np.uint8)
+    grid[..., 0] = np.linspace(0, 255, 1200)[None, :]  # red says how far right, green how far down
+    grid[..., 1] = np.linspace(0, 255, 400)[:, None]
+    grid[..., 2] = 255
+    augmentation = Augmentation(recipe, BORDER.at(64))
+    crop = A.Compose(augmentation._compose.transforms[:4])  # crop, scale, lay on the mean, flip
+    crop.set_random_seed(0)
+    areas = []
+    for _ in range(200):
+        pixels = crop(image=grid)["image"]
+        shown = pixels[..., 2] == 255
+        rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+        height, width = len(rows), len(columns)
+        assert shown.sum() == height * width and max(height, width) == 64
+        assert (pixels[~shown] == [102, 128, 153]).all()  # MEAN
+        assert abs(rows[0] - (63 - rows[-1])) <= 1  # in the middle
+        part = pixels[rows[0] : rows[-1] + 1].astype(int)
+        across, down = np.ptp(part[height // 2, :, 0]) / 255, np.ptp(part[:, 32, 1]) / 255
+        assert abs(1200 * across / (400 * down) / (width / height) - 1) < 0.15  # not stretched
+        areas.append(across * down)
+    assert least * 0.9 < min(areas) < least + 0.2 and 0.8 < max(areas) <= 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_border_draws_by_its_seed_alone(recipe):
+    first, again, other = (draws(recipe, seed, preprocessing=BORDER) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("recipe", RANDOM)

@@ -3,6 +3,7 @@
 albumentations 2.0.8 is the last release under the MIT licence.
 """
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import albumentations
 
 Recipe = Literal["none", "light", "medium", "strong"]
+_LEAST_AREA = {"light": 0.5, "medium": 0.35, "strong": 0.2}  # of a picture, that a crop keeps
 
 
 class Augmentation:
@@ -28,27 +30,21 @@ class Augmentation:
     Args:
         recipe: ``light`` crops and flips; ``medium`` also turns and shifts colours; ``strong``
             also blurs, compresses and hides parts.
-        preprocessing: Size, mean and standard deviation of the weights.
+        preprocessing: Size, mean and standard deviation of the weights, and the part of a picture
+            that they see. Under ``border`` a crop has about the picture's own shape and is laid on
+            the mean colour, as evaluation lays the whole picture: a crop stretched to a square
+            would show neither the shapes nor the borders that evaluation shows.
     """
 
     def __init__(self, recipe: Recipe, preprocessing: Preprocessing) -> None:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the internet on import otherwise
         import albumentations as A
 
-        size = preprocessing.image_size
-        crop = {"light": (0.5, 1.0), "medium": (0.35, 1.0), "strong": (0.2, 1.0)}
-        if recipe not in crop:
-            raise UsageError(f"data.augment is '{recipe}'; expected none, {', '.join(crop)}")
+        if recipe not in _LEAST_AREA:
+            raise UsageError(f"data.augment is '{recipe}'; expected none, {', '.join(_LEAST_AREA)}")
         steps: list[A.BasicTransform | A.BaseCompose] = []
-        steps += [
-            A.RandomResizedCrop(
-                (size, size),
-                scale=crop[recipe],
-                interpolation=cv2.INTER_CUBIC,
-                area_for_downscale="image",
-            ),
-            A.HorizontalFlip(p=0.5),
-        ]
+        steps += _cropped(_LEAST_AREA[recipe], preprocessing)
+        steps += [A.HorizontalFlip(p=0.5)]
         if recipe in ("medium", "strong"):
             steps += [
                 A.Rotate(limit=20, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
@@ -104,6 +100,33 @@ class Augmentation:
             step.set_random_state(
                 np.random.default_rng(first), random.Random(second.generate_state(4).tobytes())
             )
+
+
+def _cropped(
+    least: float, preprocessing: Preprocessing
+) -> "list[albumentations.BasicTransform | albumentations.BaseCompose]":
+    """Returns the steps from a picture to a random crop of it that fills the network's input.
+
+    Args:
+        least: Share of the picture's area that the smallest crop keeps, ``0 < least < 1``.
+        preprocessing: Size, mean colour, and whether borders may fill a part of the input.
+    """
+    import albumentations as A
+
+    size, area = preprocessing.image_size, "image"  # OpenCV's other ways to shrink leave out pixels
+    if preprocessing.crop_mode != "border":
+        scale = (least, 1.0)
+        cubic = cv2.INTER_CUBIC
+        return [
+            A.RandomResizedCrop((size, size), scale, interpolation=cubic, area_for_downscale=area)
+        ]
+    most = (1 - math.sqrt(least)) / 2  # cut from each side
+    fill = tuple(round(255 * value) for value in preprocessing.mean)
+    return [
+        A.RandomCropFromBorders(most, most, most, most, p=1),
+        A.LongestMaxSize(size, interpolation=cv2.INTER_CUBIC, area_for_downscale="image"),
+        A.PadIfNeeded(size, size, fill=fill),
+    ]
 
 
 def _with_parts(

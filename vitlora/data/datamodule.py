@@ -209,7 +209,9 @@ class FolderData(LightningDataModule):
         else:
             transform = Augmentation(self.augment, preprocessing)
             at_least = 2 * preprocessing.image_size
-        return ImageDataset(samples, transform, at_least, preprocessing.value_range)
+        return ImageDataset(
+            samples, transform, at_least, preprocessing.value_range, preprocessing.side
+        )
 
     def _loader(
         self, dataset: ImageDataset | Views, shuffle: bool, again: bool = True

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from vitlora.data.bit_depth import (
 )
 from vitlora.errors import DataError
 
+Side = Literal["short", "long"]
 # Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
 MOST_PIXELS = 178_956_970
 _DRAFTED = 4  # times as many may a JPEG have that is decoded smaller
@@ -62,6 +63,7 @@ def open_image(
     path: str | os.PathLike[str],
     at_least: int | None = None,
     value_range: ValueRange | None = None,
+    side: Side = "short",
 ) -> Image.Image:
     """Returns the picture as upright RGB: EXIF orientation applied, first frame, 8 bits.
 
@@ -69,22 +71,24 @@ def open_image(
 
     Args:
         path: The picture file.
-        at_least: Shortest side in pixels that is enough; a JPEG may then be decoded at 1/2, 1/4
+        at_least: Length of a side in pixels that is enough; a JPEG may then be decoded at 1/2, 1/4
             or 1/8 scale, several times faster. None decodes every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits. None takes all of
             16 bits for integers, and 0 to 1, or to the picture's largest value, for floats.
+        side: The side that ``at_least`` is about.
 
     Raises:
         DataError: The file is missing, torn, too large, or no picture Pillow can read.
         MemoryShortError: There is too little memory for it.
     """
-    return open_marked(path, at_least, value_range).image
+    return open_marked(path, at_least, value_range, side).image
 
 
 def open_marked(
     path: str | os.PathLike[str],
     at_least: int | None = None,
     value_range: ValueRange | None = None,
+    side: Side = "short",
 ) -> Opened:
     """Returns the picture as :func:`open_image` does, and whether its values fit the range.
 
@@ -94,7 +98,7 @@ def open_marked(
     """
     with reading(path) as image:
         cut = stored_colour(image) not in {None, *IN_FULL}
-        values = _load(path, image, at_least)
+        values = _load(path, image, at_least, side)
         opened = upright(image, values, value_range)
         return Opened(opened.image, cut or opened.outside) if values is None else opened
 
@@ -200,13 +204,19 @@ def _start(path: str | os.PathLike[str]) -> bytes:
 
 
 def _load(
-    path: str | os.PathLike[str], image: ImageFile.ImageFile, at_least: int | None = None
+    path: str | os.PathLike[str],
+    image: ImageFile.ImageFile,
+    at_least: int | None = None,
+    side: Side = "short",
 ) -> NDArray[Any] | None:
     """Decodes a picture; returns its values if it is deeper than 8 bits."""
     colour = stored_colour(image)
     pixels = image.width * image.height
     if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
-        image.draft("RGB", (at_least, at_least))
+        # Pillow decodes no side to fewer pixels than it is asked for
+        decides = min(image.size) if side == "short" else max(image.size)
+        width, height = (max(at_least * each // decides, 1) for each in image.size)
+        image.draft("RGB", (width, height))
         # a progressive JPEG is held whole, whatever the scale
         whole = pixels if image.info.get("progressive") else pixels // _DRAFTED
         pixels = max(image.width * image.height, whole)
