@@ -206,14 +206,16 @@ def test_test_agrees_with_predicting_each_picture(
     assert numbers["per_class"][0]["images"] == 4
 
 
-def test_crop_mode_is_kept_by_the_bundle_and_seen_by_prediction(photos: Path) -> None:
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_crop_mode_is_kept_by_the_bundle_and_seen_by_prediction(photos: Path, mode: str) -> None:
     from PIL import Image
 
     from vitlora.prediction.predictor import Predictor
 
-    assert fit(photos, "--output", "checkpoints/x", "--model.crop_mode", "squash") == 0
+    assert fit(photos, "--output", "checkpoints/x", "--model.crop_mode", mode) == 0
     kept = load_bundle("checkpoints/x").record.preprocessing
-    assert (kept.crop_mode, kept.crop_pct) == ("squash", 1.0)
+    assert (kept.crop_mode, kept.crop_pct) == (mode, 1.0)
+    assert main(["test"]) == 0  # not told again how pictures are seen
     wide = Image.new("RGB", (200, 40), "grey")
     edge = wide.copy()
     edge.paste((255, 0, 0), (0, 0, 30, 40))  # a centre crop would not reach it
