@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 
-import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -85,29 +84,43 @@ def test_light_only_crops_and_flips():
     assert 70 < flipped < 130
 
 
-@pytest.mark.parametrize(("recipe", "least"), [("light", 0.5), ("medium", 0.35), ("strong", 0.2)])
-def test_border_crops_as_much_as_the_others_and_keeps_the_shape_of_what_it_shows(recipe, least):
-    grid = np.zeros((400, 1200, 3), np.uint8)
-    grid[..., 0] = np.linspace(0, 255, 1200)[None, :]  # red says how far right, green how far down
-    grid[..., 1] = np.linspace(0, 255, 400)[:, None]
+@pytest.mark.parametrize("size", [(1200, 400), (300, 900), (500, 400)])
+def test_border_crops_as_center_does_and_keeps_the_shape_of_the_picture(size):
+    width, height = size
+    grid = np.zeros((height, width, 3), np.uint8)
+    grid[..., 0] = np.linspace(0, 255, width)[None, :]  # red says how far right, green how far down
+    grid[..., 1] = np.linspace(0, 255, height)[:, None]
     grid[..., 2] = 255
-    augmentation = Augmentation(recipe, BORDER.at(64))
-    crop = A.Compose(augmentation._compose.transforms[:4])  # crop, scale, lay on the mean, flip
-    crop.set_random_seed(0)
-    areas = []
-    for _ in range(200):
-        pixels = crop(image=grid)["image"]
-        shown = pixels[..., 2] == 255
-        rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
-        height, width = len(rows), len(columns)
-        assert shown.sum() == height * width and max(height, width) == 64
-        assert (pixels[~shown] == [102, 128, 153]).all()  # MEAN
-        assert abs(rows[0] - (63 - rows[-1])) <= 1  # in the middle
-        part = pixels[rows[0] : rows[-1] + 1].astype(int)
-        across, down = np.ptp(part[height // 2, :, 0]) / 255, np.ptp(part[:, 32, 1]) / 255
-        assert abs(1200 * across / (400 * down) / (width / height) - 1) < 0.15  # not stretched
-        areas.append(across * down)
-    assert least * 0.9 < min(areas) < least + 0.2 and 0.8 < max(areas) <= 1
+    shown = round(64 * min(size) / max(size))
+    areas, stretched = [], []
+    for tensor in draws("light", 0, 200, Image.fromarray(grid), BORDER.at(64)):
+        values = pixels_of(tensor if width > height else tensor.transpose(1, 2))
+        inside = values[..., 2] > 254
+        top = (64 - shown) // 2
+        assert inside[top : top + shown].all() and inside.sum() == shown * 64
+        assert np.abs(values[~inside] - [102, 128, 153]).max() < 0.01  # MEAN, in 8 bits
+        long, short = (0, 1) if width > height else (1, 0)
+        part = values[top : top + shown]
+        along = np.ptp(part[shown // 2, :, long]) / 255
+        across = np.ptp(part[:, 32, short]) / 255
+        areas.append(along * across)
+        stretched.append(along / across)
+    assert 0.45 < min(areas) < 0.6 and 0.9 < max(areas) <= 1
+    assert 0.7 < min(stretched) < 0.85 and 1.15 < max(stretched) < 1.45  # 3/4 to 4/3, as center's
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_square_picture_is_the_same_under_border_and_center(recipe):
+    square = noise(50, 50)
+    plain, border = (draws(recipe, 5, 20, square, p) for p in (PREPROCESSING, BORDER))
+    assert torch.equal(plain, border)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_borders_are_the_mean_whatever_the_recipe_does(recipe):
+    for tensor in draws(recipe, 1, 40, noise(64, 32), BORDER):
+        for rows in (tensor[:, :8], tensor[:, 24:]):
+            assert rows.abs().max() < 0.5 / 255 / min(STD) + 1e-6  # MEAN's rounding
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
