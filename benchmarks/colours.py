@@ -30,12 +30,12 @@ import torch
 import torch.nn.functional as F
 from deep import DECAYS, VIT_TINY, head_of, share_right
 from PIL import Image, ImageCms
-from vitlora.data.read import read_folder
 
 from vitlora.backbones import load_backbone
 from vitlora.data.folder import Folder, Sample
 from vitlora.data.icc import adobe_rgb, matrix_profile
 from vitlora.data.images import open_image
+from vitlora.data.read import read_folder
 from vitlora.evaluation.answers import answer
 from vitlora.metrics.scores import Scores
 

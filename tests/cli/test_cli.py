@@ -206,14 +206,16 @@ def test_test_agrees_with_predicting_each_picture(
     assert numbers["per_class"][0]["images"] == 4
 
 
-def test_crop_mode_is_kept_by_the_bundle_and_seen_by_prediction(photos: Path) -> None:
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_crop_mode_is_kept_by_the_bundle_and_seen_by_prediction(photos: Path, mode: str) -> None:
     from PIL import Image
 
     from vitlora.prediction.predictor import Predictor
 
-    assert fit(photos, "--output", "checkpoints/x", "--model.crop_mode", "squash") == 0
+    assert fit(photos, "--output", "checkpoints/x", "--model.crop_mode", mode) == 0
     kept = load_bundle("checkpoints/x").record.preprocessing
-    assert (kept.crop_mode, kept.crop_pct) == ("squash", 1.0)
+    assert (kept.crop_mode, kept.crop_pct) == (mode, 1.0)
+    assert main(["test"]) == 0  # not told again how pictures are seen
     wide = Image.new("RGB", (200, 40), "grey")
     edge = wide.copy()
     edge.paste((255, 0, 0), (0, 0, 30, 40))  # a centre crop would not reach it
@@ -298,7 +300,11 @@ def test_other_classes_are_left_out_and_other_weights_refused(
         (["--output="], 2, "output is empty"),
         (["--model.lr", "fast"], 2, "model.lr is 'fast'; expected float"),
         (["--model.lr", "-1"], 2, "model.lr is -1.0; expected more than 0"),
-        (["--model.crop_mode", "zoom"], 2, "model.crop_mode is 'zoom'; expected one of"),
+        (
+            ["--model.crop_mode", "zoom"],
+            2,
+            "model.crop_mode is 'zoom'; expected one of 'center', 'squash', 'border'",
+        ),
         (["--model.quantization", "nf5"], 2, "is 'nf5'; expected one of 'none', 'nf4'"),
         (
             ["--model.adapter", "FullFineTuning", "--model.quantization", "nf4"],

@@ -373,13 +373,17 @@ def test_ten_thousand_pictures_make_a_page_of_a_few_megabytes(
     assert (tmp_path / "r.html").stat().st_size < 8_000_000  # noise is the worst there is
 
 
-@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 def test_picture_is_shown_as_the_network_saw_it(bundle: Bundle, crop_mode: str) -> None:
     seen = replace(bundle.record.preprocessing, crop_mode=crop_mode, crop_pct=0.5, image_size=64)
-    seen = replace(seen, crop_pct=1.0) if crop_mode == "squash" else seen
+    seen = seen if crop_mode == "center" else replace(seen, crop_pct=1.0)
     picture = Image.radial_gradient("L").resize((300, 200)).convert("RGB")
     if crop_mode == "squash":
         expected = picture.resize((64, 64), Image.Resampling.BICUBIC)
+    elif crop_mode == "border":  # the long side to 64, the mean above and below
+        grey = tuple(round(255 * value) for value in seen.mean)
+        expected = Image.new("RGB", (64, 64), grey)
+        expected.paste(picture.resize((64, 43), Image.Resampling.BICUBIC), (0, 10))
     else:  # the short side to 64 / 0.5, then the middle
         expected = picture.resize((192, 128), Image.Resampling.BICUBIC).crop((64, 32, 128, 96))
     got = as_seen(seen.transform()(picture), seen)

@@ -20,6 +20,7 @@ RECIPES = ["light", "medium", "strong"]
 RANDOM = RECIPES
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 PREPROCESSING = Preprocessing(image_size=32, crop_pct=0.9, mean=MEAN, std=STD)
+BORDER = PREPROCESSING.seeing("border")
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -33,17 +34,19 @@ def pixels_of(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.permute(1, 2, 0).numpy().astype(np.float64) * STD + MEAN) * 255
 
 
-def draws(recipe, seed, count=8, picture=None):
+def draws(recipe, seed, count=8, picture=None, preprocessing=PREPROCESSING):
     """Returns `count` augmentations of one picture, (count, 3, 32, 32)."""
-    augmentation = Augmentation(recipe, PREPROCESSING)
+    augmentation = Augmentation(recipe, preprocessing)
     augmentation.seed(seed)
     return torch.stack([augmentation(picture or noise(50, 40)) for _ in range(count)])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("size", [(3, 200), (200, 3), (1, 1), (32, 32), (1600, 1200)])
-def test_every_recipe_takes_pictures_of_any_size(recipe, size):
-    tensors = draws(recipe, 0, count=4 if size[0] > 999 else 40, picture=noise(*size))
+@pytest.mark.parametrize("size", [(3, 200), (200, 3), (1, 1), (32, 32), (1600, 1200), (1, 9999)])
+@pytest.mark.parametrize("preprocessing", [PREPROCESSING, BORDER], ids=["center", "border"])
+def test_every_recipe_takes_pictures_of_any_size(recipe, size, preprocessing):
+    count = 4 if max(size) > 999 else 40
+    tensors = draws(recipe, 0, count, noise(*size), preprocessing)
     assert tensors.shape[1:] == (3, 32, 32)
     assert tensors.dtype == torch.float32
     assert tensors[0].is_contiguous()
@@ -79,6 +82,52 @@ def test_light_only_crops_and_flips():
         assert 0.4 < share < 1.01  # of the picture's area, between 0.5 and 1
         assert values[..., 2].max() < 0.5  # colours as they were
     assert 70 < flipped < 130
+
+
+@pytest.mark.parametrize("size", [(1200, 400), (300, 900), (500, 400)])
+def test_border_crops_as_center_does_and_keeps_the_shape_of_the_picture(size):
+    width, height = size
+    grid = np.zeros((height, width, 3), np.uint8)
+    grid[..., 0] = np.linspace(0, 255, width)[None, :]  # red says how far right, green how far down
+    grid[..., 1] = np.linspace(0, 255, height)[:, None]
+    grid[..., 2] = 255
+    shown = round(64 * min(size) / max(size))
+    areas, stretched = [], []
+    for tensor in draws("light", 0, 200, Image.fromarray(grid), BORDER.at(64)):
+        values = pixels_of(tensor if width > height else tensor.transpose(1, 2))
+        inside = values[..., 2] > 254
+        top = (64 - shown) // 2
+        assert inside[top : top + shown].all() and inside.sum() == shown * 64
+        assert np.abs(values[~inside] - [102, 128, 153]).max() < 0.01  # MEAN, in 8 bits
+        long, short = (0, 1) if width > height else (1, 0)
+        part = values[top : top + shown]
+        along = np.ptp(part[shown // 2, :, long]) / 255
+        across = np.ptp(part[:, 32, short]) / 255
+        areas.append(along * across)
+        stretched.append(along / across)
+    assert 0.45 < min(areas) < 0.6 and 0.9 < max(areas) <= 1
+    assert 0.7 < min(stretched) < 0.85 and 1.15 < max(stretched) < 1.45  # 3/4 to 4/3, as center's
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_square_picture_is_the_same_under_border_and_center(recipe):
+    square = noise(50, 50)
+    plain, border = (draws(recipe, 5, 20, square, p) for p in (PREPROCESSING, BORDER))
+    assert torch.equal(plain, border)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_borders_are_the_mean_whatever_the_recipe_does(recipe):
+    for tensor in draws(recipe, 1, 40, noise(64, 32), BORDER):
+        for rows in (tensor[:, :8], tensor[:, 24:]):
+            assert rows.abs().max() < 0.5 / 255 / min(STD) + 1e-6  # MEAN's rounding
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_border_draws_by_its_seed_alone(recipe):
+    first, again, other = (draws(recipe, seed, preprocessing=BORDER) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("recipe", RANDOM)

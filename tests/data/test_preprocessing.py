@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -34,6 +34,9 @@ TORCHVISION = [
     for tag in get_model_weights(name).__members__
 ]
 SIZES = [(640, 480), (333, 517), (61, 200), (224, 224), (30, 31)]
+# 1:1, 2:1, 1:3, odd, tiny, and the thinnest that timm takes
+SHAPES = [(400, 400), (512, 256), (200, 600), (317, 211), (223, 225), (3, 2), (1, 1), (1, 447)]
+HALVES = (0.5, 0.5, 0.5)
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -115,6 +118,44 @@ def test_squash_sees_the_whole_picture_as_timm_does():
     assert own.seeing("center") == own
 
 
+@pytest.mark.parametrize("crop_pct", [1.0, 0.9])
+@pytest.mark.parametrize("name", TIMM)
+def test_border_is_timms_own_to_the_last_bit(name, crop_pct):
+    weights = get_pretrained_cfg(name).to_dict()
+    asked = {"crop_mode": "border", "crop_pct": crop_pct}
+    theirs = create_transform(
+        **resolve_data_config(asked, pretrained_cfg=weights, use_test_size=True), is_training=False
+    )
+    ours = replace(find_source(f"timm/{name}").preprocessing.seeing("border"), crop_pct=crop_pct)
+    for size in SHAPES:
+        picture = photo(*size)
+        assert torch.equal(ours.transform()(picture), theirs(picture)), size
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (90, 30), (30, 90)])
+def test_border_shows_the_whole_picture_between_borders_of_the_mean_colour(size):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    seen = Preprocessing(224, 0.9, mean, std).seeing("border")
+    assert (seen.crop_mode, seen.crop_pct) == ("border", 1.0)
+    got = seen.transform()(Image.new("RGB", size, "white"))
+    white = torch.tensor([(1 - m) / s for m, s in zip(mean, std, strict=True)])[:, None, None]
+    if size[0] < size[1]:
+        got = got.transpose(1, 2)
+    # 224 x 75 pixels, 74 and 75 above and below
+    assert torch.allclose(got[:, 74:149], white.expand(3, 75, 224), atol=1e-5)
+    for border in (got[:, :74], got[:, 149:]):  # 0 but for the mean's rounding to 8 bits
+        assert (border.abs() <= 0.5 / 255 / min(std) + 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [(1, 448), (448, 1), (1, 5000), (5000, 2)])
+def test_border_keeps_a_pixel_of_the_thinnest_picture(size):
+    seen = Preprocessing(224, 1.0, HALVES, HALVES, crop_mode="border")
+    got = seen.transform()(Image.new("RGB", size, "white"))
+    rows, columns = (got[0] == 1).nonzero(as_tuple=True)
+    sides = {len(rows.unique()), len(columns.unique())}
+    assert sides == {1, 224}
+
+
 def test_json_brings_everything_back():
     preprocessing = Preprocessing(
         image_size=96,
@@ -148,3 +189,40 @@ def test_three_times_what_is_needed_is_decoded_and_never_less_than_half_a_camera
     size, crop, want
 ):
     assert Preprocessing(size, crop, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).at_least == want
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "decoded"),
+    [
+        ("center", (2700, 1350), (1350, 675)),  # 672 are enough of the side that is scaled to 224
+        ("squash", (2700, 1350), (1350, 675)),
+        ("border", (2680, 1340), (1340, 670)),  # a quarter would be 670 pixels long
+        ("border", (2700, 1350), (675, 338)),
+        ("border", (1400, 2800), (350, 700)),
+        ("border", (1340, 400), (1340, 400)),
+        ("border", (5600, 16), (700, 2)),
+    ],
+)
+def test_side_that_decides_the_scale_decides_how_many_pixels_are_decoded(
+    tmp_path, mode, size, decoded
+):
+    Image.new("RGB", size, "white").save(tmp_path / "a.jpg")
+    seen = Preprocessing(224, 1.0, HALVES, HALVES).seeing(mode)
+    assert seen.open(tmp_path / "a.jpg").image.size == decoded
+
+
+@pytest.mark.parametrize("size", [(3000, 1500), (1500, 3000), (2900, 700)])
+def test_border_sees_a_drafted_jpeg_as_it_sees_all_pixels(tmp_path, size):
+    smooth = photo(300, 150).resize(size, Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "a.jpg", quality=95)
+    seen = Preprocessing(224, 1.0, HALVES, HALVES).seeing("border")
+    drafted, whole = seen.open(tmp_path / "a.jpg").image, Image.open(tmp_path / "a.jpg")
+    assert max(drafted.size) < max(whole.size)
+    difference = seen.transform()(drafted) - seen.transform()(whole)
+    assert difference.abs().mean() < 0.01  # 1.3 of 255
+
+
+def test_a_crop_mode_that_is_not_known_is_refused():
+    fields = asdict(Preprocessing(16, 1.0, HALVES, HALVES))
+    with pytest.raises(ValueError, match="'zoom'"):
+        Preprocessing.from_json(fields | {"crop_mode": "zoom"})

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import albumentations
 
 Recipe = Literal["none", "light", "medium", "strong"]
+_RATIO = (3 / 4, 4 / 3)  # of a crop's width to its height, where it is stretched to a square
+_LEAST_AREA = {"light": 0.5, "medium": 0.35, "strong": 0.2}  # of a picture, that a crop keeps
 
 
 class Augmentation:
@@ -28,27 +30,28 @@ class Augmentation:
     Args:
         recipe: ``light`` crops and flips; ``medium`` also turns and shifts colours; ``strong``
             also blurs, compresses and hides parts.
-        preprocessing: Size, mean and standard deviation of the weights.
+        preprocessing: Size, mean and standard deviation of the weights, and the part of a picture
+            that they see. Under ``border`` a crop takes the shape of its picture, and is laid on
+            the mean colour last of all, as evaluation lays the whole picture: a crop stretched to a
+            square would show neither the shapes nor the borders that evaluation shows. A square
+            picture is changed as under ``center``.
     """
 
     def __init__(self, recipe: Recipe, preprocessing: Preprocessing) -> None:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the internet on import otherwise
         import albumentations as A
 
-        size = preprocessing.image_size
-        crop = {"light": (0.5, 1.0), "medium": (0.35, 1.0), "strong": (0.2, 1.0)}
-        if recipe not in crop:
-            raise UsageError(f"data.augment is '{recipe}'; expected none, {', '.join(crop)}")
-        steps: list[A.BasicTransform | A.BaseCompose] = []
-        steps += [
-            A.RandomResizedCrop(
-                (size, size),
-                scale=crop[recipe],
-                interpolation=cv2.INTER_CUBIC,
-                area_for_downscale="image",
-            ),
-            A.HorizontalFlip(p=0.5),
-        ]
+        if recipe not in _LEAST_AREA:
+            raise UsageError(f"data.augment is '{recipe}'; expected none, {', '.join(_LEAST_AREA)}")
+        self._size = size = preprocessing.image_size
+        self._crop = A.RandomResizedCrop(
+            (size, size),
+            scale=(_LEAST_AREA[recipe], 1.0),
+            ratio=_RATIO,
+            interpolation=cv2.INTER_CUBIC,
+            area_for_downscale="image",
+        )
+        steps: list[A.BasicTransform | A.BaseCompose] = [self._crop, A.HorizontalFlip(p=0.5)]
         if recipe in ("medium", "strong"):
             steps += [
                 A.Rotate(limit=20, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
@@ -79,12 +82,25 @@ class Augmentation:
                     p=0.4,
                 ),
             ]
+        self._keeps_shape = preprocessing.crop_mode == "border"
+        if self._keeps_shape:
+            fill = tuple(round(255 * value) for value in preprocessing.mean)
+            steps += [A.PadIfNeeded(size, size, fill=fill)]
         self._compose = A.Compose(steps)
         self._normalise = preprocessing.normalisation()
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Returns ``(3, H, W)``."""
+        if self._keeps_shape:
+            self._take_shape(*image.size)
         return self._normalise(self._compose(image=np.asarray(image))["image"])
+
+    def _take_shape(self, width: int, height: int) -> None:
+        """Lets crops be as near to a picture's shape as they otherwise are to a square."""
+        scale = self._size / max(width, height)
+        self._crop.size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        low, high = _RATIO
+        self._crop.ratio = (low * width / height, high * width / height)
 
     def seed(self, *entropy: int) -> None:
         """Starts the random draws anew, each step's independent of the others'.

@@ -242,7 +242,12 @@ class FolderData(LightningDataModule):
             transform = Augmentation(self.augment, preprocessing)
             at_least = 2 * preprocessing.image_size
         return ImageDataset(
-            samples, transform, at_least, preprocessing.value_range, preprocessing.srgb
+            samples,
+            transform,
+            at_least,
+            preprocessing.value_range,
+            preprocessing.srgb,
+            preprocessing.side,
         )
 
     def _loader(

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from vitlora.data.augmentation import Augmentation, Transform
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.folder import Sample
-from vitlora.data.images import open_image
+from vitlora.data.images import Side, open_image
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -19,9 +19,10 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     Args:
         samples: Files and labels.
         transform: RGB picture -> ``(3, H, W)``.
-        at_least: Shortest side in pixels worth decoding; None decodes every pixel.
+        at_least: Length of a side in pixels worth decoding; None decodes every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits.
         srgb: Whether the colours that a picture's profile describes are turned into sRGB.
+        side: The side that ``at_least`` is about.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         at_least: int | None = None,
         value_range: ValueRange | None = None,
         srgb: bool = True,
+        side: Side = "short",
     ) -> None:
         self.samples = list(samples)
         self.transform = transform
         self.at_least = at_least
         self.value_range = value_range
         self.srgb = srgb
+        self.side: Side = side
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -44,7 +47,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """Returns ``(3, H, W)``, normalised, and the label."""
         sample = self.samples[index]
-        image = open_image(sample.path, self.at_least, self.value_range, self.srgb)
+        image = open_image(sample.path, self.at_least, self.value_range, self.srgb, self.side)
         return self.transform(image), sample.label
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from vitlora.data.colour import profile_of, to_srgb
 from vitlora.data.picture_file import is_jpeg, open_picture, orientation
 from vitlora.errors import DataError
 
+Side = Literal["short", "long"]
 _DRAFTED = 4  # times as many pixels may a JPEG have that is decoded smaller
 _GREY = ("1", "L", "LA", "La")
 _TURNS = {
@@ -62,6 +63,7 @@ def open_image(
     at_least: int | None = None,
     value_range: ValueRange | None = None,
     srgb: bool = True,
+    side: Side = "short",
 ) -> Image.Image:
     """Returns the picture as upright sRGB: orientation applied, first frame, 8 bits.
 
@@ -69,19 +71,20 @@ def open_image(
 
     Args:
         path: The picture file.
-        at_least: Shortest side in pixels that is enough; a JPEG may then be decoded at 1/2, 1/4
+        at_least: Length of a side in pixels that is enough; a JPEG may then be decoded at 1/2, 1/4
             or 1/8 scale, several times faster, and a picture whose profile is turned into sRGB may
             be averaged to that. None keeps every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits. None takes all of
             16 bits for integers, and 0 to 1, or to the picture's largest value, for floats.
         srgb: Turn the colours that a profile describes into sRGB; else its values are kept as if
             they were sRGB.
+        side: The side that ``at_least`` is about.
 
     Raises:
         DataError: The file is missing, torn, too large, or no picture Pillow can read.
         MemoryShortError: There is too little memory for it.
     """
-    return open_marked(path, at_least, value_range, srgb).image
+    return open_marked(path, at_least, value_range, srgb, side).image
 
 
 def open_marked(
@@ -89,6 +92,7 @@ def open_marked(
     at_least: int | None = None,
     value_range: ValueRange | None = None,
     srgb: bool = True,
+    side: Side = "short",
 ) -> Opened:
     """Returns the picture as :func:`open_image` does, and whether its values fit the range.
 
@@ -98,7 +102,7 @@ def open_marked(
     """
     with reading(path) as image:
         cut = stored_colour(image) not in {None, *IN_FULL}
-        values = _load(path, image, at_least)
+        values = _load(path, image, at_least, side)
         opened = upright(image, values, value_range, srgb, at_least)
         return Opened(opened.image, cut or opened.outside) if values is None else opened
 
@@ -180,13 +184,19 @@ def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
 
 
 def _load(
-    path: str | os.PathLike[str], image: ImageFile.ImageFile, at_least: int | None = None
+    path: str | os.PathLike[str],
+    image: ImageFile.ImageFile,
+    at_least: int | None = None,
+    side: Side = "short",
 ) -> NDArray[Any] | None:
     """Decodes a picture; returns its values if it is deeper than 8 bits."""
     colour = stored_colour(image)
     pixels = image.width * image.height
     if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
-        image.draft("RGB", (at_least, at_least))
+        # Pillow decodes no side to fewer pixels than it is asked for
+        decides = min(image.size) if side == "short" else max(image.size)
+        width, height = (max(at_least * each // decides, 1) for each in image.size)
+        image.draft("RGB", (width, height))
         # a progressive JPEG is held whole, whatever the scale
         whole = pixels if image.info.get("progressive") else pixels // _DRAFTED
         pixels = max(image.width * image.height, whole)

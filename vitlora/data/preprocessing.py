@@ -4,18 +4,18 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
 from vitlora.data.bit_depth import ValueRange
-from vitlora.data.images import Opened, open_marked
+from vitlora.data.images import Opened, Side, open_marked
 from vitlora.data.in_memory import seen_as
 from vitlora.data.value_range import read_range
 
-CropMode = Literal["center", "squash"]
+CropMode = Literal["center", "squash", "border"]
 
 # A JPEG decoded at no less than so many times the side it is resized to answers alike (see
 # benchmarks/results/predicting.jsonl); with fewer pixels than a camera's it is decoded in full.
@@ -23,7 +23,6 @@ _AMPLE, _CAMERA = 3, 1344
 # What a bundle, which may come from anywhere, can ask for.
 _MOST_PIXELS, _LEAST_SHARE, _MOST_COLOUR = 4096, 0.1, 1e4
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-_CROPS = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,12 @@ class Preprocessing:
 
     Attributes:
         image_size: Side of the square network input, in pixels.
-        crop_pct: Share of the resized short side the centre crop keeps, ``0 < crop_pct <= 1``.
+        crop_pct: Share of the resized picture's side that the square input keeps, its middle,
+            ``0 < crop_pct <= 1``. The side is the short one, under ``border`` the long one.
         mean: Per-channel mean of RGB in ``[0, 1]``.
         std: Per-channel standard deviation of RGB in ``[0, 1]``.
         interpolation: ``bilinear`` or ``bicubic``.
-        crop_mode: timm's name: ``center``, ``squash`` or ``border``.
+        crop_mode: timm's name: ``center``, ``squash`` or ``border``; see ``seeing``.
         value_range: The values that become 0 and 255 in files deeper than 8 bits; None where
             training had no such files.
         srgb: Whether the colours that a picture's profile describes are turned into sRGB; bundles
@@ -84,18 +84,23 @@ class Preprocessing:
         made = cls(**{**fields, **read})
         if type(made.srgb) is not bool:
             raise ValueError(f"srgb is {made.srgb!r}")
-        if made.interpolation not in _INTERPOLATIONS or made.crop_mode not in _CROPS:
+        if made.interpolation not in _INTERPOLATIONS or made.crop_mode not in get_args(CropMode):
             raise ValueError(f"pictures are {made.interpolation!r} and {made.crop_mode!r}")
         return made
 
     @property
     def at_least(self) -> int:
-        """Shortest side in pixels that a picture must be decoded at, ``open_image``'s argument.
+        """Pixels that the deciding ``side`` must be decoded at, ``open_image``'s argument.
 
-        JPEGs whose short side is below twice that are decoded in full, larger ones at 1/2, 1/4 or
-        1/8 scale: at 224 pixels and ``crop_pct`` 1, and for smaller inputs, from 1344 pixels on.
+        JPEGs where that side is below twice as long are decoded in full, larger ones at 1/2, 1/4
+        or 1/8 scale: at 224 pixels and ``crop_pct`` 1, and for smaller inputs, from 1344 pixels on.
         """
         return max(_AMPLE * math.ceil(self.image_size / self.crop_pct), _CAMERA // 2)
+
+    @property
+    def side(self) -> Side:
+        """Which side of a picture decides how much it is scaled."""
+        return "long" if self.crop_mode == "border" else "short"
 
     def open(self, path: str | os.PathLike[str]) -> Opened:
         """Returns a picture file as upright 8-bit RGB, and whether its values fit the range.
@@ -103,7 +108,7 @@ class Preprocessing:
         Raises:
             DataError: It cannot be read.
         """
-        return open_marked(path, self.at_least, self.value_range, self.srgb)
+        return open_marked(path, self.at_least, self.value_range, self.srgb, self.side)
 
     def see(self, picture: Image.Image | np.ndarray | bytes) -> Opened:
         """Returns a picture that is in memory as ``open`` returns a file.
@@ -122,13 +127,17 @@ class Preprocessing:
 
         Args:
             crop_mode: ``center`` keeps ``crop_pct`` of the short side, and as much of the long one;
-                ``squash`` squeezes the whole picture into the square.
+                ``squash`` squeezes the whole picture into the square; ``border`` shrinks the whole
+                picture until it fits, its shape kept, and fills the rest with the mean colour.
         """
-        share = 1.0 if crop_mode == "squash" else self.crop_pct
+        share = self.crop_pct if crop_mode == "center" else 1.0
         return replace(self, crop_mode=crop_mode, crop_pct=share)
 
     def transform(self) -> Callable[[Image.Image], torch.Tensor]:
-        """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised."""
+        """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised.
+
+        Under ``border`` a picture so thin that nothing of it would be left keeps one pixel.
+        """
         # here, because spawned loader workers import this module and timm takes seconds
         from timm.data.transforms_factory import create_transform
         from torchvision.transforms import Compose
@@ -142,12 +151,35 @@ class Preprocessing:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
-        # its last two steps, ToTensor and Normalize, are the normalisation
-        return Compose([*timms.transforms[:-2], self.normalisation()])
+        steps = timms.transforms[:-2]  # the last two, ToTensor and Normalize, are the normalisation
+        if self.crop_mode == "border":
+            steps.insert(0, Thickened(steps[0].size[0]))
+        return Compose([*steps, self.normalisation()])
 
     def normalisation(self) -> "Normalisation":
         """Returns what turns 8-bit RGB into the network's input."""
         return Normalisation(self.mean, self.std)
+
+
+class Thickened:
+    """Widens a picture too thin to be seen once its long side is scaled; others pass unchanged.
+
+    timm's ``ResizeKeepRatio`` rounds such a short side to 0 pixels, which Pillow refuses.
+
+    Args:
+        size: What its long side is scaled to, in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Returns a picture whose short side scales to a pixel or more."""
+        scale = max(image.size) / self.size
+        if round(min(image.size) / scale) > 0:
+            return image
+        width, height = (max(side, math.ceil(scale)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.NEAREST)
 
 
 class Normalisation:

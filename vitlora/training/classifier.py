@@ -41,7 +41,8 @@ class Classifier(LightningModule):
             for a random start, null for the published ones.
         image_size: Side of the input in pixels; null for the weights' own.
         crop_mode: What evaluation and prediction see of a picture: center crops a square, squash
-            squeezes the whole picture into one; null for the weights' own, mostly center.
+            squeezes the whole picture into one, border shrinks it and fills the square with borders
+            (training's crops, too); null for the weights' own, mostly center.
         adapter: What is trained: Lora, LinearProbe or FullFineTuning. Lora takes
             --model.adapter.rank, alpha, targets, variant and more: see --model.adapter.help Lora.
         head: Train the head in full, or as lora.

@@ -170,7 +170,7 @@ def files(survey: Survey) -> Iterator[Finding]:
         "long",
         "warning",
         f"pictures more than {_LONG} times as long as wide",
-        "a centre crop shows a small part of them; set model.crop_mode squash, or crop them",
+        "a centre crop shows a small part; set model.crop_mode border or squash, or crop them",
         _size,
     )
     yield from _those(

@@ -133,7 +133,7 @@ def _classes(value: object) -> tuple[str, ...] | None:
         given = part.get("choices") if isinstance(part, dict) else [part]
         if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
             return None
-        names += given
+        names += [str(name) for name in given]
     return tuple(name for name in names if name.strip())
 
 
