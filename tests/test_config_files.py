@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from vitlora import config_files
+from vitlora import config_files, yaml_text
 from vitlora.config_files import find_config, shipped
 from vitlora.errors import UsageError
 
@@ -41,3 +42,10 @@ def test_an_unknown_name_lists_what_is_found_in_both():
 def test_a_path_to_nowhere_names_the_config_that_ships():
     with pytest.raises(UsageError, match=r"did you mean 'waste5-qlora\.yaml'"):
         find_config("configs/waste5-qlora.yaml")
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_lines():
+    text = "model:\n  lr: 1\ndata: {}\nmodel:\n  head: lora\n"
+    with pytest.raises(yaml.YAMLError, match="'model' stands twice, in lines 1 and 4"):
+        yaml_text.read(text)
+    assert yaml_text.read("a: {<<: {b: 1}, <<: {c: 2}}")["a"].keys() == {"b", "c"}

@@ -167,12 +167,15 @@ def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("photo.jpg", "does not end in .csv; it is not overwritten"),
-        ("README", "does not end in .csv; it is not overwritten"),
+        ("photo.jpg", "expected a file name that ends in .csv"),
+        ("README", "expected a file name that ends in .csv"),
+        ("new", "expected a file name that ends in .csv"),
+        ("mine.csv", "exists and was not written by vitlora; name another file"),
         ("folder", "is a folder; expected a file"),
         ("nowhere/x.csv", "its folder does not exist"),
         ("old.csv", None),
-        ("new", None),
+        ("empty.csv", None),
+        ("new.csv", None),
         ("/dev/null", None),
         ("-", None),
         ("", None),
@@ -181,10 +184,12 @@ def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path, monkeypat
 def test_only_files_of_an_earlier_run_are_overwritten(name, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    for file in ("photo.jpg", "README", "old.csv"):
+    for file in ("photo.jpg", "README", "mine.csv"):
         (tmp_path / file).write_text("mine")
+    (tmp_path / "old.csv").write_text("path,class,confidence\n")
+    (tmp_path / "empty.csv").touch()
     if said is None:
-        check_target("--csv", name, ".csv")
+        check_target("--csv", name, ".csv", b"path,class")
         return
     with pytest.raises(UsageError, match=re.escape(f"--csv '{name}'") + ".*" + re.escape(said)):
-        check_target("--csv", name, ".csv")
+        check_target("--csv", name, ".csv", b"path,class")

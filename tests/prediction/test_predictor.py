@@ -20,7 +20,7 @@ from torch import nn
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import features_and_logits, load_backbone
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle, save_bundle
-from vitlora.errors import BundleError, DataError
+from vitlora.errors import BundleError, DataError, UsageError
 from vitlora.metrics.judge import Prediction
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import dequantize
@@ -306,6 +306,27 @@ def test_a_picture_in_memory_is_answered_as_its_file(
     deep = trained_once(pixels.astype(np.uint16) * 257)  # nobody said what its scale is
     assert deep.outside and deep.top == expected.top
     assert trained_once([]) == []
+
+
+def test_one_path_is_one_answer_and_no_classes_are_refused(
+    tmp_path: Path, make_folder: Any
+) -> None:
+    root = make_folder(tmp_path / "d")
+    train(root, tmp_path / "bundle")
+    predictor = Predictor(tmp_path / "bundle", device="cpu", precision=32)
+    photo = root / "val" / "a" / "0.jpg"
+    (answer,) = predictor.predict(str(photo))
+    assert answer == predictor(photo)
+    with pytest.raises(UsageError, match="top_k is 0; expected at least 1"):
+        predictor(photo, top_k=0)
+    for nothing, said in (
+        ({}, "dict is not a picture"),
+        (np.full((8, 8, 3), np.nan), "without a finite value"),
+        (photo.open("rb"), r"pass its path, or the bytes of .read\(\)"),
+    ):
+        with pytest.raises(DataError, match=said):
+            predictor(nothing)  # pyright: ignore
+    assert len(repr(load_bundle(tmp_path / "bundle"))) < 5000
 
 
 @pytest.mark.parametrize(

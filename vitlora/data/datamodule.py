@@ -59,7 +59,7 @@ class FolderData(LightningDataModule):
         known_classes: Classes that come first, in this order, and need no folder: those of the
             bundle that --from names, which sets it.
         layout: How the pictures are stored; null recognises it. folders, nested, class_folders,
-            datasets, webdataset.
+            table, label_studio, cvat, fiftyone, coco, datasets, webdataset.
         images: Folder or archive of the pictures that a table or export names; null for where the
             table lies.
         file_column: Column of a table that names the pictures; null finds it by its name.
