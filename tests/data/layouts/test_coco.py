@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.layouts.exported import labels, read, touch, write, zipped
 
-from tests.data.layouts.exported import labels, read, touch, write, zipped
 from vitlora.errors import DataError, UsageError
 
 CATEGORIES = {7: "dog", 3: "cat", 90: "bus"}  # ids with gaps, in no order
@@ -58,8 +58,9 @@ def test_a_file_for_each_split(tmp_path: Path, images: str) -> None:
         touch(tmp_path, [f"{images}{split}/1.jpg", f"{images}{split}/2.jpg"])
     write(tmp_path / "annotations/instances_train2017.json", coco({"1.jpg": 3, "2.jpg": 7}))
     write(tmp_path / "annotations/instances_val2017.json", coco({"1.jpg": 7, "2.jpg": 3}))
-    # captions of the same pictures are no classes
-    write(tmp_path / "annotations/captions_val2017.json", {"images": [], "annotations": []})
+    # captions of the same pictures are no classes, nor are pictures without annotations
+    write(tmp_path / "annotations/captions_val2017.json", {"images": [], "annotations": [{}]})
+    write(tmp_path / "annotations/image_info_val2017.json", coco({"1.jpg": []}))
     assert labels(read(tmp_path, layout="coco")) == {
         f"{images}train2017/1.jpg": "train cat",
         f"{images}train2017/2.jpg": "train dog",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.layouts.exported import labels, read, touch, write, zipped
 
-from tests.data.layouts.exported import labels, read, touch, write, zipped
 from vitlora.errors import DataError, UsageError
 
 

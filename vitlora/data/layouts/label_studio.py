@@ -147,7 +147,7 @@ def _question(
     if not found:
         raise DataError(
             f"{file}: no annotation has choices; boxes, texts and predictions give no class to an "
-            "image"
+            "image. If a field of the same name was imported, export JSON instead of JSON-MIN"
         )
     if len(found) > 1:
         raise DataError(
