@@ -15,7 +15,6 @@ from vitlora.data.layouts.exports import (
     json_of,
     reading_of,
 )
-from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, a_few, printable, shown
 
@@ -54,7 +53,7 @@ class Coco:
             names = _categories(whole, name)
             known |= dict.fromkeys(names.values())
             entries += _entries(whole, name, names, splits[name])
-        return reading_of(self.name, wholes, entries, Lookup(place, options), [*known])
+        return reading_of(self.name, wholes, entries, place, options, [*known])
 
 
 def _exports(place: Place) -> Files:

@@ -62,7 +62,8 @@ class LabelStudio:
         ((file, path),) = files.items()
         tasks = tasks_in(checked(json_of(place, path), list, file), file)
         lookup = Lookup(place, options)
-        return reading_of(self.name, files, list(_entries(tasks, file, lookup, options)), lookup)
+        entries = list(_entries(tasks, file, lookup, options))
+        return reading_of(self.name, files, entries, place, options)
 
 
 def _exports(place: Place) -> Files:
