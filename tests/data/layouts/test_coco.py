@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.layouts.exported import labels, read, touch, write, zipped
 
-from tests.data.layouts.exported import labels, read, touch, write, zipped
 from vitlora.errors import DataError, UsageError
 
 CATEGORIES = {7: "dog", 3: "cat", 90: "bus"}  # ids with gaps, in no order
@@ -58,8 +58,9 @@ def test_a_file_for_each_split(tmp_path: Path, images: str) -> None:
         touch(tmp_path, [f"{images}{split}/1.jpg", f"{images}{split}/2.jpg"])
     write(tmp_path / "annotations/instances_train2017.json", coco({"1.jpg": 3, "2.jpg": 7}))
     write(tmp_path / "annotations/instances_val2017.json", coco({"1.jpg": 7, "2.jpg": 3}))
-    # captions of the same pictures are no classes
-    write(tmp_path / "annotations/captions_val2017.json", {"images": [], "annotations": []})
+    # captions of the same pictures are no classes, nor are pictures without annotations
+    write(tmp_path / "annotations/captions_val2017.json", {"images": [], "annotations": [{}]})
+    write(tmp_path / "annotations/image_info_val2017.json", coco({"1.jpg": []}))
     assert labels(read(tmp_path, layout="coco")) == {
         f"{images}train2017/1.jpg": "train cat",
         f"{images}train2017/2.jpg": "train dog",
@@ -90,14 +91,31 @@ def test_folders_in_names_and_images_elsewhere(tmp_path: Path) -> None:
 def test_a_missing_picture_is_not_taken_from_another_split(tmp_path: Path) -> None:
     touch(tmp_path, ["train/2.jpg", "val/1.jpg"])
     write(tmp_path / "train.json", coco({"1.jpg": 3, "2.jpg": 7}))
-    with pytest.raises(DataError, match=r"1 picture not found in .*image 100 \('1.jpg'\)"):
+    with pytest.raises(DataError, match=r"1 of 2 pictures not found in .*: image 100 \('1.jpg'\)"):
         read(tmp_path, layout="coco")
+
+
+def test_a_missing_picture_is_not_taken_from_another_folder(tmp_path: Path) -> None:
+    touch(tmp_path, ["cat/1.jpg", "dog/2.jpg"])
+    write(tmp_path / "x.json", coco({"cat/1.jpg": 3, "cat/2.jpg": 3, "dog/3.jpg": 7}))
+    with pytest.raises(DataError, match=r"2 of 3 .*: image 101 \('cat/2.jpg'\), image 102"):
+        read(tmp_path, layout="coco")
+
+
+def test_a_picture_that_is_listed_twice(tmp_path: Path) -> None:
+    touch(tmp_path, ["images/1.jpg", "images/2.jpg"])
+    write(tmp_path / "x.json", coco({"1.jpg": 3, "images/1.jpg": 3, "2.jpg": 7}))
+    reading = read(tmp_path)
+    assert labels(reading) == {"images/1.jpg": "cat", "images/2.jpg": "dog"}
+    assert reading.notes == ("x.json names 1 picture again, with the same label",)
 
 
 def test_several_categories_of_a_picture_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, ["1.jpg", "2.jpg"])
     write(tmp_path / "x.json", coco({"1.jpg": [3, 7], "2.jpg": 3}))
-    with pytest.raises(DataError, match=r"1 picture with several classes: x.json, image 100 \(cat"):
+    with pytest.raises(
+        DataError, match=r"x.json: 1 picture with several classes: image 100 \('cat, "
+    ):
         read(tmp_path)
 
 
@@ -160,7 +178,7 @@ def test_what_is_not_json(tmp_path: Path, text: str, message: str) -> None:
 def test_a_class_must_be_a_line_of_text(tmp_path: Path, label: str) -> None:
     touch(tmp_path, ["1.jpg", "2.jpg"])
     write(tmp_path / "x.json", coco({"1.jpg": 3, "2.jpg": 7}, {3: label, 7: "dog"}))
-    with pytest.raises(DataError, match="must be a line of at most 300 characters") as caught:
+    with pytest.raises(DataError, match="a class is a line of at most 300 characters") as caught:
         read(tmp_path)
     assert str(caught.value).isprintable()
 
@@ -170,6 +188,6 @@ def test_no_picture_outside_the_place_is_opened(tmp_path: Path, name: str) -> No
     touch(tmp_path, ["1x.jpg"])
     touch(tmp_path / "place", ["2.jpg"])
     write(tmp_path / "place/x.json", coco({name: 3, "2.jpg": 7}))
-    with pytest.raises(DataError, match="1 picture not found") as caught:
+    with pytest.raises(DataError, match="1 of 2 pictures not found") as caught:
         read(tmp_path / "place")
     assert str(caught.value).isprintable()

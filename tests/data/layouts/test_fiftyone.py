@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.layouts.exported import labels, read, touch, write, zipped
 
-from tests.data.layouts.exported import labels, read, touch, write, zipped
 from vitlora.errors import DataError
 
 
@@ -69,10 +69,13 @@ def test_a_folder_for_each_split(tmp_path: Path) -> None:
         ({"labels": {"1": -1}}, "the label is -1; expected a number from 0"),
         ({"labels": {"1": True}}, "the label is True; expected text or a whole number"),
         ({"labels": {"1": 0.5}}, "the label is 0.5; expected text"),
-        ({"labels": {"1": [0, 1]}}, r"1 picture with several classes: labels.json, 1 \(dog, cat"),
-        ({"labels": {"9": 1}}, r"1 picture not found in .*: labels.json, 9 \('9'\)"),
+        ({"labels": {"1": [0, 1]}}, r"1 picture with several classes: 1 \('dog, cat'"),
+        ({"labels": {"9": 1}}, r"1 of 1 picture not found in .*: 9 \('9'\)"),
         ({"labels": {"1": None}}, "none of 1 picture has a label"),
-        ({"labels": {"data/1": 1, "1": 0}}, "1 picture with two different labels"),
+        (
+            {"labels": {"data/1": 1, "1": 0}},
+            "1 picture listed twice, with something else each time: data/1 and 1 ",
+        ),
         ({"labels": [1]}, "labels is .1.; expected an object"),
         ({"classes": ["dog", "dog"]}, "classes has a name twice: dog"),
         ({"classes": ["dog", 5]}, "class 1 is 5; expected text"),

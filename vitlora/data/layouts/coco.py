@@ -15,7 +15,6 @@ from vitlora.data.layouts.exports import (
     json_of,
     reading_of,
 )
-from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, a_few, printable, shown
 
@@ -43,16 +42,18 @@ class Coco:
                 f"{place.root} has no COCO file; expected a .json with the lists images, "
                 "annotations and categories"
             )
-        splits = {name: _split(name) for name in files}
+        wholes = {name: checked(json_of(place, path), dict, name) for name, path in files.items()}
+        # some list pictures alone: image_info_test2017.json
+        wholes = {name: one for name, one in wholes.items() if one.get("annotations")} or wholes
+        splits = {name: _split(name) for name in wholes}
         _check_splits(place, splits)
-        known: dict[str, int] = {}  # classes in the order of their ids, the first file's first
+        known: dict[str, None] = {}  # classes in the order of their ids, the first file's first
         entries: list[Entry] = []
-        for name, path in files.items():
-            whole = checked(json_of(place, path), dict, name)
+        for name, whole in wholes.items():
             names = _categories(whole, name)
-            known |= {one: len(known) for one in names.values() if one not in known}
+            known |= dict.fromkeys(names.values())
             entries += _entries(whole, name, names, splits[name])
-        return reading_of(self.name, files, entries, Lookup(place, options), [*known])
+        return reading_of(self.name, wholes, entries, place, options, [*known])
 
 
 def _exports(place: Place) -> Files:

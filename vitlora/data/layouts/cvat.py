@@ -7,7 +7,6 @@ from xml.parsers import expat
 
 from vitlora.data.archives import open_file
 from vitlora.data.layouts.exports import Entry, Files, check_options, exports_in, reading_of
-from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, counted, printable
 
@@ -49,7 +48,7 @@ class Cvat:
                 "outlines and tracks give no class to an image. In CVAT, tag the images"
             )
         classes = dict.fromkeys(name for one in parsed for name in one.classes)
-        return reading_of(self.name, files, entries, Lookup(place, options), [*classes] or None)
+        return reading_of(self.name, files, entries, place, options, [*classes] or None)
 
 
 def _exports(place: Place) -> Files:

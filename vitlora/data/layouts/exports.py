@@ -3,28 +3,21 @@
 import codecs
 import io
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vitlora.data.archives import open_file
 from vitlora.data.layouts.lookup import Lookup
-from vitlora.data.layouts.reading import (
-    Labelled,
-    LayoutOptions,
-    Place,
-    Reading,
-    normal,
-    split_of,
-)
-from vitlora.errors import DataError, UsageError, a_few, counted, printable, shown
+from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
+from vitlora.data.layouts.table_rows import Row, check_labels, checked_splits, listed, pictures_of
+from vitlora.errors import DataError, UsageError, a_few, counted, shown
 
 _MOST_FILES = 100  # more .json or .xml than this lie beside their pictures, one for each
 _ENDS = 2**16  # bytes at either end by which an export is recognised
-_LONGEST_LABEL = 300
-_SHOWN = 5  # rows that an error names
+_LONGEST_NAME = 4096
 
 Kind = TypeVar("Kind")
 Files = dict[str, Path]  # by their names in the place
@@ -36,7 +29,7 @@ class Entry:
 
     Attributes:
         where: File and row, for errors: ``labels.json, image 7``.
-        names: How the picture may be called, the likeliest first.
+        names: How the picture may be called, the likeliest first, as it is written last.
         labels: Its classes; none for a picture that nobody has labelled.
         split: Name of its split, as it is written; empty for none.
         group: What a split must not part; empty for none.
@@ -49,6 +42,12 @@ class Entry:
     split: str = ""
     group: str = ""
     beside: str = ""
+
+    @property
+    def row(self) -> Row:
+        """The same as a row of a table."""
+        labels = tuple(map(normal, self.labels))
+        return Row(self.where, self.names[-1], labels, self.split, self.group, self.beside)
 
 
 def exports_in(place: Place, ending: str, like: Callable[[bytes], bool]) -> Files:
@@ -113,7 +112,8 @@ def reading_of(
     layout: str,
     files: Iterable[str],
     entries: Sequence[Entry],
-    lookup: Lookup,
+    place: Place,
+    options: LayoutOptions,
     classes: Sequence[str] | None = None,
 ) -> Reading:
     """Returns what exports say, each picture found where it lies.
@@ -122,7 +122,8 @@ def reading_of(
         layout: Name of the layout.
         files: The exports, by name.
         entries: What they say of each picture.
-        lookup: Finds the pictures.
+        place: Where they lie.
+        options: ``images`` says where the pictures lie, if elsewhere.
         classes: Their names in label order, where the exports give an order.
 
     Raises:
@@ -135,17 +136,29 @@ def reading_of(
     labelled = [entry for entry in entries if entry.labels]
     if not labelled:
         raise DataError(f"{source}: none of {counted(len(entries), 'picture')} has a label")
-    _check_labels(source, labelled)
-    splits = _splits(source, labelled)
-    pictures = _found(source, labelled, splits, lookup)
-    unused = len(lookup.place.pictures) - len(pictures)
-    note = f"{counted(unused, 'picture')} of {lookup.place.folder} not used: no label in {source}"
+    if len(files) == 1:
+        short = f"{source}, "
+        labelled = [replace(one, where=one.where.removeprefix(short)) for one in labelled]
+    rows = [entry.row for entry in labelled]
+    try:
+        check_labels(rows)
+        splits = checked_splits(rows)
+        pairs = _found(labelled, splits, place, options)
+        pictures, repeated = pictures_of(rows, pairs, splits)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    there = Lookup(place, options).place
+    unused = len(there.pictures) - len(pictures)
+    notes = {
+        f"{counted(unused, 'picture')} of {there.folder} not used: no label in {source}": unused,
+        f"{source} names {counted(repeated, 'picture')} again, with the same label": repeated,
+    }
     return Reading(
         layout,
         source,
-        sorted(pictures.values(), key=lambda one: one.name),
+        pictures,
         tuple(map(normal, classes)) if classes is not None else None,
-        notes=(note,) if unused else (),
+        notes=tuple(note for note, count in notes.items() if count),
         read_from=files,
     )
 
@@ -172,111 +185,54 @@ def _ends(path: Path) -> bytes:
         return b""
 
 
-def _check_labels(source: str, entries: Iterable[Entry]) -> None:
-    """Refuses pictures of several classes, and classes that cannot be a line of text.
-
-    Raises:
-        DataError: There are some.
-    """
-    if several := [entry for entry in entries if len(entry.labels) > 1]:
-        rows = _rows(several, lambda one: f" ({a_few(map(printable, one.labels), 3)})")
-        raise DataError(
-            f"{source}: {counted(len(several), 'picture')} with several classes: {rows}; several "
-            "classes a picture are not supported yet, leave one"
-        )
-    known = {entry.labels[0]: entry for entry in entries}
-    if wrong := [known[label] for label in known if not _is_line(label)]:
-        raise DataError(
-            f"{source}: a class must be a line of at most {_LONGEST_LABEL} characters that print; "
-            f"found {_rows(wrong, lambda one: f' ({shown(one.labels[0], 40)})')}"
-        )
-
-
-def _is_line(label: str) -> bool:
-    return len(label) <= _LONGEST_LABEL and all(c.isprintable() for c in label)
-
-
-def _splits(source: str, entries: Sequence[Entry]) -> dict[str, str]:
-    """Returns ``train``, ``val`` or ``test`` for each name of a split; empty for none.
-
-    Raises:
-        DataError: A name is another, or some pictures have a split and others none.
-    """
-    named = {name: split_of(name) for name in {entry.split for entry in entries} if name}
-    if wrong := [one for one in entries if one.split and not named[one.split]]:
-        raise DataError(
-            f"{source}: expected train, val or test as a split (or training, validation, dev, "
-            f"testing ...); found {_rows(wrong, lambda one: f' ({shown(one.split, 40)})')}"
-        )
-    without = [entry for entry in entries if not entry.split]
-    if named and without:
-        raise DataError(
-            f"{source}: {counted(len(without), 'picture')} without a split where others have one: "
-            f"{_rows(without)}; give each picture a split, or none"
-        )
-    return {"": "", **{name: split or "" for name, split in named.items()}}
-
-
 def _found(
-    source: str, entries: Iterable[Entry], splits: dict[str, str], lookup: Lookup
-) -> dict[str, Labelled]:
-    """Returns the pictures by their names in the place.
+    entries: Sequence[Entry], splits: Sequence[str], place: Place, options: LayoutOptions
+) -> list[tuple[Path, str]]:
+    """Returns the path and name of each entry's picture.
 
     Raises:
-        DataError: Some are not there, or two entries that say different things mean the same one.
+        DataError: Some are not there.
     """
-    found: dict[str, Labelled] = {}
-    missing: list[Entry] = []
-    meant: dict[str, list[Entry]] = defaultdict(list)
-    for one in entries:
-        split = splits[one.split]
-        if (picture := _find(one, split, lookup)) is None:
-            missing.append(one)
-            continue
-        path, name = picture
-        found[name] = Labelled(path, name, normal(one.labels[0]), split, one.group)
-        meant[name].append(one)
+    lookups = {split: Lookup(place, options, split) for split in dict.fromkeys(splits)}
+    pairs = [_find(one, lookups[split]) for one, split in zip(entries, splits, strict=True)]
+    # where x/1.jpg is in the folder 1.jpg lies in, x/y/1.jpg is not that picture
+    lookup = Lookup(place, options)
+    beyond = [
+        lookup.beyond(one.names[-1], pair[1]) if pair and "/" in one.names[-1] else None
+        for one, pair in zip(entries, pairs, strict=True)
+    ]
+    roots = {root for root in beyond if root is not None}
+    astray = {root for root in roots if _is_below(root, roots)}
+    missing = [
+        one.row
+        for one, pair, root in zip(entries, pairs, beyond, strict=True)
+        if not pair or root in astray
+    ]
     if missing:
         raise DataError(
-            f"{source}: {counted(len(missing), 'picture')} not found in {lookup.place.folder}: "
-            f"{_rows(missing, lambda one: f' ({shown(one.names[-1], 60)})')}; put them there, or "
+            f"{len(missing):,} of {counted(len(entries), 'picture')} not found in "
+            f"{lookup.place.folder}: {listed(missing, lambda row: row.file)}; put them there, or "
             "name their folder with data.images"
         )
-    twice = [same for same in meant.values() if len({_said(one) for one in same}) > 1]
-    if twice:
-        pairs = [f"{same[0].where} and {same[1].where}" for same in twice]
-        raise DataError(
-            f"{source}: {counted(len(twice), 'picture')} with two different labels, splits or "
-            f"groups: {a_few(pairs, _SHOWN)}; leave one of each"
-        )
-    return found
+    return [pair for pair in pairs if pair]
 
 
-def _said(entry: Entry) -> tuple[str, str, str]:
-    return normal(entry.labels[0]), entry.split, entry.group
-
-
-def _find(entry: Entry, split: str, lookup: Lookup) -> tuple[Path, str] | None:
+def _find(entry: Entry, lookup: Lookup) -> tuple[Path, str] | None:
     """Returns a picture's path and name: of the name written, before one that only ends alike."""
-    pictures = lookup.place.pictures
-    names = [normal(name) for name in entry.names]
+    names = [normal(name) for name in entry.names if len(name) <= _LONGEST_NAME]
     if entry.beside:
         names = [*(f"{entry.beside}/{name}" for name in names), *names]
     for name in names:
-        if name in pictures:
-            return pictures[name], name
-    for name in names:
-        found = lookup.find(name, where=entry.where)
-        if found is not None and not _of_another_split(found[1], split):
-            return found
-    return None
+        if name in lookup.pictures:
+            return lookup.pictures[name], name
+    found = (lookup.find(name, where=entry.where) for name in names)
+    return next((pair for pair in found if pair), None)
 
 
-def _of_another_split(name: str, split: str) -> bool:
-    """Returns whether a picture of one split lies in the folder of another: ``val2017/1.jpg``."""
-    folders = name.split("/")[:-1] if split else []
-    return any(split_of(part.strip("0123456789_- ")) not in (None, split) for part in folders)
-
-
-def _rows(entries: Iterable[Entry], say: Callable[[Entry], str] = lambda _: "") -> str:
-    return a_few((f"{one.where}{say(one)}" for one in entries), _SHOWN)
+def _is_below(folder: str, others: Container[str]) -> bool:
+    """Returns whether a folder lies in one of others; all lie in the one without a name."""
+    while folder:
+        folder = folder.rpartition("/")[0]
+        if folder in others:
+            return True
+    return False

@@ -15,7 +15,6 @@ from vitlora.data.layouts.exports import (
     json_of,
     reading_of,
 )
-from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, a_few, printable, shown
 
@@ -59,7 +58,7 @@ class FiftyOne:
                 where = f"{file}, {printable(key, 80)}"
                 labels = _labels(value, classes, where)
                 entries.append(Entry(where, (f"data/{key}", key), labels, split, beside=folder))
-        return reading_of(self.name, files, entries, Lookup(place, options), known or None)
+        return reading_of(self.name, files, entries, place, options, known or None)
 
 
 def _exports(place: Place) -> Files:

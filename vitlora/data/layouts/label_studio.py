@@ -62,7 +62,8 @@ class LabelStudio:
         ((file, path),) = files.items()
         tasks = tasks_in(checked(json_of(place, path), list, file), file)
         lookup = Lookup(place, options)
-        return reading_of(self.name, files, list(_entries(tasks, file, lookup, options)), lookup)
+        entries = list(_entries(tasks, file, lookup, options))
+        return reading_of(self.name, files, entries, place, options)
 
 
 def _exports(place: Place) -> Files:
@@ -147,7 +148,7 @@ def _question(
     if not found:
         raise DataError(
             f"{file}: no annotation has choices; boxes, texts and predictions give no class to an "
-            "image"
+            "image. If a field of the same name was imported, export JSON instead of JSON-MIN"
         )
     if len(found) > 1:
         raise DataError(

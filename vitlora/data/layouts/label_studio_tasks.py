@@ -130,10 +130,11 @@ def _classes(value: object) -> tuple[str, ...] | None:
     """
     names: list[str] = []
     for part in value if isinstance(value, list) else [value]:
-        given = part.get("choices") if isinstance(part, dict) else [part]
-        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        given: object = part.get("choices") if isinstance(part, dict) else [part]
+        texts = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
+        if not isinstance(given, list) or len(texts) < len(given):
             return None
-        names += [str(name) for name in given]
+        names += texts
     return tuple(name for name in names if name.strip())
 
 
