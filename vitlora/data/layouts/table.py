@@ -14,8 +14,8 @@ from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal, 
 from vitlora.data.layouts.table_columns import Roles, names_pictures, roles_of
 from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
 from vitlora.data.layouts.table_rows import (
+    Entry,
     Finder,
-    Row,
     check_labels,
     checked_splits,
     folder_splits,
@@ -42,10 +42,9 @@ class Tables:
         files = _tables(place)
         if not files:
             return False
-        if place.file is not None and place.file.suffix.lower() != ".parquet":
-            return True
-        if any(option.endswith("_column") for option in options.given()):
-            return True
+        told = place.file is not None or any(name.endswith("_column") for name in options.given())
+        if told and not all(name.lower().endswith(".parquet") for name in files):
+            return True  # a Parquet file may hold the pictures themselves
         finder = Finder(place, options)
         if any(_gives_classes(place, path, options, finder) for path in files.values()):
             return True
@@ -173,7 +172,7 @@ def _split(name: str) -> str:
     return split_of(folder.rpartition("/")[2]) or (splits.pop() if len(splits) == 1 else "")
 
 
-def _rows(table: Table, roles: Roles, tables: int) -> list[Row]:
+def _rows(table: Table, roles: Roles, tables: int) -> list[Entry]:
     return rows_of(table, roles, _split(table.name), f"{table.name} " if tables > 1 else "")
 
 
@@ -186,7 +185,7 @@ def _told_of(source: str) -> Iterator[None]:
         raise DataError(f"{source}: {error}") from None
 
 
-def _labelled(rows: Sequence[Row], roles: Iterable[Roles]) -> list[Row]:
+def _labelled(rows: Sequence[Entry], roles: Iterable[Roles]) -> list[Entry]:
     """Returns the rows with a class.
 
     Raises:
