@@ -63,7 +63,7 @@ class Tables:
         with _told_of(source):
             labelled = _labelled(rows, roles)
         labels = {row.where: row.labels[0] for row in labelled}
-        names, notes = _names(place, options, files, {*labels.values()})
+        names, beside, notes = _names(place, options, files, {*labels.values()})
         labels = named(labels, names, options.label_names or "")
         labelled = [row._replace(labels=(labels[row.where],)) for row in labelled]
         with _told_of(source):
@@ -84,7 +84,7 @@ class Tables:
                 *_repeated(source, repeated),
                 *_unlabelled(source, finder.place, len(pictures), len(rows) - len(labelled)),
             ),
-            read_from=tuple(files),
+            read_from=(*files, *beside),
         )
 
 
@@ -205,22 +205,29 @@ def _of_classes(roles: Roles) -> tuple[str, ...]:
 
 def _names(
     place: Place, options: LayoutOptions, files: Iterable[str], labels: Collection[str]
-) -> tuple[tuple[str, ...], list[str]]:
-    """Returns the names of classes 0, 1, 2 ..., and a note where a file of names does not fit."""
+) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """Returns the names of classes 0, 1, 2 ..., the file beside that gave them, and a note of it.
+
+    The note is of a file that does not fit.
+    """
     if options.label_names is not None or not _are_numbers(labels):
-        return names_in(place, options), []
+        return names_in(place, options), [], []
     folders = {f"{name.rpartition('/')[0]}/" for name in files} | {_base(files)}
-    beside = [f"{folder}{name}".lstrip("/") for folder in folders for name in _NAMES_FILES]
-    names = names_in(place, options, beside)
-    if names and {*labels} != {str(number) for number in range(len(names))}:
-        file = next(name for name in beside if name in place.others)
-        numbers = _in_order(labels)
-        return (), [
-            f"{printable(file)} not used: it names {counted(len(names), 'class')}, and the labels "
-            f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it nevertheless "
-            "add data.label_names"
-        ]
-    return names, []
+    known = [f"{folder}{name}".lstrip("/") for folder in sorted(folders) for name in _NAMES_FILES]
+    beside = [name for name in known if name in place.others][:1]
+    try:
+        names = names_in(place, options, beside)
+    except DataError as error:
+        return (), [], [f"{printable(beside[0])} not used: {error}"]
+    if not names or {*labels} == {str(number) for number in range(len(names))}:
+        return names, beside, []
+    numbers = _in_order(labels)
+    note = (
+        f"{printable(beside[0])} not used: it names {counted(len(names), 'class')}, and the labels "
+        f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it nevertheless "
+        "add data.label_names"
+    )
+    return (), [], [note]
 
 
 def _classes(
