@@ -46,7 +46,12 @@ DOORS = {
     "cv2": {"data/augmentation.py", "data/dataset.py", "data/doctor/survey.py", "data/drawn"},
     "jinja2": {"pages/page.py"},
     "matplotlib": {"studies/chart.py", "memory/chart.py"},
-    "pyarrow": {"data/rows.py", "data/layouts/columns.py", "data/layouts/datasets.py"},
+    "pyarrow": {
+        "data/rows.py",
+        "data/layouts/columns.py",
+        "data/layouts/datasets.py",
+        "data/layouts/table_file.py",
+    },
     "datasets": {"data/hub.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},

@@ -388,7 +388,7 @@ def test_a_table_of_pictures_beside_it_is_not_taken_for_a_dataset(tmp_path):
     (tmp_path / "cat" / "1.png").write_bytes(picture(1))
     parquet(tmp_path / "metadata.parquet", {"file_name": ["cat/1.png"], "label": ["a"]})
     _, reading = read_place(tmp_path)
-    assert reading.layout == "folders"
+    assert reading.layout == "table"
 
 
 def test_without_the_extra_a_line_says_what_to_install(tmp_path, monkeypatch):

@@ -350,6 +350,13 @@ def test_hugging_face_metadata_in_each_split_folder(tmp_path, name):
     }
 
 
+def test_a_split_column_counts_more_than_the_folder_of_a_picture(tmp_path):
+    text = "file,label,split\ntrain/1.jpg,cat,test\ntest/1.jpg,dog,train\ntest/2.jpg,cat,train\n"
+    root = make(tmp_path, "train/1.jpg test/1.jpg test/2.jpg", labels_csv=text)
+    expected = {"test/1.jpg": "train", "test/2.jpg": "train", "train/1.jpg": "test"}
+    assert splits(read(root)) == expected
+
+
 def test_a_picture_of_two_splits_is_refused(tmp_path):
     root = make(tmp_path, FOUR, train_csv=ROWS, val_csv="file,label\n3.jpg,cat\n")
     told = refused(root)
@@ -411,11 +418,20 @@ def test_numbers_get_their_names(tmp_path):
     reading = read(root)
     assert [*labels(reading).values()] == ["zebra", "ant", "cow", "zebra"]
     assert reading.classes == ("zebra", "ant", "cow")
+    assert reading.read_from == ("t.csv", "classes.txt")
     assert read_folder(root).classes == ("zebra", "ant", "cow")
     make(root, "", classes_txt="zebra\nant\n")
     reading = read(root)
     assert reading.classes == ("0", "1", "2")
     assert "classes.txt not used: it names 2 classes, and the labels are 0 to 2" in reading.notes[0]
+
+
+def test_a_file_beside_that_holds_no_names_is_not_used(tmp_path):
+    root = make(tmp_path, FOUR, t_csv=NUMBERS, labels_txt="cat\ndog\ncat\ndog\n")
+    reading = read(root)
+    assert reading.classes == ("0", "1", "2", "10")
+    assert reading.notes[0].startswith("labels.txt not used: ")
+    assert reading.read_from == ("t.csv",)
 
 
 def test_the_file_of_names_that_is_given_counts(tmp_path):

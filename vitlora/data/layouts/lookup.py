@@ -25,7 +25,7 @@ class Lookup:
         place: Where the table or export lies.
         options: ``images`` says where the pictures lie, if elsewhere.
         split: ``train``, ``val`` or ``test`` to leave out pictures in a folder of another split,
-            such as ``test/`` or ``test_images/``; empty for none.
+            such as ``test/`` or ``test_images/``, unless a name says the folder; empty for none.
 
     Attributes:
         place: Where the pictures lie.
@@ -66,8 +66,8 @@ class Lookup:
         """
         plain = self._plain(name)
         for full in (f"{beside}/{plain}" if beside else plain, plain):
-            if full in self.pictures:
-                return self.pictures[full], full
+            if full in (self.place.pictures if "/" in plain else self.pictures):
+                return self.place.pictures[full], full
         found = self._by_tail(plain, self._names, _as_it_is)
         found = found or self._by_tail(plain, self._stems, _without_ending)
         if len(found) > 1:

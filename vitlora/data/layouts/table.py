@@ -14,8 +14,8 @@ from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal, 
 from vitlora.data.layouts.table_columns import Roles, names_pictures, roles_of
 from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
 from vitlora.data.layouts.table_rows import (
+    Entry,
     Finder,
-    Row,
     check_labels,
     checked_splits,
     folder_splits,
@@ -42,10 +42,9 @@ class Tables:
         files = _tables(place)
         if not files:
             return False
-        if place.file is not None and place.file.suffix.lower() != ".parquet":
-            return True
-        if any(option.endswith("_column") for option in options.given()):
-            return True
+        told = place.file is not None or any(name.endswith("_column") for name in options.given())
+        if told and not all(name.lower().endswith(".parquet") for name in files):
+            return True  # a Parquet file may hold the pictures themselves
         finder = Finder(place, options)
         if any(_gives_classes(place, path, options, finder) for path in files.values()):
             return True
@@ -64,7 +63,7 @@ class Tables:
         with _told_of(source):
             labelled = _labelled(rows, roles)
         labels = {row.where: row.labels[0] for row in labelled}
-        names, notes = _names(place, options, files, {*labels.values()})
+        names, beside, notes = _names(place, options, files, {*labels.values()})
         labels = named(labels, names, options.label_names or "")
         labelled = [row._replace(labels=(labels[row.where],)) for row in labelled]
         with _told_of(source):
@@ -85,7 +84,7 @@ class Tables:
                 *_repeated(source, repeated),
                 *_unlabelled(source, finder.place, len(pictures), len(rows) - len(labelled)),
             ),
-            read_from=tuple(files),
+            read_from=(*files, *beside),
         )
 
 
@@ -173,7 +172,7 @@ def _split(name: str) -> str:
     return split_of(folder.rpartition("/")[2]) or (splits.pop() if len(splits) == 1 else "")
 
 
-def _rows(table: Table, roles: Roles, tables: int) -> list[Row]:
+def _rows(table: Table, roles: Roles, tables: int) -> list[Entry]:
     return rows_of(table, roles, _split(table.name), f"{table.name} " if tables > 1 else "")
 
 
@@ -186,7 +185,7 @@ def _told_of(source: str) -> Iterator[None]:
         raise DataError(f"{source}: {error}") from None
 
 
-def _labelled(rows: Sequence[Row], roles: Iterable[Roles]) -> list[Row]:
+def _labelled(rows: Sequence[Entry], roles: Iterable[Roles]) -> list[Entry]:
     """Returns the rows with a class.
 
     Raises:
@@ -206,22 +205,29 @@ def _of_classes(roles: Roles) -> tuple[str, ...]:
 
 def _names(
     place: Place, options: LayoutOptions, files: Iterable[str], labels: Collection[str]
-) -> tuple[tuple[str, ...], list[str]]:
-    """Returns the names of classes 0, 1, 2 ..., and a note where a file of names does not fit."""
+) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """Returns the names of classes 0, 1, 2 ..., the file beside that gave them, and a note of it.
+
+    The note is of a file that does not fit.
+    """
     if options.label_names is not None or not _are_numbers(labels):
-        return names_in(place, options), []
+        return names_in(place, options), [], []
     folders = {f"{name.rpartition('/')[0]}/" for name in files} | {_base(files)}
-    beside = [f"{folder}{name}".lstrip("/") for folder in folders for name in _NAMES_FILES]
-    names = names_in(place, options, beside)
-    if names and {*labels} != {str(number) for number in range(len(names))}:
-        file = next(name for name in beside if name in place.others)
-        numbers = _in_order(labels)
-        return (), [
-            f"{printable(file)} not used: it names {counted(len(names), 'class')}, and the labels "
-            f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it nevertheless "
-            "add data.label_names"
-        ]
-    return names, []
+    known = [f"{folder}{name}".lstrip("/") for folder in sorted(folders) for name in _NAMES_FILES]
+    beside = [name for name in known if name in place.others][:1]
+    try:
+        names = names_in(place, options, beside)
+    except DataError as error:
+        return (), [], [f"{printable(beside[0])} not used: {error}"]
+    if not names or {*labels} == {str(number) for number in range(len(names))}:
+        return names, beside, []
+    numbers = _in_order(labels)
+    note = (
+        f"{printable(beside[0])} not used: it names {counted(len(names), 'class')}, and the labels "
+        f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it nevertheless "
+        "add data.label_names"
+    )
+    return (), [], [note]
 
 
 def _classes(

@@ -16,7 +16,7 @@ _LONGEST_NAME = 4096
 _SHOWN = 5  # rows that an error names
 
 
-class Row(NamedTuple):
+class Entry(NamedTuple):
     """What a table says of one picture.
 
     Attributes:
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     folder: str
 
 
-def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[Row]:
+def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[Entry]:
     """Returns a table's rows.
 
     Args:
@@ -54,7 +54,7 @@ def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[Ro
     groups = table.cells(roles.group) if roles.group else nothing
     folder = table.name.rpartition("/")[0]
     rows = [
-        Row(
+        Entry(
             prefix + table.where(number),
             file,
             tuple(map(normal, labels)),
@@ -74,14 +74,14 @@ def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[Ro
     return rows
 
 
-def listed(rows: Sequence[Row], say: Callable[[Row], object] | None = None) -> str:
+def listed(rows: Sequence[Entry], say: Callable[[Entry], object] | None = None) -> str:
     """Returns where the first rows are, each with what is wrong with it, and how many follow."""
     first = [f"{row.where} ({shown(say(row))})" if say else row.where for row in rows[:_SHOWN]]
     more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
     return a_few(first, _SHOWN) + more
 
 
-def check_labels(rows: Sequence[Row]) -> None:
+def check_labels(rows: Sequence[Entry]) -> None:
     """Refuses pictures of several classes, and classes that are no line of text.
 
     Raises:
@@ -105,7 +105,7 @@ def _is_line(label: str) -> bool:
     return len(label) <= _LONGEST_LABEL and label.isprintable()
 
 
-def checked_splits(rows: Sequence[Row]) -> list[str]:
+def checked_splits(rows: Sequence[Entry]) -> list[str]:
     """Returns ``train``, ``val`` or ``test`` for each row, or nothing for all.
 
     Raises:
@@ -146,7 +146,7 @@ class Finder:
         except DataError:
             return True
 
-    def find(self, rows: Sequence[Row], splits: Sequence[str]) -> list[tuple[Path, str]]:
+    def find(self, rows: Sequence[Entry], splits: Sequence[str]) -> list[tuple[Path, str]]:
         """Returns the picture of each row and its name in the place.
 
         Args:
@@ -169,12 +169,12 @@ class Finder:
         self._check_missing(rows, missing)
         return [pair for pair in pairs if pair]
 
-    def _one(self, row: Row, split: str) -> tuple[Path, str] | None:
+    def _one(self, row: Entry, split: str) -> tuple[Path, str] | None:
         if len(row.file) > _LONGEST_NAME:
             return None
         return self._in(split).find(row.file, row.folder, row.where)
 
-    def _check_missing(self, rows: Sequence[Row], missing: Sequence[Row]) -> None:
+    def _check_missing(self, rows: Sequence[Entry], missing: Sequence[Entry]) -> None:
         folder = self.place.folder
         if not missing:
             return
@@ -197,7 +197,7 @@ def _above(folder: str) -> set[str]:
     return {"/".join(parts[:length]) for length in range(len(parts))}
 
 
-def folder_splits(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
+def folder_splits(rows: Sequence[Entry], names: Iterable[str]) -> list[str]:
     """Returns the split of the folder that each picture lies in, or nothing for all.
 
     Raises:
@@ -215,7 +215,7 @@ def folder_splits(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
 
 
 def pictures_of(
-    rows: Sequence[Row], pairs: Sequence[tuple[Path, str]], splits: Sequence[str]
+    rows: Sequence[Entry], pairs: Sequence[tuple[Path, str]], splits: Sequence[str]
 ) -> tuple[list[Labelled], int]:
     """Returns the pictures in the order of their names, and how many rows repeat another.
 
@@ -223,7 +223,7 @@ def pictures_of(
         DataError: Rows that say different things name the same picture.
     """
     found: dict[str, Labelled] = {}
-    first: dict[str, Row] = {}
+    first: dict[str, Entry] = {}
     different: list[str] = []
     for row, (path, name), split in zip(rows, pairs, splits, strict=True):
         one = Labelled(path, name, row.labels[0], split, row.group)
