@@ -10,8 +10,8 @@ from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import is_out_of_memory, keep_off_host_memory
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import Room, room_here
-from vitlora.memory.table import size
 from vitlora.training.classifier import Classifier
+from vitlora.units import size
 
 
 class MemoryFullError(VitloraError):

@@ -20,9 +20,9 @@ from vitlora.memory.batch import fitting_batch
 from vitlora.memory.footprint import footprint
 from vitlora.memory.probe import images_per_second
 from vitlora.memory.room import Room, parse_size, room_here, room_of
-from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, size, table
+from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, table
 from vitlora.studies.methods import configure
-from vitlora.studies.table import clock
+from vitlora.units import clock, size
 
 _CLASSES = 10  # assumed where nobody says; a class more takes some kilobytes
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from vitlora.memory.footprint import Footprint
 from vitlora.memory.room import MARGIN, Room
+from vitlora.units import size
 
 _BAR = 44  # characters that stand for the whole room
 _ENOUGH = 4  # pictures at once that keep a device busy
@@ -157,15 +158,6 @@ def _why(way: Way, batch: int, passed: Sequence[Way], largest: dict[str, int], r
     if way.method == "lora" and not way.checkpointing:
         return f"{takes}, so there is no need of NF4 or checkpointing, which cost time"
     return takes
-
-
-def size(count: float) -> str:
-    """Returns bytes in kB, MB, GB or TB of powers of 1000, in at most seven characters."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= 0.9995 * scale:
-            value = count / scale
-            return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
-    return f"{count:.0f}"
 
 
 MARGIN_SAID = f"{MARGIN:.0%} of it is left alone"

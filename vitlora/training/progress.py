@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from vitlora.units import clock
+
 _WIDTH = 20  # characters of the bar
 _STARVED = 0.1  # share of the time spent waiting for pictures that is worth a word
 _ENOUGH = 2.0  # seconds of training before that share says something
@@ -122,10 +124,3 @@ def epochs_of(trainer: Any) -> float:
     """Returns how often a run sees its pictures; it may be told in steps, and end within one."""
     each = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
     return max(trainer.estimated_stepping_batches / max(each, 1), 1 / max(each, 1))
-
-
-def clock(seconds: float) -> str:
-    """Returns a duration as minutes:seconds, or hours:minutes:seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

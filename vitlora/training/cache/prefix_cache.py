@@ -18,7 +18,8 @@ from vitlora.notes import tell
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
 from vitlora.training.cache.shelf import Memory, Shelf
-from vitlora.training.progress import Progress, clock, epochs_of
+from vitlora.training.progress import Progress, epochs_of
+from vitlora.units import clock, size
 
 Where = Literal["auto", "off", "memory", "disk"]
 Part = tuple[str, int]  # a split and a view of it
@@ -134,16 +135,16 @@ class PrefixCache(Callback):
         self, features: Features, parts: Sequence[Part], epochs: int
     ) -> dict[Part, torch.Tensor] | None:
         """Returns the tensor of each part, found or computed; None if they would not fit."""
-        size = sum(features.size(split) for split, _ in parts)
-        what = f"{_described(features, parts, epochs)}: {_amount(size)}"
-        if size > self.bound:
-            return self._without(what, f"trainer.cache_gb allows {_amount(self.bound)}")
+        total = sum(features.size(split) for split, _ in parts)
+        what = f"{_described(features, parts, epochs)}: {size(total)}"
+        if total > self.bound:
+            return self._without(what, f"trainer.cache_gb allows {size(self.bound)}")
         keys = {part: features.key(*part) if self.where == "disk" else {} for part in parts}
         made = {part: found for part in parts if (found := self.place.find(keys[part])) is not None}
         missing = [part for part in parts if part not in made]
         needed = sum(features.size(split) for split, _ in missing)
         if needed > (free := self.place.make_room(needed)):
-            return self._without(what, f"{self.place} has room for {_amount(free)}")
+            return self._without(what, f"{self.place} has room for {size(free)}")
         there = f", {len(made)} of {len(parts)} parts found" if made else ""
         tell(f"{'cache':<12} {what} in {self.place}{there}")
         bar = _Bar(sum(features.rows(split) for split, _ in missing))
@@ -225,9 +226,7 @@ class _Bar:
         if self.total:
             passed = time.monotonic() - self.started
             line = f"computed in {clock(passed)}, {self.total / passed:.0f} img/s"
-            start, width = (
-                ("\r", 32) if sys.stdout.isatty() else ("", 0)
-            )  # over all of the last one
+            start, width = ("\r", 32) if sys.stdout.isatty() else ("", 0)  # hides the last line
             print(f"{start}{'':<12} {line:<{width}}", flush=True)
 
 
@@ -268,13 +267,6 @@ def _described(features: Features, parts: Sequence[Part], epochs: int) -> str:
         f"{prefix.blocks} of {prefix.total} blocks, {views} view{'s' * (views > 1)} of "
         f"{features.rows('train'):,} pictures{fewer}"
     )
-
-
-def _amount(size: int) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size / 1e3:.0f} kB"
 
 
 def _as_they_are(batch: Any) -> Any:
