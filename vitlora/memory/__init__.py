@@ -1,4 +1,4 @@
-"""The plan: what a training takes of the memory, before it takes it."""
+"""The plan: how much memory a training run will need."""
 
 from vitlora.memory.batch import (
     Batches,
