@@ -82,18 +82,14 @@ class Lora(Adapter):
         )
 
     def _check_options(self) -> None:
-        last = self.last_blocks
+        last, known = self.last_blocks, get_args(Variant)
         checks = {
             "rank": (self.rank, self.rank >= 1, "at least 1"),
             "alpha": (self.alpha, self.alpha > 0, "more than 0"),
             "dropout": (self.dropout, 0 <= self.dropout < 1, "0 <= dropout < 1"),
             "last_blocks": (last, last is None or last >= 1, "at least 1, or null for all"),
             "lr_ratio": (self.lr_ratio, self.lr_ratio > 0, "more than 0"),
-            "variant": (
-                self.variant,
-                self.variant in get_args(Variant),
-                f"one of {', '.join(get_args(Variant))}",
-            ),
+            "variant": (self.variant, self.variant in known, f"one of {', '.join(known)}"),
         }
         for name, (value, fits, expected) in checks.items():
             if not fits:
@@ -175,13 +171,10 @@ class Lora(Adapter):
 
         plan = self._layers.plan(backbone, head)
         module = backbone.module
-        marks = {
-            "name_or_path": backbone.id,  # PEFT saves it as base_model_name_or_path
-            # without this flag PEFT does not use its 4-bit LoRA layer
-            "is_loaded_in_4bit": any(map(is_quantized, module.modules())),
-        }
-        for mark, value in marks.items():
-            setattr(module, mark, value)
+        # PEFT saves the name as base_model_name_or_path, and its 4-bit LoRA layer needs the flag
+        vars(module).update(
+            name_or_path=backbone.id, is_loaded_in_4bit=any(map(is_quantized, module.modules()))
+        )
         config = LoraConfig(
             **peft_ranks(plan),  # pyright: ignore[reportArgumentType] - alpha may be a float
             lora_dropout=self.dropout,

@@ -1,4 +1,4 @@
-"""The table of a comparison, as Markdown that also reads well on a screen."""
+"""The table of a comparison, as Markdown that is also readable in a terminal."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from vitlora.units import clock, size
 
 
 def to_markdown(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
-    """Returns the table; a method none of whose runs finished has a row that says so.
+    """Returns the table; a method without a finished run has a row that says "failed".
 
-    Columns that no run has anything for are left out.
+    Empty columns are left out.
     """
     records = [_cells(row) for row in rows]
     finished = {row.method for row in rows}
@@ -52,7 +52,7 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def _behind(row: Row) -> str:
-    """Returns the points of accuracy between which a method is behind the best."""
+    """Returns the interval by which a method is behind the best, in percentage points."""
     if row.behind is None:
         return ""
     low, high = (f"{100 * end:.1f}" for end in row.behind)

@@ -130,11 +130,7 @@ class Classifier(LightningModule):
         self.keep_as(storage)
 
     def keep_as(self, storage: Storage) -> None:
-        """Rounds the frozen base as a bundle does, whatever the precision of this run.
-
-        Args:
-            storage: How the bundle keeps the base.
-        """
+        """Rounds the frozen base as a bundle does, whatever the precision of this run."""
         self.storage = self.given_storage = storage
 
     def release(self) -> None:
@@ -228,12 +224,8 @@ class Classifier(LightningModule):
             logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
         )
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        self.log_dict(
-            {"train/loss": loss.detach(), "train/acc": accuracy},
-            on_step=True,
-            on_epoch=True,
-            batch_size=len(labels),
-        )
+        numbers = {"train/loss": loss.detach(), "train/acc": accuracy}
+        self.log_dict(numbers, on_step=True, on_epoch=True, batch_size=len(labels))
         if self.trainer.accumulate_grad_batches == 1:
             return loss
         weight = len(labels) if self.loss_weight is None else self.loss_weight[labels].sum()
