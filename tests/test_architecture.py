@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors"},
+    {"errors", "units"},
     {"files", "notes", "yaml_text"},
     {"hardware", "pages", "config_files"},
     {"data", "metrics", "quantization"},
@@ -36,7 +36,7 @@ ALONE: dict[str, set[str]] = {
     "data": {"errors", "files", "notes"},
     "metrics": {"errors"},
     "quantization": {"errors"},
-    "studies": {"errors", "files", "metrics", "notes", "yaml_text"},
+    "studies": {"errors", "files", "metrics", "notes", "units", "yaml_text"},
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.
 DOORS = {

@@ -1,12 +1,12 @@
 """Fine-tune Vision Transformers on a folder of images with LoRA or NF4 QLoRA.
 
 Every command is a function of the same name: ``vitlora fit --config demo.yaml`` is
-``vitlora.fit("demo.yaml")``. Names are imported when they are used, so that ``import vitlora``
-imports no torch. What a function has to tell beside its result, it logs as ``vitlora``.
+``vitlora.fit("demo.yaml")``. Names are imported when they are used, so ``import vitlora`` does not
+import torch. Messages besides a function's result go to the logger ``vitlora``.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -79,8 +79,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Returns a public name, imported now."""
+def __getattr__(name: str) -> object:
+    """Imports a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vitlora' has no attribute '{name}'")
     value = getattr(import_module(f"vitlora.{_HOMES[name]}"), name)

@@ -1,24 +1,24 @@
-"""Where a config's name leads: to a path, a file in ``./configs/``, or one that ships."""
+"""Finds a config by name: a path, a file in ``./configs/``, or one that ships with vitlora."""
 
 from importlib.resources import files
 from pathlib import Path
 
 from vitlora.errors import UsageError, nearest
 
-_OWN = Path("configs")  # a user's, in the working folder
+_OWN = Path("configs")  # the user's, in the working folder
 
 
 def shipped() -> dict[str, Path]:
-    """Returns the configs that ship with vitlora: name -> file, in the names' order."""
+    """Returns the configs that ship with vitlora: name -> file, sorted by name."""
     folder = Path(str(files("vitlora") / "configs"))
     return {path.name: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_config(name: str) -> Path:
-    """Returns the file that a name means: a path, else one in ``./configs/``, else one that ships.
+    """Returns a config file: a path, else one in ``./configs/``, else one that ships.
 
     Raises:
-        UsageError: There is none; names those there are.
+        UsageError: There is none; the message lists those that exist.
     """
     for path in (Path(name), _OWN / name):
         if path.is_file():

@@ -1,14 +1,13 @@
-"""What can go wrong, said in one line: what was got, what was expected, what to do."""
+"""What can go wrong, in one line: what was got, what was expected, what to do."""
 
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 
 class VitloraError(Exception):
-    """A mistake a user can mend; printed as one line, without a traceback."""
+    """A mistake the user can fix; printed as one line, without a traceback."""
 
     exit_status = 1
 
@@ -20,7 +19,7 @@ class UsageError(VitloraError):
 
 
 class BackboneError(VitloraError):
-    """The frozen base cannot be had or is not what was asked for."""
+    """The frozen base is not available, or is not the one that was asked for."""
 
 
 class AdapterError(VitloraError):
@@ -32,7 +31,7 @@ class DataError(VitloraError):
 
 
 class BundleError(VitloraError):
-    """A bundle that is torn, tampered with, foreign, or made for another base."""
+    """A bundle that is damaged, tampered with, foreign, or made for another base."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -41,17 +40,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-def shown(value: Any, most: int = 80) -> str:
-    """Returns a stranger's value as a short piece of a line, without control characters."""
+def shown(value: object, most: int = 80) -> str:
+    """Returns the ``repr`` of an untrusted value, cut to ``most`` characters."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits
+    except (ValueError, RecursionError):  # an integer of thousands of digits
         text = f"a huge {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def printable(text: str, most: int = 300) -> str:
-    """Returns the first of a text, what does not print written as Python escapes it."""
+    """Returns the start of a text; Python escapes replace characters that do not print."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -71,14 +70,14 @@ def _quoted(word: str) -> str:
 
 
 def a_few(names: Iterable[str], most: int = 10) -> str:
-    """Returns the first names with commas, and how many more there are; ``none`` where none is."""
+    """Returns the first names, separated by commas, and how many more there are; or ``none``."""
     every = list(names)
     more = f" and {len(every) - most:,} more" if len(every) > most else ""
     return f"{', '.join(every[:most]) or 'none'}{more}"
 
 
 def a_few_lines(lines: Sequence[str], most: int = 20) -> str:
-    """Returns the first lines, indented but for the first, and how many more there are."""
+    """Returns the first lines, all but one of them indented, and how many more there are."""
     more = [f"... and {len(lines) - most:,} more"] if len(lines) > most else []
     return "\n  ".join([*lines[:most], *more])
 
@@ -90,5 +89,5 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def nearest_of(name: str, choices: Iterable[str]) -> str:
-    """Returns the closest choice, or an empty string if none comes near."""
+    """Returns the closest choice, or an empty string if none is similar."""
     return next(iter(get_close_matches(name, list(choices), n=1, cutoff=0.5)), "")

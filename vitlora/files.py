@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whoever else writes there and whatever interrupts."""
+"""Files that are written completely or not at all, even when a write is interrupted."""
 
 import json
 import os
@@ -7,52 +7,51 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from vitlora.errors import UsageError
 
 _DRAFT = re.compile(r"\.vitlora-[0-9a-f]{16}\.new")
 _START = 4096  # bytes in which a file that vitlora wrote says so
-_ABANDONED = 24 * 3600  # seconds after which a draft that nobody finished is litter
-# Windows renames over no file that somebody is reading: seconds to wait for that to end
+_ABANDONED = 24 * 3600  # seconds after which an unfinished draft is removed
+# Windows cannot replace a file while it is being read: seconds to wait between attempts
 _WAITS = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a draft to the disk, then gives it the file's name; text is UTF-8.
+    """Writes a draft to the disk, then renames it to ``path``; text is encoded as UTF-8.
 
-    Of several processes that write one file, the last one wins, with a whole file. A device or
-    a pipe, such as ``/dev/stdout``, is written to as it is.
+    When several processes write the same file, the last one wins, and the file is complete. A
+    device or a pipe, such as ``/dev/stdout``, is written to directly.
 
     Args:
-        path: Where it goes; its folder is made if it is not there.
-        content: Of the file. Names of files that are no text are written with escapes.
+        path: The file; its folder is created if needed.
+        content: The new content. Characters that UTF-8 cannot encode are escaped.
     """
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         try:
             path.write_bytes(data)
-        except OSError as error:  # of a full device, which names none
+        except OSError as error:  # a full device does not name the file
             raise _named(error, path) from None
         return
     try:
         with draft(path) as new:
             write_through(new, data)
             rename(new, path)
-    except OSError as error:  # of the draft, whose name tells nobody anything
+    except OSError as error:  # it names the draft, which means nothing to the user
         raise _named(error, path) from None
 
 
 @contextmanager
 def draft(path: Path) -> Iterator[Path]:
-    """Yields a name beside ``path`` that nobody else takes, for a file or a folder.
+    """Yields a unique path beside ``path``, for a file or a folder.
 
-    At the end, what still bears that name is removed. So is, at the start, what processes that were
-    killed more than a day ago left in that folder.
+    Whatever is still there at the end is removed. Drafts that are more than a day old, left by
+    processes that were killed, are removed at the start.
     """
     _tidy(path.parent)
     new = path.with_name(f".vitlora-{secrets.token_hex(8)}.new")
@@ -63,18 +62,18 @@ def draft(path: Path) -> Iterator[Path]:
 
 
 def is_draft(name: str) -> bool:
-    """Returns whether ``draft`` could have made a name."""
+    """Returns whether a name has the form that ``draft`` gives."""
     return _DRAFT.fullmatch(name) is not None
 
 
 def write_through(path: Path, data: bytes) -> None:
-    """Writes a file and waits until the disk has it; the disk may not have its name yet."""
+    """Writes a file and waits until its content is on the disk; its name may not be there yet."""
     try:
         with path.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:  # a full disk names no file
+    except OSError as error:  # a full disk does not name the file
         raise _named(error, path) from None
 
 
@@ -83,7 +82,7 @@ def _named(error: OSError, path: Path) -> OSError:
 
 
 def rename(new: Path, path: Path) -> None:
-    """Gives a file another name, even that of a file that is there."""
+    """Renames a file, replacing ``path`` if it exists."""
     for seconds in _WAITS:
         with suppress(PermissionError):
             new.replace(path)
@@ -95,12 +94,12 @@ def rename(new: Path, path: Path) -> None:
 
 
 def keep_names(folder: Path) -> None:
-    """Waits until the disk has the names in a folder; Windows has no way to ask for that."""
+    """Waits until a folder's file names are on the disk; does nothing on Windows."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network drives do not know how
+        with suppress(OSError):  # some network drives do not support it
             os.fsync(handle)
     finally:
         os.close(handle)
@@ -108,10 +107,10 @@ def keep_names(folder: Path) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process or thread is in here for the same folder.
+    """Locks a folder against other processes and threads that do the same.
 
-    The lock is the folder's own and ends with the process. Windows and some network drives have no
-    such lock: nobody waits there.
+    The operating system releases the lock when the process ends. Windows and some network drives
+    have no such lock, so there is no waiting there.
     """
     if sys.platform == "win32":
         yield
@@ -127,12 +126,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_json(fields: dict[str, Any], target: str) -> None:
-    """Writes JSON to a file, or to the screen in ASCII, which survives every console and pipe.
+def write_json(fields: Mapping[str, object], target: str) -> None:
+    """Writes JSON to a file, or to stdout in ASCII, which every console and pipe can show.
 
     Args:
         fields: What to write.
-        target: The file; ``-`` for the screen.
+        target: The file; ``-`` for stdout.
     """
     if target == "-":
         print(json.dumps(fields, indent=1))
@@ -141,14 +140,14 @@ def write_json(fields: dict[str, Any], target: str) -> None:
 
 
 def check_target(option: str, target: str | Path | None, ending: str, ours: bytes) -> None:
-    """Refuses, before the work, a file that cannot be written or that vitlora did not write.
+    """Refuses, before the work starts, a file that cannot be written or that is not vitlora's.
 
-    A slip of the shell's, as in ``--csv photos/*.jpg``, would otherwise cost a photo.
+    A mistake such as ``--csv photos/*.jpg`` would otherwise overwrite a photo.
 
     Args:
-        option: That names the file.
-        target: The file; ``-`` for the screen; None or nothing where none is asked for.
-        ending: That its name must have, such as ``.csv``; devices and pipes need none.
+        option: The option that names the file.
+        target: The file; ``-`` for stdout; None or empty if no file is asked for.
+        ending: Suffix that its name must have, such as ``.csv``; devices and pipes need none.
         ours: What stands near the start of such a file if an earlier run wrote it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The one place that looks at the machine: which device, which precision."""
+"""The one module that inspects the machine: which device, which precision."""
 
 import ctypes
 import gc
@@ -6,16 +6,17 @@ import os
 import platform
 import shutil
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from vitlora.errors import UsageError
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 PredictionPrecision = Literal["32", "bf16", "auto"]
 
-# how torch, its allocators and CUDA's libraries say it, in words of a plain RuntimeError
+# what a plain RuntimeError of torch, its allocators or CUDA's libraries says when memory is full
 _FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
@@ -25,7 +26,7 @@ def pick_device(name: str = "auto", option: str = "--device") -> torch.device:
     Args:
         name: ``auto``, or a torch device name such as ``cpu``, ``cuda`` or ``gpu``, ``cuda:1`` or
             ``mps``.
-        option: What the user sets it by.
+        option: The option that sets it, for the error message.
 
     Raises:
         UsageError: The named device is unknown or not on this machine.
@@ -51,11 +52,11 @@ def pick_device(name: str = "auto", option: str = "--device") -> torch.device:
 def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision:
     """Returns the precision to train in.
 
-    ``auto`` is bf16 where the chip computes in it (also CPUs with AVX512-BF16 or AMX), else fp16
-    on an older CUDA card (a GTX 16 aside), else fp32.
+    ``auto`` is bf16 if the chip computes in it (including CPUs with AVX512-BF16 or AMX), else fp16
+    on older CUDA cards (except the GTX 16 series), else fp32.
 
     Raises:
-        UsageError: ``asked`` is no known precision.
+        UsageError: ``asked`` is not a known precision.
     """
     if asked not in get_args(Precision):
         raise UsageError(
@@ -66,7 +67,7 @@ def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed"
-        # fp16 convolutions come out as NaN on GTX 16 cards: pytorch/pytorch issue 77955
+        # fp16 convolutions return NaN on GTX 16 cards: pytorch/pytorch issue 77955
         return "32-true" if " GTX 16" in torch.cuda.get_device_name(device) else "16-mixed"
     if device.type == "cpu" and _cpu_has_bf16():
         return "bf16-mixed"
@@ -74,10 +75,10 @@ def pick_precision(device: torch.device, asked: Precision = "auto") -> Precision
 
 
 def prediction_dtype(device: torch.device, asked: str = "32") -> torch.dtype:
-    """Returns the dtype to predict in; ``auto`` is bf16 where the chip computes in it, else fp32.
+    """Returns the dtype to predict in; ``auto`` is bf16 if the chip computes in it, else fp32.
 
     Raises:
-        UsageError: ``asked`` is no known precision.
+        UsageError: ``asked`` is not a known precision.
     """
     if asked not in get_args(PredictionPrecision):
         known = ", ".join(get_args(PredictionPrecision))
@@ -87,16 +88,16 @@ def prediction_dtype(device: torch.device, asked: str = "32") -> torch.dtype:
 
 
 def storage_dtype(precision: str) -> torch.dtype:
-    """Returns the dtype frozen weights are kept in: the one the matrix products run in.
+    """Returns the dtype to keep frozen weights in: the one the matrix products run in.
 
-    Autocast would otherwise cast every frozen fp32 weight again at each step and keep the copy
-    alive until the backward pass: about 170 MB for a ViT-B.
+    Otherwise autocast would cast every frozen fp32 weight at each step and keep the copy until the
+    backward pass: about 170 MB for a ViT-B.
     """
     return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
 
 
 def check_compiles(device: torch.device) -> None:
-    """Refuses torch.compile where what it needs is missing.
+    """Refuses torch.compile if what it needs is missing.
 
     Raises:
         UsageError: There is no C++ compiler for the CPU, or no triton for the GPU.
@@ -113,19 +114,19 @@ def check_compiles(device: torch.device) -> None:
         )
 
 
-def compile_blocks(module: Any) -> None:
-    """Compiles the blocks of a ViT of timm's, each by itself, once they are run."""
+def compile_blocks(module: nn.Module) -> None:
+    """Compiles each block of a timm ViT when it first runs."""
     # the blocks share one cache: a version for each kind of block, batch size and mode
     torch._dynamo.config.recompile_limit = 64  # pyright: ignore[reportAttributeAccessIssue]
-    for block in module.blocks:
+    for block in module.get_submodule("blocks").children():
         block.compile()
 
 
 def give_memory_back() -> None:
-    """Lets the memory of freed tensors return to the system at once, where the C library is glibc.
+    """Makes glibc return the memory of freed tensors to the system at once.
 
-    It would otherwise keep what was freed between tensors that live on: a fifth of the peak of a
-    4-bit ViT-L in training. Each large tensor then takes new pages, which costs some time.
+    By default it keeps gaps between tensors that are still in use: a fifth of the peak when a 4-bit
+    ViT-L is trained. In return, each large tensor takes new pages, which costs some time.
     """
     if platform.libc_ver()[0] == "glibc":
         threshold = -3  # M_MMAP_THRESHOLD of mallopt(3)
@@ -133,26 +134,26 @@ def give_memory_back() -> None:
 
 
 def keep_off_host_memory(device: torch.device) -> None:
-    """Lets CUDA run out of memory on Windows where it would go on in the host's.
+    """Makes CUDA on Windows report that its memory is full instead of using the host's.
 
-    NVIDIA's driver does so by default ("CUDA sysmem fallback policy"), and steps then take many
-    times as long without a word.
+    NVIDIA's driver falls back to host memory by default ("CUDA sysmem fallback policy"). Steps then
+    take many times as long, without a warning.
     """
     if device.type == "cuda" and platform.system() == "Windows":
         free, total = torch.cuda.mem_get_info(device)
-        there = free + torch.cuda.memory_reserved(device)
-        torch.cuda.set_per_process_memory_fraction(min(there / total, 1.0), device)
+        usable = free + torch.cuda.memory_reserved(device)
+        torch.cuda.set_per_process_memory_fraction(min(usable / total, 1.0), device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that the device, or the host, has no memory left."""
+    """Returns whether an error means that the device or the host has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
 
 
 def free_memory() -> None:
-    """Gives back what nothing refers to any more, to the system as well."""
+    """Frees everything that is no longer referred to, and returns cached memory to the system."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -161,7 +162,7 @@ def free_memory() -> None:
 
 
 def _exact(device: torch.device) -> torch.device:
-    """Keeps fp32 convolutions in fp32: by default cuDNN rounds what they multiply to TF32."""
+    """Keeps fp32 convolutions in fp32: by default cuDNN rounds their inputs to TF32."""
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return device

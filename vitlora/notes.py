@@ -1,6 +1,6 @@
-"""What a user should know beside the result, by ``logging``: the command line prints it.
+"""Messages for the user besides the result, sent with ``logging``; the command line prints them.
 
-A program that uses vitlora decides by itself what becomes of the logger ``vitlora``.
+A program that imports vitlora configures the logger ``vitlora`` as it likes.
 """
 
 import logging
@@ -11,7 +11,7 @@ logging.addLevelName(NOTE, "NOTE")
 
 
 def tell(text: str) -> None:
-    """Logs what is being done; the command line prints it as it is."""
+    """Logs what is being done; the command line prints the text unchanged."""
     LOG.info("%s", text)
 
 
@@ -21,5 +21,5 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Logs what makes a result mislead; the command line prints ``warning: ...`` to stderr."""
+    """Logs why a result may mislead; the command line prints ``warning: ...`` to stderr."""
     LOG.warning("%s", text)

@@ -1,27 +1,26 @@
-"""Configurations as text: scalars as they were typed, written so that they stay what they are.
+"""Configurations as text: scalars are kept as typed, and written so that they do not change.
 
-YAML takes ``yes``, ``012``, ``12:30`` and ``~`` for other things than text, and so are classes
-called. What a word means is for the option to say that it is given to: its type decides, as it does
-for a word on the command line.
+YAML does not read ``yes``, ``012``, ``12:30`` and ``~`` as text, but classes may have such names.
+The type of the option decides what a word means, as it does on the command line.
 """
 
 from typing import Any
 
 import yaml
 
-MODE = "as typed"  # jsonargparse's name for reading as ``as_typed`` does
+MODE = "as typed"  # the name under which jsonargparse knows ``as_typed``
 _MERGE = "tag:yaml.org,2002:merge"
-_UNTYPED = ("init_args", "dict_kwargs")  # of classes, whose options need not say what they take
+_UNTYPED = ("init_args", "dict_kwargs")  # options of classes, which may have no annotation
 
 
 class Scalar(str):
-    """A word that stood in YAML without quotes.
+    """A word without quotes in YAML.
 
     Attributes:
-        value: What YAML takes it for.
+        value: The value that YAML reads it as.
     """
 
-    value: Any
+    value: object
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
-        """Returns text; with what YAML takes it for if it had no quotes."""
+        """Returns the text; a ``Scalar`` if it had no quotes."""
         text = self.construct_scalar(node)
         if node.style is not None:
             return text
@@ -58,9 +57,9 @@ _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)
 
 class _Dumper(yaml.SafeDumper):
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Returns text, in quotes if it would be read as something else."""
+        """Returns the text, in quotes if it would be read as something else."""
         style = None if _value(data) == data else "'"
-        style = style if data.isprintable() else '"'  # the one in which escapes are read back
+        style = style if data.isprintable() else '"'  # only double quotes allow escapes
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
@@ -68,7 +67,7 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def read(text: str) -> Any:
-    """Returns what YAML holds, words without quotes as ``Scalar``.
+    """Parses YAML; words without quotes become ``Scalar``.
 
     Raises:
         yaml.YAMLError: It is not YAML.
@@ -76,8 +75,8 @@ def read(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def values(tree: Any) -> Any:
-    """Returns what ``read`` found as YAML means it."""
+def values(tree: object) -> Any:
+    """Returns a tree of ``read`` with the values that YAML gives its words."""
     if isinstance(tree, dict):
         return {str(key): values(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -85,8 +84,8 @@ def values(tree: Any) -> Any:
     return tree.value if isinstance(tree, Scalar) else tree
 
 
-def typed(tree: Any) -> Any:
-    """Returns what ``read`` found as it was typed; an option that is null is None."""
+def typed(tree: object) -> Any:
+    """Returns a tree of ``read`` with its words as they were typed; a null option is None."""
     if isinstance(tree, dict):
         return {
             str(key): None
@@ -100,7 +99,7 @@ def typed(tree: Any) -> Any:
 
 
 def as_typed(text: str) -> Any:
-    """Returns a word of the command line as jsonargparse wants it read.
+    """Reads a word of the command line for jsonargparse.
 
     Raises:
         yaml.YAMLError: It is not YAML.
@@ -114,22 +113,19 @@ def as_typed(text: str) -> Any:
     return typed(read(text)) if isinstance(value, dict | list) else value
 
 
-def write(value: Any) -> str:
-    """Returns plain values as YAML for people, which every loader reads as the same values."""
-    options: dict[str, Any] = {
-        "default_flow_style": False,
-        "allow_unicode": True,
-        "sort_keys": False,
-    }
-    return yaml.dump(value, Dumper=_Dumper, **options)
+def write(value: object) -> str:
+    """Returns plain values as readable YAML, which every loader reads as the same values."""
+    return yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
 
 
-def _value(text: str) -> Any:
-    """Returns what jsonargparse's YAML takes a word for."""
+def _value(text: str) -> object:
+    """Returns the value that jsonargparse's YAML gives a word."""
     from jsonargparse import get_loader
 
     try:
         value = get_loader("yaml")(text)
-    except (yaml.YAMLError, TypeError, UnicodeError):  # such as "?", which is not a mapping's key
+    except (yaml.YAMLError, TypeError, UnicodeError):  # such as a lone "?"
         return text
     return text if isinstance(value, dict | list) else value

@@ -16,7 +16,6 @@ from runs import BACKBONE
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vitlora.adapters.lora import peft_defaults
 from vitlora.backbones import load_backbone
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.bundle.lora_options import check_known
@@ -392,7 +391,7 @@ def test_newer_options_that_are_off_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_every_option_of_the_installed_peft_is_off_or_known() -> None:
-    check_known(peft_defaults())
+    check_known(LoraConfig().to_dict())
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 from io import BytesIO
 
-import pytest
 from PIL import Image
 from test_comparison import make
 
 from vitlora.studies.chart import _apart, chart
 from vitlora.studies.comparison import Failure, compare
-from vitlora.studies.table import clock, size, to_markdown
+from vitlora.studies.table import to_markdown
 
 
 def cells(text: str) -> list[list[str]]:
@@ -30,24 +29,6 @@ def test_table_has_a_line_for_each_method_and_no_empty_columns() -> None:
 def test_several_seeds_show_their_range() -> None:
     rows = compare([make("lora", range(10)), make("lora", range(20), seed=1)])
     assert "0.800 to 0.900" in to_markdown(rows, [])
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
-        (None, ""),
-        (999, "999 bytes"),
-        (9_512_345, "9.51 MB"),
-        (10**9, "1 GB"),
-        (343 * 10**6, "343 MB"),
-    ],
-)
-def test_sizes_are_in_powers_of_a_thousand(count: int | None, expected: str) -> None:
-    assert size(count) == expected
-
-
-def test_clock() -> None:
-    assert (clock(59.6), clock(61), clock(3725)) == ("1:00", "1:01", "1:02:05")
 
 
 def test_chart_is_a_picture_also_of_one_method_and_of_equal_costs() -> None:

@@ -406,7 +406,7 @@ def test_auto_says_what_does_not_fit(root, capsys):
         fit(root, cache="auto", cache_gb=1e-6, adapter=LinearProbe())
     assert parts == []
     assert (
-        "off: 6 of 6 blocks, 2 views of 6 pictures for 3 epochs: 12 kB, but trainer.cache_gb "
+        "off: 6 of 6 blocks, 2 views of 6 pictures for 3 epochs: 11.5 kB, but trainer.cache_gb "
         "allows 1 kB" in capsys.readouterr().out
     )
 
@@ -414,7 +414,7 @@ def test_auto_says_what_does_not_fit(root, capsys):
 def test_memory_that_is_not_there_is_refused(root):
     with (
         patch("psutil.virtual_memory") as memory,
-        pytest.raises(UsageError, match="has room for 0"),
+        pytest.raises(UsageError, match="has room for 50 B"),
     ):
         memory.return_value.available = 100
         fit(root, cache="memory", adapter=LinearProbe())

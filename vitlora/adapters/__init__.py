@@ -1,4 +1,4 @@
-"""What is trained: LoRA, or one of its two baselines."""
+"""What is trained: LoRA, or one of two baselines."""
 
 from vitlora.adapters.adapter import Adapter, count_trainable
 from vitlora.adapters.baselines import FullFineTuning, LinearProbe

@@ -1,4 +1,4 @@
-"""The two baselines LoRA stands between: the head alone, and everything."""
+"""The two baselines for LoRA: training only the head, and training everything."""
 
 from torch import nn
 
@@ -19,12 +19,12 @@ class _WithoutLora(Adapter):
 
 
 class LinearProbe(_WithoutLora):
-    """Linear probe: the backbone stays frozen, only the head is trained."""
+    """Linear probe: only the head is trained; the backbone stays frozen."""
 
     def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
-        """Returns the backbone with nothing but its head trainable."""
+        """Returns the backbone with only its head trainable."""
         backbone.module.requires_grad_(False)
-        backbone.module.head.requires_grad_(True)  # pyright: ignore[reportArgumentType]
+        backbone.module.get_submodule("head").requires_grad_(True)
         return backbone.module
 
 
@@ -34,5 +34,5 @@ class FullFineTuning(_WithoutLora):
     freezes_base = False
 
     def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
-        """Returns the backbone with everything trainable."""
+        """Returns the backbone with all parameters trainable."""
         return backbone.module.requires_grad_(True)

@@ -1,8 +1,8 @@
 """LoRA's arithmetic for training: the update is added in place, and few activations are kept.
 
-PEFT computes ``base(x) + B(A(x)) * scaling`` out of separate operations, each of which reads and
+PEFT computes ``base(x) + B(A(x)) * scaling`` as separate operations, and each of them reads and
 writes a tensor as large as the layer's output. Here the low-rank product is accumulated into the
-base's, forward and backward, which takes the same FLOPs in fewer passes over memory: a ViT's
+base's product, forward and backward. The FLOPs are the same, with fewer passes over memory: a ViT's
 layers are so narrow that the passes cost more than the products.
 """
 
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import nn
 
-from vitlora.quantization import is_quantized
+from vitlora.quantization import weight_of
 
 
 class FusedLinear(Linear):
-    """PEFT's LoRA layer with another forward pass; its parameters and files are PEFT's own."""
+    """PEFT's LoRA layer with a faster forward pass; parameters and files are PEFT's own."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Returns ``x @ (W + scaling * B @ A).T + bias`` for ``x`` of ``(..., in_features)``."""
@@ -27,14 +27,14 @@ class FusedLinear(Linear):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         a, b = self.lora_A["default"].weight, self.lora_B["default"].weight
         tokens = x.reshape(-1, x.shape[-1])  # (T, in)
-        product: Any = _FusedProduct.apply(
+        product: torch.Tensor = _FusedProduct.apply(
             tokens, a, b, self.base_layer.bias, self.base_layer, self.scaling["default"], dtype
         )
         return product.view(*x.shape[:-1], -1)
 
 
 class _FusedProduct(torch.autograd.Function):
-    """The layer's output; kept for the backward pass are its input and the low-rank product."""
+    """The layer's output; keeps its input and the low-rank product for the backward pass."""
 
     @staticmethod
     def forward(
@@ -50,7 +50,7 @@ class _FusedProduct(torch.autograd.Function):
         ctx.base, ctx.scaling, ctx.dtype = base, scaling, tokens.dtype
         tokens = tokens.to(dtype)
         low = tokens @ a.to(dtype).T  # (T, rank)
-        y = F.linear(tokens, _weight(base, dtype), None if bias is None else bias.to(dtype))
+        y = F.linear(tokens, weight_of(base).to(dtype), None if bias is None else bias.to(dtype))
         ctx.save_for_backward(tokens, low, a, b)
         return y.addmm_(low, (b * scaling).to(dtype).T)
 
@@ -61,14 +61,9 @@ class _FusedProduct(torch.autograd.Function):
         dlow = dy @ (b * ctx.scaling).to(dy.dtype)  # (T, rank)
         dx = dbias = None
         if ctx.needs_input_grad[0]:
-            dx = (dy @ _weight(ctx.base, dy.dtype)).addmm_(dlow, a.to(dy.dtype)).to(ctx.dtype)
+            dx = (dy @ weight_of(ctx.base).to(dy.dtype)).addmm_(dlow, a.to(dy.dtype)).to(ctx.dtype)
         if ctx.needs_input_grad[3]:
             dbias = dy.sum(0)
         da = (dlow.T @ tokens).to(a.dtype)
         db = (low.T @ dy).T.to(b.dtype) * ctx.scaling
         return dx, da, db, dbias, None, None, None
-
-
-def _weight(base: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Returns the frozen weight ``(out, in)``, unpacked if it is kept in 4 bits."""
-    return (base.dequantized() if is_quantized(base) else base.weight).to(dtype)

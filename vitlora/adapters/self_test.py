@@ -1,4 +1,4 @@
-"""Proof before the first step that every trainable tensor is reached by the gradient."""
+"""Checks before the first step that the gradient reaches every trainable tensor."""
 
 import torch
 from torch import nn
@@ -9,9 +9,9 @@ from vitlora.errors import AdapterError
 def gradient_self_test(network: nn.Module, images: torch.Tensor) -> int:
     """Runs one small backward pass and returns how many trainable tensors it reached.
 
-    A tensor whose gradient is None was never used: its layer is bypassed and would stay at its
-    initialisation without a word. (A gradient of zero says nothing: LoRA's B starts at zero, so
-    A's first gradient is zero.) Gradients, training mode and random state are left as they were.
+    A tensor whose gradient is None was never used: its layer is bypassed, and training would not
+    change it. (A gradient of zero proves nothing: LoRA's B starts at zero, so A's first gradient is
+    zero.) The gradients, the training mode and the random state are restored at the end.
 
     Args:
         network: The network to train; its output is ``(B, classes)``.

@@ -1,9 +1,9 @@
-"""Which layers LoRA adapts, each with what rank, and how PEFT is told."""
+"""Which layers LoRA adapts, with what rank, and how to tell PEFT."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from vitlora.adapters.adapter import HeadMode
 from vitlora.backbones import ROLES, Backbone
@@ -18,15 +18,15 @@ _PARTS = ("attention.q", "attention.k", "attention.v")  # thirds of a fused atte
 
 @dataclass(frozen=True)
 class Targets:
-    """The layers to adapt, by their roles; ``Lora`` describes its options of these names.
+    """The layers to adapt, by their roles; ``Lora`` documents the options of the same names.
 
     Attributes:
-        roles: Its ``targets``.
-        last_blocks: Only so many blocks, counted from the head; None for all.
-        rank: Of most layers.
-        alpha: Of all layers.
+        roles: ``Lora.targets``.
+        last_blocks: Number of adapted blocks, counted from the head; None for all.
+        rank: Rank of all layers that ``ranks`` does not name.
+        alpha: Alpha of all layers.
         ranks: Other ranks, by role, block, or both.
-        variant: rslora scales by a root.
+        variant: The variant; rslora scales by the root of the rank.
     """
 
     roles: tuple[str, ...]
@@ -37,10 +37,10 @@ class Targets:
     variant: Variant
 
     def __post_init__(self) -> None:
-        """Refuses what no backbone can have.
+        """Checks the options that do not depend on the backbone.
 
         Raises:
-            UsageError: A role is unknown, or does not go with another or with the variant.
+            UsageError: A role is unknown, or does not go with another one or with the variant.
         """
         for target in self.roles:
             if target not in _TARGETS:
@@ -64,11 +64,11 @@ class Targets:
                 raise UsageError(f"model.adapter ranks has {name}: {rank}; expected at least 1")
 
     def plan(self, backbone: Backbone, head: HeadMode) -> dict[str, tuple[int, float]]:
-        """Returns rank and alpha of each adapted layer by its path.
+        """Returns the path of each adapted layer -> its rank and alpha.
 
         Raises:
             AdapterError: The backbone has fewer blocks than asked for.
-            UsageError: There is nothing to adapt, or ``ranks`` fits nothing.
+            UsageError: There is nothing to adapt, or ``ranks`` names no adapted layer.
         """
         if self.last_blocks is not None and self.last_blocks > backbone.num_blocks:
             raise AdapterError(
@@ -79,7 +79,7 @@ class Targets:
         used: set[str] = set()
         for role in self.roles:
             for path in backbone.layers(role, self.last_blocks):
-                # q, k and v of a fused layer share one wide A, each its own part of it
+                # q, k and v of a fused layer share one wide A; each uses its own part of it
                 count = len(self.parts(path)) or 1
                 rank = self._rank(path, role, used)
                 if path in plan and plan[path][0] != count * rank:
@@ -111,14 +111,23 @@ class Targets:
         return self.ranks[names[-1]] if names else self.rank
 
     def parts(self, path: str) -> list[int]:
-        """Returns which thirds of a layer are adapted, 0 to 2; none means the whole layer."""
+        """Returns which thirds of a layer are adapted, 0 to 2; empty for the whole layer."""
         if not path.endswith(".qkv"):
             return []
         return [index for index, part in enumerate(_PARTS) if part in self.roles]
 
 
-def peft_ranks(plan: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
-    """Returns rank and alpha as PEFT wants them: one for most layers, patterns for others."""
+class PeftRanks(TypedDict):
+    """Options of PEFT's ``LoraConfig``: one rank and alpha, and patterns for other layers."""
+
+    r: int
+    lora_alpha: float
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+
+
+def peft_ranks(plan: Mapping[str, tuple[int, float]]) -> PeftRanks:
+    """Returns the ranks and alphas of layers as PEFT's options."""
     rank, alpha = next(iter(plan.values()))
     others: dict[tuple[int, float], list[str]] = {}
     for path, values in plan.items():

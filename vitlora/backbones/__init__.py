@@ -1,4 +1,4 @@
-"""Where a Vision Transformer comes from: timm, torchvision, or vitlora itself."""
+"""Where Vision Transformers come from: timm, torchvision, or vitlora itself."""
 
 from vitlora.backbones.backbone import (
     BLOCK_ROLES,
@@ -10,12 +10,14 @@ from vitlora.backbones.backbone import (
     outline,
 )
 from vitlora.backbones.lean import answer_from_class_token, stream_in_bf16
+from vitlora.backbones.source import as_vit
 
 __all__ = [
     "BLOCK_ROLES",
     "ROLES",
     "Backbone",
     "answer_from_class_token",
+    "as_vit",
     "features_and_logits",
     "load_backbone",
     "open_backbone",

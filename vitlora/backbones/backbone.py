@@ -1,4 +1,4 @@
-"""One record for every Vision Transformer, wherever it comes from."""
+"""One record for every Vision Transformer, whatever its source."""
 
 import re
 from collections.abc import Callable
@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from vitlora.backbones import micro, timm, torchvision
-from vitlora.backbones.source import Source, StateDict, on_meta
+from vitlora.backbones.source import Source, StateDict, as_vit, on_meta
 from vitlora.backbones.weights import (
     INDEX,
     Tensors,
@@ -26,19 +25,19 @@ from vitlora.backbones.weights import (
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
-# What a linear layer does -> where it sits. `\d+` stands for the block. Where q, k and v share one
-# layer, that layer plays the role of each.
+# What a linear layer does -> where it sits. `\d+` is the block. If q, k and v share one layer, it
+# has the role of each.
 ROLES = {
     "attention.qkv": r"blocks.\d+.attn.(qkv|[qkv]_proj)",
     "attention.q": r"blocks.\d+.attn.(qkv|q_proj)",
     "attention.k": r"blocks.\d+.attn.(qkv|k_proj)",
     "attention.v": r"blocks.\d+.attn.(qkv|v_proj)",
     "attention.proj": r"blocks.\d+.attn.proj",
-    "mlp.fc1": r"blocks.\d+.mlp.fc1(_[gx])?",  # gate and value, where SwiGLU keeps them apart
+    "mlp.fc1": r"blocks.\d+.mlp.fc1(_[gx])?",  # SwiGLU may have two: gate and value
     "mlp.fc2": r"blocks.\d+.mlp.fc2",
     "head": "head",
 }
-# Together every linear layer of a block, each once.
+# These roles cover each linear layer of a block once.
 BLOCK_ROLES = ("attention.qkv", "attention.proj", "mlp.fc1", "mlp.fc2")
 
 _SOURCES = {"timm": timm.find, "torchvision": torchvision.find, "vitlora": micro.find}
@@ -46,16 +45,16 @@ _SOURCES = {"timm": timm.find, "torchvision": torchvision.find, "vitlora": micro
 
 @dataclass
 class Backbone:
-    """A Vision Transformer with what the rest of vitlora needs to know of it.
+    """A Vision Transformer, and what the rest of vitlora needs to know about it.
 
     Attributes:
         id: ``source/model.tag``.
         module: timm's ``VisionTransformer``, ``Eva`` or ``Beit`` with a fresh head, all zeros.
-        preprocessing: What the weights want of a picture.
-        digest: SHA-256 of the weights as they came, the head left out; empty before ``load``.
-        weights: The file the weights are read from; None for a random start.
-        read: Opens the weights, by timm's names.
-        stored: What ``load`` is to fill the module with; None once it did.
+        preprocessing: How the weights expect pictures to be prepared.
+        digest: SHA-256 of the original weights without the head; empty before ``load``.
+        weights: The file with the weights; None for a random start.
+        read: Opens the weights; the names are timm's.
+        stored: The weights that ``load`` puts into the module; None after that.
     """
 
     id: str
@@ -69,17 +68,17 @@ class Backbone:
     @property
     def num_blocks(self) -> int:
         """Number of transformer blocks."""
-        return len(self.module.blocks)  # pyright: ignore[reportArgumentType]
+        return len(as_vit(self.module).blocks)
 
     def load(self, keep: Callable[[str], None] | None = None) -> None:
         """Fills the module, one tensor at a time, in the order of their names.
 
         Args:
-            keep: Called with the path of each part of the module that has tensors of its own, once
-                they are there in fp32: the time to keep them in fewer bits.
+            keep: Called with the path of each submodule when its own tensors are loaded, in fp32;
+                it may then store them in fewer bits.
 
         Raises:
-            BackboneError: A file changed meanwhile, or a buffer cannot be computed.
+            BackboneError: A file changed since it was opened, or a buffer cannot be computed.
         """
         if self.stored is not None:
             self.digest = fill(self.module, self.stored, keep)
@@ -91,12 +90,12 @@ class Backbone:
                 keep(path)
 
     def original(self) -> Tensors:
-        """Returns the weights as they came, by timm's names, each read when it is asked for."""
+        """Returns the original weights by timm's names; each is read when it is used."""
         return Tensors(self.read())
 
     def never_decayed(self) -> set[int]:
-        """Returns the ``id`` of each parameter that timm exempts from weight decay by its name."""
-        exempt: set[str] = self.module.no_weight_decay()  # pyright: ignore
+        """Returns the ``id`` of each parameter that timm exempts from weight decay."""
+        exempt = as_vit(self.module).no_weight_decay()
         return {id(p) for name, p in self.module.named_parameters() if name in exempt}
 
     def layers(self, role: str, last_blocks: int | None = None) -> list[str]:
@@ -104,10 +103,10 @@ class Backbone:
 
         Args:
             role: A key of ``ROLES``.
-            last_blocks: How many blocks, counted from the head; None for all.
+            last_blocks: Number of blocks, counted from the head; None for all.
 
         Raises:
-            BackboneError: The role is unknown, or no linear layer of the module plays it.
+            BackboneError: The role is unknown, or no linear layer of the module has it.
         """
         if role not in ROLES:
             raise BackboneError(
@@ -139,13 +138,13 @@ def load_backbone(
         name: ``source/model[.tag]``; the sources are timm, torchvision and vitlora.
         num_classes: Outputs of the fresh head.
         weights: A .safetensors file, the folder or the index of a sharded one, a .pth (read without
-            running any code in it), ``none`` for a random start that is the same every time, or
-            None for the source's own file.
-        image_size: Side of the input in pixels, a multiple of the patch size; None for the
-            weights' own. The position embedding is resampled.
+            running code in it), ``none`` for a random start that is the same every time, or None
+            for the source's own file.
+        image_size: Side of the input in pixels, a multiple of the patch size; None for the size of
+            the weights. The position embedding is resampled.
 
     Raises:
-        BackboneError: An unknown name, weights that cannot be had or do not fit, a bad image size.
+        BackboneError: An unknown name, missing weights, weights that do not fit, a bad image size.
     """
     backbone = open_backbone(name, num_classes, weights, image_size)
     backbone.load()
@@ -158,7 +157,7 @@ def open_backbone(
     weights: str | Path | None = None,
     image_size: int | None = None,
 ) -> Backbone:
-    """Returns a backbone whose module has no memory yet; its weights are known to fit.
+    """Returns a backbone whose module is still on the meta device; its weights are known to fit.
 
     ``Backbone.load`` fills it. Arguments and errors are those of ``load_backbone``.
     """
@@ -172,19 +171,19 @@ def open_backbone(
     check_fits(stored, module, f"{file} does not hold the weights of {source.id}")
     size = image_size or source.preprocessing.image_size
     _check_image_size(source, module, size)
-    seen = source.preprocessing.at(size)
-    return Backbone(source.id, module, seen, "", file, partial(_read, source, file), stored)
+    preprocessing, read = source.preprocessing.at(size), partial(_read, source, file)
+    return Backbone(source.id, module, preprocessing, "", file, read, stored)
 
 
 def outline(
     name: str, num_classes: int, weights: object = None, image_size: int | None = None
 ) -> Backbone:
-    """Returns a backbone of shapes alone, on the meta device, for the memory plan.
+    """Returns a backbone without weights, on the meta device, for the memory plan.
 
     Args:
         name: As for ``load_backbone``.
         num_classes: Outputs of the head.
-        weights: Not looked at.
+        weights: Ignored; ``open_backbone`` has the same arguments.
         image_size: As for ``load_backbone``.
 
     Raises:
@@ -203,19 +202,19 @@ def outline(
 def features_and_logits(
     module: nn.Module, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns what the head of a plain ViT is given, ``(B, D)``, and its logits ``(B, C)``, fp32.
+    """Returns the head's input ``(B, D)`` and the logits ``(B, C)`` of a plain ViT, fp32.
 
     Args:
-        module: timm's, in evaluation mode.
+        module: timm's ViT, in evaluation mode.
         images: ``(B, 3, H, W)``, normalised, on the module's device.
     """
-    vit: Any = module
+    vit = as_vit(module)
     features = vit.forward_head(vit.forward_features(images), pre_logits=True)
     return features.float(), vit.head(features).float()
 
 
 def find_source(name: str) -> Source:
-    """Returns what is known of a backbone before anything is downloaded.
+    """Returns what is known about a backbone before anything is downloaded.
 
     Raises:
         BackboneError: No source has such a model.
@@ -242,7 +241,7 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
         return file
     try:
         return source.fetch()
-    # huggingface_hub and urllib raise many kinds of error for "no network"; all mean the same here
+    # without a network, huggingface_hub and urllib raise many kinds of errors
     except Exception as error:
         raise BackboneError(
             f"the weights of {source.id} are not on this machine and could not be downloaded "
@@ -252,7 +251,7 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
 
 
 def _read(source: Source, file: Path | None, module: nn.Module | None = None) -> Weights:
-    """Opens weights by timm's names; None for the file is a random start."""
+    """Opens weights by timm's names; a file of None means a random start."""
     if file is None:
         return dict(_random_start(source))
     if module is None:
@@ -269,7 +268,7 @@ def _random_start(source: Source) -> StateDict:
 
 
 def _fill_buffers(name: str, module: nn.Module) -> None:
-    """Computes the buffers that no file holds, such as rotary angles; timm's parts know how."""
+    """Computes the buffers that no file holds, such as rotary angles, by timm's own methods."""
     for part in module.modules():
         if hasattr(part, "init_non_persistent_buffers"):
             for key, buffer in part.named_buffers(recurse=False):
@@ -279,13 +278,13 @@ def _fill_buffers(name: str, module: nn.Module) -> None:
     for key, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.is_meta:
             raise BackboneError(
-                f"{name} keeps '{key}' out of its weights and does not tell how to compute "
-                "it; take another model.backbone"
+                f"the weights of {name} do not contain '{key}', and timm cannot compute it; take "
+                "another model.backbone"
             )
 
 
 def _check_image_size(source: Source, module: nn.Module, size: int) -> None:
-    patch = module.patch_embed.patch_size[0]  # pyright: ignore
+    patch = as_vit(module).patch_embed.patch_size[0]
     if size < patch or size % patch:
         raise BackboneError(
             f"model.image_size is {size}; {source.id} takes multiples of its {patch}-pixel patch"
@@ -293,5 +292,6 @@ def _check_image_size(source: Source, module: nn.Module, size: int) -> None:
 
 
 def _set_image_size(module: nn.Module, size: int) -> None:
-    if module.patch_embed.img_size != (size, size):  # pyright: ignore
-        module.set_input_size(img_size=(size, size))  # pyright: ignore[reportCallIssue]
+    vit = as_vit(module)
+    if vit.patch_embed.img_size != (size, size):
+        vit.set_input_size(img_size=(size, size))

@@ -1,46 +1,46 @@
-"""What a Vision Transformer need not compute, and need not keep in full."""
-
-from typing import Any
+"""Leaves out what a Vision Transformer need not compute or keep in full precision."""
 
 import torch
 from torch import nn
 
+from vitlora.backbones.source import as_vit
+
 
 def answer_from_class_token(module: nn.Module) -> None:
-    """Lets the last block compute what comes after its attention for the class token alone.
+    """Makes the last block compute only the class token after its attention.
 
-    Where the head is given the class token, nothing reads the other tokens of the last block, and
-    nearly three quarters of its work were for them. The class token's value is the same.
+    If the head reads only the class token, nothing uses the other tokens of the last block, which
+    take nearly three quarters of its work. The class token's value does not change.
 
     Args:
-        module: timm's ``VisionTransformer``, ``Eva`` or ``Beit``, its adapters in place. One that
-            pools several tokens is left as it is.
+        module: timm's ``VisionTransformer``, ``Eva`` or ``Beit``, with its adapters. A module that
+            pools several tokens does not change.
     """
-    vit: Any = module
+    vit = as_vit(module)
     if vit.global_pool != "token":
         return
     block = vit.blocks[-1]
-    block.attn.proj.register_forward_pre_hook(_first_token_in)
-    # added to the class token's update, the other tokens are wrong from here on, and cut off below
-    block.mlp.register_forward_pre_hook(_first_token_in)
+    block.get_submodule("attn.proj").register_forward_pre_hook(_first_token_in)
+    # the residual sum broadcasts the class token's update to all tokens; the others are dropped
+    block.get_submodule("mlp").register_forward_pre_hook(_first_token_in)
     block.register_forward_hook(_first_token_out)
 
 
 def stream_in_bf16(module: nn.Module) -> None:
-    """Lets tokens run from block to block in bf16 where autocast runs the layers in bf16.
+    """Passes tokens from block to block in bf16 if autocast runs the layers in bf16.
 
-    Autocast leaves the sum of all blocks' outputs in fp32, so that each norm keeps its input in
-    fp32 for the backward pass, and each layer casts. On CUDA it would cast the norms' inputs back
-    to fp32; timm's norms have a switch for that.
+    Autocast alone keeps the residual stream in fp32: each norm saves its input in fp32 for the
+    backward pass, and each layer casts. On CUDA it would also cast the norms' inputs back to fp32,
+    unless timm's norms are told not to.
 
     Args:
-        module: timm's ViT, about to be trained under autocast in bf16.
+        module: timm's ViT, to be trained under autocast in bf16.
     """
-    vit: Any = module
+    vit = as_vit(module)
     vit.blocks[0].register_forward_pre_hook(_as_autocast)
     for part in (*vit.blocks.modules(), *vit.norm.modules()):
         if hasattr(part, "_fast_norm"):
-            part._fast_norm = True
+            part._fast_norm = True  # pyright: ignore[reportArgumentType]
 
 
 def _as_autocast(
@@ -53,8 +53,8 @@ def _as_autocast(
 
 
 def _first_token_in(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-    return (inputs[0][:, :1].contiguous(),)  # else the layer would keep all tokens
+    return (inputs[0][:, :1].contiguous(),)  # a view would keep all tokens in memory
 
 
-def _first_token_out(layer: nn.Module, inputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+def _first_token_out(layer: nn.Module, inputs: object, tokens: torch.Tensor) -> torch.Tensor:
     return tokens[:, :1].contiguous()

@@ -1,4 +1,4 @@
-"""The micro-ViT that ships with vitlora, pre-trained on drawn pictures (see ``pretraining/``)."""
+"""The micro-ViT that ships with vitlora, pretrained on drawn pictures (see ``pretraining/``)."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""The paths of layers as one regular expression, as adapters name them to PEFT."""
+"""The paths of layers as one regular expression for PEFT."""
 
 import re
 from collections.abc import Iterable
 
 
 def anchored_pattern(layers: Iterable[str]) -> str:
-    """Returns a short regular expression that fully matches the given module paths, no others.
+    """Returns a short regular expression that fully matches the given module paths and no others.
 
-    PEFT takes a list for suffixes, so that ``proj`` would hit ``patch_embed.proj`` too.
+    PEFT would read a list as suffixes: ``proj`` would also match ``patch_embed.proj``.
     """
     blocks: dict[str, list[str]] = {}
     for layer in layers:

@@ -1,12 +1,13 @@
-"""What every source of backbones tells about one model, before anything is downloaded."""
+"""What a source of backbones knows about one model before anything is downloaded."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -14,7 +15,7 @@ from vitlora.data.preprocessing import Preprocessing
 
 StateDict = dict[str, torch.Tensor]
 
-# what first weights are drawn with
+# the operations that initialise weights
 _DRAWS = ("uniform_", "normal_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_")
 
 
@@ -24,11 +25,11 @@ class Source:
 
     Attributes:
         id: Canonical name, ``source/model.tag``.
-        build: Number of classes -> timm's model at the weights' own image size, untrained. Runs
-            under ``torch.device("meta")`` too.
-        preprocessing: What these weights were evaluated with.
+        build: Number of classes -> timm's untrained model at the weights' own image size. Also
+            works under ``torch.device("meta")``.
+        preprocessing: The preprocessing these weights were evaluated with.
         fetch: Returns the weights' file on this disk: from the cache, else downloaded.
-        url: Where a person can get that file by hand.
+        url: Where to get that file by hand.
         convert: The file's tensors -> timm's names.
     """
 
@@ -42,13 +43,18 @@ class Source:
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Lets networks be built without memory, and without the drawing of their first weights.
+    """Builds networks on the meta device, without memory and without initial weights.
 
-    There is nothing to draw, and on the meta device the attempt is slow Python that imports torch's
-    compiler: a quarter of a second for a ViT-Tiny, two with the import.
+    Initialising meta tensors has no effect, but runs slow Python that imports torch's compiler: a
+    quarter of a second for a ViT-Tiny, two seconds with the import.
     """
     with torch.device("meta"), _Undrawn():
         yield
+
+
+def as_vit(module: nn.Module) -> VisionTransformer:
+    """Returns the module, typed as timm's ViT; ``Eva`` and ``Beit`` share its interface."""
+    return cast(VisionTransformer, module)
 
 
 class _Undrawn(TorchFunctionMode):
@@ -56,7 +62,7 @@ class _Undrawn(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        drawn = args[0] if args else given.get("tensor")  # torch.nn.init names it
+        drawn = args[0] if args else given.get("tensor")  # torch.nn.init's name for it
         if getattr(func, "__name__", "") in _DRAWS and drawn is not None and drawn.is_meta:
             return drawn
         return func(*args, **given)

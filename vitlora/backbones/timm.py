@@ -1,7 +1,7 @@
-"""timm's Vision Transformers of plain blocks: ``timm/<architecture>[.<tag>]``.
+"""timm's plain Vision Transformers: ``timm/<architecture>[.<tag>]``.
 
-Three of timm's classes cover them: ``VisionTransformer`` (AugReg, DeiT, MAE, CLIP, SigLIP, DINOv2),
-``Eva`` (EVA, EVA-02, DINOv3, Perception Encoder) and ``Beit``.
+They have three classes: ``VisionTransformer`` (AugReg, DeiT, MAE, CLIP, SigLIP, DINOv2), ``Eva``
+(EVA, EVA-02, DINOv3, Perception Encoder) and ``Beit``.
 """
 
 import socket
@@ -29,11 +29,11 @@ from timm.models import (
 )
 from torch import nn
 
-from vitlora.backbones.source import Source, StateDict, on_meta
+from vitlora.backbones.source import Source, StateDict, as_vit, on_meta
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 
-# timm's class -> what renames the tensors of a file, also of an original one, as that class does
+# timm's class -> its function that renames the tensors of a file, also of an original checkpoint
 _FAMILIES: dict[type[nn.Module], Callable[..., StateDict]] = {
     vision_transformer.VisionTransformer: partial(
         vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True
@@ -49,7 +49,7 @@ def find(name: str) -> Source:
     """Returns the source of a timm model, ``<architecture>[.<tag>]``.
 
     Raises:
-        BackboneError: timm does not know the name, or it is no ViT of a supported family.
+        BackboneError: timm does not know the name, or it is not a ViT of a supported family.
     """
     architecture, _, tag = name.partition(".")
     if not is_model(architecture):
@@ -85,14 +85,14 @@ def find(name: str) -> Source:
 def _fetch(repo: str, file: str) -> Path:
     with suppress(LocalEntryNotFoundError):
         return Path(hf_hub_download(repo, file, local_files_only=True))
-    if not getproxies():  # without a network the hub's client would try for half a minute
+    if not getproxies():  # fails at once without a network; the hub's client tries for 30 seconds
         socket.getaddrinfo(urlparse(ENDPOINT).hostname, 443)
     return Path(hf_hub_download(repo, file))
 
 
 def _build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Returns timm's untrained model; ``options`` are arguments of its class."""
-    module: Any = create_model(name, pretrained=False, num_classes=num_classes, **options)
+    module = create_model(name, pretrained=False, num_classes=num_classes, **options)
     if odd := _odd_part(module):
         raise BackboneError(
             f"model.backbone 'timm/{name}' is not supported (it has timm's {odd}); take a Vision "
@@ -101,29 +101,30 @@ def _build(name: str, num_classes: int, **options: Any) -> nn.Module:
             "beitv2_*, eva_* or eva02_*"
         )
     for part in module.modules():
-        # Eva and Beit would else read the weight of qkv past the layer, and past its adapter
+        # otherwise Eva and Beit use the weight of qkv directly and bypass the layer's adapter
         if hasattr(part, "qkv_bias_separate"):
-            part.qkv_bias_separate = True
+            part.qkv_bias_separate = True  # pyright: ignore[reportArgumentType]
     return module
 
 
-def _odd_part(module: Any) -> str | None:
-    """Returns the class that keeps a model from being supported; None for a supported one."""
+def _odd_part(module: nn.Module) -> str | None:
+    """Returns the class that makes a model unsupported; None for a supported model."""
     if type(module) not in _FAMILIES:
         return type(module).__name__
-    if not isinstance(module.patch_embed, PatchEmbed):  # a convolutional network comes first
-        return type(module.patch_embed).__name__
-    for block in module.blocks:
-        if not (hasattr(block, "attn") and hasattr(block, "mlp")):  # side by side or fused
+    vit = as_vit(module)
+    if not isinstance(vit.patch_embed, PatchEmbed):  # a convolutional stem
+        return type(vit.patch_embed).__name__
+    for block in vit.blocks:
+        if not (hasattr(block, "attn") and hasattr(block, "mlp")):  # parallel or fused
             return type(block).__name__
-    if not isinstance(module.head, nn.Linear | nn.Identity):  # the latter for no classes
-        return type(module.head).__name__
+    if not isinstance(vit.head, nn.Linear | nn.Identity):  # Identity if there are no classes
+        return type(vit.head).__name__
     return None
 
 
 def _convert(name: str, state: StateDict, module: nn.Module) -> StateDict:
-    """Renames older tensors as timm does, which would resample patches without a word."""
-    expected: tuple[int, int] = module.patch_embed.patch_size  # pyright: ignore
+    """Renames older tensors as timm does; timm would also resample patches without a warning."""
+    expected = as_vit(module).patch_embed.patch_size
     for key, value in state.items():
         patch = tuple(value.shape[2:])
         if key.endswith(_PATCHES) and value.ndim == 4 and patch != expected:
@@ -132,11 +133,11 @@ def _convert(name: str, state: StateDict, module: nn.Module) -> StateDict:
                 f"patches of {expected[0]}"
             )
     try:
-        with redirect_stdout(None):  # it prints the names it does not find
+        with redirect_stdout(None):  # timm prints the names it does not find
             renamed = _FAMILIES[type(module)](state, module)
-    except Exception as error:  # whatever timm's renaming meets first in tensors not made for it
+    except Exception as error:  # timm's renaming fails in many ways on tensors of other models
         reason = str(error).partition("\n")[0]
         raise BackboneError(f"model.weights does not fit timm/{name}: {reason}") from None
-    if getattr(module, "attn_pool", None) is None:  # SigLIP's, which timm's *_gap models do without
+    if getattr(module, "attn_pool", None) is None:  # SigLIP's; timm's *_gap models do not use it
         renamed = {k: v for k, v in renamed.items() if not k.startswith("attn_pool.")}
     return renamed

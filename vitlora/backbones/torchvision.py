@@ -1,7 +1,7 @@
 """torchvision's Vision Transformers in timm's architecture: ``torchvision/vit_b_16[.<WEIGHTS>]``.
 
-The weights are torchvision's, the arithmetic is timm's, so there is one attention implementation
-and every projection is an ``nn.Linear`` that is really called. torchvision packs q, k and v in an
+The weights are torchvision's, the code is timm's. So there is one attention implementation, and
+every projection is an ``nn.Linear`` that is called as a module. torchvision packs q, k and v in an
 ``nn.MultiheadAttention``, whose ``out_proj`` is never called as a module.
 """
 
@@ -86,9 +86,9 @@ def find(name: str) -> Source:
 
 
 def to_timm(state: StateDict, module: nn.Module | None = None) -> StateDict:
-    """Renames torchvision's ViT tensors to timm's; no value changes.
+    """Renames the tensors of torchvision's ViTs to timm's names; the values do not change.
 
-    A file that already has timm's names passes through.
+    Tensors that already have timm's names are returned as they are.
 
     Raises:
         BackboneError: A tensor that torchvision's ViTs do not have.
@@ -116,7 +116,7 @@ def _fetch(url: str) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        # the file's name ends in the first digits of its SHA-256, as torch.hub expects
+        # the file name ends with the first digits of its SHA-256; torch.hub checks them
         digits = file.stem.rpartition("-")[2]
         torch.hub.download_url_to_file(url, str(file), hash_prefix=digits)
     return file

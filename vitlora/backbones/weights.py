@@ -1,7 +1,7 @@
 """Weights on disk: one file or sharded safetensors, read one tensor at a time.
 
-Tensors are read, not mapped: the pages of a mapped file count as memory of the process, and
-safetensors maps it privately, which Linux refuses for a file larger than its memory.
+Tensors are read, not memory-mapped: the pages of a mapped file count as memory of the process, and
+safetensors maps files privately, which Linux refuses for a file larger than its memory.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,9 +41,9 @@ class Stored:
 
     Attributes:
         file: A safetensors file.
-        start: Where its bytes begin, from the start of the file.
-        shape: Its shape.
-        dtype: Its dtype.
+        start: Offset of the tensor's first byte in the file.
+        shape: Shape of the tensor.
+        dtype: Dtype of the tensor.
     """
 
     file: Path
@@ -55,10 +55,10 @@ class Stored:
         """Returns the tensor.
 
         Raises:
-            BackboneError: The file is gone or was cut since it was opened.
+            BackboneError: The file was removed or truncated since it was opened.
         """
         tensor = torch.empty(self.shape, dtype=self.dtype)
-        room: Any = tensor.view(-1).view(torch.uint8).numpy()
+        room = tensor.view(-1).view(torch.uint8).numpy().data
         with self.file.open("rb") as file:
             file.seek(self.start)
             if file.readinto(room) != len(room):
@@ -66,7 +66,7 @@ class Stored:
         return tensor
 
     def blank(self) -> torch.Tensor:
-        """Returns a tensor like it without memory."""
+        """Returns a tensor of the same shape and dtype on the meta device."""
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
 
 
@@ -74,7 +74,7 @@ Weights = dict[str, Stored | torch.Tensor]
 
 
 class Tensors(Mapping[str, torch.Tensor]):
-    """Weights by name in fp32, each read when it is asked for."""
+    """Weights by name in fp32; each is read when it is used."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -99,13 +99,13 @@ def find_weights(path: str | Path) -> Path | None:
 
 
 def open_weights(file: Path) -> Weights:
-    """Returns the tensors of a file by the names it gives them; safetensors are not read yet.
+    """Returns the tensors of a file by their names in it; safetensors are not read yet.
 
     Args:
         file: A .safetensors file, the .json index of a sharded one, or a .pth of plain tensors.
 
     Raises:
-        BackboneError: The file or a shard is missing, damaged, or no weights.
+        BackboneError: The file or a shard is missing or damaged, or does not hold weights.
     """
     if file.suffix == ".safetensors":
         return dict(_opened(file))
@@ -113,41 +113,41 @@ def open_weights(file: Path) -> Weights:
 
 
 def converted(weights: Weights, source: Source, module: nn.Module) -> Weights:
-    """Returns weights by timm's names; only those that ``source.convert`` computes with are read.
+    """Returns weights by timm's names; reads only those that ``source.convert`` computes with.
 
     Args:
-        weights: By the names of their file.
-        source: Whose names to translate from.
-        module: timm's, perhaps without memory.
+        weights: The weights by their names in the file.
+        source: The source that knows these names.
+        module: timm's model, perhaps on the meta device.
 
     Raises:
-        BackboneError: They are not of such a model.
+        BackboneError: The weights are not those of such a model.
     """
     blanks = {k: v.blank() if isinstance(v, Stored) else v for k, v in weights.items()}
     places = {id(blank): weights[name] for name, blank in blanks.items()}
     try:
         made = source.convert(dict(blanks), module)
-        if _unknown(made, places):  # changed, not just renamed: read what is not passed on as it is
+        if _unknown(made, places):  # some are changed, not only renamed: those must be read
             passed = {id(tensor) for tensor in made.values()}
             known = {k: b if id(b) in passed else _in_memory(weights[k]) for k, b in blanks.items()}
             made = source.convert(known, module)
         if not _unknown(made, places):
             return {name: places.get(id(tensor), tensor) for name, tensor in made.items()}
-    except BackboneError:  # perhaps only because values were missing
+    except BackboneError:  # perhaps only because the values were missing
         pass
     return dict(source.convert({k: _in_memory(v) for k, v in weights.items()}, module))
 
 
 def check_fits(weights: Weights, module: nn.Module, complaint: str) -> None:
-    """Refuses weights that are not those of a module, the head left out.
+    """Refuses weights that do not match a module; the head is ignored.
 
     Args:
-        weights: By timm's names.
-        module: timm's, perhaps without memory.
-        complaint: What the message begins with.
+        weights: The weights by timm's names.
+        module: timm's model, perhaps on the meta device.
+        complaint: Start of the error message.
 
     Raises:
-        BackboneError: A tensor is missing, has no place, or is of another shape.
+        BackboneError: A tensor is missing, is not expected, or has another shape.
     """
     expected = {k: v.shape for k, v in module.state_dict().items() if not _of_head(k)}
     got = {k: v.shape for k, v in weights.items() if not _of_head(k)}
@@ -163,19 +163,19 @@ def check_fits(weights: Weights, module: nn.Module, complaint: str) -> None:
 
 
 def fill(module: nn.Module, weights: Weights, keep: Callable[[str], None] | None) -> str:
-    """Puts weights and a head of zeros into a module without memory, one tensor at a time.
+    """Puts weights and a head of zeros into a module on the meta device, one tensor at a time.
 
     Args:
-        module: timm's.
-        weights: Those that fit it, by timm's names; taken out as they are used.
-        keep: Called with the path of each part once all its tensors are there, in fp32.
+        module: timm's model.
+        weights: Weights that fit it, by timm's names; each is removed when it is used.
+        keep: Called with the path of each submodule when all its own tensors are loaded, in fp32.
 
     Returns:
-        The SHA-256 of all tensors but the head's, by name, shape and fp32 value.
+        The SHA-256 of the names, shapes and fp32 values of all tensors but the head's.
     """
     digest, blanks = hashlib.sha256(), module.state_dict()
     left = Counter(name.rpartition(".")[0] for name in blanks)
-    with ThreadPoolExecutor(1) as hashing:  # beside whatever ``keep`` does
+    with ThreadPoolExecutor(1) as hashing:  # in parallel with ``keep``
         pending: Future[None] | None = None
         for name, blank in sorted(blanks.items()):
             path, _, leaf = name.rpartition(".")
@@ -184,7 +184,7 @@ def fill(module: nn.Module, weights: Weights, keep: Callable[[str], None] | None
             else:
                 tensor = _in_memory(weights.pop(name)).float().contiguous()
                 if pending is not None:
-                    pending.result()  # so that no more than two tensors wait
+                    pending.result()  # at most two tensors are in memory
                 pending = hashing.submit(_add, digest, name, tensor)
             part = module.get_submodule(path)
             part.load_state_dict({leaf: tensor}, strict=False, assign=True)
@@ -194,7 +194,11 @@ def fill(module: nn.Module, weights: Weights, keep: Callable[[str], None] | None
     return digest.hexdigest()
 
 
-def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
+class _Hash(Protocol):
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+
+def _add(digest: _Hash, name: str, tensor: torch.Tensor) -> None:
     digest.update(f"{name}{tuple(tensor.shape)}".encode())
     digest.update(tensor.numpy().data)
 
@@ -260,7 +264,7 @@ def _sharded(index: Path) -> Weights:
 def _pickled(file: Path) -> Weights:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    # on a damaged file the reader raises almost anything, also KeyError and UnicodeDecodeError
+    # a damaged file can raise almost anything, even KeyError and UnicodeDecodeError
     except Exception as error:
         raise _unreadable(file, error) from None
     for key in ("state_dict", "model"):

@@ -1,4 +1,4 @@
-"""The model card of a bundle: what people read first, and what the Hugging Face hub renders."""
+"""The model card of a bundle, which the Hugging Face hub shows."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from vitlora.bundle.record import Record
 from vitlora.data.value_range import range_text
 from vitlora.quantization import Storage
 
-_MOST_CLASSES = 50  # names to list: a bundle is to stay a few kilobytes beside its tensors
+_MOST_CLASSES = 50  # names to list, so that the card stays small
 _METHODS = {"LinearProbe": "linear probe", "FullFineTuning": "full fine-tuning"}
 _METRICS = {"accuracy": ("accuracy", "accuracy"), "macro_f1": ("f1", "macro-F1")}
 
@@ -24,12 +24,12 @@ def model_card(
 ) -> str:
     """Returns a bundle's ``README.md``: the hub's metadata in YAML, then Markdown.
 
-    It says nothing that is not in the bundle, and of local paths only the data folder's name.
+    It contains nothing that is not in the bundle, and no local path except the data folder's name.
 
     Args:
-        record: What ``vitlora.json`` says.
+        record: The contents of ``vitlora.json``.
         tensors: Adapter and head.
-        peft: What ``adapter_config.json`` says; None where the bundle has no LoRA.
+        peft: The contents of ``adapter_config.json``; None if the bundle has no LoRA.
     """
     method = _method(record, peft)
     title = f"{_data_name(record)}: {record.backbone.partition('/')[2]}, {method}"
@@ -118,19 +118,19 @@ def _facts(
 def _scores(record: Record) -> str:
     metrics = record.metrics
     if not metrics:
-        return "It was never validated: how good it is, is not known."
+        return "It was never validated, so its accuracy is not known."
     names = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss", "images": "pictures"}
     shown = {name: metrics[key] for key, name in names.items() if key in metrics}
     cells = [str(v) if name == "pictures" else f"{v:.4f}" for name, v in shown.items()]
     return (
         "## Validation\n\n"
         f"| {' | '.join(shown)} |\n|{'---|' * len(shown)}\n| {' | '.join(cells)} |\n\n"
-        "The epoch was chosen by these numbers: new pictures may score a little lower."
+        "These numbers chose the epoch, so new pictures may score a little lower."
     )
 
 
 def _classes(record: Record) -> str:
-    """Returns a line for each class, its name as JSON: no name can end the code block."""
+    """Returns a line for each class; names are JSON, so that none can end the code block."""
     shown = record.classes[:_MOST_CLASSES]
     lines = [f"{i:>2}  {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(shown)]
     more = len(record.classes) - len(shown)
@@ -138,7 +138,7 @@ def _classes(record: Record) -> str:
 
 
 def _peft_code(record: Record) -> str:
-    """Returns Python that opens the bundle's ``DIR`` on the base training saw."""
+    """Returns Python code that opens the bundle in ``DIR`` on the base that training used."""
     source, _, name = record.backbone.partition("/")
     shape = f"num_classes={len(record.classes)}"
     size = record.preprocessing.image_size
@@ -156,7 +156,7 @@ def _peft_code(record: Record) -> str:
         *imports,
         *(["from vitlora.quantization import Storage, dequantize"] if rounded else []),
         f"\nmodel = {model}",
-        *([f"dequantize(model, {record.storage!r})  # as training saw it"] if rounded else []),
+        *([f"dequantize(model, {record.storage!r})  # as in training"] if rounded else []),
         'model = PeftModel.from_pretrained(model, "DIR").eval()',
     ]
     return "\n".join(lines)
@@ -181,24 +181,24 @@ def _range(values: list[float]) -> str:
 
 
 def _hub_id(record: Record) -> str | None:
-    """Returns the hub's name of the base's published weights; None where it has none."""
+    """Returns the hub's name of the base's published weights; None if there are none."""
     source, _, name = record.backbone.partition("/")
     if source != "timm" or record.weights == "none":
         return None
     try:
         cfg = get_pretrained_cfg(name)
-    except RuntimeError:  # weights that another version of timm knew
+    except RuntimeError:  # weights that only another version of timm knows
         return None
     return cfg.hf_hub_id if cfg is not None else None
 
 
 def _data_name(record: Record) -> str:
-    """Returns the name of the data's folder, whichever system it lay on; never its path."""
+    """Returns the name of the data folder, never its path; works for paths of any system."""
     return " ".join(PureWindowsPath(record.split["root"]).name.split()) or "pictures"
 
 
 def _escaped(text: str) -> str:
-    """Returns text that Markdown shows as it is, also in a table."""
+    """Escapes text so that Markdown shows it unchanged, also in a table."""
     return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", text)
 
 

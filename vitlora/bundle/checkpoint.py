@@ -1,8 +1,8 @@
 """The adapter bundle: a folder of a few small files, written atomically, verified on load.
 
-``adapter_model.safetensors`` and ``adapter_config.json`` are PEFT's own formats; ``vitlora.json``
-says which base they belong to and what the outputs mean; ``config.yaml`` repeats the run. No file
-holds a base weight, and none is a pickle.
+``adapter_model.safetensors`` and ``adapter_config.json`` have PEFT's own formats. ``vitlora.json``
+records the base and the meaning of the outputs, ``config.yaml`` the options of the run. No file
+holds base weights (after full fine-tuning, all weights are the adapter's), and none is a pickle.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ from vitlora.files import alone_in, keep_names, rename, write_through
 from vitlora.metrics.judge import Judge
 from vitlora.metrics.reference import Reference
 
-_MOST_VALUES = 10**6  # in config.yaml; a few lines of YAML can stand for more than memory holds
+_MOST_VALUES = 10**6  # in config.yaml; with YAML's aliases, a few lines can expand without bound
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Bundle:
     """A verified bundle in memory.
 
     Attributes:
-        folder: Where it was read.
-        record: What ``vitlora.json`` says.
+        folder: The folder it was read from.
+        record: The contents of ``vitlora.json``.
         tensors: Adapter and head, on the CPU.
-        peft: What ``adapter_config.json`` says; None where the bundle has no LoRA.
-        reference: Where the training pictures lie; None where ``record.confidence`` is.
-        usage: What training did with which picture; None in older bundles and adopted ones.
-        config: The resolved run, the text of ``config.yaml``.
-        digest: SHA-256 that ``vitlora.json`` gives itself.
+        peft: The contents of ``adapter_config.json``; None if the bundle has no LoRA.
+        reference: The training pictures in feature space; None before calibration.
+        usage: What each picture was used for; None in older and in adopted bundles.
+        config: The text of ``config.yaml``, the resolved run.
+        digest: SHA-256 of the record, from ``vitlora.json``.
 
     Examples:
         >>> bundle = load_bundle("checkpoints/waste5")
@@ -81,28 +81,28 @@ class Bundle:
 
     @property
     def weights(self) -> str | None:
-        """Where training found the base's weights; None if they are gone."""
+        """The file training read the base's weights from; None if it is gone."""
         known = self.record.weights
         there = not is_network_path(known) and Path(known).is_file()
         return known if known == "none" or there else None
 
     @property
     def judge(self) -> Judge:
-        """What makes answers of its network's features and logits."""
+        """The judge that turns the network's features and logits into answers."""
         return Judge(self.record.classes, self.record.confidence, self.reference)
 
     def run(self) -> dict[str, Any]:
-        """Returns what ``config`` says, as YAML's plain values: nothing is imported or run.
+        """Returns ``config`` as plain values; nothing is imported or run.
 
         Raises:
-            BundleError: It is not YAML, or not a mapping.
+            BundleError: It is not YAML, not a mapping, or too large.
         """
         try:
             run = yaml.safe_load(self.config)
             if not isinstance(run, dict):
                 raise TypeError(f"expected keys and values, got {type(run).__name__}")
             _check_size(run)
-        except Exception as error:  # PyYAML raises whatever a malformed scalar makes it
+        except Exception as error:  # PyYAML raises many kinds of errors for malformed scalars
             said = printable(" ".join(str(error).split()))
             raise BundleError(
                 f"{self.folder / RUN_CONFIG} describes no run ({type(error).__name__}: {said})"
@@ -110,10 +110,10 @@ class Bundle:
         return run
 
     def lora(self) -> LoraOptions | None:
-        """Returns what ``peft`` says of the low-rank updates; None where the bundle has none.
+        """Returns the options of the low-rank updates; None if the bundle has none.
 
         Raises:
-            BundleError: It says what cannot be.
+            BundleError: ``peft`` holds an invalid value.
         """
         try:
             return None if self.peft is None else LoraOptions.from_json(self.peft)
@@ -121,7 +121,7 @@ class Bundle:
             raise BundleError(f"{self.folder / PEFT_CONFIG}: {error}") from None
 
     def card(self) -> str | None:
-        """Returns the model card, which people may have edited; None where there is none."""
+        """Returns the model card, which people may have edited; None if there is none."""
         for path in (pending_path(self.folder / CARD, self.digest), self.folder / CARD):
             with suppress(FileNotFoundError):
                 return path.read_text("utf-8", errors="surrogateescape")
@@ -131,7 +131,7 @@ class Bundle:
         """Refuses base weights that are not those of training.
 
         Raises:
-            BundleError: The digest is another.
+            BundleError: The digest differs.
         """
         if digest != self.record.base_digest:
             raise BundleError(
@@ -216,20 +216,20 @@ def save_bundle(
 
 
 def load_bundle(folder: str | Path) -> Bundle:
-    """Returns a bundle after checking every byte of it.
+    """Reads a bundle and checks every byte of it.
 
     Examples:
         >>> load_bundle("checkpoints/waste5").record.backbone
         'vitlora/vit_micro_patch8_96'
 
     Raises:
-        BundleError: No bundle is there, or it is torn, was changed, or is of another format.
+        BundleError: There is no bundle, or it is damaged, was changed, or has another format.
     """
     return read_bundle(folder)[0]
 
 
 def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
-    """Returns a bundle and the bytes it was read from, by the names of their files.
+    """Returns a bundle, and file name -> bytes of the files it was read from.
 
     Raises:
         BundleError: As ``load_bundle``.
@@ -262,13 +262,13 @@ def read_bundle(folder: str | Path) -> tuple[Bundle, dict[str, bytes]]:
 
 
 def bundle_bytes(folder: Path) -> int:
-    """Returns the size of a bundle's files in bytes; the card, for people, does not count."""
+    """Returns the size of a bundle's files in bytes, without the card."""
     paths = [folder / name for name in FILES if name != CARD]
     return sum(path.stat().st_size for path in paths if path.exists())
 
 
-def _check_size(run: Any) -> None:
-    """Refuses what would take all memory to walk through: in YAML, a value may stand for others."""
+def _check_size(run: object) -> None:
+    """Refuses values that would exhaust the memory: YAML's aliases can repeat each other."""
     waiting, seen = [run], 1
     while waiting:
         value = waiting.pop()

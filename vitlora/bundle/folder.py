@@ -1,4 +1,4 @@
-"""A bundle's folder: how its files are called, and where bundles are. Needs no torch."""
+"""A bundle's folder: the names of its files, and how to find bundles. Needs no torch."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
 
 
 def newest_bundle(root: str | Path = "checkpoints") -> Path:
-    """Returns the folder of the bundle written last, anywhere under ``root``.
+    """Returns the folder of the newest bundle anywhere under ``root``.
 
     Raises:
         BundleError: There is none.
@@ -30,15 +30,15 @@ def newest_bundle(root: str | Path = "checkpoints") -> Path:
 
 
 def is_bundle(folder: Path) -> bool:
-    """Returns whether a folder claims to hold a bundle."""
+    """Returns whether a folder seems to hold a bundle."""
     return (folder / RECORD).is_file()
 
 
 def check_there(folder: str | Path) -> Path:
-    """Returns a folder that claims to hold a bundle.
+    """Returns the folder if it seems to hold a bundle.
 
     Raises:
-        BundleError: It does not, or there is no such folder.
+        BundleError: It holds none, or there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():

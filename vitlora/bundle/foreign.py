@@ -1,4 +1,4 @@
-"""What plain PEFT saved for some model: read, and refused in words if no bundle can hold it."""
+"""Reads adapters that plain PEFT saved, and refuses those that no bundle can hold."""
 
 import json
 import re
@@ -17,12 +17,12 @@ from vitlora.bundle.lora_options import check_known
 from vitlora.errors import BundleError, UsageError, a_few, printable, shown
 
 PREFIX = "base_model.model."
-# How A and B may have started; every other start (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) changes the
-# frozen weights as well, which PEFT does not save.
+# Starts that only set A and B. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) also change the
+# frozen weights, which PEFT does not save.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 _VIT = ".vision_transformer"  # timm's module of plain ViTs
-_PLAIN = ("head", "patch_embed", "norm", "fc_norm", "attn_pool")  # a plain ViT's beside its blocks
-# What others than timm call the layers of theirs.
+_PLAIN = ("head", "patch_embed", "norm", "fc_norm", "attn_pool")  # parts of a ViT besides blocks
+# Names of layers in libraries other than timm.
 _STRANGERS = {
     r"(.*\.)?encoder_layer_\d+\..*|heads\..*": "a ViT of torchvision's",
     r"(.*\.)?resblocks\.\d+\..*": "a model of open_clip's",
@@ -38,8 +38,8 @@ class PeftAdapter:
 
     Attributes:
         folder: The folder.
-        config: What ``adapter_config.json`` says; of LoRA, rsLoRA or DoRA.
-        tensors: PEFT's names -> tensors, each once.
+        config: The contents of ``adapter_config.json``, for LoRA, rsLoRA or DoRA.
+        tensors: PEFT's name -> tensor, each once.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class PeftAdapter:
         """Reads the adapter in a folder.
 
         Raises:
-            BundleError: It is damaged, of a kind vitlora cannot run, or for another library.
+            BundleError: It is damaged, of an unsupported kind, or made for another library.
         """
         folder = Path(folder)
         adapter = cls(folder, _config(folder / PEFT_CONFIG), _tensors(folder))
@@ -59,11 +59,11 @@ class PeftAdapter:
         return adapter
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Refuses names that are not as many as the outputs of the head.
+        """Refuses class names whose number differs from the head's outputs.
 
         Raises:
-            UsageError: There are more or fewer.
-            BundleError: There is no head.
+            UsageError: There are more or fewer names than outputs.
+            BundleError: The adapter has no usable head.
         """
         head = self.tensors.get(f"{PREFIX}head.weight")
         if head is None:
@@ -83,13 +83,13 @@ class PeftAdapter:
             )
 
     def check_backbone(self, backbone: str) -> None:
-        """Refuses a backbone that is not the timm model the adapter names, if it names one.
+        """Refuses a backbone other than the timm model that the adapter names, if it names one.
 
         Args:
-            backbone: Its id, ``source/model.tag``.
+            backbone: Id of the backbone, ``source/model.tag``.
 
         Raises:
-            UsageError: It is another.
+            UsageError: The adapter names another model.
         """
         named = self.config.get("base_model_name_or_path")
         architecture, tag = _timm_model(named)
@@ -101,10 +101,10 @@ class PeftAdapter:
             )
 
     def _check_library(self) -> None:
-        """Refuses an adapter whose tensors are named as another library names its layers."""
+        """Refuses an adapter whose tensors have another library's names."""
         folder, named = self.folder, self.config.get("base_model_name_or_path")
         names = [name.removeprefix(PREFIX) for name in self.tensors]
-        names = sorted(names, key=lambda name: (".lora_" not in name, name))  # the head says less
+        names = sorted(names, key=lambda name: (".lora_" not in name, name))  # LoRA layers first
         if any(name.startswith("blocks.") for name in names):
             return
         first = names[0].partition(".lora_")[0] if names else ""
@@ -134,7 +134,7 @@ class PeftAdapter:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Returns what ``adapter_config.json`` says if it is of an adapter that a bundle can hold."""
+    """Reads ``adapter_config.json``, and refuses adapters that a bundle cannot hold."""
     try:
         config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -169,13 +169,13 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(path)
     except SafetensorError as error:
         raise BundleError(f"{path} is torn or no safetensors file ({error})") from None
-    # with bias="all" PEFT lists those of modules trained in full twice, and their twins'
+    # with bias="all", PEFT lists those of modules trained in full twice, and their copies'
     twice = (".modules_to_save.", ".original_module.")
     return {name: t for name, t in tensors.items() if not any(part in name for part in twice)}
 
 
-def _timm_model(named: Any) -> tuple[str, str]:
-    """Returns the architecture and the tag, each perhaps empty, of a model that PEFT names."""
+def _timm_model(named: object) -> tuple[str, str]:
+    """Returns the architecture and the tag of a model that PEFT names; each may be empty."""
     model = str(named or "").removeprefix("hf-hub:").removeprefix("timm/")
     architecture, _, tag = model.partition(".")
     return architecture, tag

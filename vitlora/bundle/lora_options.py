@@ -1,19 +1,19 @@
-"""What ``adapter_config.json`` may say in a bundle, which may come from anywhere. Imports no PEFT.
+"""Checks a bundle's ``adapter_config.json``, which may come from anywhere. Imports no PEFT.
 
-PEFT takes any regular expression for the name of a layer, and some take for ever to match. In a
-bundle, names are spelt out: letters, ``.`` and alternatives, as vitlora writes them.
+PEFT accepts any regular expression as the name of a layer, and some take forever to match. A bundle
+may only use the simple ones that vitlora writes: letters, ``.`` and alternatives.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from vitlora.errors import shown
 
-# The options of PEFT that are read, and those that change nothing once training is over or while
-# the options they belong to are off. Any other, of whatever version of PEFT, must be off.
+# PEFT's options that vitlora reads, and those that have no effect after training, or while the
+# options they belong to are off. All others, of any version of PEFT, must be off.
 READ = (
     "alpha_pattern",
     "base_model_name_or_path",
@@ -45,28 +45,29 @@ OVER = (
     "revision",
     "task_type",
 )
+_Value = TypeVar("_Value")
 _CHARACTER = r"(?:[\w-]|\\[.-])"
 _GROUP = rf"\({_CHARACTER}+(?:\|{_CHARACTER}+)*\)"
 _NAME = rf"\^?(?:\.\*)?(?:{_CHARACTER}|\.|{_GROUP}|\[\^?[\w.-]+\])+\$?"
 _PATTERN = re.compile(rf"{_NAME}(?:\|{_NAME})*")
 _MOST_IN_GROUP = 256
-_MOST_GROUPS = 2  # in one alternative; each may try several ways to match
+_MOST_GROUPS = 2  # in one alternative; each multiplies the ways to match
 _MOST_CHARACTERS = 2**14  # in the patterns of one option
 
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """What a bundle says of its low-rank updates.
+    """The options of a bundle's low-rank updates.
 
     Attributes:
-        rank: Of all layers that ``ranks`` does not name.
-        alpha: Of all layers that ``alphas`` does not name.
+        rank: Rank of the layers that ``ranks`` does not name.
+        alpha: Alpha of the layers that ``alphas`` does not name.
         ranks: Pattern of layers -> their rank.
         alphas: Pattern of layers -> their alpha.
-        targets: Pattern of the paths of all adapted layers.
+        targets: Pattern that the paths of all adapted layers match.
         whole: Ends of the names of modules that were trained in full.
         bias: Which biases were trained: ``none``, ``all``, ``lora_only``.
-        dora: Whether the rows of the new weights have lengths of their own.
+        dora: Whether the lengths of the weights' rows are trained separately (DoRA).
         rslora: Whether alpha is divided by the root of the rank.
     """
 
@@ -81,11 +82,11 @@ class LoraOptions:
     rslora: bool
 
     @classmethod
-    def from_json(cls, config: Any) -> "LoraOptions":
-        """Reads what PEFT's ``save_pretrained`` wrote.
+    def from_json(cls, config: object) -> "LoraOptions":
+        """Reads the JSON that PEFT's ``save_pretrained`` writes.
 
         Raises:
-            ValueError: An option is of the wrong type, or of a network that is not LoRA's.
+            ValueError: An option has the wrong type, or belongs to something other than LoRA.
         """
         if not isinstance(config, Mapping):
             raise ValueError(f"holds {shown(config)}; expected PEFT's options")
@@ -111,20 +112,20 @@ class LoraOptions:
         return self.targets.fullmatch(path) is not None
 
     def rank_of(self, path: str) -> int:
-        """Returns a layer's rank as PEFT finds it: by the first pattern its name ends in."""
+        """Returns a layer's rank as PEFT does: by the first pattern that its path ends with."""
         return next((v for p, v in self.ranks.items() if p.match(path)), self.rank)
 
     def scaling_of(self, path: str, rank: int) -> float:
-        """Returns what the B A of a layer of this rank is multiplied with."""
+        """Returns the factor on ``B A`` for a layer of this rank."""
         alpha = next((v for p, v in self.alphas.items() if p.match(path)), self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def check_known(config: Mapping[str, Any]) -> None:
-    """Refuses options that are on and that vitlora does not know.
+def check_known(config: Mapping[str, object]) -> None:
+    """Refuses options that are on but unknown to vitlora.
 
     Raises:
-        ValueError: There is one.
+        ValueError: There is such an option.
     """
     for name in sorted(config.keys() - {*READ, *OVER}):
         if config[name] not in (None, [], {}) and config[name] is not False:
@@ -134,32 +135,34 @@ def check_known(config: Mapping[str, Any]) -> None:
             )
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
         return float(value)
     raise ValueError(f"{name} is {shown(value)}; expected a number")
 
 
-def _rank(name: str, value: Any) -> int:
+def _rank(name: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     raise ValueError(f"{name} is {shown(value)}; expected a whole number, 1 or more")
 
 
-def _switch(name: str, value: Any) -> bool:
+def _switch(name: str, value: object) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise ValueError(f"{name} is {shown(value)}; expected true or false")
 
 
-def _names(name: str, value: Any) -> tuple[str, ...]:
+def _names(name: str, value: object) -> tuple[str, ...]:
     value = [] if value is None else value
     if isinstance(value, list) and all(isinstance(part, str) and part for part in value):
         return tuple(value)
     raise ValueError(f"{name} is {shown(value)}; expected a list of names")
 
 
-def _patterns(name: str, value: Any, read: Any) -> dict[re.Pattern[str], Any]:
+def _patterns(
+    name: str, value: object, read: Callable[[str, object], _Value]
+) -> dict[re.Pattern[str], _Value]:
     value = {} if value is None else value
     if not isinstance(value, dict) or sum(len(str(key)) for key in value) > _MOST_CHARACTERS:
         raise ValueError(f"{name} is {shown(value)}; expected names of layers, each with a value")
@@ -169,19 +172,22 @@ def _patterns(name: str, value: Any, read: Any) -> dict[re.Pattern[str], Any]:
     }
 
 
-def compiled(name: str, pattern: Any, within: str = "{}") -> re.Pattern[str]:
-    """Returns a pattern that is known to match in a moment, whatever it is matched with.
+def compiled(name: str, pattern: object, within: str = "{}") -> re.Pattern[str]:
+    """Compiles an untrusted pattern that cannot take long to match.
 
     Args:
-        name: Of its option.
-        pattern: Of a stranger.
-        within: What it is put into, at ``{}``.
+        name: Name of the option.
+        pattern: The pattern.
+        within: A larger pattern, which has ``{}`` in its place.
 
     Raises:
-        ValueError: It is none, or one that may take long.
+        ValueError: It is not a pattern, or may take long to match.
     """
-    known = isinstance(pattern, str) and len(pattern) <= _MOST_CHARACTERS
-    if not known or not _PATTERN.fullmatch(pattern):
+    if (
+        not isinstance(pattern, str)
+        or len(pattern) > _MOST_CHARACTERS
+        or not _PATTERN.fullmatch(pattern)
+    ):
         raise ValueError(
             f"{name} is {shown(pattern)}; expected names of layers as vitlora writes them, such "
             r"as blocks\.(0|1)\.attn\.qkv"

@@ -1,4 +1,4 @@
-"""A bundle merged into its frozen base, or kept beside it: the network that predicts."""
+"""Builds the network that predicts: a bundle merged into its frozen base, or beside it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,14 +21,14 @@ from vitlora.quantization import (
 )
 
 _CPU = torch.device("cpu")
-_MOST_MERGED = 2**28  # weights of a 4-bit base that are unpacked
+_MOST_MERGED = 2**28  # largest number of weights of a 4-bit base that is unpacked
 
 
 @torch.no_grad()
 def merge_into(backbone: Backbone, bundle: Bundle) -> nn.Module:
     """Turns a plain backbone, loaded in fp32 or only opened, into the trained network, in fp32.
 
-    The base is rounded as in training first.
+    The base is first rounded as in training.
 
     Raises:
         BundleError: The backbone's weights are not those of training, or a tensor does not fit.
@@ -41,18 +41,16 @@ def merge_into(backbone: Backbone, bundle: Bundle) -> nn.Module:
 
 @torch.no_grad()
 def trained_network(backbone: Backbone, bundle: Bundle, device: torch.device) -> nn.Module:
-    """Turns a plain backbone that was only opened into the trained network, on the CPU.
+    """Turns an opened plain backbone into the trained network, on the CPU; products run in fp32.
 
-    Products run in fp32.
-
-    The update is merged, as ``merge_into`` does, unless the base was in 4 bits and has more than
-    2**28 weights, a GiB in fp32: it then stays in 4 bits, and the update is added beside. Both
-    compute with the same numbers. Apple's GPU has no 4-bit kernels: there, all are merged.
+    The update is merged, as in ``merge_into``. Only a 4-bit base with more than 2**28 weights, a
+    GiB in fp32, stays in 4 bits, and the update is added beside it; the values are the same. On
+    Apple's GPU, which has no 4-bit kernels, every base is merged.
 
     Args:
-        backbone: Opened, not loaded.
-        bundle: What was trained.
-        device: Where the network is going to run.
+        backbone: An opened backbone that is not loaded.
+        bundle: The trained bundle.
+        device: The device that the network will run on.
 
     Raises:
         BundleError: The backbone's weights are not those of training, or a tensor does not fit.
@@ -82,25 +80,25 @@ def _stay_packed(backbone: Backbone, bundle: Bundle) -> None:
 def merged_network(
     bundle: Bundle, weights: str | Path | None = None, device: torch.device = _CPU
 ) -> nn.Module:
-    """Returns the network that predicts, on its device, not training: see ``trained_network``.
+    """Returns the network of ``trained_network``, on its device, in evaluation mode.
 
     Raises:
         BundleError: The base's weights are not those of training, or a tensor does not fit.
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights are not available.
     """
     return trained_network(_opened(bundle, weights), bundle, device).to(device).eval()
 
 
 def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
-    """Returns the plain fp32 backbone a bundle belongs to, with a head of zeros.
+    """Returns the plain fp32 backbone of a bundle, with a head of zeros.
 
     Args:
         bundle: A bundle.
         weights: File of the base's weights; None looks where training found them, then in the
-            hub's cache, then on the hub. A bundle of full fine-tuning holds every weight itself.
+            hub's cache, then on the hub. A bundle of full fine-tuning needs none.
 
     Raises:
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights are not available.
     """
     backbone = _opened(bundle, weights)
     backbone.load()
@@ -118,7 +116,7 @@ def _opened(bundle: Bundle, weights: str | Path | None) -> Backbone:
 def _loaded(
     backbone: Backbone, bundle: Bundle, keep: Callable[[nn.Module, Storage, str], None]
 ) -> Changes:
-    """Fills a backbone, each layer kept by ``keep``; returns the changes, which fit it."""
+    """Loads a backbone, stores each layer by ``keep``, and returns the checked changes."""
     backbone.load(partial(keep, backbone.module, bundle.record.storage))
     if bundle.record.method != "FullFineTuning":
         bundle.check_base(backbone.digest)
@@ -126,7 +124,7 @@ def _loaded(
 
 
 def _put_in(module: nn.Module, changes: Changes) -> None:
-    """Copies whole tensors into a module, and merges the updates into its fp32 layers."""
+    """Copies the fully trained tensors into a module, and merges the updates into its layers."""
     parameters = dict(module.named_parameters())
     for name, tensor in changes.tensors.items():
         parameters[name].copy_(tensor)

@@ -1,15 +1,15 @@
-"""Plain values, as JSON and YAML hold them: whether one is what an annotation says."""
+"""Checks plain values, as in JSON and YAML, against annotations."""
 
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 
-def is_a(value: Any, hint: Any) -> bool:
-    """Returns whether a value is of a type; true and false are no numbers, whole numbers floats.
+def is_a(value: object, hint: object) -> bool:
+    """Returns whether a value has a type; a bool is not a number, but an int is also a float.
 
     Args:
-        value: Anything.
-        hint: An annotation made of plain types, and of lists, tuples and dicts of them.
+        value: Any value.
+        hint: An annotation of plain types, and of lists, tuples and dicts of them.
     """
     kind, inside = get_origin(hint) or hint, get_args(hint)
     if kind is Any:

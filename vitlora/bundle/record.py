@@ -1,4 +1,4 @@
-"""What ``vitlora.json`` says of a bundle, and the checks that it makes sense."""
+"""The contents of ``vitlora.json``, and the checks of its values."""
 
 import re
 from collections.abc import Mapping
@@ -20,29 +20,29 @@ _DRAWN = {
     **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
     **{"groups": str, "resplit": bool},
 }
-# of one line; a folder's path has at most as many characters
+# a text of one line; no path is longer
 _TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What ``vitlora.json`` says.
+    """The contents of ``vitlora.json``.
 
     Attributes:
         backbone: ``source/model.tag``.
-        base_digest: SHA-256 of the base's weights, the head left out.
+        base_digest: SHA-256 of the base's weights without the head.
         weights: The file training read them from; ``none`` for a random start.
         storage: How the frozen base was kept.
         method: Name of the adapter class.
         head: ``full`` or ``lora``.
         classes: Names in the order of the outputs.
-        preprocessing: What a picture goes through.
-        split: The data's root, counts and split.
-        metrics: Validation numbers of the epoch that was kept.
-        confidence: What validation taught about its confidence; None before it did.
-        created: UTC, ISO 8601.
-        libraries: Versions the bundle was made with.
-        parent: First 16 digits of the digest of the bundle that training went on from, if any.
+        preprocessing: The preprocessing of pictures.
+        split: The data's root, the counts of each split, and how the splits were made.
+        metrics: Validation numbers of the saved epoch.
+        confidence: Temperature and thresholds; None before calibration.
+        created: Time of creation in UTC, ISO 8601.
+        libraries: Library name -> version.
+        parent: First 16 digits of the digest of the bundle that training continued from, if any.
     """
 
     backbone: str
@@ -62,11 +62,11 @@ class Record:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Record":
-        """Reads what ``to_json`` and JSON made of it; other fields are ignored.
+        """Reads the fields of ``to_json``, and checks them; other fields are ignored.
 
         Raises:
             KeyError, TypeError, AttributeError, ValueError, ArithmeticError, UsageError: A field is
-                missing, or is not what it may be: anyone may have written them.
+                missing or wrong; anyone may have written it.
         """
         names = cls.__dataclass_fields__.keys() - {"confidence", "parent"}
         learnt = fields.get("confidence")  # older bundles have none
@@ -84,10 +84,10 @@ class Record:
         return record
 
     def to_json(self) -> dict[str, Any]:
-        """Returns its fields as plain values, those left out that are not needed.
+        """Returns the fields as plain values, without those that are not needed.
 
         Raises:
-            ValueError: It holds a text that does not print as a piece of a line.
+            ValueError: A text has control characters or is too long.
         """
         fields = asdict(self)
         check_texts(fields)
@@ -100,17 +100,17 @@ class Record:
         return fields
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"expected a list, got {shown(value)}")
     return value
 
 
 def _check_record(record: Record) -> None:
-    """Refuses values that make no sense though their sums are right: anyone may have written them.
+    """Refuses invalid values; a correct checksum proves nothing, as anyone can compute it.
 
     Raises:
-        ValueError: One does not.
+        ValueError: A value is invalid.
     """
     split, drawn = record.split, record.split.get("drawn", {})
     if not {"root", "counts", "digests"} <= split.keys():
@@ -136,16 +136,16 @@ def _check_record(record: Record) -> None:
         if not is_a(value, kind) or (kind in (int, float) and not abs(value) < _MOST_NUMBER):
             raise ValueError(f"{name} is {shown(value)}; expected {_KINDS[kind]}")
     if len(record.classes) < 2 or len(set(record.classes)) < len(record.classes):
-        raise ValueError("classes holds no names, or one twice")
+        raise ValueError("classes holds fewer than two names, or one twice")
     if record.head not in ("full", "lora"):
         raise ValueError(f"head is {shown(record.head)}; expected full or lora")
 
 
-def check_texts(value: Any) -> None:
-    """Refuses texts, in nested values, that would not print as a piece of a line.
+def check_texts(value: object) -> None:
+    """Refuses texts, in nested values, that have control characters or are too long.
 
     Raises:
-        ValueError: There is one.
+        ValueError: There is such a text.
     """
     if isinstance(value, str) and not _TEXT.fullmatch(value):
         raise ValueError(f"it holds {shown(value)}; expected at most 4096 printable characters")
@@ -156,7 +156,7 @@ def check_texts(value: Any) -> None:
 
 
 def is_network_path(path: str) -> bool:
-    """Returns whether a path leads to another machine; a stranger's choice must not be followed.
+    """Returns whether a path leads to another machine; an untrusted one must not be followed.
 
     Windows would log in to a server, and a dataset of the hub would be downloaded.
     """

@@ -1,8 +1,8 @@
-"""A bundle's files on the disk: together they count or do not, whatever interrupts a save.
+"""A bundle's files on the disk: all of them take effect together, even after an interruption.
 
-All are written under pending names first, which carry their digests. ``vitlora.json`` lists the
-digests, so it says which pending files are its own, and they are read under those names until they
-are renamed.
+They are first written under pending names that contain their digests. ``vitlora.json`` lists the
+digests, so it identifies its pending files, which are read under those names until they are
+renamed.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ from vitlora.files import is_draft, rename
 
 FORMAT = 1
 _SUMMED = (TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES)
-# a pending file bears a digest; those of older versions of vitlora did not
+# the name of a pending file contains a digest, except in older versions of vitlora
 _PENDING = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})(\.[0-9a-f]{{16}})?\.new")
-_TRIES = 10  # to read a bundle that others are writing
+_TRIES = 10  # attempts to read a bundle while others write it
 
 
 def is_leftover(name: str) -> bool:
-    """Returns whether an interrupted save leaves files of this name in a bundle's folder."""
+    """Returns whether an interrupted save may leave a file of this name."""
     return is_draft(name) or _PENDING.fullmatch(name) is not None
 
 
@@ -73,7 +73,7 @@ def read_record(folder: Path) -> tuple[bytes, dict[str, Any]]:
     return record, fields
 
 
-def _read_checked(path: Path, digest: Any) -> bytes:
+def _read_checked(path: Path, digest: object) -> bytes:
     found = False
     for candidate in _candidates(path, digest):
         with suppress(FileNotFoundError):
@@ -87,23 +87,23 @@ def _read_checked(path: Path, digest: Any) -> bytes:
     )
 
 
-def _candidates(path: Path, digest: Any) -> Iterator[Path]:
-    """Yields where a bundle's file may be; a pending one is there until its name is its own."""
+def _candidates(path: Path, digest: object) -> Iterator[Path]:
+    """Yields the paths where a bundle's file may be, before and after its renaming."""
     yield pending_path(path, digest)
     yield path
     yield path.with_name(f".{path.name}.new")  # an older vitlora's
 
 
-def pending_path(path: Path, digest: Any) -> Path:
-    """Returns where a file of this digest lies until it gets its name."""
+def pending_path(path: Path, digest: object) -> Path:
+    """Returns the path of a file with this digest until it is renamed."""
     short = digest[:16] if isinstance(digest, str) and re.match("[0-9a-f]{16}", digest) else "none"
     return path.with_name(f".{path.name}.{short}.new")
 
 
 def finish_save(folder: Path) -> None:
-    """Finishes what an interrupted save left: pending files get their names, or are removed.
+    """Finishes an interrupted save: renames the pending files of the bundle, removes others.
 
-    Where nothing says which bundle counts, nothing is touched.
+    Without a valid record, it changes nothing.
     """
     left = [path for path in folder.iterdir() if _PENDING.fullmatch(path.name)]
     try:
@@ -125,14 +125,14 @@ def finish_save(folder: Path) -> None:
 
 
 def _sum(path: Path) -> str | None:
-    """Returns the SHA-256 of a file, None if it is not there."""
+    """Returns the SHA-256 of a file; None if it does not exist."""
     with suppress(FileNotFoundError), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
     return None
 
 
-def fields_digest(fields: Mapping[str, Any]) -> str:
-    """Returns the digest of a record's fields, itself left out."""
+def fields_digest(fields: Mapping[str, object]) -> str:
+    """Returns the digest of a record's fields, without the field ``digest``."""
     fields = {name: value for name, value in fields.items() if name != "digest"}
     canonical = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a bundle changes of its frozen base, read and checked. Imports no PEFT."""
+"""Reads and checks the changes that a bundle makes to its frozen base. Imports no PEFT."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from vitlora.bundle.lora_options import LoraOptions
 from vitlora.errors import BundleError
 
 _PREFIX = "base_model.model."
-# a head trained as LoRA has zeros for its base, in one byte each
+# int8: the base of a head trained as LoRA is zeros, one byte each
 _NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8)
 _MOST_CHANGE = 1e30  # far from overflow in fp32
 _PARTS = {
@@ -28,7 +28,7 @@ class Update:
     Attributes:
         a: ``(rank, in)``.
         b: ``(out, rank)``.
-        scaling: What their product is multiplied with.
+        scaling: Factor on the product ``B A``.
         magnitude: DoRA's lengths of the new weight's rows, ``(out,)``; None for LoRA.
     """
 
@@ -43,14 +43,15 @@ class Update:
         return Update(self.a.to(device), self.b.to(device), self.scaling, magnitude)
 
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
-        """Returns the new weight ``(out, in)`` for the frozen one."""
+        """Returns the new weight ``(out, in)`` for a frozen weight."""
         new = weight + self.scaling * (self.b @ self.a)
         return new if self.magnitude is None else new * (self.magnitude / new.norm(dim=1))[:, None]
 
     def gain(self, weight: torch.Tensor) -> torch.Tensor | None:
-        """Returns what DoRA multiplies each output with, ``(out,)``; None for LoRA.
+        """Returns DoRA's factor on each output, ``(out,)``; None for LoRA.
 
-        The magnitude over the length of ``W + scaling * B A`` (Liu et al. 2024, equation 5).
+        It is the magnitude divided by the length of each row of ``W + scaling * B A`` (Liu et al.
+        2024, equation 5).
         """
         if self.magnitude is None:
             return None
@@ -59,11 +60,11 @@ class Update:
 
 @dataclass(frozen=True)
 class Changes:
-    """All that a bundle changes of a plain ViT.
+    """All changes that a bundle makes to a plain ViT.
 
     Attributes:
-        updates: Module path of a linear layer -> its low-rank update.
-        tensors: Parameter name -> its new value: the head, and what else was trained in full.
+        updates: Path of a linear layer -> its low-rank update.
+        tensors: Name of a parameter trained in full, such as the head's -> its new value.
     """
 
     updates: dict[str, Update]
@@ -71,18 +72,18 @@ class Changes:
 
 
 def read_changes(bundle: Bundle, module: nn.Module) -> Changes:
-    """Returns a bundle's changes once each of them is known to fit.
+    """Returns a bundle's changes after checking that each of them fits.
 
     Args:
         bundle: A bundle.
         module: timm's plain ViT, perhaps in 4 bits, with a head for the bundle's classes.
 
     Raises:
-        BundleError: A tensor is missing, has no place, is not finite or of another shape.
+        BundleError: A tensor is missing, is not expected, is not finite, or has another shape.
     """
     targets = {name: p.shape for name, p in module.named_parameters()}
     for path, layer in module.named_modules():
-        if isinstance(layer, nn.Linear):  # one in 4 bits has a weight of another shape
+        if isinstance(layer, nn.Linear):  # a 4-bit weight has another shape
             targets[f"{path}.weight"] = torch.Size((layer.out_features, layer.in_features))
     factors: dict[str, dict[str, torch.Tensor]] = {}
     tensors: dict[str, torch.Tensor] = {}
@@ -143,21 +144,21 @@ def _update(
             f"{(len(b),)}"
         )
     scaling = options.scaling_of(path, rank)
-    # no number of the product is larger than this
+    # an upper bound on the entries of the product
     if not abs(scaling) * float(a.norm()) * float(b.norm()) < _MOST_CHANGE:
         raise BundleError(f"{bundle.folder}: {path} changes its weights by numbers too large")
     return Update(a, b, scaling, magnitude)
 
 
 def _expected(module: nn.Module, bundle: Bundle, options: LoraOptions | None) -> set[str]:
-    """Returns the parameters the bundle must have something for."""
+    """Returns the names of the parameters that the bundle must change."""
     if bundle.record.method == "FullFineTuning":
         return {name for name, _ in module.named_parameters()}
     if options is None:
         return {"head.weight", "head.bias"}
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     adapted = set(filter(options.adapts, linear))
-    # as PEFT finds them: both by the end of their names
+    # PEFT matches both by the ends of their names
     ends, bias = options.whole, options.bias
     whole = [name for name, _ in module.named_modules() if ends and name.endswith(ends)]
     beside = {

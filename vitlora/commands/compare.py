@@ -31,7 +31,7 @@ from vitlora.studies.comparison import compare as side_by_side
 from vitlora.studies.methods import check_methods, fit_words
 from vitlora.studies.result import Comparison
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
-from vitlora.studies.table import clock
+from vitlora.units import clock
 
 _TAIL = 8  # lines of a failed run's log to show
 

@@ -1,4 +1,4 @@
-"""The plan: what a training takes of the memory, before it takes it."""
+"""The plan: how much memory a training run will need."""
 
 from vitlora.memory.batch import (
     Batches,
@@ -7,7 +7,7 @@ from vitlora.memory.batch import (
 )
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import CONTEXT, MARGIN, Room, parse_size, room_here, room_of
-from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, size, table
+from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, table
 
 __all__ = [
     "CONTEXT",
@@ -25,6 +25,5 @@ __all__ = [
     "pick",
     "room_here",
     "room_of",
-    "size",
     "table",
 ]

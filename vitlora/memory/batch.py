@@ -1,4 +1,4 @@
-"""What ``fit`` has of the plan: a batch that fits, and a clear word where one did not."""
+"""What ``fit`` uses of the plan: a batch size that fits, and a clear error when memory runs out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import is_out_of_memory, keep_off_host_memory
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import Room, room_here
-from vitlora.memory.table import size
 from vitlora.training.classifier import Classifier
+from vitlora.units import size
 
 
 class MemoryFullError(VitloraError):
-    """A training that did not fit.
+    """Training ran out of memory.
 
     Attributes:
-        again: Options under which to try once more; empty if that is not allowed.
+        again: Options to retry with; empty if the user chose the batch size.
     """
 
     def __init__(self, message: str, again: Sequence[str] = ()) -> None:
@@ -27,11 +27,11 @@ class MemoryFullError(VitloraError):
 
 
 class Batches:
-    """The batches of a run: how many pictures at once, and how many batches a step.
+    """The batches of a run: the pictures in a batch, and the batches in a step.
 
     Args:
-        options: Those of ``Classifier``.
-        model: Made by them.
+        options: The options of ``Classifier``.
+        model: The classifier that they made.
         data: The ``FolderData``; its ``batch_size`` is set.
         trainer: Lightning's; its ``accumulate_grad_batches`` is set.
     """
@@ -47,10 +47,10 @@ class Batches:
         self._room = room_here(self._device)
 
     def settle(self) -> str:
-        """Sets both by what fits, and returns a line that says so.
+        """Sets both so that a step fits into memory, and returns a line about it.
 
         Raises:
-            UsageError: The batches of a step are given, too.
+            UsageError: The user also set the number of batches in a step.
         """
         most = self._data.batch_size
         if self._trainer.accumulate_grad_batches != 1:
@@ -58,7 +58,7 @@ class Batches:
                 "data.batch_size is auto, which sets trainer.accumulate_grad_batches, too; leave "
                 "that out"
             )
-        counted = self._count(accumulates=True)  # as it will, unless all fit
+        counted = self._count(accumulates=True)  # true unless all pictures fit at once
         batch = fitting_batch(counted, self._room, most)
         self._data.batch_size = max(batch, 1)
         self._trainer.accumulate_grad_batches = steps = most // max(batch, 1)
@@ -74,10 +74,10 @@ class Batches:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turns the many ways in which memory runs out into one error of ours.
+        """Turns the many errors for a full memory into one.
 
         Raises:
-            MemoryFullError: It ran out; with what to try if the batch was ours to choose.
+            MemoryFullError: Memory ran out.
         """
         error: MemoryFullError | None = None
         keep_off_host_memory(self._device)
@@ -87,7 +87,7 @@ class Batches:
             if not is_out_of_memory(full):
                 raise
             error = self._explain()
-        if error is not None:  # outside, so that it does not hold what the failed step held
+        if error is not None:  # raised here, so that it does not keep the failed step's tensors
             raise error
 
     def _explain(self) -> MemoryFullError:
@@ -116,9 +116,9 @@ def fitting_batch(counted: Footprint, room: Room, most: int) -> int:
     """Returns ``most`` pictures, or the first half, quarter, ... of it that fits; 0 if none does.
 
     Args:
-        counted: What they take.
-        room: What there is; its margin is left alone.
-        most: At least 1.
+        counted: The memory that a run needs.
+        room: The memory that is available; its margin is not used.
+        most: Largest batch, at least 1.
     """
     batch = most
     while batch and counted.total(batch) > room.usable:

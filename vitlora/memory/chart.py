@@ -1,4 +1,4 @@
-"""The plan as a picture: a bar for each way of training, up to the memory there is."""
+"""The plan as a picture: a bar for each method, and a line where the memory ends."""
 
 import io
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def chart(ways: Sequence[Way], room: Room, batch: int, title: str) -> bytes:
         if left * 1e9 < room.free:
             free = room.free / 1e9 - left
             axes.barh(row, free, left=left, color=_FREE)
-        place = min(left, 2.6 * room.free / 1e9)  # of a bar that the picture's edge cuts off
+        place = min(left, 2.6 * room.free / 1e9)  # stays in the picture if the bar does not
         box = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.7}
         axes.annotate(f" {left:.3g} GB", (place, row), va="center", fontsize="small", bbox=box)
     axes.barh(0, 0, color=_FREE, label="free")

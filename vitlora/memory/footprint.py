@@ -1,5 +1,6 @@
-"""What a way of training takes of the memory, for any number of pictures at once."""
+"""The memory that a training run needs, for any batch size."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,16 @@ class Footprint:
     """What training takes, in bytes.
 
     Attributes:
-        base: Of the backbone's weights as they are kept, scales of 4-bit weights included.
-        adapters: Of the weights that are trained beside it; 0 where the base is trained.
-        gradients: Of one gradient for each trained number.
-        optimizer: Of the optimiser's state.
-        saved: That autograd keeps of each picture for the backward pass.
-        stepping: While the optimiser steps, gradients included.
-        moments: ``(N, 2)``, at each moment of forward and backward pass, gradients included: those
-            that do not grow with the batch, and those for each picture.
+        base: The backbone's weights as they are kept, with the scales of 4-bit weights.
+        adapters: The weights that are trained beside the base; 0 if the base is trained.
+        gradients: One gradient for each trained number.
+        optimizer: The optimiser's state.
+        saved: What autograd keeps of each picture for the backward pass.
+        stepping: What the optimiser's step needs, with the gradients.
+        moments: ``(N, 2)``, at each moment of the forward and the backward pass, with the
+            gradients: bytes that do not grow with the batch, and bytes for each picture.
         image_size: Side of the pictures in pixels.
-        parameters: Numbers of the backbone, head included.
+        parameters: Number of the backbone's parameters, with the head.
     """
 
     base: int
@@ -41,17 +42,17 @@ class Footprint:
     parameters: int
 
     def total(self, batch: int) -> int:
-        """Returns the peak over a step on so many pictures."""
+        """Returns the peak of a step on ``batch`` pictures."""
         working = int((self.moments[:, 0] + batch * self.moments[:, 1]).max())
         return self.base + self.adapters + self.optimizer + max(working, self.stepping)
 
     def activations(self, batch: int) -> int:
-        """Returns what of the peak is neither weights, gradients nor optimiser state."""
+        """Returns the part of the peak that is not weights, gradients or optimiser state."""
         fixed = self.base + self.adapters + self.gradients + self.optimizer
         return max(self.total(batch) - fixed, 0)
 
     def largest_batch(self, room: float) -> int:
-        """Returns how many pictures at once fit into so many bytes; 0 if not one does."""
+        """Returns the largest batch that fits into ``room`` bytes; 0 if none does."""
         fixed = self.base + self.adapters + self.optimizer
         if self.total(1) > room:
             return 0
@@ -61,7 +62,7 @@ class Footprint:
 
 
 class _Outline(Classifier):
-    """The classifier of a run on a backbone without weights."""
+    """The classifier of a run, on a backbone without weights."""
 
     load = staticmethod(outline)
 
@@ -74,15 +75,15 @@ def footprint(
     accumulates: bool = False,
     kept: Storage | None = None,
 ) -> Footprint:
-    """Counts what a run takes, on the very network that it would train, without its weights.
+    """Counts what a run needs, on the network that it would train, without its weights.
 
     Args:
         model: Options of ``Classifier``, ``num_classes`` aside; the adapter as an object.
         num_classes: Outputs of the head.
-        device: Kind of device it is to run on: cpu, cuda or mps.
-        precision: Lightning's name of it.
-        accumulates: Whether several batches go into one step, so that gradients stay.
-        kept: How a bundle that the run goes on from keeps its base.
+        device: Kind of device: cpu, cuda or mps.
+        precision: Lightning's name of the precision.
+        accumulates: Whether several batches make one step, so that their gradients are kept.
+        kept: How the bundle from which training continues keeps its base.
 
     Raises:
         VitloraError: The options do not fit the backbone or each other.
@@ -93,7 +94,7 @@ def footprint(
     parameters = sum(p.numel() for p in module.backbone.module.parameters())
     with torch.device("meta"):
         module.build(torch.device(device), precision)
-    network: Any = module.network
+    network = module.built_network()
     trained = [p for p in network.parameters() if p.requires_grad]
     weights = _bytes(trained)
     frozen = frozen_bytes(network)
@@ -115,5 +116,5 @@ def footprint(
     )
 
 
-def _bytes(tensors: list[torch.Tensor]) -> int:
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,8 +1,8 @@
 """Counts bytes over one training step of tensors that have shapes but no memory.
 
-The step runs under torch's ``FakeTensorMode``, so every operation of the real step is there, with
-its temporary tensors, and takes neither memory nor much time. What is counted is what torch's
-allocator would be asked for; not counted is what libraries allocate for themselves.
+The step runs under torch's ``FakeTensorMode``: it does every operation of the real step, with its
+temporary tensors, but needs no memory and little time. The ledger counts what torch's allocator
+would be asked for, not what libraries allocate for themselves.
 """
 
 import weakref
@@ -19,19 +19,19 @@ from torch.utils._pytree import tree_leaves
 
 from vitlora.quantization import is_quantized
 
-# Pictures of a counted step. What grows with the batch has a size that this prime divides, and
-# hardly anything else has; shapes cost nothing, however large.
+# Pictures in a counted step. This prime divides the sizes that grow with the batch, and hardly any
+# others; large shapes cost nothing.
 PICTURES = 1009
 
-Bytes = tuple[int, int]  # that do not grow with the batch, and for each picture
+Bytes = tuple[int, int]  # independent of the batch, and for each picture
 
 
 class Ledger(TorchDispatchMode):
-    """Notes, after every operation, the bytes of the tensors that are alive.
+    """Records, after every operation, the bytes of the tensors that are alive.
 
     Attributes:
-        moments: After each operation, bytes alive of tensors that came into being while the ledger
-            was open.
+        moments: After each operation, the bytes of the live tensors that were created while the
+            ledger was open.
     """
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
@@ -43,7 +43,7 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs an operation and takes down what it made."""
+        """Runs an operation and records the tensors it created."""
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
@@ -89,10 +89,10 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
     """Returns what a training step of a network keeps alive.
 
     Args:
-        network: In training mode, on the meta device; unfit for anything else afterwards.
+        network: In training mode, on the meta device; not usable for anything else afterwards.
         size: Side of a picture in pixels.
-        dtype: The one autocast computes in; fp32 for no autocast.
-        accumulates: Whether gradients of an earlier batch are alive all the time.
+        dtype: Autocast's dtype; fp32 for no autocast.
+        accumulates: Whether the gradients of earlier batches are kept during the step.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         _give_shape(network)
@@ -116,14 +116,14 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
 
 
 class _Saved:
-    """The storages that autograd saves, but those known before."""
+    """The storages that autograd saves, without those that are already known."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Takes down what autograd saves, and hands it on."""
+        """Records a tensor that autograd saves, and returns it."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._known:
             self._seen[storage._cdata] = weakref.ref(storage)
@@ -137,15 +137,15 @@ class _Saved:
 
 
 def _give_shape(network: nn.Module) -> None:
-    """Puts a tensor that a fake CPU holds in the place of every tensor on the meta device."""
-    made: dict[int, torch.Tensor] = {}
+    """Replaces every tensor on the meta device by one on a fake CPU."""
+    made: dict[int, nn.Parameter] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(tensor, device="cpu")
 
     for module in network.modules():
         if is_quantized(module):
-            _any(module).replace_tensors(fake)
+            module.replace_tensors(fake)
             continue
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -153,7 +153,7 @@ def _give_shape(network: nn.Module) -> None:
                     made[id(parameter)] = nn.Parameter(
                         fake(parameter.detach()), parameter.requires_grad
                     )
-                module._parameters[name] = _any(made[id(parameter)])
+                module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else fake(buffer)
 
@@ -162,9 +162,5 @@ def _tensors(network: nn.Module) -> list[torch.Tensor]:
     found = [*network.parameters(), *network.buffers()]
     for module in network.modules():
         if is_quantized(module):
-            found += [*_any(module).scales, *_any(module).tables]
+            found += [*module.scales, *module.tables]
     return found
-
-
-def _any(value: Any) -> Any:
-    return value

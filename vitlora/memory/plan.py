@@ -1,4 +1,4 @@
-"""What each method takes of the memory, for a whole configuration of ``fit``."""
+"""The memory that each method needs, for a whole configuration of ``fit``."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from vitlora import adapters
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
-from vitlora.hardware import pick_device, pick_precision
+from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.memory.batch import fitting_batch
 from vitlora.memory.footprint import footprint
 from vitlora.memory.probe import images_per_second
 from vitlora.memory.room import Room, parse_size, room_here, room_of
-from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, size, table
+from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, table
 from vitlora.studies.methods import configure
-from vitlora.studies.table import clock
+from vitlora.units import clock, size
 
-_CLASSES = 10  # assumed where nobody says; a class more takes some kilobytes
+_CLASSES = 10  # assumed if unknown; each class takes only some kilobytes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What each method would take, and which one to take.
+    """The memory that each method would need, and which one to take.
 
     Attributes:
-        backbone: The base.
-        classes: How many there are.
-        counted_by: Who says so.
-        pictures: Of an epoch; None if they cannot be counted.
+        backbone: Id of the base.
+        classes: Number of classes.
+        counted_by: Where that number comes from.
+        pictures: Pictures in an epoch; None if they cannot be counted.
         device: ``cpu``, ``cuda`` or ``mps``.
-        precision: Of the training, as Lightning names it.
-        room: How much memory there is.
-        ways: Every method with and without checkpointing, and what it takes.
-        batches: Pictures at once to show the peak for.
-        most: Pictures of a step.
-        measured: Whether what fits was timed.
-        command: What to type to train as advised; None where nothing fits.
+        precision: Lightning's name of the training precision.
+        room: The memory that is available.
+        ways: Every method with and without checkpointing, and the memory it needs.
+        batches: Batch sizes to show the peak for.
+        most: Pictures in a step.
+        measured: Whether the methods that fit were timed.
+        command: The command that trains as advised; None if nothing fits.
     """
 
     backbone: str
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def pick(self) -> tuple[Way | None, int, str]:
-        """The way to take, the pictures at once, and why; None and 0 where nothing fits."""
+        """The recommended way, its batch size, and the reason; None and 0 if nothing fits."""
         return pick(self.ways, self.room, self.most)
 
     @property
@@ -75,7 +75,7 @@ class Plan:
         )
 
     def to_text(self) -> str:
-        """Returns table, bars, advice, and what to type."""
+        """Returns the table, the bars, the advice, and the command to type."""
         _, batch, why = self.pick
         parts = [
             f"{self.title}: {self.counted_by}\n"
@@ -124,15 +124,15 @@ def make_plan(
     vram: str | None = None,
     measure: bool = False,
 ) -> Plan:
-    """Counts what each method takes; builds no model.
+    """Counts the memory that each method needs, without loading a model.
 
     Args:
         config: The whole configuration of ``fit``.
         methods: Names of ``METHODS``.
-        batches: Pictures at once to show the peak for; none for 1, 8 and those of a step.
-        classes: How many, where the folder is not there yet.
-        vram: Memory of the GPU to plan for, as ``6GB``; None for what is free here.
-        measure: Time a few steps of what fits, on this machine.
+        batches: Batch sizes to show the peak for; empty for 1, 8 and the pictures of a step.
+        classes: Number of classes, if the folder does not exist yet.
+        vram: Memory of the GPU to plan for, such as ``6GB``; None for what is free here.
+        measure: Time a few steps of each method that fits, on this machine.
 
     Raises:
         UsageError: A size is wrong, or a method does not go with the configuration.
@@ -175,7 +175,7 @@ def _progress(text: str) -> None:
 
 
 def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, str]:
-    """Returns the classes, the training pictures if they can be counted, and who says so."""
+    """Returns the number of classes, of training pictures if known, and where they come from."""
     root = Path(data["root"])
     try:
         known = data.get("known_classes") or ()
@@ -203,9 +203,9 @@ def _room(vram: str | None, accelerator: str) -> tuple[str, Room]:
     return kind, room_of(parse_size(vram), kind)
 
 
-def _precision(kind: str, asked: Any) -> str:
+def _precision(kind: str, asked: Precision) -> str:
     if kind == "cuda" and asked == "auto" and not torch.cuda.is_available():
-        return "bf16-mixed"  # as every card since 2020 has it
+        return "bf16-mixed"  # every card since 2020 has it
     return pick_precision(torch.device(kind), asked)
 
 
@@ -224,10 +224,10 @@ def _model(config: dict[str, Any], method: str, checkpointing: bool) -> dict[str
 def _measured(
     way: Way, room: Room, most: int, model: dict[str, Any], classes: int, kind: str, bits: str
 ) -> Way:
-    """Returns the way with its speed, if it fits and can be tried here."""
+    """Returns the way with its speed, if it fits and can run on this machine."""
     batch = fitting_batch(way.counted, room, most)
     host = psutil.virtual_memory().available
-    if not batch or 4 * way.counted.parameters > host:  # fp32 at first
+    if not batch or 4 * way.counted.parameters > host:  # it starts in fp32
         return way
     device = pick_device(kind)
     _progress(f"measuring {way.name}")
@@ -235,7 +235,7 @@ def _measured(
 
 
 def _times(ways: Sequence[Way], pictures: int | None) -> str:
-    """Returns a line on the speed of each way, loading of pictures left out."""
+    """Returns a line with the speed of each way, without the loading of pictures."""
     count, unit = pictures or 1000, "an epoch" if pictures else "1,000 pictures"
     lines = [f"measured here on random pictures, without loading; {unit} of {count:,} pictures:"]
     for way in ways:

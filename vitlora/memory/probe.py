@@ -1,4 +1,4 @@
-"""How fast a way of training is here: a few real steps from random weights."""
+"""Measures the training speed on this machine: a few real steps from random weights."""
 
 import time
 from typing import Any
@@ -11,13 +11,13 @@ from vitlora.training.classifier import Classifier
 from vitlora.training.optimizers import make_optimizer
 
 _STEPS, _WARM_UP = 10, 2
-_SECONDS = 30.0  # after which a slow device has said enough
+_SECONDS = 30.0  # a slow device may stop early
 
 
 def images_per_second(
     model: dict[str, Any], classes: int, device: torch.device, precision: str, batch: int
 ) -> float:
-    """Returns the pictures a second of ten steps (or fewer, if they take over half a minute).
+    """Returns the pictures per second of ten steps, or of fewer if they take over half a minute.
 
     Args:
         model: Options of ``Classifier``; the adapter as an object.

@@ -6,21 +6,22 @@ from typing import Any
 
 from vitlora.memory.footprint import Footprint
 from vitlora.memory.room import MARGIN, Room
+from vitlora.units import size
 
 _BAR = 44  # characters that stand for the whole room
-_ENOUGH = 4  # pictures at once that keep a device busy
+_ENOUGH = 4  # pictures in a batch that keep a device busy
 _ORDER = (("lora", False), ("lora", True), ("qlora", False), ("qlora", True), ("linear", False))
 
 
 @dataclass(frozen=True)
 class Way:
-    """A method, with or without checkpointing, and what it takes.
+    """A method, with or without checkpointing, and the memory it needs.
 
     Attributes:
-        method: Its name.
-        checkpointing: Whether blocks are computed again in the backward pass.
-        counted: What it takes.
-        per_second: Pictures a second, if that was measured.
+        method: Name of the method.
+        checkpointing: Whether blocks are recomputed in the backward pass.
+        counted: The memory it needs.
+        per_second: Pictures per second; None if not measured.
     """
 
     method: str
@@ -51,7 +52,7 @@ class Way:
 
 
 def table(ways: Sequence[Way], room: Room, batches: Sequence[int]) -> str:
-    """Returns a line for each way: its parts, its total at each batch, the largest that fits."""
+    """Returns a line for each way: its parts, its total at each batch, the largest batch."""
     heads = ["method", "ckpt", "base", "adapters", "grad+opt", "/image"]
     heads += [f"batch {batch}" for batch in batches] + ["most"]
     rows = [heads]
@@ -100,7 +101,7 @@ def bars(ways: Sequence[Way], room: Room, batch: int) -> str:
 
 
 def shares(counted: Footprint, batch: int) -> dict[str, int]:
-    """Returns the parts of the peak at a batch, in bytes, by what they are called."""
+    """Returns the parts of the peak at a batch: name -> bytes."""
     return {
         "base": counted.base,
         "adapters": counted.adapters,
@@ -110,15 +111,15 @@ def shares(counted: Footprint, batch: int) -> dict[str, int]:
 
 
 def pick(ways: Sequence[Way], room: Room, most: int) -> tuple[Way | None, int, str]:
-    """Returns the way to take here, the pictures at once, and a sentence that says why.
+    """Returns the recommended way, its batch size, and a sentence with the reason.
 
-    The first that keeps the device busy is taken, of those that cost no accuracy and then no time:
-    LoRA, LoRA with checkpointing, QLoRA, QLoRA with checkpointing; else the first that fits at all.
+    The order is LoRA, LoRA with checkpointing, QLoRA, QLoRA with checkpointing. The first that
+    keeps the device busy is recommended, else the first that fits at all.
 
     Args:
-        ways: To choose from.
-        room: What there is.
-        most: Pictures of a step, at least 1.
+        ways: The ways to choose from.
+        room: The memory that is available.
+        most: Pictures in a step, at least 1.
     """
     known = {(way.method, way.checkpointing): way for way in ways}
     ordered = [known[key] for key in _ORDER if key in known]
@@ -155,17 +156,8 @@ def _why(way: Way, batch: int, passed: Sequence[Way], largest: dict[str, int], r
         count = largest[before.name]
         return f"{takes}, while {before.name} could hold {count or 'not one'}"
     if way.method == "lora" and not way.checkpointing:
-        return f"{takes}, so there is no need of NF4 or checkpointing, which cost time"
+        return f"{takes}, so NF4 and checkpointing, which cost time, are not needed"
     return takes
-
-
-def size(count: float) -> str:
-    """Returns bytes in kB, MB, GB or TB of powers of 1000, in at most seven characters."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= 0.9995 * scale:
-            value = count / scale
-            return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
-    return f"{count:.0f}"
 
 
 MARGIN_SAID = f"{MARGIN:.0%} of it is left alone"

@@ -1,1 +1,1 @@
-"""What logits, labels and features say: scores, intervals, confidence, and one judge of answers."""
+"""What logits, labels and features tell: scores, intervals, confidence, and the final answers."""

@@ -1,4 +1,4 @@
-"""A confidence that means something: temperature, when an answer is unsure, what is unfamiliar."""
+"""Meaningful confidence: temperature, unsure answers, unfamiliar pictures."""
 
 import math
 from bisect import bisect_right
@@ -11,33 +11,34 @@ import torch
 
 from vitlora.metrics.intervals import Interval, binomial_tail, exact_interval
 
-CERTAINTY = 0.9  # of a promised share of wrong answers, over the draw of the validation pictures
-NEVER = 2.0  # no confidence reaches it
-_FIRST = 6  # the surest one in so many pictures are tested first
+CERTAINTY = 0.9  # probability, over the draw of the validation pictures, that a promise holds
+NEVER = 2.0  # a threshold that no confidence reaches
+_FIRST = 6  # the first test takes the surest sixth of the pictures
 _LISTS = ("calibration_error", "confidences", "distances")
-_WIDEST = math.log(100)  # of log T; outside, the network has learnt nothing yet
-_MOST_IMAGES = 10**6  # validation looks at fewer
+_WIDEST = math.log(100)  # largest |log T|; beyond it, the network has learnt nothing yet
+_MOST_IMAGES = 10**6  # more than any validation uses
 _NUMBERS = ("temperature", "unsure_below", "coverage", "error", "unfamiliar_above")
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """What validation after training taught about a network's own confidence.
+    """What the validation pictures show about a network's confidence.
 
-    A distance is that of ``Reference``, a confidence that of the class named.
+    A confidence is that of the predicted class, a distance is one of ``Reference``.
 
     Attributes:
         temperature: The logits are divided by it before the softmax, > 0.
-        unsure_below: Answers of a lower confidence are unsure, in ``[0, 1]``; ``NEVER`` marks all.
-        chosen_for: What that was chosen for: ``{"max_error": 0.05, "certainty": 0.9}`` or
-            ``{"coverage": 0.9}``. Bundles of vitlora 0.1 lack the certainty: they promise nothing.
-        coverage: Share of the validation pictures that were answered so, in ``[0, 1]``.
-        error: Share of those that were answered wrongly, in ``[0, 1]``.
+        unsure_below: Answers with a lower confidence are unsure, in ``[0, 1]``; with ``NEVER``,
+            every answer is.
+        chosen_for: The target of ``unsure_below``: ``{"max_error": 0.05, "certainty": 0.9}`` or
+            ``{"coverage": 0.9}``. Bundles of vitlora 0.1 lack the certainty and promise nothing.
+        coverage: Share of the validation pictures with a sure answer, in ``[0, 1]``.
+        error: Share of the sure answers that were wrong, in ``[0, 1]``.
         calibration_error: Expected calibration error before and after the temperature.
-        unfamiliar_above: Pictures farther from the training pictures are unfamiliar.
-        images: Validation pictures all this was learnt from.
-        confidences: Deciles of validation's confidences, from the lowest to the highest: 11.
-        distances: Deciles of validation's distances to the training pictures: 11.
+        unfamiliar_above: Pictures with a larger distance are unfamiliar.
+        images: Number of validation pictures.
+        confidences: 11 deciles of the validation pictures' confidences, lowest first.
+        distances: 11 deciles of the validation pictures' distances, lowest first.
     """
 
     temperature: float
@@ -53,35 +54,39 @@ class Confidence:
 
     @property
     def sure(self) -> int:
-        """How many validation pictures were answered for sure."""
+        """Number of validation pictures with a sure answer."""
         return round(self.coverage * self.images)
 
     @property
     def wrong(self) -> int:
-        """How many of those were answered wrongly."""
+        """Number of sure answers that were wrong."""
         return round(self.error * self.sure)
 
     @property
     def coverage_interval(self) -> Interval:
-        """95% interval of the share of new pictures that will be answered for sure."""
+        """95% interval of the share of sure answers on new pictures."""
         return exact_interval(self.sure, self.images)
 
     @property
     def error_interval(self) -> Interval:
-        """95% interval of the share of wrong answers among those; for a chosen coverage only.
+        """95% interval of the share of wrong answers among the sure ones.
 
-        Where the threshold was chosen by the errors themselves it does not hold.
+        It only holds if the threshold was chosen by coverage, not by the errors themselves.
         """
         return exact_interval(self.wrong, self.sure)
 
     @property
     def promised(self) -> float | None:
-        """The share of wrong answers among the sure ones that is promised; None where none is."""
+        """The promised share of wrong answers among the sure ones; None if there is no promise."""
         return self.chosen_for.get("max_error") if "certainty" in self.chosen_for else None
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Confidence":
-        """Reads what ``dataclasses.asdict`` and JSON made of it."""
+        """Reads the JSON of ``dataclasses.asdict``, and checks every value.
+
+        Raises:
+            KeyError, TypeError, AttributeError, ValueError: A field is missing or wrong.
+        """
         lists = {name: tuple(map(_number, fields[name])) for name in _LISTS}
         numbers = {name: _number(fields[name]) for name in _NUMBERS}
         chosen = {name: _number(value) for name, value in fields["chosen_for"].items()}
@@ -107,7 +112,7 @@ class Confidence:
         return cls(**{**fields, **lists, **numbers, "chosen_for": chosen})
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"confidence holds {ascii(value)[:40]}; expected a number")
     return float(value)
@@ -116,13 +121,12 @@ def _number(value: Any) -> float:
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Returns the most plausible temperature (Guo et al. 2017, arXiv:1706.04599).
 
-    That of the least cross-entropy, with what few pictures cannot say filled in twice. One picture
-    of unknown class is added to the N: without it, N right answers, however few, would make the
-    network certain of everything (the idea of Platt's targets, 1999). And log(T)^2 / 2 is added, as
-    if the temperatures of networks were log-normal around 1: pictures must speak for a temperature
-    far from 1, on either side, with as many nats. It is at least 1 / (N + 1): to sharpen claims
-    confidence, and N pictures of a network that hardly tells classes apart support little of it.
-    To soften claims none.
+    It minimises the cross-entropy plus two terms for what few pictures cannot show. The first is
+    one more picture of unknown class: without it, N right answers, however few, would make the
+    network certain of everything (the idea of Platt's targets, 1999). The second is log(T)^2 / 2, a
+    log-normal prior around 1: a temperature far from 1 must improve the fit by as many nats. The
+    result is at least 1 / (N + 1), because N pictures justify only so much sharpening; softening
+    has no such limit, because it claims less confidence.
 
     Args:
         logits: ``(N, C)`` of pictures that were not trained on.
@@ -139,7 +143,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     lowest = low = -min(math.log1p(len(logits)), _WIDEST)
     high = _WIDEST
-    for points in (24, 10, 10, 10, 10, 10):  # it may have two valleys: a grid, then finer ones
+    for points in (24, 10, 10, 10, 10, 10):  # the loss may have two minima: a grid, then finer ones
         grid = np.linspace(max(low, lowest), min(high, _WIDEST), points + 1)
         best, step = min(grid.tolist(), key=loss), grid[1] - grid[0]
         low, high = best - step, best + step
@@ -147,11 +151,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def first_tested(images: int, max_error: float) -> tuple[int, int]:
-    """Returns how many of the surest answers are tested first, and how many may be wrong.
+    """Returns how many of the surest answers are tested first, and how many of them may be wrong.
 
     Args:
-        images: Validation pictures; of too few, even all right promise nothing, and the first of
-            the two is more than there are.
+        images: Number of validation pictures. If there are too few for any promise, the first
+            number is larger.
         max_error: In ``(0, 1)``.
     """
     count = max(math.ceil(math.log(1 - CERTAINTY) / math.log1p(-max_error)), images // _FIRST)
@@ -164,21 +168,21 @@ def first_tested(images: int, max_error: float) -> tuple[int, int]:
 def threshold_for_error(confidence: torch.Tensor, right: torch.Tensor, max_error: float) -> float:
     """Returns a confidence at and above which at most ``max_error`` of new answers are wrong.
 
-    That holds with 90% probability over the draw of these pictures. The k surest answers are
-    tested, for k from ``first_tested`` on, until a test fails: k answers pass if so few wrong ones
-    among them had a chance of at most 10% were ``max_error`` of all such answers wrong, the exact
+    This holds with 90% probability over the draw of these pictures. The k surest answers are
+    tested, for k from ``first_tested`` on, until a test fails. A test passes if so few wrong
+    answers would have a chance of at most 10%, were ``max_error`` of them all wrong: the exact
     binomial tail of Geifman and El-Yaniv 2017 (arXiv:1705.08500). Tests in a fixed order need no
     correction for their number (Angelopoulos et al. 2021, Learn then Test, arXiv:2110.01052).
 
-    Proof, for the threshold at the k-th place moves with the pictures: call a level t bad if more
-    than ``max_error`` of all answers surer than t are wrong. Cut the confidences at the ends of the
-    intervals of bad levels. At such an end the share is ``max_error`` exactly (ties are broken by a
-    seeded shuffle, so it is continuous), and so it is within each piece between two ends. Which
-    tested k is the first at a bad level depends only on how many pictures lie in each piece, and
-    on its own level. Given these, each surer answer in a whole piece is wrong with probability
-    ``max_error``, and in the piece cut at its level with more. So the number of wrong ones is
-    at least binomial, and its test passes with a chance of at most 10%. A bad level is chosen only
-    if it passes.
+    A proof is needed because the threshold at the k-th place depends on the pictures. Call a level
+    t bad if more than ``max_error`` of all answers surer than t are wrong. Cut the confidences at
+    the ends of the intervals of bad levels. At such an end the share is exactly ``max_error`` (it
+    is continuous, because a seeded shuffle breaks ties), and so it is within each piece between two
+    ends. Which tested k is the first at a bad level depends only on the number of pictures in each
+    piece, and on its own level. Given these, each surer answer in a whole piece is wrong with
+    probability ``max_error``, and in the piece that its level cuts with a larger one. So the number
+    of wrong answers is at least binomial, and its test passes with a chance of at most 10%. A bad
+    level is chosen only if its test passes.
 
     Args:
         confidence: ``(N,)`` in ``[0, 1]``.
@@ -195,18 +199,18 @@ def threshold_for_error(confidence: torch.Tensor, right: torch.Tensor, max_error
     threshold, first = NEVER, first_tested(images, max_error)[0]
     for count in range(first, images + 1):
         if count > first and wrong[count - 1] == wrong[count - 2]:
-            pass  # one more right answer: what passed still passes
+            pass  # one more right answer: the test still passes
         elif binomial_tail(wrong[count - 1], count, max_error) > 1 - CERTAINTY:
             break
         if count == images:
             threshold = 0.0
-        elif values[count] < values[count - 1]:  # equal confidences stand or fall together
+        elif values[count] < values[count - 1]:  # equal confidences belong together
             threshold = float(values[count].nextafter(values[count - 1]))
     return threshold
 
 
 def threshold_for_coverage(confidence: torch.Tensor, coverage: float) -> float:
-    """Returns the highest confidence that at least a share of the answers reaches.
+    """Returns the highest confidence that at least a share ``coverage`` of the answers reaches.
 
     Args:
         confidence: ``(N,)`` in ``[0, 1]``.

@@ -1,11 +1,11 @@
-"""How sure a number is that was measured on a few hundred pictures. Without torch."""
+"""How uncertain a number is that was measured on a few hundred pictures. Needs no torch."""
 
 import math
 from statistics import NormalDist
 
 import numpy as np
 
-_STEPS = 20_001  # of a numerical integral
+_STEPS = 20_001  # points of a numerical integral
 
 Interval = tuple[float, float]
 
@@ -13,11 +13,12 @@ Interval = tuple[float, float]
 def wilson(share: float, count: int) -> Interval:
     """Returns the 95% interval of a share (Wilson 1927), within ``[0, 1]``.
 
-    Unlike the bootstrap's it is right at the ends, too: 60 right of 60 may be 0.94 in truth.
+    Unlike the bootstrap's interval, it is also right near 0 and 1: with 60 of 60 right, the true
+    share may be 0.94.
 
     Args:
-        share: Of the pictures, in ``[0, 1]``.
-        count: Pictures, at least 1.
+        share: The measured share, in ``[0, 1]``.
+        count: Number of pictures, at least 1.
     """
     z = 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -27,12 +28,12 @@ def wilson(share: float, count: int) -> Interval:
 
 
 def binomial_tail(hits: int, count: int, share: float) -> float:
-    """Returns the chance of at most so many hits among ``count`` draws, in ``[0, 1]``.
+    """Returns the probability of at most ``hits`` hits in ``count`` draws, in ``[0, 1]``.
 
     Args:
         hits: At least 0.
-        count: Draws, at least ``hits``.
-        share: Chance of one hit, in ``[0, 1]``.
+        count: Number of draws, at least ``hits``.
+        share: Probability of a hit in one draw, in ``[0, 1]``.
     """
     if hits >= count or share == 0:
         return 1.0
@@ -49,11 +50,11 @@ def exact_interval(hits: int, count: int) -> Interval:
 
     Args:
         hits: At least 0.
-        count: Draws, at least ``hits``; without any, nothing is known.
+        count: Number of draws, at least ``hits``; the interval for 0 draws is ``(0, 1)``.
     """
 
     def end(hits: int, chance: float) -> float:
-        """Returns the share at which at most so many hits have this chance."""
+        """Returns the share at which at most ``hits`` hits have the probability ``chance``."""
         low, high = 0.0, 1.0
         for _ in range(50):
             middle = (low + high) / 2
@@ -65,13 +66,13 @@ def exact_interval(hits: int, count: int) -> Interval:
 
 
 def paired(differences: np.ndarray) -> tuple[float, float]:
-    """Returns a mean difference on the same pictures and its standard error, both kept honest.
+    """Returns a mean difference on the same pictures and its standard error.
 
-    Bonett and Price 2012 (doi:10.3102/1076998611411915): two pictures are added, one for each side,
-    so that few or no differences are not taken for certainty.
+    Bonett and Price 2012 (doi:10.3102/1076998611411915) add two pictures, one for each side, so
+    that few or no differences do not look like certainty.
 
     Args:
-        differences: For each picture, one side's share of right answers less the other's, ``(N,)``
+        differences: One side's share of right answers minus the other's, for each picture, ``(N,)``
             in ``[-1, 1]``.
     """
     count = len(differences) + 2
@@ -83,7 +84,7 @@ def paired(differences: np.ndarray) -> tuple[float, float]:
 def t_quantile(level: float, freedom: float) -> float:
     """Returns the quantile of Student's t distribution.
 
-    With x = sqrt(freedom) * tan(angle) its density is that of cos(angle) ** (freedom - 1).
+    With x = sqrt(freedom) * tan(angle), the density is proportional to cos(angle) ** (freedom - 1).
 
     Args:
         level: In ``(0.5, 1)``.
@@ -99,7 +100,7 @@ def t_quantile(level: float, freedom: float) -> float:
 
 
 def macro_f1(labels: np.ndarray, answers: np.ndarray) -> float:
-    """Returns the macro-F1, mean over the seeds; classes that never occur are left out.
+    """Returns the macro-F1, averaged over the seeds; classes that never occur are left out.
 
     Args:
         labels: True classes, ``(N,)``, at least one.
@@ -113,17 +114,17 @@ def macro_f1(labels: np.ndarray, answers: np.ndarray) -> float:
 
 
 def macro_f1_interval(labels: np.ndarray, answers: np.ndarray) -> Interval:
-    """Returns the 95% interval of the macro-F1, mean over the seeds, for other such pictures.
+    """Returns the 95% interval of the macro-F1, averaged over the seeds, for similar pictures.
 
     The F1 of a class is 2q / (1 + q), where q is the share of hits among the pictures that have the
-    class or were given it; Wilson's interval of q so gives that of F1. The classes' intervals are
-    combined as by Zou and Donner 2008 (doi:10.1002/sim.2953), each with the wider of its sides.
+    class or were given it; so Wilson's interval of q gives that of F1. The intervals of the classes
+    are combined as in Zou and Donner 2008 (doi:10.1002/sim.2953), each with the wider of its sides.
     A mistake counts in two classes, which at most doubles the variance of their sum, since
     (a + b)^2 <= 2a^2 + 2b^2.
 
-    The classes stay those that occur here, whatever other pictures may show, and one that was never
-    answered counts 0: the interval ends where the other classes alone can get. The measured
-    coverage is in benchmarks/results/macro_f1.jsonl.
+    Only the classes that occur here count. A class that was never predicted counts 0, so the upper
+    end is what the other classes can reach. The measured coverage is in
+    benchmarks/results/macro_f1.jsonl.
 
     Args:
         labels: True classes, ``(N,)``, at least one.
@@ -147,7 +148,7 @@ def _macro_f1_ends(labelled: np.ndarray, answered: np.ndarray, hits: np.ndarray)
 
 
 def _by_class(labels: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns how many pictures have a class, were given it, and both; of classes that occur."""
+    """Returns, for each class that occurs, the pictures that have it, were given it, and both."""
     classes = int(max(labels.max(), answer.max())) + 1
     right = labels[labels == answer]
     labelled, answered, hits = (np.bincount(x, minlength=classes) for x in (labels, answer, right))

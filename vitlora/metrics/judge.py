@@ -1,9 +1,8 @@
-"""What a network says of pictures -> classes, how sure it is, and what to make of that."""
+"""Features and logits -> classes, confidences, and whether to trust them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,11 +15,11 @@ class Prediction:
     """What one picture shows.
 
     Attributes:
-        path: The picture's file; ``Path()`` where it was handed over open.
+        path: The picture's file; ``Path()`` if the picture was passed as an object.
         top: Classes and confidences in ``[0, 1]``, most confident first.
-        unsure: Whether the confidence is below the one chosen after training.
-        unfamiliar: Whether the picture is unlike those of training, whatever the confidence says.
-        outside: Whether its values do not lie in the range of training; see ``images.Opened``.
+        unsure: Whether the confidence is below the threshold that was chosen after training.
+        unfamiliar: Whether the picture is unlike the training pictures, whatever the confidence.
+        outside: Whether its values are outside the range of training; see ``images.Opened``.
 
     Examples:
         >>> answer = Prediction(Path("photo.jpg"), (("can", 0.9), ("tyre", 0.1)))
@@ -41,12 +40,12 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """That of the most likely class, in ``[0, 1]``."""
+        """Confidence of the most likely class, in ``[0, 1]``."""
         return self.top[0][1]
 
     @property
     def says(self) -> str:
-        """The classes with their confidences, and what speaks against trusting them."""
+        """The classes with their confidences, and reasons to doubt them."""
         best, *others = [f"{name} {confidence:.2%}" for name, confidence in self.top]
         said = f"{best}   ({', '.join(others)})" if others else best
         doubts = [
@@ -57,11 +56,11 @@ class Prediction:
         return f"{said}   [{', '.join(doubts)}]" if doubts else said
 
     def to_text(self) -> str:
-        """Returns a line that names the picture."""
+        """Returns one line, which starts with the picture's name."""
         return f"{self.path}: {self.says}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns it as plain values; confidences have six decimals."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the prediction as plain values; confidences have six decimals."""
         ranked = [{"class": name, "confidence": round(value, 6)} for name, value in self.top]
         doubts = {name: getattr(self, name) for name in ("unsure", "unfamiliar", "outside")}
         return {"path": str(self.path), **ranked[0], **doubts, "top_k": ranked}
@@ -69,7 +68,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class OnlyPrediction(Prediction):
-    """That of the only picture asked about, which its text need not name."""
+    """The prediction for a single picture; its text does not name the picture."""
 
     def to_text(self) -> str:
         """Returns the line without the picture's name."""
@@ -78,14 +77,14 @@ class OnlyPrediction(Prediction):
 
 @dataclass(frozen=True)
 class Judged:
-    """What is to be made of a network's answers to N pictures.
+    """A network's answers to N pictures, and whether to trust them.
 
     Attributes:
-        probabilities: ``(N, C)``, calibrated where the bundle was.
-        order: ``(N, C)`` classes, the most likely first; of equal ones the first.
-        distances: To the training pictures, ``(N,)``; NaN where nothing is known of these.
-        unsure: ``(N,)`` bool; all False before calibration, as ``unfamiliar``.
-        unfamiliar: ``(N,)`` bool.
+        probabilities: ``(N, C)``, calibrated if the bundle is.
+        order: ``(N, C)`` classes, the most likely first; ties in the order of the classes.
+        distances: Distances to the training pictures, ``(N,)``; NaN if the bundle has none.
+        unsure: ``(N,)`` bool; all False before calibration.
+        unfamiliar: ``(N,)`` bool; all False before calibration.
     """
 
     probabilities: torch.Tensor
@@ -101,18 +100,18 @@ class Judged:
 
     @property
     def confidence(self) -> torch.Tensor:
-        """Its probability, ``(N,)``."""
+        """Probability of the most likely class, ``(N,)``."""
         return self.probabilities.gather(1, self.order[:, :1])[:, 0]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Makes answers of features and logits, by what a bundle knows: the one place where it is done.
+    """Turns features and logits into answers, for every command.
 
     Attributes:
         classes: Names in the order of the logits.
-        confidence: What validation taught; None before calibration.
-        reference: Where the training pictures lie; None before calibration.
+        confidence: Temperature and thresholds; None before calibration.
+        reference: The training pictures in feature space; None before calibration.
     """
 
     classes: tuple[str, ...]
@@ -124,14 +123,14 @@ class Judge:
         return logits if self.confidence is None else logits / self.confidence.temperature
 
     def judge(self, features: torch.Tensor, logits: torch.Tensor) -> Judged:
-        """Returns what is to be made of answers.
+        """Returns the answers for N pictures.
 
         Args:
-            features: ``(N, D)`` what the head was given, fp32, on the CPU.
+            features: Inputs of the head, ``(N, D)``, fp32, on the CPU.
             logits: ``(N, C)``, fp32, on the CPU.
         """
         probabilities = self.calibrated(logits).softmax(1)
-        # by the logits: probabilities near 0 or 1 may be equal where these are not
+        # sorted by the logits: different logits may round to equal probabilities near 0 or 1
         order = logits.sort(dim=1, descending=True, stable=True).indices
         sure = probabilities.gather(1, order[:, :1])[:, 0]
         known, reference = self.confidence, self.reference
@@ -155,9 +154,9 @@ class Judge:
 
         Args:
             paths: The N files.
-            features: ``(N, D)`` what the head was given, fp32, on the CPU.
+            features: Inputs of the head, ``(N, D)``, fp32, on the CPU.
             logits: ``(N, C)``, fp32, on the CPU.
-            top_k: How many classes to keep; at least one is.
+            top_k: Number of classes to keep; below 1 means 1.
         """
         judged = self.judge(features, logits)
         best = judged.order[:, : max(top_k, 1)]

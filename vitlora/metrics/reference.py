@@ -10,17 +10,17 @@ import torch
 
 @dataclass(frozen=True)
 class Reference:
-    """Where the training pictures lie in feature space, in few numbers.
+    """A summary of the training pictures in feature space.
 
-    Features are projected at random, D to K dimensions, which keeps distances about as they are
-    (Achlioptas 2003); there each class has its mean, and all share the covariance around it. The
-    distance of a picture is the smallest Mahalanobis distance to a class (Lee et al. 2018,
+    A random projection from D to K dimensions roughly preserves distances (Achlioptas 2003). In the
+    projection, each class has a mean, and all classes share one covariance. The distance of a
+    picture is its smallest Mahalanobis distance to a class (Lee et al. 2018,
     https://arxiv.org/abs/1807.03888).
 
     Attributes:
-        means: ``(C, K)`` of the classes, fp16.
+        means: Means of the classes, ``(C, K)``, fp16.
         whitening: ``(K, K)``, lower triangular, fp16: it gives differences unit covariance.
-        scale: What projected features are divided by first, so that fp16 holds them.
+        scale: Projected features are divided by it, so that they fit into fp16.
     """
 
     means: torch.Tensor
@@ -32,7 +32,7 @@ class Reference:
         """Returns the reference of training pictures.
 
         Args:
-            features: ``(N, D)`` what the head was given.
+            features: Inputs of the head, ``(N, D)``.
             labels: ``(N,)``; a class without pictures has no mean.
             dimensions: K.
         """
@@ -43,18 +43,18 @@ class Reference:
         means = torch.stack([projected[labels == label].mean(0) for label in present])
         around = projected - means[index]
         covariance = around.T @ around / len(around)
-        # few pictures, or equal ones, leave directions in which nothing was seen to vary
+        # with few or equal pictures, some directions have no variance
         ridge = max(1e-3 * float(covariance.trace()) / dimensions, 1e-6)
         covariance += ridge * torch.eye(dimensions)
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
-        # row by row, as it is read back: products round otherwise in another order
+        # contiguous, as it will be read back: another memory layout would round differently
         return cls(means.half(), whitening.half().contiguous(), scale)
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
         """Returns how far pictures are from the training pictures, ``(N,)``, >= 0.
 
         Args:
-            features: ``(N, D)`` what the head was given.
+            features: Inputs of the head, ``(N, D)``.
         """
         whitening = self.whitening.float()
         places = _projected(features, len(whitening)) / self.scale
@@ -63,7 +63,7 @@ class Reference:
         return torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Returns what a bundle keeps: about K * (C + K / 2) numbers in fp16."""
+        """Returns the tensors for a bundle: about K * (C + K / 2) numbers in fp16."""
         rows, columns = torch.tril_indices(*self.whitening.shape)
         return {
             "means": self.means,
@@ -73,10 +73,10 @@ class Reference:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Reference":
-        """Returns the reference that ``tensors`` made these of.
+        """Returns the reference with these ``tensors``, which are checked.
 
         Raises:
-            KeyError, ValueError, RuntimeError: They are not such tensors.
+            KeyError, ValueError, RuntimeError: They are not the tensors of a reference.
         """
         means, packed, scale = tensors["means"], tensors["whitening"], tensors["scale"]
         kinds = {t.dtype for t in (means, packed, scale)}
@@ -94,6 +94,6 @@ class Reference:
 
 
 def _projected(features: torch.Tensor, dimensions: int) -> torch.Tensor:
-    """Returns ``(N, K)``; the signs are the same on every machine (numpy froze RandomState)."""
+    """Returns features projected to ``(N, K)``; numpy's RandomState is the same everywhere."""
     signs = np.random.RandomState(0).randint(0, 2, (features.shape[1], dimensions)) * 2 - 1
     return features @ torch.from_numpy(signs / math.sqrt(dimensions)).float()

@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from torchmetrics.functional.classification import (
 from vitlora.errors import a_few
 from vitlora.metrics.intervals import Interval, macro_f1, macro_f1_interval, wilson
 
-_TOP = 3  # as many as predict shows
-_MOST_CLASSES, _WORST = 25, 15  # classes that are all listed; of more, so many
-_NOTHING = f"{'-':>5}   {'-':>5}  {'-':>5}"  # of a class without images
+_TOP = 3  # as many classes as predict shows
+_MOST_CLASSES, _WORST = 25, 15  # with more classes than the first, only the second are listed
+_NOTHING = f"{'-':>5}   {'-':>5}  {'-':>5}"  # for a class without images
 _BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
 
@@ -28,11 +27,11 @@ class Bin:
     """The answers of one range of confidence.
 
     Attributes:
-        low: Lower end of the range, outside it.
-        high: Upper end, inside it.
+        low: Lower end of the range, exclusive.
+        high: Upper end of the range, inclusive.
         count: Number of answers.
-        confidence: Their mean confidence; 0 where there are none.
-        accuracy: Share of them that is right; 0 where there are none.
+        confidence: Their mean confidence; 0 if there are none.
+        accuracy: Share of right answers; 0 if there are none.
     """
 
     low: float
@@ -45,8 +44,8 @@ class Bin:
 def reliability(confidence: torch.Tensor, right: torch.Tensor) -> list[Bin]:
     """Returns 15 bins of equal width, lowest confidence first (Guo et al. 2017, equation 3).
 
-    A bin holds its upper end: a confidence of exactly 1 is in the last. torchmetrics 1.9 gives it a
-    bin of its own.
+    A bin includes its upper end, so a confidence of exactly 1 is in the last bin. torchmetrics 1.9
+    gives it a bin of its own.
 
     Args:
         confidence: ``(N,)`` in ``[0, 1]``.
@@ -63,7 +62,7 @@ def reliability(confidence: torch.Tensor, right: torch.Tensor) -> list[Bin]:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network's answers to pictures with known classes are worth.
+    """The scores of a network's answers to labelled pictures.
 
     Attributes:
         classes: Names, in the order of the logits.
@@ -148,7 +147,7 @@ class Scores:
         In ``[0, 1]``, 0.5 for guessing; classes without images or without others are left out.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of those, and counts them as 0
+            warnings.simplefilter("ignore")  # torchmetrics warns of them, and counts them as 0
             areas = multiclass_auroc(
                 self.logits.softmax(1), self.labels, len(self.classes), average="none"
             )
@@ -172,7 +171,7 @@ class Scores:
         return sum(gaps) / max(self.images, 1)
 
     def answered(self, threshold: float) -> tuple[float, float]:
-        """Returns the share of images answered so surely, and the share of those that is wrong.
+        """Returns the share of images with at least this confidence, and the errors among them.
 
         Args:
             threshold: A confidence in ``[0, 1]``.
@@ -183,7 +182,7 @@ class Scores:
         return float(sure.float().mean()), int(wrong.sum()) / max(int(sure.sum()), 1)
 
     def summary(self) -> dict[str, float]:
-        """Returns the numbers a bundle carries."""
+        """Returns the numbers that a bundle stores."""
         return {
             "accuracy": round(self.accuracy, 6),
             "macro_f1": round(self.macro_f1, 6),
@@ -191,7 +190,7 @@ class Scores:
             "images": self.images,
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns everything as plain lists and numbers."""
         columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
         more = {"auroc": self.auroc, "calibration_error": self.calibration_error}
@@ -226,9 +225,10 @@ class Scores:
         return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
 
     def to_text(self) -> str:
-        """Returns the per-class table, the confusion matrix and the headline numbers.
+        """Returns the per-class table, the confusion matrix and the main numbers.
 
-        Of many classes only the worst, and the most frequent mistakes in place of the matrix.
+        With many classes, it shows the worst classes, and the most frequent mistakes instead of the
+        matrix.
         """
         many = len(self.classes) > _MOST_CLASSES
         lines = self._worst() if many else self._matrix()
@@ -255,7 +255,7 @@ class Scores:
         ]
 
     def _table(self, most: int) -> list[str]:
-        """Returns a line for each class under a heading; of more than ``most`` the lowest F1."""
+        """Returns a heading and a line for each class, or for the ``most`` with the lowest F1."""
         columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
         rows = list(columns)
         if len(rows) > most:  # those without images have no F1

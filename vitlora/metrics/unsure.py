@@ -1,4 +1,4 @@
-"""What an unsure answer is, by the user's choice. Without torch: a wrong share is told at once."""
+"""When an answer is unsure, as the user chooses. Needs no torch, so errors come at once."""
 
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,10 @@ class Unsure:
     """When an answer counts as unsure.
 
     Args:
-        max_error: Share of wrong answers accepted among the sure ones, on new pictures; held with
-            90% probability over the draw of the validation pictures. If these are too few or too
-            often wrong to promise it, every answer is unsure.
-        coverage: Share of pictures to be answered for sure; null to go by max_error.
+        max_error: Accepted share of wrong answers among the sure ones, on new pictures. It holds
+            with 90% probability over the draw of the validation pictures. If these are too few, or
+            too many answers are wrong, every answer is unsure.
+        coverage: Share of pictures that get a sure answer; null to use max_error instead.
     """
 
     def __init__(self, max_error: float = 0.05, coverage: float | None = None) -> None:
@@ -38,7 +38,7 @@ class Unsure:
         return threshold_for_error(confidence, right, self.max_error)
 
     def chosen_for(self) -> dict[str, float]:
-        """Returns what the threshold is chosen for."""
+        """Returns the target of the threshold, for ``Confidence.chosen_for``."""
         from vitlora.metrics.confidence import CERTAINTY
 
         if self.coverage is not None:

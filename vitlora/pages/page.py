@@ -1,19 +1,18 @@
-"""Offline HTML pages: one file that holds its own style and pictures and asks for nothing."""
+"""Offline HTML pages: one file with its own style and pictures, which loads nothing else."""
 
 import base64
 import io
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """Returns a page from ``vitlora/pages/templates``; every value is escaped.
 
     Args:
         template: Name of a file that extends ``base.html``.
-        values: What its variables stand for; one that is missing is an error.
+        values: Values of its variables; a missing one is an error.
     """
     loader = PackageLoader("vitlora.pages")
     environment = Environment(

@@ -13,6 +13,7 @@ from vitlora.quantization.storage import (
     is_quantized,
     pack_layer,
     plain_weight,
+    weight_of,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "is_quantized",
     "pack_layer",
     "plain_weight",
+    "weight_of",
 ]

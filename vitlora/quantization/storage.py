@@ -1,11 +1,11 @@
 """How frozen weights are kept: fp32, bf16, fp16, NF4 (QLoRA; Dettmers et al. 2023), or FP4.
 
-Quantise first, inject adapters second. A bundle records how its base was kept, so that evaluation
-and prediction see the base that training saw, on whatever hardware they run.
+Quantise first, inject adapters second. A bundle records how its base was kept, so evaluation and
+prediction use the base that training used, on any hardware.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast, get_args
 
 import torch
 from torch import nn
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 Quantization = Literal["none", "nf4", "fp4"]
 
-BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # those of bitsandbytes
+BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # the sizes bitsandbytes has kernels for
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How the frozen weights were kept while the adapter was trained.
+    """How the frozen weights are kept while the adapter is trained.
 
     Attributes:
         quantization: ``nf4`` or ``fp4`` for the linear layers in the blocks, or ``none``.
-        dtype: ``float32``, ``bfloat16`` or ``float16``, of all other linear and convolution
-            weights (and of the 4-bit layers' products).
-        block_size: How many 4-bit weights share a scale, one of ``BLOCK_SIZES``; without
-            quantization it says nothing.
+        dtype: ``float32``, ``bfloat16`` or ``float16``: the dtype of all other linear and
+            convolution weights, and of the 4-bit layers' products.
+        block_size: Number of 4-bit weights that share a scale, one of ``BLOCK_SIZES``; always 64
+            without quantization.
     """
 
     quantization: Quantization = "none"
@@ -51,7 +51,7 @@ class Storage:
                 f"{', '.join(map(str, BLOCK_SIZES))}"
             )
         if self.quantization == "none":
-            object.__setattr__(self, "block_size", 64)  # so that equal storages are equal
+            object.__setattr__(self, "block_size", 64)  # it has no effect, and must not differ
         if self.dtype not in _DTYPES:
             raise UsageError(f"dtype is '{self.dtype}'; expected one of {', '.join(_DTYPES)}")
 
@@ -62,13 +62,13 @@ class Storage:
 
 
 def freeze(module: nn.Module, storage: Storage) -> None:
-    """Freezes a plain ViT in place and keeps its weights as ``storage`` says.
+    """Freezes a plain ViT in place and stores its weights as ``storage`` says.
 
-    The head is left as it is: it is trained. Layer norms and embeddings stay fp32.
+    The head does not change, because it is trained. Layer norms and embeddings stay fp32.
 
     Args:
         module: timm's ``VisionTransformer``, fp32, on the CPU.
-        storage: How to keep it; its dtype is the one matrix products run in.
+        storage: How to keep it; matrix products run in its dtype.
     """
     module.requires_grad_(False)
     for path, _ in list(module.named_modules()):
@@ -76,12 +76,12 @@ def freeze(module: nn.Module, storage: Storage) -> None:
 
 
 def freeze_layer(module: nn.Module, storage: Storage, path: str) -> None:
-    """Keeps one layer of a frozen ViT as ``freeze`` does, if it keeps such layers in fewer bits.
+    """Stores one layer of a frozen ViT as ``freeze`` does.
 
     Args:
         module: timm's ``VisionTransformer``, on the CPU.
         storage: How to keep it.
-        path: Of the layer, in fp32.
+        path: Path of the layer, which is fp32.
     """
     layer = module.get_submodule(path)
     if _is_packed(layer, path, storage):
@@ -92,12 +92,14 @@ def freeze_layer(module: nn.Module, storage: Storage, path: str) -> None:
 
 
 def pack_layer(module: nn.Module, storage: Storage, path: str) -> None:
-    """Keeps one layer as ``freeze_layer`` does, for products in fp32: those of ``dequantize``.
+    """Stores one layer as ``freeze_layer`` does, but its products run in fp32.
+
+    The results equal those of a layer after ``dequantize``.
 
     Args:
         module: timm's ``VisionTransformer``, on the CPU.
         storage: How the base was kept in training.
-        path: Of the layer, in fp32.
+        path: Path of the layer, which is fp32.
     """
     if _is_packed(module.get_submodule(path), path, storage):
         _pack(module, path, storage).compute_in_fp32()
@@ -106,7 +108,7 @@ def pack_layer(module: nn.Module, storage: Storage, path: str) -> None:
 
 
 def dequantize(module: nn.Module, storage: Storage) -> None:
-    """Rounds a plain fp32 ViT in place to the values training saw; all layers stay fp32 linear.
+    """Rounds a plain ViT in place to the values that training used; all layers stay fp32.
 
     Args:
         module: timm's ``VisionTransformer``, fp32, on the CPU.
@@ -122,11 +124,11 @@ def dequantize_layer(module: nn.Module, storage: Storage, path: str) -> None:
     Args:
         module: timm's ``VisionTransformer``, on the CPU.
         storage: How the base was kept in training.
-        path: Of the layer, in fp32.
+        path: Path of the layer, which is fp32.
     """
-    layer: Any = module.get_submodule(path)
+    layer = module.get_submodule(path)
     if any(parameter.is_meta for parameter in layer.parameters(recurse=False)):
-        return  # of shapes alone, to be counted: there is nothing to round
+        return  # the memory plan counts shapes only: there is nothing to round
     if _is_packed(layer, path, storage):
         from vitlora.quantization.four_bit import round_trip
 
@@ -139,62 +141,62 @@ def dequantize_layer(module: nn.Module, storage: Storage, path: str) -> None:
 def add_beside(
     module: nn.Module, path: str, a: torch.Tensor, b: torch.Tensor, gain: torch.Tensor | None
 ) -> None:
-    """Adds ``B A`` to a 4-bit layer that computes in fp32, beside its weight.
+    """Adds ``B A`` beside a 4-bit layer that computes in fp32.
 
     Args:
-        module: What the layer is a part of.
-        path: Of the layer.
+        module: The network that contains the layer.
+        path: Path of the layer.
         a: ``(rank, in)``.
-        b: ``(out, rank)``, scaled.
-        gain: What all but the bias is multiplied with, ``(out,)``; None for ones.
+        b: ``(out, rank)``, already scaled.
+        gain: Factor on all but the bias, ``(out,)``; None for ones.
     """
     from vitlora.quantization.four_bit import Beside
 
-    parent, _, name = path.rpartition(".")
-    beside = Beside(module.get_submodule(path), a, b, gain)
-    setattr(module.get_submodule(parent), name, beside)
+    module.set_submodule(path, Beside(module.get_submodule(path), a, b, gain))
 
 
-def is_quantized(layer: nn.Module) -> bool:
-    """Returns whether a layer's own weight is kept in 4 bits."""
+def is_quantized(layer: nn.Module) -> "TypeGuard[FourBitLinear]":
+    """Returns whether the layer's own weight is kept in 4 bits."""
     return hasattr(layer, "dequantized")
 
 
+def weight_of(layer: nn.Module) -> torch.Tensor:
+    """Returns a frozen layer's weight ``(out, in)``, unpacked if it is kept in 4 bits."""
+    return layer.dequantized() if is_quantized(layer) else layer.get_parameter("weight")
+
+
 def plain_weight(layer: nn.Module) -> torch.Tensor:
-    """Returns a frozen layer's weight ``(out, in)`` in fp32, whatever it is kept in."""
-    kept: Any = layer
-    weight = kept.dequantized() if is_quantized(layer) else kept.weight
-    return weight.detach().float()
+    """Returns a frozen layer's weight ``(out, in)`` in fp32, however it is kept."""
+    return weight_of(layer).detach().float()
 
 
 def frozen_bytes(module: nn.Module) -> int:
-    """Returns the bytes the frozen parameters and buffers take, 4-bit scales included."""
+    """Returns the bytes that the frozen parameters and buffers take, 4-bit scales included."""
     tensors: list[torch.Tensor] = [p for p in module.parameters() if not p.requires_grad]
     tensors += list(module.buffers())
-    layers: list[Any] = [layer for layer in module.modules() if is_quantized(layer)]
-    for layer in layers:
-        tensors += [*layer.scales, *layer.tables]
+    for layer in module.modules():
+        if is_quantized(layer):
+            tensors += [*layer.scales, *layer.tables]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _is_packed(layer: nn.Module, path: str, storage: Storage) -> bool:
-    """Returns whether a layer is kept in 4 bits: the linear ones in the blocks."""
+def _is_packed(layer: nn.Module, path: str, storage: Storage) -> TypeGuard[nn.Linear]:
+    """Returns whether a layer is kept in 4 bits: the linear layers of the blocks are."""
     four_bit = storage.quantization != "none"
     return four_bit and type(layer) is nn.Linear and path.startswith("blocks.")
 
 
 def _is_rounded(layer: nn.Module, path: str) -> bool:
-    """Returns whether a layer is kept in the storage's dtype: linear, convolution, no head."""
+    """Returns whether a layer is kept in the storage's dtype: linear or convolution, no head."""
     return type(layer) in (nn.Linear, nn.Conv2d) and not path.startswith("head")
 
 
 def _pack(module: nn.Module, path: str, storage: Storage) -> "FourBitLinear":
     from vitlora.quantization.four_bit import FourBitLinear
 
-    layer: Any = module.get_submodule(path)
+    layer = cast(nn.Linear, module.get_submodule(path))
     packed = FourBitLinear.from_linear(
         layer, storage.torch_dtype, storage.quantization, storage.block_size
     )
-    parent, _, name = path.rpartition(".")
-    setattr(module.get_submodule(parent), name, packed)
+    module.set_submodule(path, packed)
     return packed

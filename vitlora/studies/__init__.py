@@ -1,1 +1,1 @@
-"""Many runs side by side: methods compared on the same pictures."""
+"""Several runs side by side: methods compared on the same pictures."""

@@ -1,4 +1,4 @@
-"""Rows of a comparison -> a sentence of advice; how many pictures it takes to give one. Pure."""
+"""Rows of a comparison -> a sentence of advice; how many pictures it needs. Pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from statistics import NormalDist
 
 from vitlora.studies.comparison import LEVEL, Row, answered_right, seed_variance
 
-_POWER = 0.8  # with which so many pictures would show what they are said to show
-_DISAGREE = 0.1  # pictures on which one of two methods is right: a guess, before anything is known
+_POWER = 0.8  # statistical power of the number of pictures that is advised
+_DISAGREE = 0.1  # share of pictures on which only one of two methods is right: a guess
 
 
 def needed(
@@ -15,14 +15,14 @@ def needed(
 ) -> int | None:
     """Returns about how many pictures show that a cheaper method is within a margin of the best.
 
-    For two equally good methods, with a probability of 80% (the usual count for non-inferiority).
-    None if no number does, because the seeds vary too much.
+    If the two are equally good, so many pictures show it with a probability of 80% (the usual
+    sample size for non-inferiority). None if the seeds vary too much for any number of pictures.
 
     Args:
-        margin: Of the accuracy, in ``(0, 1)``.
-        methods: That are compared, at least 2.
+        margin: Margin of the accuracy, in ``(0, 1)``.
+        methods: Number of methods that are compared, at least 2.
         disagree: Share of the pictures on which one of the two is right and the other wrong.
-        seeds: Variance of the difference that comes from the seeds; pictures do not shrink it.
+        seeds: Variance of the difference between seeds; more pictures do not reduce it.
     """
     normal = NormalDist()
     both = normal.inv_cdf(1 - LEVEL / (methods - 1)) + normal.inv_cdf(_POWER)
@@ -33,12 +33,12 @@ def needed(
 def tells_apart(pictures: int, methods: int) -> float:
     """Returns the difference in accuracy, in ``[0, 1]``, below which methods cannot be told apart.
 
-    Where the two disagree on one picture in ten, and never on fewer than McNemar's exact test wants
-    all on one side.
+    Assumes that two methods disagree on one picture in ten, and on no fewer than McNemar's exact
+    test needs if one method is right on all of them.
 
     Args:
-        pictures: That are scored.
-        methods: That are compared, at least 2.
+        pictures: Number of pictures that are scored.
+        methods: Number of methods that are compared, at least 2.
     """
     level = LEVEL / (methods * (methods - 1) / 2)
     fewest = math.ceil(1 - math.log2(level))
@@ -47,20 +47,20 @@ def tells_apart(pictures: int, methods: int) -> float:
 
 
 def _round(count: float) -> int:
-    """Returns two significant digits: more would claim too much."""
+    """Rounds to two significant digits, because the number is only an estimate."""
     return math.ceil(float(f"{count:.2g}"))
 
 
 def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
     """Returns a sentence or two: which method to take, and how sure that is.
 
-    The cheapest method that was shown to be within the margin of every other; else the most
-    accurate one. Not shown to differ is not shown to be equal.
+    It advises the cheapest method that was shown to be within the margin of every other, else the
+    most accurate one. A missing proof of a difference does not prove equality.
 
     Args:
         rows: As ``compare`` returns them.
-        split: That was scored.
-        margin: Accuracy that a cheaper method may cost, in ``[0, 1)``.
+        split: The split that was scored.
+        margin: Accuracy that a cheaper method may lose, in ``[0, 1)``.
     """
     if not rows:
         return "No run finished, so there is nothing to advise."
@@ -96,7 +96,7 @@ def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
 
 
 def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: float) -> str:
-    """Returns the end of a sentence: what would show that a cheaper method is near enough."""
+    """Returns the end of a sentence: what would show that a cheaper method is good enough."""
     equal = "the two are equally good" if len(cheaper) == 1 else "one of them is just as good"
     variance, _ = seed_variance(rows)
     counts = []
@@ -118,7 +118,7 @@ def _disagreement(row: Row, other: Row) -> float:
 
 
 def points(share: float) -> str:
-    """Returns a share in points, to a tenth."""
+    """Returns a share in percentage points, with at most one decimal."""
     value = f"{100 * share:.1f}".removesuffix(".0")
     return f"{value} point{'s' * (value != '1')}"
 
@@ -133,14 +133,14 @@ def _listed(rows: Sequence[Row]) -> str:
 
 
 def can_tell(pictures: int, split: str, methods: int, seeds: int, margin: float) -> str:
-    """Returns what so many pictures can show, whatever the runs will say.
+    """Returns what a number of pictures can show, before any run.
 
     Args:
-        pictures: To be scored.
-        split: They are of.
-        methods: To be compared.
-        seeds: Of each method.
-        margin: Accuracy that a cheaper method may cost and still be advised.
+        pictures: Number of pictures to score.
+        split: The split that they belong to.
+        methods: Number of methods to compare.
+        seeds: Number of seeds of each method.
+        margin: Accuracy that a cheaper method may lose and still be advised.
     """
     apart = 100 * tells_apart(pictures, methods)
     said = (

@@ -1,4 +1,4 @@
-"""The chart of a comparison: accuracy against what it costs."""
+"""The chart of a comparison: accuracy against cost."""
 
 import io
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ def chart(rows: Sequence[Row], title: str) -> bytes:
     """Returns a PNG: accuracy with its interval over trained parameters, and over seconds.
 
     Args:
-        rows: Each finished method; not empty.
-        title: What was compared on what.
+        rows: The finished methods; not empty.
+        title: Title of the chart: the data and the base.
     """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -51,7 +51,7 @@ def _panel(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> None:
 
 
 def _apart(values: Sequence[float]) -> list[float]:
-    """Returns values for a logarithmic axis, moved up where they would hide one another."""
+    """Returns values for a logarithmic axis, moved up where they would overlap."""
     step = max((max(values) / min(values)) ** 0.025, 1.02)
     places, last = list(values), 0.0
     for index in sorted(range(len(values)), key=values.__getitem__):

@@ -1,17 +1,16 @@
-"""Finished runs -> one row for each method, tested against the best. Pure."""
+"""Finished runs -> one row for each method, tested against the best. Pure functions."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from vitlora.metrics.intervals import macro_f1, macro_f1_interval, paired, t_quantile, wilson
 
-_FLIPS = 100_000  # of the test of a difference
-LEVEL = 0.05  # of the whole comparison: shared by all pairs of methods, or all cheaper ones
+_FLIPS = 100_000  # random draws of the permutation test
+LEVEL = 0.05  # significance level of the whole comparison, divided among its tests
 
 
 @dataclass(frozen=True)
@@ -19,22 +18,22 @@ class Run:
     """One method trained and scored with one seed.
 
     Attributes:
-        method: Its name.
-        seed: Of the training.
-        labels: True class of each picture scored, ``(N,)``.
-        answers: The class the network gave, ``(N,)``, in the same order.
+        method: Name of the method.
+        seed: Seed of the training.
+        labels: True class of each scored picture, ``(N,)``.
+        answers: Predicted class of each picture, ``(N,)``, in the same order.
         lr: Peak learning rate.
         base: How the base was kept: a dtype, nf4, fp4, or ``trained``.
-        trainable: Trained parameters.
-        seconds: The training took, with its validations; without starting the process.
+        trainable: Number of trained parameters.
+        seconds: Duration of the training with its validations, without the start of the process.
         host_bytes: Peak resident memory of the training process; None if it was not measured.
         device_bytes: Peak memory of tensors on the GPU in training; None without CUDA.
-        milliseconds: The merged network takes for one prepared picture, median.
+        milliseconds: Median time of the merged network for one prepared picture.
         bundle_bytes: Size of the bundle.
-        device: What it ran on.
-        precision: Lightning's name of it.
-        seen_in_training: Pictures scored that are, byte for byte, training pictures; None in
-            records that do not say.
+        device: The device of the training.
+        precision: Lightning's name of the precision.
+        seen_in_training: Number of scored pictures that are, byte for byte, training pictures; None
+            in older records.
     """
 
     method: str
@@ -65,21 +64,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class Row:
-    """What the runs of one method say together.
+    """The runs of one method, summarised.
 
     Attributes:
-        method: Its name.
-        runs: One for each seed.
+        method: Name of the method.
+        runs: One run for each seed.
         accuracy: Mean over the seeds, in ``[0, 1]``.
-        accuracy_interval: 95% (Wilson 1927), for other pictures of the same kind.
+        accuracy_interval: 95% interval (Wilson 1927), for other pictures of the same kind.
         macro_f1: Mean over the seeds, in ``[0, 1]``.
-        macro_f1_interval: 95%, as ``macro_f1_interval`` has it.
-        p: Chance of a difference to the best method this large if both were equally good; None for
-            the best.
+        macro_f1_interval: 95% interval, by ``macro_f1_interval``.
+        p: Probability of a difference this large to the best method if both were equally good; None
+            for the best.
         clear: Whether the best method is clearly better.
         behind: 95% interval of how far its accuracy is below the best method's; None for the best.
-        at_most: How far it is below any other method at most, with 95% certainty for all methods
-            together; None for a single one.
+        at_most: Upper bound on how far it is below any other method, with 95% certainty for all
+            methods together; None if there is only one method.
     """
 
     method: str
@@ -110,15 +109,15 @@ class Row:
 
     @property
     def cost(self) -> tuple[int, float]:
-        """What makes a method cheap: few trained parameters, then a short training."""
+        """The cost of a method: trained parameters first, then the duration of the training."""
         return self.trainable, self.seconds
 
     def most(self, name: str) -> int | None:
-        """Returns the largest value of an attribute of the runs; None if one has none."""
+        """Returns the largest value of an attribute of the runs; None if a run lacks it."""
         values = [getattr(run, name) for run in self.runs]
         return None if None in values else max(values)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns everything but the answers, as plain lists and numbers."""
         runs = [asdict(run) for run in self.runs]
         for run in runs:
@@ -130,17 +129,17 @@ class Row:
 def compare(runs: Sequence[Run]) -> list[Row]:
     """Returns a row for each method, in the order of the runs, each tested against the best.
 
-    The best is the method of the highest mean accuracy; the cheapest of several. It is clearly
-    better than another if that difference on the same pictures would be rare among equals
-    (`p_value`; the usual 5%, divided by the number of pairs of methods) and no seed of the other
-    reaches any of its own.
+    The best method has the highest mean accuracy; among equals it is the cheapest. It is clearly
+    better than another method if such a difference on the same pictures would be rare between
+    equally good methods (`p_value`; the usual 5%, divided by the number of pairs) and each of its
+    seeds beats every seed of the other.
     """
     names = dict.fromkeys(run.method for run in runs)
     rows = [_row(name, tuple(run for run in runs if run.method == name)) for name in names]
     if not rows:
         return []
     best = min(rows, key=lambda row: (-row.accuracy, row.cost))
-    pairs = len(rows) * (len(rows) - 1) // 2  # the best is known only by looking at all of them
+    pairs = len(rows) * (len(rows) - 1) // 2  # all pairs, because the best is chosen by the data
     spread = seed_variance(rows)
     level = 1 - LEVEL / max(len(rows) - 1, 1)
     compared = []
@@ -171,9 +170,9 @@ def _against(best: Row, row: Row, tests: int, spread: tuple[float, int]) -> Row:
 
 
 def seed_variance(rows: Sequence[Row]) -> tuple[float, int]:
-    """Returns the variance of the accuracy from seed to seed, of all methods alike, and its df.
+    """Returns the variance of the accuracy between seeds, pooled over the methods, and its df.
 
-    Both are 0 where each method was trained once: then nothing is known of other trainings.
+    Both are 0 if each method was trained once: then nothing is known about other seeds.
     """
     freedom = sum(len(row.runs) - 1 for row in rows)
     squares = sum(float(np.var(row.by_seed)) * len(row.runs) for row in rows)
@@ -181,17 +180,17 @@ def seed_variance(rows: Sequence[Row]) -> tuple[float, int]:
 
 
 def _below(row: Row, other: Row, spread: tuple[float, int], level: float) -> tuple[float, float]:
-    """Returns how far a method is below another, from and to, each with a certainty of ``level``.
+    """Returns an interval for how far a method's accuracy is below another's.
 
-    What varies is the pictures, and the seeds where there are several: the variance of a mean over
-    seeds is added, and Student's t has the degrees of freedom of Welch and Satterthwaite. With one
-    seed the interval is about these two trained networks, on other pictures.
+    The pictures vary, and the seeds if there are several: then the variance of a mean over seeds is
+    added, and Student's t has the degrees of freedom of Welch and Satterthwaite. With one seed, the
+    interval is about these two trained networks on other pictures.
 
     Args:
-        row: The one.
-        other: The other.
+        row: The method.
+        other: The method to compare with.
         spread: As ``seed_variance`` returns it.
-        level: In ``(0.5, 1)``.
+        level: Certainty of each end, in ``(0.5, 1)``.
     """
     mean, error = paired(answered_right(other.runs).mean(0) - answered_right(row.runs).mean(0))
     variance, freedom = spread
@@ -203,19 +202,19 @@ def _below(row: Row, other: Row, spread: tuple[float, int], level: float) -> tup
 
 
 def answered_right(runs: Sequence[Run]) -> np.ndarray:
-    """Returns whether each picture was answered rightly, ``(seeds, N)``, 0 or 1."""
+    """Returns 1 for each right answer and 0 for each wrong one, ``(seeds, N)``."""
     return np.array([np.array(run.answers) == np.array(run.labels) for run in runs], float)
 
 
 def p_value(differences: np.ndarray) -> float:
-    """Returns the chance of a mean difference this far from zero if both were equally good.
+    """Returns the probability of a mean difference this far from zero if both were equally good.
 
-    A paired permutation test: among equals each picture's difference could as well have the other
-    sign. For one seed it is McNemar's exact test, up to the chance in its draws.
+    This is a paired permutation test: between equally good methods, each picture's difference could
+    have either sign. For one seed it is McNemar's exact test, apart from its random draws.
 
     Args:
-        differences: For each picture, the share of seeds that were right, one method's less the
-            other's, in ``[-1, 1]``.
+        differences: One method's share of right seeds minus the other's, for each picture, in
+            ``[-1, 1]``.
     """
     sizes, counts = np.unique(np.abs(differences).round(9), return_counts=True)
     signs = 2 * np.random.default_rng(0).binomial(counts, 0.5, (_FLIPS, len(counts))) - counts

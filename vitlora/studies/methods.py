@@ -1,4 +1,4 @@
-"""The methods a comparison knows: each is one change of the same configuration."""
+"""The methods of a comparison: each makes one change to the same configuration."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from vitlora.errors import UsageError, nearest
 
 @dataclass(frozen=True)
 class Method:
-    """What a method sets; everything else stays as the configuration has it.
+    """What a method sets; all other options are those of the configuration.
 
     Attributes:
-        says: What it is, for the help.
-        adapter: Class that trains.
-        options: Of ``Lora``, over those of the configuration.
+        says: Description, for the help.
+        adapter: Class of the adapter.
+        options: Options of ``Lora``, which override those of the configuration.
         four_bit: Whether the frozen base is kept in 4 bits.
-        rate: Learning rate over that of LoRA, > 0. As in benchmarks/trashnet.py.
+        rate: Learning rate divided by LoRA's, > 0; from benchmarks/trashnet.py.
     """
 
     says: str
@@ -45,7 +45,7 @@ METHODS = {
     "qv": Method("LoRA on q and v alone", options={"targets": ["attention.q", "attention.v"]}),
 }
 
-# What methods differ in, and so what cannot be asked for besides.
+# The options that methods set, so the user cannot.
 SET_BY_METHOD = (
     "--model.adapter",
     "--model.adapter.class_path",
@@ -58,10 +58,10 @@ _RATE_OF = {"LinearProbe": METHODS["linear"].rate, "FullFineTuning": METHODS["fu
 
 
 def check_methods(names: Sequence[str]) -> list[str]:
-    """Returns the names of methods.
+    """Returns the names of methods as a list, after checking them.
 
     Raises:
-        UsageError: One is unknown, or there twice.
+        UsageError: A name is unknown or appears twice, or there is none.
     """
     for name in names:
         if name not in METHODS:
@@ -79,17 +79,17 @@ def check_methods(names: Sequence[str]) -> list[str]:
 def fit_words(
     config: Sequence[str | Path] | str | Path,
     data: str | Path | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
 ) -> list[str]:
-    """Returns what to type after ``vitlora fit`` for the configuration that methods share.
+    """Returns the arguments of ``vitlora fit`` for the configuration that the methods share.
 
     Args:
         config: One file or several.
-        data: Folder of pictures, if it is given beside the options.
-        options: By dotted names, as words or values; or a group, ``{"model": {"lr": 0.001}}``.
+        data: Folder of pictures, if it is given besides the options.
+        options: Dotted name -> word or value; or groups, such as ``{"model": {"lr": 0.001}}``.
 
     Raises:
-        UsageError: An option is given twice, or is what the methods differ in.
+        UsageError: An option is unknown, is given twice, or is one that the methods set.
     """
     configs = [config] if isinstance(config, str | Path) else config
     given = [("data.root", str(data))] if data is not None else []
@@ -112,15 +112,15 @@ def fit_words(
 
 
 def configure(base: dict[str, Any], name: str, same_rate: bool = False) -> dict[str, Any]:
-    """Returns the configuration of a method: the user's, with one thing changed.
+    """Returns the user's configuration with the changes of a method.
 
-    A learning rate belongs to its method. That of the configuration is taken to suit the adapter
-    it names; a method of another kind gets it times the quotient of their usual rates.
+    The configuration's learning rate is assumed to suit its adapter. A method with another kind of
+    adapter gets that rate times the ratio of the usual rates of the two.
 
     Args:
         base: The resolved configuration of ``fit``.
         name: One of ``METHODS``.
-        same_rate: Give all methods the configuration's learning rate as it is.
+        same_rate: Give all methods the configuration's learning rate.
     """
     method, model = METHODS[name], dict(base["model"])
     adapter = model["adapter"]

@@ -1,4 +1,4 @@
-"""What a comparison says: its table, its notes and its advice."""
+"""The result of a comparison: its table, its notes and its advice."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vitlora.studies.table import to_markdown
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the runs of several methods say.
+    """The compared methods.
 
     Attributes:
-        folder: Holds table, chart, bundles and logs.
+        folder: Folder with the table, the chart, the bundles and the logs.
         split: The split that was scored.
-        config: The configuration that all runs have in common.
-        rows: A method each, with its runs.
+        config: The configuration that all runs share.
+        rows: One row for each method.
         failures: Runs that failed.
-        margin: Accuracy that a cheaper method may cost and still be advised.
+        margin: Accuracy that a cheaper method may lose and still be advised.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """Folder of pictures, and base."""
+        """The data folder's name and the base."""
         return f"{Path(self.config['data']['root']).name}, {self.config['model']['backbone']}"
 
     def to_text(self) -> str:
@@ -58,12 +58,12 @@ class Comparison:
         return "\n\n".join([*parts, last])
 
     def to_markdown(self) -> str:
-        """Returns the same as a page, which shows the chart that lies beside it."""
+        """Returns the same as a Markdown page, with the chart."""
         parts = [f"# {self.title}", to_markdown(self.rows, self.failures), _notes(self)]
         chart = ["![accuracy against cost](comparison.png)"] if self.rows else []
         return "\n\n".join([*parts, f"**{self.advice}**", *chart]) + "\n"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns every number."""
         return {
             "split": self.split,

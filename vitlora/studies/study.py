@@ -1,4 +1,4 @@
-"""The folder a comparison leaves: its configurations, a bundle, log and record for each run."""
+"""The folder of a comparison: its configurations, and a bundle, a log and a record of each run."""
 
 import json
 import os
@@ -16,18 +16,18 @@ from vitlora.files import write_json, write_whole
 from vitlora.studies.comparison import Failure, Run
 from vitlora.studies.methods import configure
 
-SETUP = "setup.json"  # what the runs of a folder have in common; marks the folder as ours
+SETUP = "setup.json"  # what the runs of a folder share; marks the folder as a comparison's
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs of several methods and seeds on one configuration; each is done once.
+    """Runs of several methods and seeds on one configuration; each runs only once.
 
     Attributes:
-        folder: Where all of it goes.
+        folder: Folder for all files.
         base: The user's resolved configuration.
         split: The split to score: ``test`` or ``val``.
-        same_rate: Whether all methods get the configuration's learning rate as it is.
+        same_rate: Whether all methods get the configuration's learning rate.
     """
 
     folder: Path
@@ -40,13 +40,13 @@ class Study:
         return self.folder / f"{method}-{seed}{suffix}"
 
     def take(self, setup: dict[str, Any]) -> None:
-        """Marks the folder, or makes sure that what it holds was run as this would be.
+        """Marks the folder, or checks that its earlier runs had the same setup.
 
         Args:
-            setup: All that runs of one folder have in common, to be written as JSON.
+            setup: Everything that the runs of a folder share, as JSON values.
 
         Raises:
-            UsageError: It holds runs of another setup; the first difference is named.
+            UsageError: It holds runs with another setup; the message names the first difference.
         """
         file = self.folder / SETUP
         if not file.is_file():
@@ -64,7 +64,7 @@ class Study:
             )
 
     def finished(self, method: str, seed: int) -> Run | None:
-        """Returns a run that was done before; None if it was not."""
+        """Returns an earlier run; None if there is none."""
         record = self.path(method, seed, ".json")
         if not record.is_file():
             return None
@@ -112,17 +112,17 @@ class Study:
 
 
 def _size(bundle: Path) -> int:
-    """Returns a bundle's bytes, as vitlora.bundle.checkpoint.bundle_bytes, which needs torch."""
+    """Returns a bundle's bytes like ``bundle_bytes`` of bundle.checkpoint, but without torch."""
     files = json.loads((bundle / "vitlora.json").read_text("utf-8"))["files"]
     return sum((bundle / name).stat().st_size for name in ("vitlora.json", *files))
 
 
 def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a command of vitlora's in a process of its own, which speaks UTF-8.
+    """Runs a command of vitlora in a new process, with UTF-8 output.
 
     Args:
-        words: After ``vitlora``.
-        streams: Where what it prints goes; options of ``subprocess.run``.
+        words: The arguments after ``vitlora``.
+        streams: Options of ``subprocess.run`` that redirect its output.
     """
     command = [sys.executable, "-m", "vitlora", *words]
     env = {**os.environ, "PYTHONUTF8": "1"}
@@ -131,11 +131,11 @@ def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedPro
 
 
 def last_words(text: str, status: int = 1) -> str:
-    """Returns why a command ended: its own line for the user, else the last it printed.
+    """Returns why a command ended: vitlora's own error line, else the last line of its output.
 
     Args:
-        text: What it printed.
-        status: Its exit status; below 0 the signal that ended it.
+        text: The output of the command.
+        status: Its exit status; a negative one is the signal that ended it.
     """
     if status < 0:
         name = signal.Signals(-status).name
@@ -145,8 +145,8 @@ def last_words(text: str, status: int = 1) -> str:
     return (ours or lines)[-1]
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Returns the leaves of nested fields by their dotted names."""
+def _flat(value: object, name: str = "") -> dict[str, object]:
+    """Returns dotted name -> value for the leaves of nested fields."""
     if not isinstance(value, dict) or not value:
         return {name: value}
     return {

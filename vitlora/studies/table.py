@@ -1,14 +1,15 @@
-"""The table of a comparison, as Markdown that also reads well on a screen."""
+"""The table of a comparison, as Markdown that is also readable in a terminal."""
 
 from collections.abc import Sequence
 
 from vitlora.studies.comparison import Failure, Row
+from vitlora.units import clock, size
 
 
 def to_markdown(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
-    """Returns the table; a method none of whose runs finished has a row that says so.
+    """Returns the table; a method without a finished run has a row that says "failed".
 
-    Columns that no run has anything for are left out.
+    Empty columns are left out.
     """
     records = [_cells(row) for row in rows]
     finished = {row.method for row in rows}
@@ -43,15 +44,15 @@ def _cells(row: Row) -> dict[str, str]:
         "behind best (95%)": _behind(row),
         "p": "best" if row.p is None else f"{row.p:.3f}" if row.p >= 0.001 else "<0.001",
         "training": clock(row.seconds),
-        "GPU memory": size(row.most("device_bytes")),
-        "RAM": size(row.most("host_bytes")),
+        "GPU memory": _largest(row, "device_bytes"),
+        "RAM": _largest(row, "host_bytes"),
         "one picture": f"{milliseconds:.3g} ms",
-        "bundle": size(row.most("bundle_bytes")),
+        "bundle": _largest(row, "bundle_bytes"),
     }
 
 
 def _behind(row: Row) -> str:
-    """Returns the points of accuracy between which a method is behind the best."""
+    """Returns the interval by which a method is behind the best, in percentage points."""
     if row.behind is None:
         return ""
     low, high = (f"{100 * end:.1f}" for end in row.behind)
@@ -62,22 +63,6 @@ def _with_interval(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def clock(seconds: float) -> str:
-    """Returns a duration as ``m:ss`` or ``h:mm:ss``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def size(count: int | None) -> str:
-    """Returns bytes in the unit that suits them, in powers of 1000; nothing for None."""
-    if count is None:
-        return ""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return (
-                f"{count / scale:.3g} {unit}"
-                if count < 999.5 * scale
-                else f"{count // scale} {unit}"
-            )
-    return f"{count} bytes"
+def _largest(row: Row, name: str) -> str:
+    count = row.most(name)
+    return "" if count is None else size(count)

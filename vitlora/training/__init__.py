@@ -1,4 +1,4 @@
-"""Running a training: the trainer, its progress line, and the bundle it leaves."""
+"""Training: the trainer, its progress line, and the bundle it writes."""
 
 from vitlora.training.measures import Cost, RecordAnswers
 from vitlora.training.progress import Progress

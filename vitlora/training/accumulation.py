@@ -1,30 +1,28 @@
 """Steps over several batches: equal to one step over all their pictures."""
 
-from typing import Any
-
 import torch
 
 
 class Accumulation:
-    """Makes an accumulated gradient the mean over the pictures it saw.
+    """Turns an accumulated gradient into the mean over its pictures.
 
-    Lightning divides each loss by the number of batches for a step, also where fewer batches, or
-    fewer pictures, were left of the epoch: to them the step would be that much smaller.
+    Lightning divides each loss by the number of batches in a step, even if the epoch ends with
+    fewer batches or fewer pictures. Without this class, that last step would be too small.
     """
 
     def __init__(self) -> None:
         self._weights: list[int | torch.Tensor] = []  # of the batches since the last step
 
     def forget(self) -> None:
-        """Forgets batches of which no step was made."""
+        """Discards batches that did not complete a step."""
         self._weights = []
 
     def weighed(self, loss: torch.Tensor, weight: int | torch.Tensor) -> torch.Tensor:
-        """Returns a batch's loss, multiplied with its weight over that of the step's first.
+        """Returns a batch's loss times its weight, divided by the weight of the step's first batch.
 
         Args:
-            loss: The mean over the batch.
-            weight: Pictures of the batch, or the sum of their weights.
+            loss: Mean loss of the batch.
+            weight: Number of pictures in the batch, or the sum of their weights.
         """
         self._weights.append(weight)
         return loss * (weight / self._weights[0])
@@ -34,12 +32,12 @@ class Accumulation:
         """Turns the sum of the step's gradients into their mean, in place.
 
         Args:
-            gradients: Of ``weighed`` losses, each divided by ``batches``.
-            batches: For a step; fewer may have come.
+            gradients: Gradients of ``weighed`` losses, each divided by ``batches``.
+            batches: Batches in a full step; the last step of an epoch may have fewer.
         """
         if not self._weights:
             return
-        scale: Any = batches * self._weights[0] / sum(self._weights)  # a float or a tensor
+        scale: float | torch.Tensor = batches * self._weights[0] / sum(self._weights)
         self.forget()
         if not isinstance(scale, float) or scale != 1:
             torch._foreach_mul_(gradients, scale)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 from vitlora.adapters import Adapter, Lora, gradient_self_test
-from vitlora.adapters.adapter import HeadMode
-from vitlora.backbones import answer_from_class_token, open_backbone, stream_in_bf16
+from vitlora.adapters.adapter import HeadMode, PeftConfig
+from vitlora.backbones import answer_from_class_token, as_vit, open_backbone, stream_in_bf16
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import check_compiles, compile_blocks, storage_dtype
@@ -60,7 +61,7 @@ class Classifier(LightningModule):
         compile: Compile the blocks with torch.compile; needs a C++ compiler.
     """
 
-    load = staticmethod(open_backbone)  # the memory plan puts one without weights in its place
+    load = staticmethod(open_backbone)  # the memory plan replaces it by one without weights
 
     def __init__(
         self,
@@ -96,17 +97,17 @@ class Classifier(LightningModule):
         self.checkpointing = checkpointing
         self.compile_blocks = compile
         self.backbone = self.load(backbone, num_classes, weights, image_size)
-        # before quantisation packs two of them into a byte, and adapters are added
+        # counted before quantisation packs two of them into a byte and adapters are added
         self.base_parameters = sum(p.numel() for p in self.backbone.module.parameters())
         if crop_mode is not None:
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
-        # from what was cached of images to logits, while a training caches
+        # cached features -> logits, while the cache is in use
         self.cached_forward: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._start: tuple[Mapping[str, torch.Tensor], Any] | None = None
-        self.given_storage: Storage | None = None  # a bundle's
+        self._start: tuple[Mapping[str, torch.Tensor], PeftConfig | None] | None = None
+        self.given_storage: Storage | None = None  # that of the bundle to continue from
         self._check_base: Callable[[str], None] = lambda digest: None
         self.loss_weight: torch.Tensor | None = None
         self._accumulation = Accumulation()
@@ -115,61 +116,57 @@ class Classifier(LightningModule):
         self,
         storage: Storage,
         tensors: Mapping[str, torch.Tensor],
-        config: Any,
+        config: PeftConfig | None,
         check_base: Callable[[str], None],
     ) -> None:
-        """Lets training begin where that of a bundle ended; to be called before it begins.
+        """Makes training continue from a bundle; call it before training starts.
 
         Args:
-            storage: How the frozen base was kept for the bundle.
+            storage: How the bundle's frozen base was kept.
             tensors: Adapter and head.
-            config: What ``adapter_config.json`` says, if there is one.
-            check_base: Refuses the digest of other base weights than the bundle's.
+            config: The bundle's ``adapter_config.json``; None if there is none.
+            check_base: Raises if a digest is not that of the bundle's base weights.
         """
         self._start, self._check_base = (tensors, config), check_base
         self.keep_as(storage)
 
     def keep_as(self, storage: Storage) -> None:
-        """Lets the frozen base have the values it has in a bundle, whatever this run's precision.
-
-        Args:
-            storage: How the bundle keeps it.
-        """
+        """Rounds the frozen base as a bundle does, whatever the precision of this run."""
         self.storage = self.given_storage = storage
 
     def release(self) -> None:
-        """Frees the memory of the network; nothing can be done with it afterwards."""
+        """Frees the memory of the network, which cannot be used afterwards."""
         self.network = None
         self.backbone.module = nn.Module()
         gc.collect()  # PEFT's parts refer to each other
 
     def configure_model(self) -> None:
         """Freezes, quantises and adapts the backbone once the precision is known."""
-        if self.network is None:  # else it is a bundle's, to be scored
+        if self.network is None:  # else it is a bundle's network to be scored
             with torch.device("cpu"):  # Lightning makes tensors on the GPU here
                 self.build(self.trainer.strategy.root_device, str(self.trainer.precision))
 
     def build(self, root: torch.device, precision: str) -> None:
-        """Makes the network to train.
+        """Builds the network to train.
 
         Args:
-            root: Where it is going to be trained.
-            precision: Lightning's name of it.
+            root: The device to train on.
+            precision: Lightning's name of the precision.
         """
-        module: Any = self.backbone.module
+        module = self.backbone.module
         check_device(self.storage, root.type)
         if self.adapter.freezes_base:
             compute = torch.float32 if self.adapter.moves_base else storage_dtype(precision)
             if self.given_storage is None:
                 self.storage = replace(self.storage, dtype=str(compute).removeprefix("torch."))
-            # who recomputes blocks is short of memory
+            # a run that recomputes blocks is short of memory
             load_frozen(self.backbone, self.storage, compute, scarce=self.checkpointing)
         else:
             self.backbone.load()
         self._check_base(self.backbone.digest)
         bf16 = storage_dtype(precision) == torch.bfloat16
         choose_attention(module, root.type, bf16)
-        module.set_grad_checkpointing(self.checkpointing)
+        as_vit(module).set_grad_checkpointing(self.checkpointing)
         self.network = self.adapter.inject(self.backbone, self.head_mode)
         answer_from_class_token(module)
         if bf16:
@@ -184,20 +181,28 @@ class Classifier(LightningModule):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.
 
-        Or of what ``cached_forward`` takes: tokens ``(B, N, D)``, or features ``(B, D)``.
+        With a cache, ``images`` may also be tokens ``(B, N, D)`` or features ``(B, D)``.
         """
         if self.cached_forward is not None and images.ndim < 4:
             return self.cached_forward(images)
+        return self.built_network()(images)
+
+    def built_network(self) -> nn.Module:
+        """Returns the network.
+
+        Raises:
+            UsageError: It is not built yet.
+        """
         if self.network is None:
             raise UsageError(
                 "the network is built when a Trainer starts; for use without one see "
                 "vitlora.prediction.predictor.Predictor"
             )
-        return self.network(images)
+        return self.network
 
     def on_fit_start(self) -> None:
-        """Lets the adapter choose its start, proves that every trainable tensor is reached."""
-        network: Any = self.network
+        """Initialises the adapter from the data, and runs the gradient self-test."""
+        network = self.built_network()
         size = self.backbone.preprocessing.image_size
         images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         with self.trainer.precision_plugin.forward_context():
@@ -220,32 +225,28 @@ class Classifier(LightningModule):
             logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
         )
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        self.log_dict(
-            {"train/loss": loss.detach(), "train/acc": accuracy},
-            on_step=True,
-            on_epoch=True,
-            batch_size=len(labels),
-        )
+        numbers = {"train/loss": loss.detach(), "train/acc": accuracy}
+        self.log_dict(numbers, on_step=True, on_epoch=True, batch_size=len(labels))
         if self.trainer.accumulate_grad_batches == 1:
             return loss
         weight = len(labels) if self.loss_weight is None else self.loss_weight[labels].sum()
         return self._accumulation.weighed(loss, weight)
 
     def on_train_epoch_start(self) -> None:
-        """Forgets batches of which an interrupted training made no step."""
+        """Discards batches of an interrupted training that did not complete a step."""
         self._accumulation.forget()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Makes an accumulated gradient the mean over the pictures it saw, before it is clipped."""
+        """Turns an accumulated gradient into the mean over its pictures, before it is clipped."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         self._accumulation.rescale(gradients, self.trainer.accumulate_grad_batches)
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last evaluation."""
+        """Discards the results of the last evaluation."""
         self._seen = []
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
-        """Keeps the logits and labels of a batch; on the device, so that no step waits for it."""
+        """Keeps the logits and labels of a batch, on the device, so no step waits for a copy."""
         images, labels = batch
         self._seen.append((self(images).float(), labels))
 
@@ -271,7 +272,7 @@ class Classifier(LightningModule):
         logits, labels = (torch.cat(parts).cpu() for parts in zip(*self._seen, strict=True))
         return Scores(classes, logits, labels)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns the optimiser with warm-up and cosine decay, stepped every batch."""
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         groups = parameter_groups(

@@ -1,6 +1,6 @@
-"""Going on from a bundle: its base and its adapter as options of a run, its tensors as the start.
+"""Continuing from a bundle: its base and adapter become options of a run, its tensors the start.
 
-The adapter is one of vitlora's own, and only plain values pass, as everywhere a bundle is read.
+The adapter must be one of vitlora's own, and only plain values are taken, as always with bundles.
 """
 
 import inspect
@@ -21,18 +21,18 @@ from vitlora.training.classifier import Classifier
 from vitlora.training.inherited import check, options_in
 
 _METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}
-_PLAIN = {"eva": "lora", "loftq": "lora", "pissa": "lora", "olora": "lora"}  # once trained
+_PLAIN = {"eva": "lora", "loftq": "lora", "pissa": "lora", "olora": "lora"}  # after training
 _DOUBLED = ("pissa", "olora")  # a bundle holds their start beside what was learnt
 
 
 def options_of(
     bundle: Bundle, given: Iterable[Mapping[str, Any]], typed: Iterable[str]
 ) -> dict[str, Any]:
-    """Returns the options of a run that goes on from a bundle, and their values.
+    """Returns the options of a run that continues from a bundle: name -> value.
 
     Args:
         bundle: The bundle.
-        given: What config files hold; a later one counts more.
+        given: Contents of the config files; later ones override earlier ones.
         typed: Names of the options on the command line.
 
     Raises:
@@ -80,7 +80,7 @@ def options_of(
                 f"the config sets model.{key} to {_shown(value)}, but {bundle.folder} has "
                 f"{_shown(had)}, and --from goes on with that; leave it out of the config"
             )
-    if record.method == "FullFineTuning":  # holds every weight itself
+    if record.method == "FullFineTuning":  # the bundle holds every weight
         values["weights"] = "none"
     elif bundle.weights and not asked.get("weights"):
         values["weights"] = bundle.weights
@@ -91,7 +91,7 @@ def options_of(
 def split_of(bundle: Bundle) -> dict[str, Any]:
     """Returns the options under ``data`` that drew a bundle's splits, if they were drawn.
 
-    New pictures are drawn by them; where those the bundle knows go, its ``usage`` says.
+    They draw the split of new pictures; the bundle's ``usage`` knows the split of the others.
     """
     drawn = bundle.record.split.get("drawn") or {}
     options = {DRAW[key]: value for key, value in drawn.items() if key in DRAW}
@@ -101,7 +101,7 @@ def split_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def unsure_of(bundle: Bundle) -> dict[str, float]:
-    """Returns the options under ``unsure`` by which a bundle's threshold was chosen."""
+    """Returns the options under ``unsure`` that chose a bundle's threshold."""
     learnt = bundle.record.confidence
     chosen = {} if learnt is None else learnt.chosen_for
     names = ("max_error", "coverage")
@@ -109,30 +109,30 @@ def unsure_of(bundle: Bundle) -> dict[str, float]:
 
 
 def start(model: Classifier, bundle: Bundle) -> None:
-    """Lets a model that was built by ``options_of`` begin where the bundle's training ended.
+    """Makes a model with the options of ``options_of`` continue from the bundle.
 
     Raises:
-        BundleError: The model's view of pictures is not the bundle's. That its base is another is
-            found when the base is read.
+        BundleError: The model's preprocessing is not the bundle's. A wrong base is found later,
+            when it is read.
     """
     record, backbone = bundle.record, model.backbone
-    if record.method == "FullFineTuning":  # whatever stood there at its start is gone
+    if record.method == "FullFineTuning":  # the bundle replaces all weights of the base
         backbone.load()
         backbone.digest = record.base_digest
-    trained = record.preprocessing  # its scale was found in training; no option says it
+    trained = record.preprocessing  # its scale was found in training; there is no option for it
     backbone.preprocessing = replace(
         backbone.preprocessing, value_range=trained.value_range, srgb=trained.srgb
     )
     if backbone.preprocessing != record.preprocessing:
         raise BundleError(
-            f"{bundle.folder / RUN_CONFIG} does not say how {bundle.folder} sees pictures; it "
-            "cannot be gone on from"
+            f"{bundle.folder / RUN_CONFIG} does not describe the preprocessing of {bundle.folder}, "
+            "so training cannot go on from it"
         )
     model.start_from(record.storage, bundle.tensors, bundle.peft, bundle.check_base)
 
 
 def check_output(output: Path, bundle: Bundle) -> None:
-    """Refuses to write over the bundle that training goes on from.
+    """Refuses to overwrite the bundle that training continues from.
 
     Raises:
         UsageError: The output is that bundle's folder.
@@ -145,7 +145,7 @@ def check_output(output: Path, bundle: Bundle) -> None:
 
 
 def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the adapter of a run: one of ours, with those of its options that it knows."""
+    """Returns the adapter of a run: one of vitlora's, with the options that it knows."""
     check(bundle, "model", {"crop_mode": run.get("crop_mode")}, {"crop_mode": CropMode | None})
     adapter = run.get("adapter")
     named = str(adapter.get("class_path") if isinstance(adapter, dict) else adapter)
@@ -172,9 +172,9 @@ def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _once_trained(adapter: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the adapter that a bundle holds: how it started is over.
+    """Returns the adapter as a bundle holds it, whatever its start was.
 
-    PiSSA's and OLoRA's are LoRA of twice the rank; see ``Lora.tensors``.
+    PiSSA and OLoRA are saved as LoRA of twice the rank; see ``Lora.tensors``.
     """
     init = dict(adapter["init_args"])
     variant = init.get("variant", "lora")
@@ -187,7 +187,7 @@ def _once_trained(adapter: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of a model, those of its adapter as ``adapter.rank`` and so on."""
+    """Returns the options of a model; those of its adapter are named ``adapter.rank`` and so on."""
     adapter = model.get("adapter")
     if isinstance(adapter, str):
         adapter = {"class_path": adapter}
@@ -195,7 +195,7 @@ def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
         return dict(model)
     init = adapter.get("init_args")
     options = init if isinstance(init, dict) else {}
-    named = adapter.get("class_path")  # a config may name options of the default's alone
+    named = adapter.get("class_path")  # absent where a config only sets the default's options
     return {
         **model,
         "adapter": None if named is None else str(named).rpartition(".")[2],
@@ -203,6 +203,6 @@ def _flat(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return printable(text, 80)

@@ -1,12 +1,12 @@
-"""The base of a run: loaded and kept as asked, and computed as its device does it best."""
+"""The frozen base of a run: how it is loaded and kept, and how its attention is computed."""
 
 from functools import partial
-from typing import Any
 
 import torch
+from torch import nn
 
 from vitlora.adapters import Adapter
-from vitlora.backbones import Backbone
+from vitlora.backbones import Backbone, as_vit
 from vitlora.errors import UsageError
 from vitlora.hardware import give_memory_back
 from vitlora.quantization import Quantization, Storage, dequantize_layer, freeze_layer
@@ -15,7 +15,7 @@ _FEW_PATCHES = 256  # unfused attention was timed on 196
 
 
 def asked_storage(quantization: Quantization, block_size: int, adapter: Adapter) -> Storage:
-    """Returns how the base is to be kept; in which dtype, precision and adapter say later.
+    """Returns how to keep the base; the dtype follows later from the precision and the adapter.
 
     Raises:
         UsageError: The options do not go together.
@@ -34,7 +34,7 @@ def asked_storage(quantization: Quantization, block_size: int, adapter: Adapter)
 
 
 def check_device(storage: Storage, device: str) -> None:
-    """Refuses a base in 4 bits where there are no kernels for it.
+    """Refuses a 4-bit base on a device without 4-bit kernels.
 
     Raises:
         UsageError: The device is Apple's GPU.
@@ -47,33 +47,34 @@ def check_device(storage: Storage, device: str) -> None:
 
 
 def load_frozen(backbone: Backbone, storage: Storage, compute: torch.dtype, scarce: bool) -> None:
-    """Loads the base layer by layer, each kept as ``storage`` says before the next is read.
+    """Loads the base; each layer is stored as ``storage`` says before the next is read.
 
     Args:
-        backbone: Only opened.
-        storage: How it is kept.
-        compute: What the run computes in.
+        backbone: An opened backbone that is not loaded.
+        storage: How to keep it.
+        compute: The dtype of the run's products.
         scarce: Whether memory may be short.
     """
-    # a bundle's adapter may have learnt around a rounding other than this run's
+    # the bundle to continue from may have been trained with another rounding than this run's
     keep = freeze_layer if storage.torch_dtype == compute else dequantize_layer
     if scarce and storage.quantization != "none":
         give_memory_back()
     backbone.load(partial(keep, backbone.module.requires_grad_(False), storage))
 
 
-def choose_attention(module: Any, device: str, bf16: bool) -> None:
-    """Computes attention step by step where torch's fused kernel is missing, or slower.
+def choose_attention(module: nn.Module, device: str, bf16: bool) -> None:
+    """Turns off torch's fused attention where it is missing or slower.
 
     Args:
         module: timm's ViT.
         device: cpu, cuda or mps.
         bf16: Whether it computes in bf16.
     """
-    few = module.patch_embed.num_patches <= _FEW_PATCHES
+    vit = as_vit(module)
+    few = vit.patch_embed.num_patches <= _FEW_PATCHES
     if device == "mps" or (device == "cpu" and bf16 and few):
-        # MPS trains without fused attention anyway: said, the plan counts it. On CPUs bf16
-        # steps take 1.4 x as long with torch's (benchmarks/cpu_step.py). Without it attention's
-        # matrices are kept, which grow with the square of the patches
-        for block in module.blocks:
-            block.attn.fused_attn = False
+        # MPS never trains with fused attention; turned off here, the memory plan counts that. On
+        # CPUs, bf16 steps with fused attention take 1.4 x as long (benchmarks/cpu_step.py).
+        # Without it the attention matrices are kept, which grow with the square of the patches
+        for block in vit.blocks:
+            block.get_submodule("attn").fused_attn = False  # pyright: ignore[reportArgumentType]

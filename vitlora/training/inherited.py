@@ -1,7 +1,7 @@
-"""What a bundle hands down to another run: values, each checked against the option it is for.
+"""The values that a run takes from a bundle, each checked against the type of its option.
 
-A bundle may come from anywhere, and the command line imports any class that a configuration names:
-so nothing of a bundle is ever a word of the command line, or names a class.
+A bundle may come from anywhere, and the command line imports any class that a configuration names.
+So nothing from a bundle becomes a word of the command line or the name of a class.
 """
 
 from collections.abc import Container, Mapping
@@ -16,15 +16,15 @@ from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, shown
 
-# options that decide no score: those of whoever scores count, not a stranger's
+# options that do not change a score: they are the choice of the user who scores
 _FREE = ("augment", "batch_size", "num_workers", "check_copies")
 
 
 def options_in(bundle: Bundle, group: str) -> dict[str, Any]:
-    """Returns what a bundle's ``config.yaml`` says under ``data`` or ``model``, whatever it holds.
+    """Returns the unchecked ``data`` or ``model`` section of a bundle's ``config.yaml``.
 
     Raises:
-        BundleError: It holds no run.
+        BundleError: The section is missing.
     """
     options = bundle.run().get(group)
     if not isinstance(options, dict):
@@ -33,11 +33,11 @@ def options_in(bundle: Bundle, group: str) -> dict[str, Any]:
 
 
 def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
-    """Returns a bundle's pictures and base as options; how its adapter was trained is over.
+    """Returns a bundle's pictures and base as options, without those of its training.
 
     Args:
         bundle: The bundle.
-        chosen: Names of options, as ``data.root``, that the user sets: the bundle's do not count.
+        chosen: Names of options that the user sets, such as ``data.root``; they are left out.
 
     Raises:
         BundleError: Its ``config.yaml`` holds a value that an option does not take.
@@ -47,7 +47,7 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     options = {name: value for name, value in data.items() if f"data.{name}" not in chosen}
     view = {"crop_mode": options_in(bundle, "model").get("crop_mode")}
     check(bundle, "data", options, hints)
-    # where the run was started, its paths need not lead to the same place as here
+    # relative paths depend on the folder in which the run was started; the record has absolute ones
     places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
     # a class without pictures is not measured, and others are left out
     options |= {"classes": list(record.classes), "known_classes": list(record.classes)}
@@ -58,7 +58,7 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
         options |= record.split.get("reading", {"layout": "folders"})
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
-    whole = record.method == "FullFineTuning"  # such a bundle holds every weight itself
+    whole = record.method == "FullFineTuning"  # such a bundle holds every weight
     return {
         **{f"data.{name}": value for name, value in options.items() if name not in _FREE},
         "model.backbone": record.backbone,
@@ -68,8 +68,10 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     }
 
 
-def check(bundle: Bundle, group: str, options: Mapping[Any, Any], hints: Mapping[str, Any]) -> None:
-    """Refuses a name or a value that an option does not take, and paths on other machines."""
+def check(
+    bundle: Bundle, group: str, options: Mapping[Any, object], hints: Mapping[str, object]
+) -> None:
+    """Refuses unknown names, values of the wrong type, and paths on other machines."""
     where = bundle.folder / RUN_CONFIG
     for name, value in options.items():
         key = f"{group}.{name}"

@@ -1,17 +1,19 @@
-"""What a run costs and what it answers, written by the run itself: nobody else can know."""
+"""Callbacks that record what a run costs and what it answers."""
 
 import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vitlora.adapters import count_trainable
 from vitlora.files import write_whole
+from vitlora.training.classifier import Classifier
 from vitlora.training.run_folder import RunFolder
 
 COST = Path("logs") / "cost.json"  # in the folder of a run
@@ -28,14 +30,15 @@ class Cost(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
-        module: Any = pl_module
-        folder = next(c.folder for c in _callbacks(trainer) if isinstance(c, RunFolder))
+        module = cast(Classifier, pl_module)
+        callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        folder = next(c.folder for c in callbacks if isinstance(c, RunFolder))
         quantization, dtype = module.storage.quantization, module.storage.dtype
         kept = dtype if quantization == "none" else quantization
         device = trainer.strategy.root_device
         cuda = device.type == "cuda"
         fields = {
-            "trainable": count_trainable(module.network),
+            "trainable": count_trainable(module.built_network()),
             "base": kept if module.adapter.freezes_base else "trained",
             "lr": module.lr,
             "seconds": time.monotonic() - self._started,
@@ -58,21 +61,21 @@ class RecordAnswers(Callback):
         self.file = Path(file)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens to the logits as they are computed."""
+        """Registers a hook that collects the answers."""
         self.labels: list[int] = []
         self.answers: list[int] = []
 
-        def listen(module: Any, inputs: Any, logits: torch.Tensor) -> None:
+        def collect(module: object, inputs: object, logits: torch.Tensor) -> None:
             self.answers += logits.argmax(1).tolist()
 
-        self._ear = pl_module.register_forward_hook(listen)
+        self._hook = pl_module.register_forward_hook(collect)
 
     def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: Sequence[torch.Tensor],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -81,12 +84,13 @@ class RecordAnswers(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
-        self._ear.remove()
-        module: Any = pl_module
+        self._hook.remove()
+        module = cast(Classifier, pl_module)
         side = module.backbone.preprocessing.image_size
-        took = milliseconds(module.network, torch.zeros(1, 3, side, side, device=module.device))
-        said = {"labels": self.labels, "answers": self.answers, "milliseconds": took}
-        write_whole(self.file, json.dumps(said))
+        picture = torch.zeros(1, 3, side, side, device=module.device)
+        took = milliseconds(module.built_network(), picture)
+        fields = {"labels": self.labels, "answers": self.answers, "milliseconds": took}
+        write_whole(self.file, json.dumps(fields))
 
     on_validation_start = on_test_start
     on_validation_batch_end = on_test_batch_end
@@ -101,7 +105,7 @@ def milliseconds(network: torch.nn.Module, picture: torch.Tensor) -> float:
         network: In evaluation mode.
         picture: ``(1, 3, H, W)`` on the network's device.
     """
-    device: Any = getattr(torch, picture.device.type)
+    device = getattr(torch, picture.device.type)
     times: list[float] = []
     for _ in range(_WARM_UP + _REPEATS):
         device.synchronize()
@@ -113,9 +117,9 @@ def milliseconds(network: torch.nn.Module, picture: torch.Tensor) -> float:
 
 
 def peak_host_bytes() -> int | None:
-    """Returns the peak resident memory of this process; None on Windows, which does not say.
+    """Returns the peak resident memory of this process in bytes; None on Windows.
 
-    On Linux a process inherits the peak of the one that started it, so that one should be small.
+    On Linux a process inherits the peak of its parent, so the parent should be small.
     """
     if sys.platform == "win32":
         return None
@@ -123,7 +127,3 @@ def peak_host_bytes() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _callbacks(trainer: Any) -> list[Callback]:
-    return trainer.callbacks

@@ -1,4 +1,4 @@
-"""The optimisers a run can choose from: their parameter groups, memory and learning rate."""
+"""The optimisers of vitlora: their parameter groups, memory and learning rate."""
 
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -17,7 +17,7 @@ OptimizerName = Literal["adamw", "adamw8bit", "paged_adamw8bit", "sgd", "lion"]
 def make_optimizer(
     name: OptimizerName, groups: list[dict[str, Any]], device: torch.device
 ) -> Optimizer:
-    """Returns an optimiser for parameter groups that bring their own ``lr`` and ``weight_decay``.
+    """Returns an optimiser for parameter groups with their own ``lr`` and ``weight_decay``.
 
     Args:
         name: One of ``OptimizerName``.
@@ -56,16 +56,16 @@ def parameter_groups(
     rate: Callable[[str], float],
     exempt: Container[int],
 ) -> list[dict[str, Any]]:
-    """Returns the parameters in groups of one learning rate and one weight decay.
+    """Returns the parameters in groups with one learning rate and one weight decay.
 
-    LoRA's, biases and vectors never decay.
+    LoRA's parameters, biases and vectors never decay.
 
     Args:
-        trained: By their names.
+        trained: Name -> parameter.
         lr: Peak learning rate.
-        weight_decay: Of the others.
-        rate: What a parameter's learning rate is multiplied with, by its name.
-        exempt: Ids of other parameters that do not decay.
+        weight_decay: Weight decay of the other parameters.
+        rate: Name of a parameter -> factor on its learning rate.
+        exempt: Ids of further parameters that do not decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
@@ -80,12 +80,12 @@ def parameter_groups(
 
 
 def warmup_cosine(optimizer: Optimizer, rising: int, steps: int) -> LambdaLR:
-    """Returns a schedule of the rate: up in a line to its peak, down along a cosine to 0.
+    """Returns a learning rate schedule: linear warm-up to the peak, then a cosine down to 0.
 
     Args:
-        optimizer: Its rates are the peaks.
-        rising: Steps on the way up.
-        steps: All of them.
+        optimizer: Its learning rates are the peaks.
+        rising: Number of warm-up steps.
+        steps: Number of all steps.
     """
 
     def share(step: int) -> float:
@@ -97,7 +97,7 @@ def warmup_cosine(optimizer: Optimizer, rising: int, steps: int) -> LambdaLR:
 
 
 def state_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor]) -> int:
-    """Returns the bytes an optimiser remembers between two steps.
+    """Returns the bytes of an optimiser's state.
 
     Args:
         name: One of ``OptimizerName``.
@@ -114,7 +114,7 @@ def state_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor]) -> int:
 
 
 def step_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor], device: str) -> int:
-    """Returns the bytes an optimiser works with while it steps: torch's for all at once on a GPU.
+    """Returns the bytes of an optimiser's temporary tensors; on a GPU torch steps all at once.
 
     Args:
         name: One of ``OptimizerName``.

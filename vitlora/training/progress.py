@@ -1,24 +1,26 @@
-"""One progress line in plain ASCII, so that any console can show it."""
+"""One progress line in plain ASCII, which any console can show."""
 
 import math
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from vitlora.units import clock
+
 _WIDTH = 20  # characters of the bar
-_STARVED = 0.1  # share of the time spent waiting for pictures that is worth a word
-_ENOUGH = 2.0  # seconds of training before that share says something
+_STARVED = 0.1  # share of the time spent waiting for pictures above which the line says so
+_ENOUGH = 2.0  # seconds of training before that share is meaningful
 
 
 class Progress(ProgressBar):
-    """Shows epoch, bar, mean loss and accuracy, images per second and the time the run still takes.
+    """Shows epoch, bar, mean loss and accuracy, images per second and the remaining time.
 
-    Where training waits for pictures, it says so, and what would help. On a terminal the line is
+    If training waits for pictures, the line says so and what would help. On a terminal the line is
     redrawn in place; elsewhere one line is printed for each epoch.
     """
 
@@ -27,7 +29,7 @@ class Progress(ProgressBar):
         self._on = True
         self._images = self._epoch_images = 0
         self._epochs = 1.0
-        # summed where they are computed, so that no step waits for its numbers
+        # summed on the device, so that no step waits for its numbers
         self._loss: float | torch.Tensor = 0.0
         self._hits: float | torch.Tensor = 0.0
         self._started = self._drawn = 0.0
@@ -49,9 +51,9 @@ class Progress(ProgressBar):
         self._epochs = epochs_of(trainer)
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Adds up how long the batch was waited for; an epoch's first also waits for workers."""
+        """Adds up the time spent waiting for batches, but not for an epoch's first batch."""
         now = time.monotonic()
         if batch_idx == 0:
             self._epoch_started, self._waited = now, 0.0
@@ -59,7 +61,12 @@ class Progress(ProgressBar):
             self._waited += now - self._ended
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: Sequence[torch.Tensor],
+        batch_idx: int,
     ) -> None:
         """Redraws the line, at most ten times a second."""
         count, metrics = len(batch[1]), trainer.callback_metrics
@@ -99,11 +106,11 @@ class Progress(ProgressBar):
             f"[{'#' * filled}{'.' * (_WIDTH - filled)}] "
             f"loss {float(self._loss) / seen:.3f} acc {float(self._hits) / seen:.3f} "
             f"{self._images / max(elapsed, 1e-9):.0f} img/s, {clock(left)} left"
-            f"{self._hunger(trainer)}"
+            f"{self._waiting(trainer)}"
         )
 
-    def _hunger(self, trainer: Trainer) -> str:
-        """Returns what share of the epoch training waited for pictures, if that is much."""
+    def _waiting(self, trainer: Trainer) -> str:
+        """Returns the share of the epoch spent waiting for pictures, and advice, if it is large."""
         trained = self._ended - self._epoch_started
         if trained < _ENOUGH or self._waited < _STARVED * trained:
             return ""
@@ -113,19 +120,12 @@ class Progress(ProgressBar):
         return f" | waits {self._waited / trained:.0%} for data: {advice}"
 
     def _over(self, line: str) -> str:
-        """Returns the line, long enough to hide the one before it."""
+        """Returns the line, padded to hide the previous one."""
         self._length, before = len(line), self._length
         return line.ljust(before)
 
 
-def epochs_of(trainer: Any) -> float:
-    """Returns how often a run sees its pictures; it may be told in steps, and end within one."""
-    each = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+def epochs_of(trainer: Trainer) -> float:
+    """Returns the number of epochs of a run; a run of ``max_steps`` may end within one."""
+    each = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     return max(trainer.estimated_stepping_batches / max(each, 1), 1 / max(each, 1))
-
-
-def clock(seconds: float) -> str:
-    """Returns a duration as minutes:seconds, or hours:minutes:seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,9 +1,9 @@
-"""The folder a run leaves: the best epoch as a bundle, whatever ends the training, and the logs."""
+"""The folder of a run: the best epoch as a bundle, even after an interruption, and the logs."""
 
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -13,20 +13,22 @@ from vitlora.bundle.checkpoint import save_bundle
 from vitlora.bundle.folder import is_bundle
 from vitlora.bundle.record import Record
 from vitlora.bundle.transaction import is_leftover
+from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, counted
 from vitlora.metrics.scores import Scores
 from vitlora.notes import note, tell
+from vitlora.training.classifier import Classifier
 
 
 class RunFolder(Callback):
     """Writes the bundle whenever the validation macro-F1 rises (the lower loss breaks a tie).
 
     Args:
-        folder: Where the bundle goes, and the logs below it. A bundle that lies there is moved
+        folder: Folder for the bundle, with the logs below it. An earlier bundle there is moved
             aside, never overwritten.
         run_config: The resolved configuration as YAML text.
         logs: Whether to write logs/metrics.csv and TensorBoard's events.
-        parent: What the record says of the bundle that training goes on from.
+        parent: Start of the digest of the bundle that training continues from, if any.
     """
 
     def __init__(
@@ -40,22 +42,24 @@ class RunFolder(Callback):
         self.best: Scores | None = None
         self.best_epoch = 0
         self.written = False
-        self._validated = 0  # steps until the last validation
+        self._validated = 0  # number of steps at the last validation
         self._aside: Path | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the folder, once nothing but training is left to go wrong."""
+        """Moves an earlier bundle aside, as late as possible, and opens the logs."""
         self._aside = clear_the_way(self.folder)
         if self._aside is not None:
             tell(f"the earlier bundle in {self.folder} is now {self._aside}")
         if self.logs:
-            where: dict[str, Any] = {"save_dir": self.folder, "name": "logs", "version": ""}
-            trainer.loggers = [CSVLogger(**where), TensorBoardLogger(**where)]
+            trainer.loggers = [
+                kind(save_dir=self.folder, name="logs", version="")
+                for kind in (CSVLogger, TensorBoardLogger)
+            ]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the last weights of a run that was never validated; says what else is not kept."""
+        """Saves the last weights if no epoch was validated; notes steps that are not saved."""
         if not self.written and trainer.global_step:
-            self._write(trainer, pl_module, {})
+            self._write(trainer, cast(Classifier, pl_module), {})
             tell(f"no epoch was validated; the last weights are kept in {self.folder}")
         elif left := trainer.global_step - self._validated:
             note(
@@ -67,9 +71,9 @@ class RunFolder(Callback):
         """Writes the bundle if this epoch is the best so far."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        module: Any = pl_module
+        module = cast(Classifier, pl_module)
         self._validated = trainer.global_step
-        scores: Scores = module.scores(trainer.datamodule.folder.classes)  # pyright: ignore
+        scores = module.scores(_data(trainer).folder.classes)
         if self.best is None or (scores.macro_f1, -scores.loss) > (
             self.best.macro_f1,
             -self.best.loss,
@@ -80,11 +84,11 @@ class RunFolder(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Gives an earlier bundle its place back if the run came to nothing.
+        """Puts an earlier bundle back if the run saved nothing.
 
-        On Ctrl-C, leaves a usable bundle and says where.
+        After Ctrl-C, a usable bundle remains, and a message says where.
         """
-        module: Any = pl_module
+        module = cast(Classifier, pl_module)
         interrupted = isinstance(exception, KeyboardInterrupt)
         if not interrupted and self._aside is not None and not self.written:
             where, self._aside = self._put_back(self._aside), None
@@ -108,17 +112,17 @@ class RunFolder(Callback):
         )
 
     def _put_back(self, aside: Path) -> Path:
-        """Puts the earlier bundle back in its place if it can; returns where it is."""
-        if is_bundle(self.folder):  # of another run, meanwhile
+        """Moves the earlier bundle back if possible; returns where it is."""
+        if is_bundle(self.folder):  # another run wrote it meanwhile
             return aside
         with suppress(OSError):
-            shutil.rmtree(self.folder, ignore_errors=True)  # the logs of a run that came to nothing
+            shutil.rmtree(self.folder, ignore_errors=True)  # the logs of the failed run
             aside.rename(self.folder)
             return self.folder
         return aside
 
-    def _write(self, trainer: Trainer, module: Any, metrics: dict[str, float]) -> None:
-        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    def _write(self, trainer: Trainer, module: Classifier, metrics: dict[str, float]) -> None:
+        data, network = _data(trainer), module.built_network()
         weights = module.backbone.weights
         record = Record(
             backbone=module.backbone.id,
@@ -133,11 +137,15 @@ class RunFolder(Callback):
             metrics=metrics,
             parent=self.parent,
         )
-        tensors = module.adapter.tensors(module.network)
-        peft = module.adapter.config(module.network)
+        tensors = module.adapter.tensors(network)
+        peft = module.adapter.config(network)
         card = model_card(record, tensors, peft)
         save_bundle(self.folder, record, tensors, peft, self.run_config, card, usage=data.usage())
         self.written = True
+
+
+def _data(trainer: Trainer) -> FolderData:
+    return trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_free(folder: Path) -> None:
@@ -158,7 +166,7 @@ def check_free(folder: Path) -> None:
 
 
 def clear_the_way(folder: Path) -> Path | None:
-    """Moves a bundle that lies in ``folder`` aside and returns where it went.
+    """Moves a bundle in ``folder`` aside and returns its new path.
 
     Raises:
         UsageError: The folder holds other things, or cannot be moved.

@@ -1,6 +1,6 @@
-"""What is about to be trained, as a table before the first step."""
+"""A table of what is about to be trained, printed before the first step."""
 
-from typing import Any
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -8,6 +8,7 @@ from vitlora.adapters import count_trainable
 from vitlora.data.folder import Folder
 from vitlora.notes import tell
 from vitlora.quantization import frozen_bytes
+from vitlora.training.classifier import Classifier
 
 _MOST_CLASSES, _SMALLEST = 25, 10  # classes that are all listed; of more, so many
 
@@ -17,24 +18,25 @@ class Summary(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table."""
-        module: Any = pl_module
+        module = cast(Classifier, pl_module)
         folder: Folder = trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
         tell(run_table(module, folder, module.base_parameters, str(trainer.precision)))
 
 
-def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
+def run_table(module: Classifier, folder: Folder, base: int, precision: str) -> str:
     """Returns the table.
 
     Args:
         module: A configured ``Classifier``.
         folder: Its data.
         base: Parameters of the backbone with its head, before quantisation and adapters.
-        precision: Lightning's name of it.
+        precision: Lightning's name of the precision.
     """
-    trainable = count_trainable(module.network)
+    network = module.built_network()
+    trainable = count_trainable(network)
     added = sum(
         p.numel()
-        for name, p in module.network.named_parameters()
+        for name, p in network.named_parameters()
         if "lora_" in name or "modules_to_save" in name
     )
     total = base + added
@@ -43,7 +45,7 @@ def run_table(module: Any, folder: Folder, base: int, precision: str) -> str:
         ("backbone", module.backbone.id),
         ("method", f"{type(module.adapter).__name__}, head {module.head_mode}"),
         ("parameters", f"{total:,} total, {trainable:,} trainable ({trainable / total:.2%})"),
-        ("frozen base", f"{frozen_bytes(module.network):,} bytes ({kept}{module.storage.dtype})"),
+        ("frozen base", f"{frozen_bytes(network):,} bytes ({kept}{module.storage.dtype})"),
         ("image size", f"{module.backbone.preprocessing.image_size} px"),
         ("runs on", f"{module.device.type}, {precision}"),
         ("data", str(folder.root)),

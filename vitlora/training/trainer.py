@@ -17,7 +17,7 @@ from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.training.cache.prefix_cache import PrefixCache, Where
 from vitlora.training.progress import Progress
 
-# Callbacks that change behind the run's back what it records, keeps or counts.
+# Callbacks that would make what a run records, saves or counts wrong -> the reason.
 _REFUSED: dict[type[Callback], str] = {
     lightnings.WeightAveraging: "the scores would be the average's and the weights kept would not, "
     "and the bytes of a base in 4 bits have no average",
@@ -32,7 +32,7 @@ _REFUSED: dict[type[Callback], str] = {
     lightnings.GradientAccumulationScheduler: "the learning rate falls over as many steps as "
     "trainer.accumulate_grad_batches makes",
 }
-_AT_ONCE = (lightnings.DeviceStatsMonitor, lightnings.ThroughputMonitor)  # look for their logger
+_AT_ONCE = (lightnings.DeviceStatsMonitor, lightnings.ThroughputMonitor)  # need a logger early
 
 
 class Trainer(LightningTrainer):
@@ -40,22 +40,21 @@ class Trainer(LightningTrainer):
 
     Args:
         max_epochs: Passes over the training pictures.
-        precision: auto (bf16 where the chip has it, else fp16 on older CUDA, else fp32), 32-true,
-            bf16-mixed or 16-mixed.
+        precision: auto (bf16 if the chip has it, else fp16 on older CUDA cards, else fp32),
+            32-true, bf16-mixed or 16-mixed.
         accelerator: auto, cpu, cuda or mps.
         devices: One; training on several at once is not offered.
         early_stopping: Stop after this many epochs without a better validation macro-F1; null to
             run them all.
         accumulate_grad_batches: Batches whose gradients are summed before each step.
         gradient_clip_val: Largest norm of the gradient; null not to clip.
-        cache: Compute only once what no training changes, where the first blocks, or all, are
-            frozen; every epoch then starts behind them. auto does so in memory where the head alone
-            is trained, and it pays and fits; memory and disk insist, and disk serves later runs
-            too; off.
-        cache_views: Differently augmented views of each training picture that are cached, which
-            the epochs take in turn; null for half as many as epochs, from 2 to 6.
-        cache_gb: Most that is cached, in 10^9 bytes; on disk, in all runs together.
-        cache_folder: Where disk keeps it; null for ~/.cache/vitlora/features.
+        cache: Compute frozen blocks at the start of the network only once; every epoch then starts
+            after them. auto caches in memory if only the head is trained, and it saves time and
+            fits; memory and disk always cache, and later runs can use what is on disk; off.
+        cache_views: Differently augmented views of each training picture to cache; the epochs
+            take them in turn; null for half as many as epochs, from 2 to 6.
+        cache_gb: Largest size of the cache, in 10^9 bytes; on disk, of all runs together.
+        cache_folder: Folder of the cache on disk; null for ~/.cache/vitlora/features.
         log_every_n_steps: Steps between two lines of the logs.
         num_sanity_val_steps: Validation batches before training.
         enable_model_summary: Lightning's own table of layers.
@@ -135,7 +134,7 @@ class Trainer(LightningTrainer):
 
 
 def _check_length(max_epochs: int | None, max_steps: int) -> None:
-    """Refuses a run without an end: the learning rate falls to it."""
+    """Refuses a run without an end: the learning rate schedule needs its length."""
     if max_steps != -1 and max_steps < 1:
         raise UsageError(f"trainer.max_steps is {max_steps}; expected at least 1, or -1 for no end")
     if max_epochs is None and max_steps == -1:
@@ -151,15 +150,15 @@ def _check_length(max_epochs: int | None, max_steps: int) -> None:
         )
 
 
-def _checked(callbacks: Any, logged: bool) -> list[Callback]:
-    """Returns the callbacks as a list of their own; refuses those that spoil a run.
+def _checked(callbacks: list[Callback] | Callback | str | None, logged: bool) -> list[Callback]:
+    """Returns the callbacks as a new list; refuses those that do not work here.
 
     Args:
-        callbacks: As they were given.
-        logged: Whether a logger was named.
+        callbacks: The user's callbacks.
+        logged: Whether the user chose a logger.
     """
-    given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-    for callback in given:
+    checked: list[Callback] = []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else ():
         if not isinstance(callback, Callback):
             raise UsageError(
                 f"trainer.callbacks has {callback!r}, which is not a class that can be found; "
@@ -175,7 +174,8 @@ def _checked(callbacks: Any, logged: bool) -> list[Callback]:
                 f"{has} needs a logger of its own; add --trainer.logger CSVLogger "
                 "--trainer.logger.save_dir DIR"
             )
-    return list(given)
+        checked.append(callback)
+    return checked
 
 
 def _any(callbacks: Iterable[Callback], kind: type[Callback]) -> bool:
@@ -183,11 +183,10 @@ def _any(callbacks: Iterable[Callback], kind: type[Callback]) -> bool:
 
 
 def _on_its_own(plugins: Any) -> list[Any]:
-    """Returns the plugins with an environment that is no cluster's, unless one was given.
+    """Returns the plugins with a single-process environment, unless the user gave a cluster's.
 
-    Lightning takes SLURM's and torchrun's variables for a training on several devices, and refuses
-    one device among several tasks. The process is its own first, whatever its number among them:
-    else it would write no logs.
+    Lightning reads SLURM's and torchrun's variables as training on several devices, and refuses one
+    device among several tasks. The process counts as rank 0; otherwise it would write no logs.
     """
     given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
     if any(isinstance(plugin, ClusterEnvironment) for plugin in given):

@@ -1,4 +1,4 @@
-"""Frozen blocks are computed once and kept for all epochs."""
+"""Computes frozen blocks once and keeps their outputs for all epochs."""
 
 from vitlora.training.cache.prefix_cache import PrefixCache, Where
 

@@ -1,20 +1,23 @@
-"""What the frozen half of a network makes of the pictures of a run."""
+"""The outputs of the frozen part of a network for the pictures of a run."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
 from vitlora.data.archives import size_and_time
+from vitlora.data.datamodule import FolderData
 from vitlora.training.cache.prefix import Prefix
+from vitlora.training.classifier import Classifier
 
-# what decodes, changes and multiplies: another version may give other numbers
+# libraries that decode, augment or compute: another version may give other numbers
 _LIBRARIES = ("torch", "timm", "albumentations", "opencv-python-headless", "pillow")
-# one more whenever vitlora itself reads or changes pictures otherwise than before
+# raised whenever vitlora itself reads or augments pictures differently
 REVISION = 2
 
 
@@ -27,18 +30,18 @@ class Features:
         prefix: Its network in two halves.
 
     Attributes:
-        shape: Of a row: ``(N, D)`` tokens, or ``(D,)`` where only the head is trained.
-        dtype: bf16 where training computes in it, else as the network gives it.
+        shape: Shape of a row: ``(N, D)`` tokens, or ``(D,)`` if only the head is trained.
+        dtype: bf16 if training computes in it, else the dtype of the network's output.
     """
 
-    def __init__(self, trainer: Any, module: Any, prefix: Prefix) -> None:
-        self.data: Any = trainer.datamodule
+    def __init__(self, trainer: Trainer, module: Classifier, prefix: Prefix) -> None:
+        self.data: FolderData = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self._module = module
         self._context = trainer.precision_plugin.forward_context
         self._precision = str(trainer.precision)
         self.prefix = prefix
         side = module.backbone.preprocessing.image_size
-        # as many as in a batch: a compiled block would be compiled once more for another number
+        # a full batch: a compiled block would be compiled again for another number of pictures
         images = torch.zeros(self.data.batch_size, 3, side, side, device=module.device)
         row = self._without_training(self.prefix.look, images)
         self.shape = tuple(row.shape[1:])
@@ -63,13 +66,13 @@ class Features:
 
     def batches(self, split: str, view: int) -> Iterator[torch.Tensor]:
         """Computes one view of a split, in the order of its pictures; yields ``(B, *shape)``."""
-        with torch.random.fork_rng(devices=[]):  # the loader draws a number
+        with torch.random.fork_rng(devices=[]):  # the loader draws a random number
             for images, _ in self.data.view_dataloader(split, view):
                 rows = self._without_training(self.prefix.before, images.to(self._module.device))
                 yield rows.to(self.dtype).cpu()
 
     def key(self, split: str, view: int) -> dict[str, Any]:
-        """Returns all that one view of a split depends on."""
+        """Returns everything that one view of a split depends on."""
         pictures = hashlib.sha256()
         for sample in self.data.folder.splits[split]:
             size, written = size_and_time(sample.path)
@@ -97,8 +100,10 @@ class Features:
     def _weights(self) -> str:
         return self.prefix.digest()
 
-    def _without_training(self, half: Any, images: torch.Tensor) -> torch.Tensor:
-        network = self._module.network
+    def _without_training(
+        self, half: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+    ) -> torch.Tensor:
+        network = self._module.built_network()
         training = network.training
         network.eval()
         try:

@@ -1,36 +1,38 @@
-"""The blocks that training leaves as they are, cut off so that they need to run only once."""
+"""Splits off the blocks that training does not change, so that they run only once."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from vitlora.backbones import as_vit
+
 _AFTER = ("norm.", "fc_norm.", "attn_pool.", "head.")  # what follows the blocks
 
 
 class Prefix:
-    """A network in two halves: what comes before the first trained parameter, and the rest.
+    """A network in two halves: everything before the first trained parameter, and the rest.
 
-    timm's own code runs the first half, with fewer blocks; it also tells what else each block of
-    the second half is given (rotary angles, a shared bias), so that no family is known here.
+    timm's own code runs the first half, with fewer blocks. It also shows which other arguments the
+    blocks get (rotary angles, a shared bias), so this module need not know the model families.
 
     Args:
         module: timm's ``VisionTransformer``, ``Eva`` or ``Beit``, adapted, on its device.
 
     Attributes:
-        blocks: How many blocks are frozen, from the input on.
-        total: How many there are.
-        pooled: Whether everything but the head is frozen: then what the head is given is kept.
-        obstacle: Why no block can be left out, and ``blocks`` is 0; None if some can.
+        blocks: Number of frozen blocks, counted from the input.
+        total: Number of all blocks.
+        pooled: Whether only the head is trained; then the head's input is kept.
+        obstacle: Why no block can be skipped (``blocks`` is then 0); None if some can.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module: Any = module
-        self._blocks: list[Any] = list(self.module.blocks)
+        self.module = as_vit(module)
+        self._blocks = list(self.module.blocks)
         self.total = len(self._blocks)
         trained = [name for name, p in module.named_parameters() if p.requires_grad]
         self.blocks = min(map(self._stage, trained), default=self.total)
@@ -46,18 +48,18 @@ class Prefix:
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> torch.Tensor:
-        """Learns what the blocks are given besides tokens; to be called once, before ``after``.
+        """Records the blocks' arguments besides tokens; call it once, before ``after``.
 
         Args:
             images: ``(B, 3, H, W)``, any values, on the module's device.
 
         Returns:
-            What ``before`` makes of them.
+            What ``before`` returns for them.
         """
-        ears = [_Ear() for _ in self._blocks]
-        with _swapped(self.module, blocks=nn.Sequential(*ears), norm=nn.Identity()):
+        recorders = [_Recorder() for _ in self._blocks]
+        with _swapped(self.module, blocks=nn.Sequential(*recorders), norm=nn.Identity()):
             self.module.forward_features(images)
-        self._contexts = [ear.context for ear in ears]
+        self._contexts = [recorder.context for recorder in recorders]
         kept = self.before(images)
         self._dtype = kept.dtype
         return kept
@@ -72,22 +74,22 @@ class Prefix:
             return vit.forward_features(images)
 
     def after(self, kept: torch.Tensor) -> torch.Tensor:
-        """Returns logits ``(B, classes)`` of what ``before`` returned, in whatever dtype."""
+        """Returns the logits ``(B, classes)`` for an output of ``before``, in any dtype."""
         vit, x = self.module, kept.to(self._dtype)
         if self.pooled:
             return vit.head(x)
-        # timm's own loop over the blocks does this, and starts at the first
+        # timm's own loop does the same, but always starts at the first block
         recompute = vit.grad_checkpointing and torch.is_grad_enabled()
         for index in range(self.blocks, self.total):
             block, context = self._blocks[index], self._contexts[index]
             if recompute:
-                x = checkpoint(block, x, use_reentrant=False, **context)
+                x = cast(torch.Tensor, checkpoint(block, x, use_reentrant=False, **context))
             else:
                 x = block(x, **context)
         return vit.forward_head(vit.norm(x))
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the first half's tensors as they are kept, 4-bit codes or not."""
+        """Returns the SHA-256 of the first half's tensors as they are stored."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             if self._comes_first(name):
@@ -102,21 +104,21 @@ class Prefix:
             return name.partition(".")[0] != "head"
         return self._stage(name) < self.blocks
 
-    def _is_random(self, name: str, part: Any) -> bool:
-        """Returns whether a layer of the first half, or rotary angles, change from step to step."""
+    def _is_random(self, name: str, part: nn.Module) -> bool:
+        """Returns whether a layer of the first half, or rotary angles, are random in training."""
         chances = [part.p] if isinstance(part, nn.Dropout) else []
         chances += [getattr(part, kind, 0) for kind in ("drop_prob", "prob")]  # timm's own
         return getattr(part, "aug_active", False) or (self._comes_first(name) and any(chances))
 
     def _stage(self, name: str) -> int:
-        """Returns the number of blocks that a tensor's layer comes after."""
+        """Returns how many blocks come before a tensor's layer."""
         if name.startswith("blocks."):
             return int(name.split(".")[1])
         return self.total if name.startswith(_AFTER) else 0
 
 
-class _Ear(nn.Module):
-    """Stands where a block does, and hears what it is given besides tokens."""
+class _Recorder(nn.Module):
+    """Takes the place of a block, and records its arguments besides tokens."""
 
     def forward(self, x: torch.Tensor, **context: Any) -> torch.Tensor:
         self.context = context
@@ -125,7 +127,7 @@ class _Ear(nn.Module):
 
 @contextmanager
 def _swapped(module: nn.Module, **parts: nn.Module) -> Iterator[None]:
-    """Gives a module other parts for a while."""
+    """Replaces parts of a module inside a ``with``."""
     own = {name: getattr(module, name) for name in parts}
     try:
         for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""What the frozen blocks make of every picture, computed once and kept for all epochs."""
+"""Keeps the outputs of the frozen blocks for every picture, for all epochs."""
 
 import math
 import os
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,27 +18,30 @@ from vitlora.notes import tell
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
 from vitlora.training.cache.shelf import Memory, Shelf
-from vitlora.training.progress import Progress, clock, epochs_of
+from vitlora.training.classifier import Classifier
+from vitlora.training.progress import Progress, epochs_of
+from vitlora.units import clock, size
 
 Where = Literal["auto", "off", "memory", "disk"]
 Part = tuple[str, int]  # a split and a view of it
 
-_WORTH = 0.9  # auto keeps nothing where the run would take more than this share of its time
+
+_WORTH = 0.9  # auto needs the run's time to fall to this share or less
 
 
 class PrefixCache(Callback):
-    """Lets every epoch start at the first block that is trained.
+    """Makes every epoch start at the first block that is trained.
 
     Args:
-        where: ``auto``, ``memory`` or ``disk``. ``auto`` serves heads alone, for which it was
-            measured that a few views do.
-        views: Differently augmented looks at each training picture, at least 1; None for
+        where: ``auto``, ``memory`` or ``disk``. ``auto`` caches only if the head alone is trained:
+            there a few views were measured to be enough.
+        views: Differently augmented views of each training picture, at least 1; None for
             ``usual_views``.
-        gigabytes: Most that is kept, in 10^9 bytes.
-        folder: Where ``disk`` keeps it; None for ``usual_folder``.
+        gigabytes: Largest size of the cache, in 10^9 bytes.
+        folder: Folder for ``disk``; None for ``usual_folder``.
 
     Raises:
-        UsageError: A value that cannot be.
+        UsageError: A value is out of range.
     """
 
     def __init__(
@@ -66,12 +69,12 @@ class PrefixCache(Callback):
         self._train: Kept | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets an earlier training."""
+        """Resets the state of an earlier training."""
         self._begun, self._train = False, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses to keep what is not frozen, before anything is written."""
-        module: Any = pl_module
+        """Refuses a cache if no block is frozen, before anything is written."""
+        module = cast(Classifier, pl_module)
         prefix = Prefix(module.backbone.module)
         if self.where != "auto" and prefix.obstacle:
             raise UsageError(
@@ -80,25 +83,24 @@ class PrefixCache(Callback):
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Computes what is kept before the first epoch, and takes the next view before each."""
+        """Fills the cache before the first epoch, and selects the next view before each epoch."""
         if not self._begun:
             self._begun = True
-            self._begin(trainer, pl_module)
+            self._begin(trainer, cast(Classifier, pl_module))
         if self._train is not None:
             self._train.view = trainer.current_epoch % len(self._train.views)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets go of what was kept."""
-        module: Any = pl_module
-        module.cached_forward = self._train = None
+        """Frees the cache."""
+        cast(Classifier, pl_module).cached_forward = self._train = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Lets go of what was kept."""
+        """Frees the cache."""
         self.on_train_end(trainer, pl_module)
 
-    def _begin(self, trainer: Any, module: Any) -> None:
+    def _begin(self, trainer: Any, module: Classifier) -> None:
         if not isinstance(trainer.train_dataloader, PictureLoader):
             if self.where == "auto":
                 return
@@ -127,23 +129,23 @@ class PrefixCache(Callback):
             kept = Kept([made["val", 0]], features.labels("val"))
             trainer.val_dataloaders.keep(kept.batches(features.data.batch_size, shuffle=False))
         module.cached_forward = prefix.after
-        if isinstance(trainer.progress_bar_callback, Progress):  # its clock starts now
+        if isinstance(trainer.progress_bar_callback, Progress):  # restart its clock
             trainer.progress_bar_callback.on_train_start(trainer, module)
 
     def _made(
         self, features: Features, parts: Sequence[Part], epochs: int
     ) -> dict[Part, torch.Tensor] | None:
-        """Returns the tensor of each part, found or computed; None if they would not fit."""
-        size = sum(features.size(split) for split, _ in parts)
-        what = f"{_described(features, parts, epochs)}: {_amount(size)}"
-        if size > self.bound:
-            return self._without(what, f"trainer.cache_gb allows {_amount(self.bound)}")
+        """Returns the tensor of each part, found or computed; None if they do not fit."""
+        total = sum(features.size(split) for split, _ in parts)
+        what = f"{_described(features, parts, epochs)}: {size(total)}"
+        if total > self.bound:
+            return self._without(what, f"trainer.cache_gb allows {size(self.bound)}")
         keys = {part: features.key(*part) if self.where == "disk" else {} for part in parts}
         made = {part: found for part in parts if (found := self.place.find(keys[part])) is not None}
         missing = [part for part in parts if part not in made]
         needed = sum(features.size(split) for split, _ in missing)
         if needed > (free := self.place.make_room(needed)):
-            return self._without(what, f"{self.place} has room for {_amount(free)}")
+            return self._without(what, f"{self.place} has room for {size(free)}")
         there = f", {len(made)} of {len(parts)} parts found" if made else ""
         tell(f"{'cache':<12} {what} in {self.place}{there}")
         bar = _Bar(sum(features.rows(split) for split, _ in missing))
@@ -155,10 +157,10 @@ class PrefixCache(Callback):
         return made
 
     def _without(self, what: str, reason: str) -> None:
-        """Says why nothing is kept; an error where it was asked for.
+        """Tells why nothing is cached.
 
         Raises:
-            UsageError: It was.
+            UsageError: The user asked for the cache.
         """
         if self.where != "auto":
             raise UsageError(
@@ -169,7 +171,7 @@ class PrefixCache(Callback):
 
 
 class Kept(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """What was computed from a split's pictures, served a batch at a time.
+    """The cached outputs for a split's pictures, served in batches.
 
     Args:
         views: A tensor for each view, a row for each picture.
@@ -204,7 +206,7 @@ class Kept(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class _Bar:
-    """Shows how far the computation is: a line redrawn on a terminal, one at the end elsewhere."""
+    """Shows the progress: a line redrawn on a terminal, one line at the end elsewhere."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
@@ -225,31 +227,29 @@ class _Bar:
         if self.total:
             passed = time.monotonic() - self.started
             line = f"computed in {clock(passed)}, {self.total / passed:.0f} img/s"
-            start, width = (
-                ("\r", 32) if sys.stdout.isatty() else ("", 0)
-            )  # over all of the last one
+            start, width = ("\r", 32) if sys.stdout.isatty() else ("", 0)  # hides the last line
             print(f"{start}{'':<12} {line:<{width}}", flush=True)
 
 
 def usual_views(epochs: int) -> int:
-    """Returns how many views of a picture stand in for one of its own in each epoch.
+    """Returns how many views of each picture to cache instead of a new one in each epoch.
 
-    One costs a head up to three points of accuracy; half as many as epochs, or six, cost none that
-    could be told from chance: benchmarks/cache_views.py.
+    One view costs a head up to three points of accuracy. Half as many views as epochs, or six, cost
+    nothing that could be told from chance: benchmarks/cache_views.py.
     """
     return min(max(2, -(-epochs // 2)), 6)
 
 
 def usual_folder() -> Path:
-    """Returns the folder of what is kept on disk: below ``XDG_CACHE_HOME``, or ``~/.cache``."""
+    """Returns the default folder on disk, below ``XDG_CACHE_HOME`` or ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "vitlora" / "features"
 
 
 def pays(prefix: Prefix, views: int, epochs: int) -> bool:
-    """Returns whether keeping saves a tenth of a run or more.
+    """Returns whether the cache saves a tenth of a run or more.
 
-    Counted in blocks that a picture goes through; there and back again where something is trained.
+    Counts the blocks that a picture passes, trained ones twice as often again for the way back.
     """
     back_and_forth = 2 * (prefix.total - prefix.blocks)
     without = epochs * (prefix.blocks + back_and_forth)
@@ -257,7 +257,7 @@ def pays(prefix: Prefix, views: int, epochs: int) -> bool:
 
 
 def _is_whole(trainer: Any) -> bool:
-    """Returns whether every epoch sees all pictures, so that each view is of use."""
+    """Returns whether every epoch uses all pictures, so that no view is computed in vain."""
     return trainer.limit_train_batches == 1.0 and not trainer.overfit_batches
 
 
@@ -270,12 +270,5 @@ def _described(features: Features, parts: Sequence[Part], epochs: int) -> str:
     )
 
 
-def _amount(size: int) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size / 1e3:.0f} kB"
-
-
-def _as_they_are(batch: Any) -> Any:
+def _as_they_are(batch: Any) -> Any:  # the loader's stub expects a list of samples
     return batch

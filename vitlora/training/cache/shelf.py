@@ -1,9 +1,9 @@
-"""Where tensors are kept: in memory for a run, or on disk for later runs too.
+"""Stores tensors: in memory for one run, or on disk for later runs too.
 
-On disk they are found by what they were made of, and checked before use. Each is a file of raw
-numbers, which is mapped into memory, and a JSON file beside it, which names the numbers, says what
-they are and carries their checksum. The JSON file is written last: numbers that none names count
-for nothing. Two runs that compute the same at the same time each write numbers of their own.
+On disk, a tensor is found by a key of everything it depends on, and checked before use. Each tensor
+is a file of raw numbers, which is memory-mapped, and a JSON file with its name, shape, dtype, key
+and checksum. The JSON file is written last: numbers without one are ignored. Two runs that compute
+the same tensor at the same time write separate files.
 """
 
 import hashlib
@@ -26,24 +26,24 @@ from vitlora.files import write_whole
 from vitlora.notes import tell
 
 _FORMAT = 1
-# what we name files there, and what older versions did; all others are somebody's own
+# names of our files, also of older versions; all other files are left alone
 _NUMBERS = re.compile(r"([0-9a-f]{32})(\.[0-9a-f]{16})?\.bin")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.(bin\.\d+|json)\.new")
-_ABANDONED = 3600  # seconds after which a file that nobody finished is litter
+_ABANDONED = 3600  # seconds after which an unfinished file is removed
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 class Memory:
-    """The memory of this process; what is kept there ends with the run."""
+    """The memory of this process; its tensors are lost when the run ends."""
 
     def __str__(self) -> str:
         return "memory"
 
     def find(self, key: Mapping[str, Any]) -> None:
-        """Finds nothing: no run comes before this one."""
+        """Finds nothing: earlier runs leave nothing in memory."""
 
     def make_room(self, needed: int) -> int:
-        """Returns the bytes that may be taken: half of what is free."""
+        """Returns the bytes that may be used: half of the free memory."""
         return psutil.virtual_memory().available // 2
 
     def keep(
@@ -60,11 +60,11 @@ class Memory:
 
 
 class Shelf:
-    """A folder of tensors whose size is bounded: the longest unused make room for new ones.
+    """A folder of tensors with a bounded size: the least recently used make room for new ones.
 
     Args:
-        folder: Where they lie; made if it is not there.
-        bound: Bytes that all of them may take.
+        folder: The folder; created if needed.
+        bound: Bytes that all tensors together may take.
     """
 
     def __init__(self, folder: Path, bound: int) -> None:
@@ -76,7 +76,7 @@ class Shelf:
         return str(self.folder)
 
     def find(self, key: Mapping[str, Any]) -> torch.Tensor | None:
-        """Returns the tensor that was made of ``key``, if it is there whole, byte for byte."""
+        """Returns the tensor of ``key`` if it is there and its checksum is right."""
         name = _name(key)
         try:
             numbers, fields = self._about(name)
@@ -87,23 +87,23 @@ class Shelf:
                 return None
             tensor = _mapped(numbers, shape, dtype)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
-            return None  # not there, or torn
+            return None  # missing or damaged
         self._ours.add(name)
         with suppress(OSError):
-            (self.folder / f"{name}.json").touch()  # used just now
+            (self.folder / f"{name}.json").touch()  # marks it as used now
         return tensor
 
     def keep(
         self, key: Mapping[str, Any], parts: Iterable[torch.Tensor], shape: tuple[int, ...]
     ) -> torch.Tensor:
-        """Writes a tensor piece by piece and returns it, mapped from its file.
+        """Writes a tensor piece by piece and returns it, memory-mapped from its file.
 
-        Where only later runs cannot find it, this one says so and goes on.
+        If only its JSON file cannot be written, a message says that later runs will not find it.
 
         Args:
-            key: What it is made of, as JSON has it.
+            key: What the tensor depends on, as JSON values.
             parts: Pieces along the first dimension, on the CPU, fp32, bf16 or fp16.
-            shape: Of the whole.
+            shape: Shape of the whole tensor.
 
         Raises:
             UsageError: It cannot be written there.
@@ -145,7 +145,7 @@ class Shelf:
         return tensor
 
     def make_room(self, needed: int) -> int:
-        """Removes what was unused longest until ``needed`` bytes more stay within the bound.
+        """Removes the least recently used tensors until ``needed`` more bytes are within the bound.
 
         Returns:
             The bytes then free on the disk.
@@ -172,15 +172,15 @@ class Shelf:
         return shutil.disk_usage(there).free
 
     def _about(self, name: str) -> tuple[Path, dict[str, Any]]:
-        """Returns the file of the numbers that a JSON file names, and what it says of them."""
+        """Returns the file of numbers that a JSON file names, and the JSON file's fields."""
         fields = json.loads((self.folder / f"{name}.json").read_text("utf-8"))
-        file = fields.get("file", f"{name}.bin")  # older versions named none
+        file = fields.get("file", f"{name}.bin")  # older versions did not write the name
         if not _NUMBERS.fullmatch(file):
             raise ValueError(f"not a file of numbers: {file}")
         return self.folder / file, fields
 
     def _names(self, name: str, numbers: Path) -> bool:
-        """Returns whether the JSON file of that name names these numbers."""
+        """Returns whether the JSON file ``name`` names these numbers."""
         with suppress(OSError, ValueError, TypeError, AttributeError):
             return self._about(name)[0].name == numbers.name
         return False
