@@ -246,6 +246,16 @@ def test_hugging_face_reads_the_same(tmp_path, monkeypatch):
     assert len(ours.pictures) == sum(len(theirs[split]) for split in theirs)
 
 
+def test_what_label_studio_writes_as_csv_is_understood(tmp_path):
+    head = "annotation_id,annotator,choice,created_at,id,image,lead_time\n"
+    rows = [
+        f"{n},1,{c},2026-01-01T00:00:00Z,{n},/data/upload/1/ab12-{name},1.5\n"
+        for n, (name, c) in enumerate(CATS.items())
+    ]
+    root = make(tmp_path, " ".join(f"ab12-{n}" for n in CATS), project_csv=head + "".join(rows))
+    assert [*labels(read(root)).values()] == [*CATS.values()]
+
+
 def test_captions_are_no_classes(tmp_path):
     text = "file_name,text\n" + "".join(f"{n},a photo of {n}\n" for n in CATS)
     assert "no column of classes" in refused(make(tmp_path, FOUR, metadata_csv=text))
@@ -589,6 +599,7 @@ def test_a_table_for_each_picture_is_none(tmp_path):
 # at length
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_rows_take_seconds(tmp_path):
     names = [f"{n % 100}/{n // 100}" for n in range(200_000)]
     place = Place(

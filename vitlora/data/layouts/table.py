@@ -14,8 +14,8 @@ from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal, 
 from vitlora.data.layouts.table_columns import Roles, names_pictures, roles_of
 from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
 from vitlora.data.layouts.table_rows import (
-    Entry,
     Finder,
+    TableRow,
     check_labels,
     checked_splits,
     folder_splits,
@@ -172,7 +172,7 @@ def _split(name: str) -> str:
     return split_of(folder.rpartition("/")[2]) or (splits.pop() if len(splits) == 1 else "")
 
 
-def _rows(table: Table, roles: Roles, tables: int) -> list[Entry]:
+def _rows(table: Table, roles: Roles, tables: int) -> list[TableRow]:
     return rows_of(table, roles, _split(table.name), f"{table.name} " if tables > 1 else "")
 
 
@@ -185,7 +185,7 @@ def _told_of(source: str) -> Iterator[None]:
         raise DataError(f"{source}: {error}") from None
 
 
-def _labelled(rows: Sequence[Entry], roles: Iterable[Roles]) -> list[Entry]:
+def _labelled(rows: Sequence[TableRow], roles: Iterable[Roles]) -> list[TableRow]:
     """Returns the rows with a class.
 
     Raises:

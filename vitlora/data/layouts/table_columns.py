@@ -17,8 +17,8 @@ _FILES = (
 )
 _LABELS = (
     "label labels labelname class classes classname category categories categoryname target "
-    "targets species breed variety diagnosis dx disease labelid classid categoryid classindex "
-    "labelindex"
+    "targets species breed variety diagnosis dx disease choice labelid classid categoryid "
+    "classindex labelindex"
 )
 _SPLITS = "split splits set subset dataset partition datasplit"
 _GROUPS = "group groupid patient patientid subject subjectid lesion lesionid session sessionid"

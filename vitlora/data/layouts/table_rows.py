@@ -16,7 +16,7 @@ _LONGEST_NAME = 4096
 _SHOWN = 5  # rows that an error names
 
 
-class Entry(NamedTuple):
+class TableRow(NamedTuple):
     """What a table says of one picture.
 
     Attributes:
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     folder: str
 
 
-def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[Entry]:
+def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[TableRow]:
     """Returns a table's rows.
 
     Args:
@@ -54,7 +54,7 @@ def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[En
     groups = table.cells(roles.group) if roles.group else nothing
     folder = table.name.rpartition("/")[0]
     rows = [
-        Entry(
+        TableRow(
             prefix + table.where(number),
             file,
             tuple(map(normal, labels)),
@@ -74,14 +74,14 @@ def rows_of(table: Table, roles: Roles, split: str, prefix: str = "") -> list[En
     return rows
 
 
-def listed(rows: Sequence[Entry], say: Callable[[Entry], object] | None = None) -> str:
+def listed(rows: Sequence[TableRow], say: Callable[[TableRow], object] | None = None) -> str:
     """Returns where the first rows are, each with what is wrong with it, and how many follow."""
     first = [f"{row.where} ({shown(say(row))})" if say else row.where for row in rows[:_SHOWN]]
     more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
     return a_few(first, _SHOWN) + more
 
 
-def check_labels(rows: Sequence[Entry]) -> None:
+def check_labels(rows: Sequence[TableRow]) -> None:
     """Refuses pictures of several classes, and classes that are no line of text.
 
     Raises:
@@ -105,7 +105,7 @@ def _is_line(label: str) -> bool:
     return len(label) <= _LONGEST_LABEL and label.isprintable()
 
 
-def checked_splits(rows: Sequence[Entry]) -> list[str]:
+def checked_splits(rows: Sequence[TableRow]) -> list[str]:
     """Returns ``train``, ``val`` or ``test`` for each row, or nothing for all.
 
     Raises:
@@ -146,7 +146,7 @@ class Finder:
         except DataError:
             return True
 
-    def find(self, rows: Sequence[Entry], splits: Sequence[str]) -> list[tuple[Path, str]]:
+    def find(self, rows: Sequence[TableRow], splits: Sequence[str]) -> list[tuple[Path, str]]:
         """Returns the picture of each row and its name in the place.
 
         Args:
@@ -169,12 +169,12 @@ class Finder:
         self._check_missing(rows, missing)
         return [pair for pair in pairs if pair]
 
-    def _one(self, row: Entry, split: str) -> tuple[Path, str] | None:
+    def _one(self, row: TableRow, split: str) -> tuple[Path, str] | None:
         if len(row.file) > _LONGEST_NAME:
             return None
         return self._in(split).find(row.file, row.folder, row.where)
 
-    def _check_missing(self, rows: Sequence[Entry], missing: Sequence[Entry]) -> None:
+    def _check_missing(self, rows: Sequence[TableRow], missing: Sequence[TableRow]) -> None:
         folder = self.place.folder
         if not missing:
             return
@@ -197,7 +197,7 @@ def _above(folder: str) -> set[str]:
     return {"/".join(parts[:length]) for length in range(len(parts))}
 
 
-def folder_splits(rows: Sequence[Entry], names: Iterable[str]) -> list[str]:
+def folder_splits(rows: Sequence[TableRow], names: Iterable[str]) -> list[str]:
     """Returns the split of the folder that each picture lies in, or nothing for all.
 
     Raises:
@@ -215,7 +215,7 @@ def folder_splits(rows: Sequence[Entry], names: Iterable[str]) -> list[str]:
 
 
 def pictures_of(
-    rows: Sequence[Entry], pairs: Sequence[tuple[Path, str]], splits: Sequence[str]
+    rows: Sequence[TableRow], pairs: Sequence[tuple[Path, str]], splits: Sequence[str]
 ) -> tuple[list[Labelled], int]:
     """Returns the pictures in the order of their names, and how many rows repeat another.
 
@@ -223,7 +223,7 @@ def pictures_of(
         DataError: Rows that say different things name the same picture.
     """
     found: dict[str, Labelled] = {}
-    first: dict[str, Entry] = {}
+    first: dict[str, TableRow] = {}
     different: list[str] = []
     for row, (path, name), split in zip(rows, pairs, splits, strict=True):
         one = Labelled(path, name, row.labels[0], split, row.group)
