@@ -386,7 +386,7 @@ def test_what_is_trained_decides_where_the_prefix_ends(adapter, blocks, pooled):
 
 def test_auto_keeps_what_pays_and_says_so(root, capsys):
     fit(root, cache="auto", adapter=LinearProbe(), trainer={"max_epochs": 6})
-    assert "cache        6 of 6 blocks, 3 views of 6 pictures for 6 epochs: 15 kB in memory" in (
+    assert "cache        6 of 6 blocks, 3 views of 6 pictures for 6 epochs: 15.4 kB in memory" in (
         capsys.readouterr().out
     )
     for quiet in (

@@ -118,7 +118,7 @@ def _facts(
 def _scores(record: Record) -> str:
     metrics = record.metrics
     if not metrics:
-        return "It was never validated, so its accuracy is not known."
+        return "It was never validated, so nobody knows how good it is."
     names = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss", "images": "pictures"}
     shown = {name: metrics[key] for key, name in names.items() if key in metrics}
     cells = [str(v) if name == "pictures" else f"{v:.4f}" for name, v in shown.items()]

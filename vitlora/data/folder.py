@@ -41,7 +41,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """How a place was read.
 
     Attributes:
@@ -74,7 +74,7 @@ class Folder:
     classes: tuple[str, ...]
     splits: dict[str, list[Sample]]
     groups: Mapping[str, str] = field(default_factory=dict)
-    source: Source = Source("folders", "class folders")
+    source: Origin = Origin("folders", "class folders")
 
     def counts(self, split: str) -> list[int]:
         """Returns the number of pictures of each class in a split."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
-from vitlora.data.folder import SPLITS, Folder, Sample, Source
+from vitlora.data.folder import SPLITS, Folder, Sample, Origin
 from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
@@ -92,7 +92,7 @@ def read_folder(
         part: sorted(splits[part], key=lambda one: one.label) for part in parts if part in splits
     }
     every = tuple(sorted({one.label for one in reading.pictures}))
-    source = Source(reading.layout, reading.source, every, tuple(notes))
+    source = Origin(reading.layout, reading.source, every, tuple(notes))
     return Folder(root, names, splits, groups, source)
 
 

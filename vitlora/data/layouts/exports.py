@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from vitlora.data.archives import open_file
 from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
-from vitlora.data.layouts.table_rows import Row, check_labels, checked_splits, listed, pictures_of
+from vitlora.data.layouts.table_rows import TableRow, check_labels, checked_splits, listed, pictures_of
 from vitlora.errors import DataError, UsageError, a_few, counted, shown
 
 _MOST_FILES = 100  # more .json or .xml than this lie beside their pictures, one for each
@@ -44,10 +44,10 @@ class Entry:
     beside: str = ""
 
     @property
-    def row(self) -> Row:
+    def row(self) -> TableRow:
         """The same as a row of a table."""
         labels = tuple(map(normal, self.labels))
-        return Row(self.where, self.names[-1], labels, self.split, self.group, self.beside)
+        return TableRow(self.where, self.names[-1], labels, self.split, self.group, self.beside)
 
 
 def exports_in(place: Place, ending: str, like: Callable[[bytes], bool]) -> Files:
