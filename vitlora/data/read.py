@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
-from vitlora.data.folder import SPLITS, Folder, Sample, Origin
+from vitlora.data.folder import SPLITS, Folder, Origin, Sample
 from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal

@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from vitlora.data.archives import open_file
 from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
-from vitlora.data.layouts.table_rows import TableRow, check_labels, checked_splits, listed, pictures_of
+from vitlora.data.layouts.table_rows import (
+    TableRow,
+    check_labels,
+    checked_splits,
+    listed,
+    pictures_of,
+)
 from vitlora.errors import DataError, UsageError, a_few, counted, shown
 
 _MOST_FILES = 100  # more .json or .xml than this lie beside their pictures, one for each
