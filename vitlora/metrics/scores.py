@@ -247,12 +247,9 @@ class Scores:
 
     def _unmeasured_line(self) -> list[str]:
         count, total = len(self.unmeasured), len(self.classes)
-        if not count:
-            return []
-        return [
-            f"measured on {total - count:,} of {total:,} classes; no images of "
-            f"{a_few(self.unmeasured, 5)}"
-        ]
+        names = a_few(self.unmeasured, 5)
+        line = f"measured on {total - count:,} of {total:,} classes; no images of {names}"
+        return [line] if count else []
 
     def _table(self, most: int) -> list[str]:
         """Returns a heading and a line for each class, or for the ``most`` with the lowest F1."""

@@ -155,3 +155,10 @@ def test_linked_class_folders_are_followed(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "set" / "train" / name).symlink_to(tmp_path / "elsewhere" / name)
     assert read(tmp_path / "set") == TRAIN
+
+
+@pytest.mark.parametrize("layout", [None, "folders", "nested", "class_folders"])
+def test_options_of_tables_are_refused_for_folders(tmp_path, layout):
+    options = LayoutOptions(layout, label_column="breed", images="elsewhere")
+    with pytest.raises(UsageError, match=r"does not use data.images, data.label_column; leave"):
+        read_place(make(tmp_path, "cat dog"), options)
