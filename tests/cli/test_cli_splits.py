@@ -82,8 +82,8 @@ def test_other_pictures_are_tested_without_the_groups(photos, make_folder, capsy
     words = ["--data.root", "new", "--data.test_fraction", "1"]
     assert images(capsys, "test", *words)["images"] == 6
     make_folder(Path("parted"), splits=("train", "test"), count=2)
-    assert main(["test", "--data.root", "parted"]) == 2
-    assert "or data.groups null to take them as they are" in capsys.readouterr().err
+    assert main(["test", "--data.root", "parted"]) == 1
+    assert "things.csv does not list" in capsys.readouterr().err
     words = ["--data.root", "parted", "--data.groups", "null"]
     assert images(capsys, "test", *words)["images"] == 4
 
@@ -131,9 +131,10 @@ def test_a_bundle_from_before_groups_is_scored_as_ever(photos, capsys):
     new = ("  groups:", "  resplit:", "  folds:", "  fold:")
     old = "\n".join(line for line in text.splitlines() if not line.startswith(new)) + "\n"
     assert len(text.splitlines()) == len(old.splitlines()) + len(new)
-    assert set(bundle.record.split) == {"root", "counts", "digests", "drawn"}
+    assert set(bundle.record.split) == {"root", "counts", "digests", "drawn", "reading"}
     assert set(bundle.record.split["drawn"]) == {"val", "test", "seed"}
-    record = replace(bundle.record, confidence=None)
+    split = {name: value for name, value in bundle.record.split.items() if name != "reading"}
+    record = replace(bundle.record, confidence=None, split=split)
     save_bundle(Path("checkpoints/x"), record, bundle.tensors, bundle.peft, old)
     assert images(capsys, "validate")["images"] == 4
     assert images(capsys, "test")["images"] == 2

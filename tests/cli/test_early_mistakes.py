@@ -124,7 +124,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["plan", "--png", "no/x.png"], "its folder does not exist"),
         (["predict", "b", "--precision", "16"], "expected one of 32, bf16, auto"),
         (["predict", "b", "--top-k", "0"], "--top-k is 0; expected at least 1"),
-        (["predict", "b", "--csv", "bad.yaml"], "does not end in .csv"),
+        (["predict", "b", "--csv", "bad.yaml"], "expected a file name that ends in .csv"),
         (["predict", "b", "--json=bad.yaml"], "expected a file name that ends in .json"),
         (["doctor", "nowhere"], "--data 'nowhere': no such folder"),
         (["doctor", ".", "--seed", "x"], "--seed is 'x'; expected a whole number"),

@@ -74,7 +74,7 @@ def doctor(
         $ vitlora doctor photos --check-labels --backbone vitlora/vit_micro_patch8_96
         $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
-    root = check_root(data)
+    root = check_root(data, "--data")
     page = Path(html).expanduser() if html else None
     out = Path(fix).expanduser() if fix else None
     if page:

@@ -65,7 +65,7 @@ def merge(
     file = Path(output)
     proof_file = _proof_file(file)
     if data is not None:
-        check_root(data)
+        check_root(data, "--data")
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merged_file import merged_file
 

@@ -58,7 +58,7 @@ def report(
     folder = check_there(checkpoint)
     page = _page(folder, output)
     if data is not None:
-        check_root(data)
+        check_root(data, "--data")
     typed = _typed(
         folder,
         data=data,

@@ -13,7 +13,7 @@ from vitlora.data.listing import describe
 from vitlora.errors import DataError, UsageError, a_few, counted, nearest
 
 
-def check_root(root: str | Path) -> Path:
+def check_root(root: str | Path, option: str = "data.root") -> Path:
     """Returns the path of a folder, archive or file that lists pictures, or a dataset's on the hub.
 
     Raises:
@@ -24,7 +24,7 @@ def check_root(root: str | Path) -> Path:
     root = Path(root).expanduser()
     if not root.exists():
         raise DataError(
-            f"data.root '{root}': no such folder; expected train/ and val/ with a folder for each "
+            f"{option} '{root}': no such folder; expected train/ and val/ with a folder for each "
             "class, or class folders, or a table, or a .zip or .tar of them"
         )
     check_sealed(root)
