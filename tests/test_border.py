@@ -134,7 +134,7 @@ def test_merged_file_with_the_preprocessing_that_it_names_gives_the_same_logits(
     said = json.loads((tmp_path / "m.json").read_text())
     assert said["proof"]["trained"]["relative_gap"] < 1e-4
     view = said["preprocessing"]
-    view.pop("value_range")
+    view.pop("value_range"), view.pop("srgb")
     transform: Any = create_transform(input_size=view.pop("image_size"), **view)
     name = said["timm"].pop("name")
     network = create_model(name, **said["timm"], checkpoint_path=tmp_path / "m.safetensors").eval()

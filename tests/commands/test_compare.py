@@ -253,8 +253,8 @@ def test_without_pictures_nothing_starts(capsys: Any) -> None:
 def test_nothing_to_choose_the_epoch_by_is_refused(
     tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
 ) -> None:
-    assert compare(make_folder(tmp_path / "some", splits=("train",))) == DataError.exit_status
-    assert "has no val split" in capsys.readouterr().err
+    assert compare(make_folder(tmp_path / "some", splits=("val",))) == DataError.exit_status
+    assert "has no train split" in capsys.readouterr().err
 
 
 def test_a_record_of_another_version_is_not_reused(tmp_path: Path) -> None:

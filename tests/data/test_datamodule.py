@@ -223,12 +223,16 @@ def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path
 @pytest.mark.parametrize(
     ("splits", "stage", "message"),
     [
-        (("train", "val"), "test", r"no test split \(it has train/, val/\); add a test/ folder"),
-        ((), "test", r"no test split .*; train with data.test_fraction above 0, or test on all of"),
+        (("train", "val"), "test", r"no test split, only train/ and val/; add a test/ folder"),
+        (
+            (),
+            "test",
+            r"no test split, only train and val; train with data.test_fraction above 0, or test on all of",
+        ),
         (
             ("val", "test"),
             "fit",
-            r"no train split .*; add a train/ folder with pictures of each class$",
+            r"no train split, only val/ and test/; add a train/ folder with pictures of each class$",
         ),
     ],
 )

@@ -313,7 +313,7 @@ def test_one_path_is_one_answer_and_no_classes_are_refused(
 ) -> None:
     root = make_folder(tmp_path / "d")
     train(root, tmp_path / "bundle")
-    predictor = Predictor(tmp_path / "bundle", device="cpu", precision=32)
+    predictor = Predictor(tmp_path / "bundle", device="cpu", precision=32)  # pyright: ignore
     photo = root / "val" / "a" / "0.jpg"
     (answer,) = predictor.predict(str(photo))
     assert answer == predictor(photo)

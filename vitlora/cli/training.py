@@ -43,7 +43,7 @@ def fit(
 
     Examples:
         >>> fitted = fit("demo.yaml", data="photos", output="checkpoints/new")
-        backbone ...
+        data: ...
         >>> fitted.checkpoint.name, 0 <= fitted.scores.accuracy <= 1
         ('new', True)
     """

@@ -51,7 +51,7 @@ def seen_as(
             "picture that Pillow opened"
         )
     shape, kind = picture.shape, picture.dtype.kind
-    if kind == "f" and not np.isfinite(picture).any():
+    if kind == "f" and picture.size and not np.isfinite(picture).any():
         raise DataError(f"an array of shape {shape} without a finite value is not a picture")
     if len(shape) not in (2, 3) or shape[2:] not in ((), (3,), (4,)) or not picture.size:
         raise DataError(f"an array of shape {shape}; expected (H, W), (H, W, 3) or (H, W, 4)")

@@ -114,7 +114,9 @@ class Inspection:
     def _note_outside(self, split: str, paths: list[Path], value_range: ValueRange | None) -> None:
         if not paths:
             return
-        such = f"such as {paths[0].name}"
+        samples = self.division.folder.splits[split]
+        names = (self.division.folder.name(s) for s in samples if s.path == paths[0])
+        such = f"such as {next(names)}"
         if value_range is None:
             said = f"are deeper than 8 bits, unlike those of training, {such}: no scale is known"
         else:

@@ -49,7 +49,7 @@ class Predictor:
         checkpoint: str | Path | Bundle,
         weights: str | Path | None = None,
         device: str = "auto",
-        precision: PredictionPrecision | int = "32",
+        precision: PredictionPrecision = "32",
     ) -> None:
         self.device = pick_device(device)
         self._dtype = prediction_dtype(self.device, str(precision))
