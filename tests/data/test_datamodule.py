@@ -227,12 +227,12 @@ def test_skip_unreadable_refuses_a_class_left_with_nothing(make_folder, tmp_path
         (
             (),
             "test",
-            r"no test split, only train and val; train with data.test_fraction above 0, or test on all of",
+            r"only train and val; train with data.test_fraction above 0, or test on all of",
         ),
         (
             ("val", "test"),
             "fit",
-            r"no train split, only val/ and test/; add a train/ folder with pictures of each class$",
+            r"only val/ and test/; add a train/ folder with pictures of each class$",
         ),
     ],
 )

@@ -245,7 +245,7 @@ def test_of_many_classes_the_worst_and_the_commonest_mistakes_are_shown() -> Non
     assert "    2  class 7 taken for class 500" in lines
     assert "    1  class 9 taken for class 10" in lines
     assert "the most frequent mistakes; 0 of 3 are others" in lines
-    assert not any("class 1199" in line for line in lines)
+    assert not any("class 1199" in line for line in lines if not line.startswith("measured on"))
     assert len(Scores(names, answers, true).to_json()["per_class"]) == 1200
 
 

@@ -65,6 +65,11 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
         )
     if same_split(data, digests, split):
         return None
+    if home and drawn is None and data.drawn and split not in data.division.found.splits:
+        raise BundleError(
+            f"{root} no longer has the {split} split of training, and another one drawn now would "
+            "hold training pictures; score on a folder of new pictures"
+        )
     if not data.drawn:
         out = 0
         if home and bundle.usage is not None and split in digests:
