@@ -28,6 +28,8 @@ def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
         note(said)
     if split == "test" and data.drawn and not (data.recalled or at_home(bundle, data)):
         data.division.test_all()
+        total = len(data.folder.splits["test"])
+        note(f"{data.folder.root} is not the folder of training: all {total:,} pictures count")
     known = seen(bundle, data.folder.splits.get(split, ()))
     for line in known.notes(split):
         warn(line)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # names, or groups, of each finding on the console
 _TILES, _MEMBERS = 24, 6  # pictures, or groups, of each finding on the page; of each group
+_BASE = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"  # as fit takes
 _BAR = 20  # characters
 _OURS = b"<title>The folder doctor"  # as its page has it
 
@@ -34,7 +35,7 @@ def doctor(
     seed: int = 0,
     layout: str | None = None,
     check_labels: bool = False,
-    backbone: str = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    backbone: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
 ) -> Examination:
@@ -56,7 +57,7 @@ def doctor(
         layout: How the pictures are stored, if it cannot be recognised; see data.layout.
         check_labels: Also find pictures whose class the others contradict, by the features of a
             frozen base.
-        backbone: The base for --check-labels.
+        backbone: The base for --check-labels (default: that of fit).
         weights: File of its weights (default: the hub's).
         device: auto, cpu, cuda or mps, for --check-labels.
 
@@ -83,8 +84,9 @@ def doctor(
         _check_copy(out, root)
     elif val_fraction is not None or test_fraction is not None:
         raise UsageError("--val-fraction and --test-fraction are for --fix; add --fix OUT")
-    if weights is not None and not check_labels:
-        raise UsageError("--weights is for --check-labels; add it")
+    for option, value in (("--backbone", backbone), ("--weights", weights)):
+        if value is not None and not check_labels:
+            raise UsageError(f"{option} is for --check-labels; add it")
     from vitlora.data.doctor import Survey, by_severity, examine, survey
     from vitlora.data.doctor.cleaned import Shares, write_cleaned
     from vitlora.data.layouts.reading import LayoutOptions
@@ -99,7 +101,7 @@ def doctor(
     if check_labels:
         from vitlora.evaluation.labels import contradicted
 
-        doubts = contradicted(found, backbone, weights, device)
+        doubts = contradicted(found, backbone or _BASE, weights, device)
         findings = sorted([*findings, *filter(None, [doubts])], key=by_severity)
     if page:
         _write_page(page, found, findings)

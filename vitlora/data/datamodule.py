@@ -122,7 +122,7 @@ class FolderData(LightningDataModule):
             **({} if folds is None else {"folds": folds, "fold": fold}),
         }
         self.division = Division(found, draw, groups, resplit, known_classes or ())
-        self._reading = {**options.given(), "layout": found.source.layout}
+        self._reading = {**options.absolute().given(), "layout": found.source.layout}
         self._inspection = Inspection(self.division, skip_unreadable, check_copies)
         self.batch_size = batch_size
         self.augment: Recipe = augment

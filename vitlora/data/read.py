@@ -82,6 +82,11 @@ def read_folder(
         if one.group:
             groups[one.name] = one.group
     notes = list(reading.notes)
+    if never := [name for name in reading.classes or () if name not in labels and classes is None]:
+        notes.append(
+            f"{len(never):,} of {counted(len(reading.classes or ()), 'class')} that "
+            f"{reading.source} names have no picture and are left out: {a_few(never, 5)}"
+        )
     if reading.passed_over:
         notes.append(f"passed over {describe(reading.passed_over)}")
     if "train" in splits and "val" not in splits and "all" not in splits:

@@ -11,8 +11,6 @@ from vitlora.data.hub import address
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.errors import DataError
 
-_OLDER = {"layout": "folders"}  # bundles that do not say so were trained on class folders
-
 
 def at_home(bundle: Bundle, data: FolderData) -> bool:
     """Returns whether a folder is the one a bundle was trained on."""
@@ -43,11 +41,14 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
             f"the pictures {bundle.folder} was trained on are {where}; pass --data DIR, a folder "
             "with pictures of the same classes"
         )
-    keys, reading = list(DRAW), record.split.get("reading", _OLDER)
+    keys, layout = list(DRAW), LayoutOptions.recorded(record.split)
     if root is not None and (shared or address(root) != known):
-        keys, reading = ["val", "test", "seed"], {}  # the others were said of training's folder
+        keys, layout = (
+            ["val", "test", "seed"],
+            LayoutOptions(),
+        )  # the others were said of training's folder
     options = {DRAW[key]: found[key] for key in keys if key in found}
-    options |= LayoutOptions.of(reading).given()
+    options |= layout.given()
     classes = list(record.classes)  # a class without pictures is not measured
     data = FolderData(
         root or known, classes, known_classes=classes, skip_unreadable=True, **options

@@ -36,8 +36,7 @@ def suspects(probabilities: torch.Tensor, labels: torch.Tensor) -> list[Suspect]
     """Returns the labels that are probably wrong, the surest first.
 
     A picture counts as another class if that class is as likely for it as it is, on average, for
-    the pictures labelled so (the confident joint). Of each class no more are suspected than its
-    row of the joint says are wrong.
+    the pictures labelled so (the confident joint), and likelier than the given one.
 
     Args:
         probabilities: ``(N, C)`` of a model that was not fitted on the picture's own label.

@@ -53,9 +53,9 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     options |= {"classes": list(record.classes), "known_classes": list(record.classes)}
     options |= {name: place for name, place in places.items() if place and name in options}
     if "data.root" in chosen:  # how another place is read, it says itself
-        options = {name: v for name, v in options.items() if name not in LayoutOptions().__dict__}
+        options = {name: v for name, v in options.items() if name not in vars(LayoutOptions())}
     else:
-        options |= record.split.get("reading", {"layout": "folders"})
+        options |= LayoutOptions.recorded(record.split).given()
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight

@@ -155,7 +155,9 @@ def test_an_unused_category_may_have_the_name_of_another(tmp_path: Path) -> None
 
 def test_options_that_are_not_looked_at_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "x.json", coco({"1.jpg": 3}))
-    with pytest.raises(UsageError, match="label_column is given, but the layout coco does not"):
+    with pytest.raises(
+        UsageError, match=r"the layout coco does not use data\.label_column; leave it out"
+    ):
         read(tmp_path, label_column="x")
 
 

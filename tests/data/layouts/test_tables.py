@@ -16,6 +16,7 @@ from PIL import Image
 from runs import MICRO
 
 from vitlora.cli.main import main
+from vitlora.data.datamodule import FolderData
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading
 from vitlora.data.layouts.table import Tables
 from vitlora.data.read import read_folder, read_place
@@ -636,3 +637,29 @@ def test_fit_trains_on_a_table(tmp_path, capsys):
         "16 pictures in 2 classes, labels from labels.csv; train 12, val 4" in said.out + said.err
     )
     main(["validate", str(output)])
+
+
+def test_a_bundle_finds_the_pictures_of_a_table_from_any_folder(tmp_path, monkeypatch):
+    """``data.images`` was typed relative to the folder that training was started in."""
+    for name in ("a1", "a2", "b1", "b2"):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / f"{name}.png")
+    rows = [f"{name},{name[0]}" for name in ("a1", "a2", "b1", "b2")]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,label", *rows]))
+    monkeypatch.chdir(tmp_path)
+    record = FolderData("labels.csv", images="pictures").record()
+    assert record["reading"] == {"layout": "table", "images": str(tmp_path / "pictures")}
+    monkeypatch.chdir("/")
+    again = FolderData(record["root"], **record["reading"]).record()
+    assert again["digests"] == record["digests"]
+
+
+def test_classes_that_never_came_up_are_left_out_with_a_word(tmp_path):
+    for name in ("a1", "a2", "b1", "b2"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    rows = ["a1,1,0,0", "a2,1,0,0", "b1,0,1,0", "b2,0,1,0"]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,a,b,c", *rows]))
+    folder = read_folder(tmp_path)
+    assert folder.classes == ("a", "b")
+    (note,) = (note for note in folder.source.notes if "have no picture" in note)
+    assert note.startswith("1 of 3 classes that labels.csv names") and note.endswith(": c")

@@ -6,7 +6,7 @@ from typing import ClassVar
 from xml.parsers import expat
 
 from vitlora.data.archives import open_file
-from vitlora.data.layouts.exports import Entry, Files, check_options, exports_in, reading_of
+from vitlora.data.layouts.exports import Entry, Files, exports_in, reading_of
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, counted, printable
 
@@ -33,7 +33,7 @@ class Cvat:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        check_options(self.name, options)
+        options.check_used(self.name, "images")
         files = _exports(place)
         if not files:
             raise DataError(

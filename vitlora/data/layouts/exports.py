@@ -19,7 +19,7 @@ from vitlora.data.layouts.table_rows import (
     listed,
     pictures_of,
 )
-from vitlora.errors import DataError, UsageError, a_few, counted, shown
+from vitlora.errors import DataError, a_few, counted, shown
 
 _MOST_FILES = 100  # more .json or .xml than this lie beside their pictures, one for each
 _ENDS = 2**16  # bytes at either end by which an export is recognised
@@ -70,19 +70,6 @@ def exports_in(place: Place, ending: str, like: Callable[[bytes], bool]) -> File
     if len(found) > _MOST_FILES:
         return {}
     return {name: path for name, path in found.items() if like(_ends(path))}
-
-
-def check_options(layout: str, options: LayoutOptions, *used: str) -> None:
-    """Refuses options that a layout does not look at.
-
-    Raises:
-        UsageError: There are some.
-    """
-    unused = sorted(options.given().keys() - {"layout", "images", *used})
-    if unused:
-        raise UsageError(
-            f"data.{unused[0]} is given, but the layout {layout} does not use it; leave it out"
-        )
 
 
 def json_of(place: Place, path: Path) -> Any:

@@ -9,7 +9,6 @@ from typing import ClassVar
 from vitlora.data.layouts.exports import (
     Entry,
     Files,
-    check_options,
     checked,
     exports_in,
     json_of,
@@ -38,7 +37,7 @@ class FiftyOne:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        check_options(self.name, options)
+        options.check_used(self.name, "images")
         files = _exports(place)
         if not files:
             raise DataError(

@@ -3,16 +3,13 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
 from itertools import combinations
 from typing import ClassVar
 
 from vitlora.data.layouts.reading import Labelled, LayoutOptions, Place, Reading, split_of
-from vitlora.data.layouts.shards import refuse_options
 from vitlora.data.layouts.tree import Tree
 from vitlora.errors import DataError, a_few, counted, printable
 
-_UNUSED = [one.name for one in fields(LayoutOptions) if one.name != "layout"]
 _COMPARED = 100  # sibling folders, each with each other
 
 
@@ -28,7 +25,7 @@ class Folders:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        refuse_options(options, self.name, _UNUSED)
+        options.check_used(self.name)
         tree = Tree(place)
         if inside := _splits_inside(tree):
             paths = {name: (split_of(parts[1]) or "", parts[:1]) for name, parts in inside.items()}
@@ -52,7 +49,7 @@ class NestedFolders:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        refuse_options(options, self.name, _UNUSED)
+        options.check_used(self.name)
         tree = Tree(place)
         splits = _splits(tree)
         below = list(_below(tree, splits))
@@ -73,7 +70,7 @@ class ClassFolders:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        refuse_options(options, self.name, _UNUSED)
+        options.check_used(self.name)
         tree = Tree(place)
         paths = {name: (split, parts[:1]) for name, split, parts in _below(tree, {})}
         return _reading(self.name, tree, paths, {})

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, unquote
 from vitlora.data.layouts.exports import (
     Entry,
     Files,
-    check_options,
     checked,
     exports_in,
     json_of,
@@ -51,7 +50,7 @@ class LabelStudio:
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
         columns = ("file_column", "label_column", "split_column", "group_column")
-        check_options(self.name, options, *columns)
+        options.check_used(self.name, "images", *columns)
         files = _exports(place)
         if len(files) != 1:
             found = f"several Label Studio exports ({a_few(files, 5)})" if files else "no export"

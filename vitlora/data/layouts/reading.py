@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from vitlora.data.archives import is_archive, open_file
 from vitlora.data.hub import hub_name
 from vitlora.data.listing import Listing, list_pictures
-from vitlora.errors import DataError
+from vitlora.errors import DataError, UsageError, a_few
 
 # what people call the parts of a split -> what they are called here
 SPLIT_NAMES: Mapping[str, str] = {
@@ -57,6 +57,31 @@ class LayoutOptions:
         """Returns those among all the options under ``data``."""
         return cls(**{one.name: options.get(one.name) for one in fields(cls)})
 
+    @classmethod
+    def recorded(cls, split: Mapping[str, Any]) -> "LayoutOptions":
+        """Returns those that a bundle's record of its data names.
+
+        Bundles from before there were layouts were trained on class folders.
+        """
+        return cls.of(split.get("reading", {"layout": "folders"}))
+
+    def absolute(self) -> "LayoutOptions":
+        """Returns the same with paths that do not depend on the working folder."""
+        places = {name: getattr(self, name) for name in ("images", "label_names")}
+        known = {name: place for name, place in places.items() if place is not None}
+        return replace(self, **{n: str(Path(p).expanduser().resolve()) for n, p in known.items()})
+
+    def check_used(self, layout: str, *used: str) -> None:
+        """Refuses options that a layout does not look at.
+
+        Raises:
+            UsageError: There are some.
+        """
+        unused = sorted(self.given().keys() - {"layout", *used})
+        if unused:
+            names = a_few(f"data.{name}" for name in unused)
+            raise UsageError(f"the layout {layout} does not use {names}; leave it out")
+
     def given(self) -> dict[str, str]:
         """Returns the options that were given, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
@@ -89,8 +114,8 @@ class Reading:
         layout: Its name.
         source: Where the labels come from, in a few words: ``class folders``, ``labels.csv``.
         pictures: In the order of their names.
-        classes: Where the place says what classes there are: their names, in label order. Those
-            that no picture has are kept. None to take those that pictures have, sorted.
+        classes: Where the place says what classes there are: their names, in label order. None to
+            take those that pictures have, sorted.
         empty: Classes that have a place of their own without pictures, such as an empty class
             folder, by split.
         passed_over: Files that are not pictures, where pictures were looked for.

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from vitlora.data.layouts.reading import LayoutOptions, Place, split_of
-from vitlora.errors import DataError, UsageError, a_few, printable
+from vitlora.data.layouts.reading import Place, split_of
+from vitlora.errors import DataError, a_few, printable
 
 
 def shard_splits(names: Iterable[str], place: Place) -> dict[str, str]:
@@ -57,14 +57,3 @@ def one_dataset(names: Iterable[str], place: Place) -> None:
         raise DataError(
             f"{place.root} holds datasets in several folders ({some}); name one of the folders"
         )
-
-
-def refuse_options(options: LayoutOptions, layout: str, unused: Iterable[str]) -> None:
-    """Refuses options that a layout cannot use.
-
-    Raises:
-        UsageError: One is given.
-    """
-    given = options.given()
-    if wrong := [f"data.{name}" for name in unused if name in given]:
-        raise UsageError(f"the layout {layout} does not use {a_few(wrong)}; leave it out")

@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 from vitlora.data.archives import is_archive, members, read_files
 from vitlora.data.layouts.label_names import named, names_in
 from vitlora.data.layouts.reading import Labelled, LayoutOptions, Place, Reading, normal
-from vitlora.data.layouts.shards import refuse_options, shard_splits
+from vitlora.data.layouts.shards import shard_splits
 from vitlora.data.listing import SUFFIXES
 from vitlora.errors import DataError, a_few, counted, printable, shown
 
 _NAMES = ("classes.txt",)
 _KEYS = ("label", "cls", "class")  # of a JSON file's label
 _MOST_BYTES = 2**20  # of a file with a label
-_UNUSED = ("images", "file_column", "split_column", "group_column")
 
 
 class WebDataset:
@@ -41,7 +40,7 @@ class WebDataset:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        refuse_options(options, self.name, _UNUSED)
+        options.check_used(self.name, "label_column", "label_names")
         shards = [_Tar(path, place) for path in _tars(place)]
         if not shards:
             raise DataError(f"{place.root} holds no tar files; expected shard-000000.tar and so on")
