@@ -252,7 +252,12 @@ def test_every_picture_of_new_class_folders_can_be_tested(
     assert fit(photos, "--output", "checkpoints/x") == 0
     new = make_folder(tmp_path / "new", splits=(), count=3)
     for words in ([], ["--data.test_fraction", "1"]):
+        capsys.readouterr()
         assert main(["test", "--data.root", str(new), *words, "--json", "t.json"]) == 0
+        assert (
+            "new is not the folder of training: all 6 pictures are scored"
+            in capsys.readouterr().err
+        )
         assert json.loads(Path("t.json").read_text())["images"] == 6
 
 

@@ -29,7 +29,7 @@ def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
     if split == "test" and data.drawn and not (data.recalled or at_home(bundle, data)):
         data.division.test_all()
         total = len(data.folder.splits["test"])
-        note(f"{data.folder.root} is not the folder of training: all {total:,} pictures count")
+        note(f"{data.folder.root} is not the folder of training: all {total:,} pictures are scored")
     known = seen(bundle, data.folder.splits.get(split, ()))
     for line in known.notes(split):
         warn(line)

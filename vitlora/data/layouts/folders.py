@@ -21,7 +21,7 @@ class Folders:
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
         """See ``Layout``."""
-        return place.file is None and bool(Tree(place).top.filled)
+        return place.file is None and any("/" in name for name in place.pictures)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
