@@ -1,7 +1,7 @@
 """A bundle and its base -> one file of plain timm weights, and the proof that it is right."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,14 +21,11 @@ from vitlora.bundle.merging import bundle_backbone, merge_into
 from vitlora.bundle.updates import Update, read_changes
 from vitlora.errors import BundleError, VitloraError
 from vitlora.files import draft, rename, write_through
-from vitlora.hardware import pick_device
 from vitlora.quantization import Storage, dequantize
 
 BASES = {"trained": "as the adapter was trained on", "full": "in full precision"}
 _MOST = 1e-3  # of the logits' spread; two exact merges in fp32 differ by a hundredth of it
 _MARK = "vitlora"  # in the metadata of merged files
-
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,8 @@ class Merged:
 def merged_file(
     bundle: Bundle,
     file: Path,
-    batches: Callable[[], Batches],
+    logits_of: Callable[[nn.Module], torch.Tensor],
+    labels: torch.Tensor,
     weights: str | Path | None = None,
     base: str = "trained",
 ) -> Iterator[Merged]:
@@ -80,8 +78,9 @@ def merged_file(
     Args:
         bundle: The bundle.
         file: Of the weights.
-        batches: Returns the same pictures at each call: images ``(B, 3, H, W)``, normalised, with
-            labels ``(B,)``.
+        logits_of: Returns a network's logits of the same N pictures at each call, ``(N, C)`` on the
+            CPU.
+        labels: The true classes of these pictures, ``(N,)``.
         weights: File of the base's weights; None looks where training found them.
         base: What to merge into, a key of ``BASES``.
 
@@ -92,7 +91,7 @@ def merged_file(
     """
     backbone = plain_base(bundle, weights)
     name, arguments = timm_arguments(backbone, len(bundle.record.classes))
-    expected, labels = _answers(_unmerged(backbone, bundle), batches())
+    expected = logits_of(_unmerged(backbone, bundle))
     if not torch.isfinite(expected).all():
         raise BundleError(f"{bundle.folder} answers with logits that are not finite; train again")
     proofs: dict[str, Proof] = {}
@@ -105,7 +104,7 @@ def merged_file(
                 continue
             _write(drafts[key], plain_base(bundle, weights), bundle, key)
             network = create_model(name, **arguments, checkpoint_path=drafts[key])
-            proofs[key] = _compare(expected, _answers(network, batches())[0], labels)
+            proofs[key] = _compare(expected, logits_of(network), labels)
         _check(proofs["trained"])
         size = drafts[base].stat().st_size
         yield Merged({"name": name, **arguments}, proofs, len(labels), size)
@@ -194,15 +193,6 @@ def _add_beside(layer: Any, update: Update) -> None:
         return gain.to(x.device) * (output - bias + update.scaling * low) + bias
 
     layer.register_forward_hook(beside)
-
-
-@torch.inference_mode()
-def _answers(network: nn.Module, batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns a network's logits ``(N, classes)`` and the labels ``(N,)``, on the CPU."""
-    device = pick_device()
-    network.to(device).eval()
-    pairs = [(network(images.to(device)).cpu(), labels) for images, labels in batches]
-    return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
 
 def _write(file: Path, backbone: Backbone, bundle: Bundle, base: str) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from vitlora.bundle.folder import check_there
 from vitlora.errors import DataError, UsageError
 from vitlora.metrics.unsure import Unsure
-from vitlora.notes import note, warn
 
 if TYPE_CHECKING:
     from vitlora.metrics.confidence import Confidence
@@ -59,40 +58,13 @@ def calibrate(
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.calibrate import calibrate as learn
-    from vitlora.evaluation.pictures import settle
-    from vitlora.evaluation.seen import seen
-    from vitlora.evaluation.training_folder import folder_of
+    from vitlora.evaluation.pictures import find_validation
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)
-    found = folder_of(bundle, None if data is None else str(data))
-    noted = settle(bundle, found, "val") if bundle.usage is not None else None
-    folder = found.folder
-    for split in ("train", "val"):
-        if split not in folder.splits:
-            raise DataError(
-                f"{folder.root} has no {split} split; expected pictures the network was trained on "
-                "and others that it was not"
-            )
-    known = seen(bundle, folder.splits["val"])
-    same = found.recalled or found.digest("val") == bundle.record.split["digests"].get("val")
-    if not same and known.trained is None and (found.drawn or data is None):
-        raise DataError(
-            f"the validation pictures of {folder.root} are not those held out in training, so "
-            "training pictures could be among them; expected those, or --data DIR with train/ and "
-            "val/ of your own choice"
-        )
-    if not same and not noted:
-        at_its_word = (
-            f"; {folder.root} is taken at its word that val/ was not trained on"
-            if known.trained is None
-            else ""
-        )
-        noted = f"these are not the validation pictures of training{at_its_word}"
-    if noted:
-        note(noted)
-    for line in known.notes("val"):
-        warn(line)
+    folder = find_validation(bundle, None if data is None else str(data)).folder
+    if "train" not in folder.splits:
+        raise DataError(f"{folder.root} has no train split; expected pictures trained on")
     network = merged_network(bundle, weights, pick_device(device))
     bundle = learn(bundle, network, folder.splits["train"], folder.splits["val"], unsure)
     return Calibration(bundle.folder, bundle.record.confidence)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from vitlora.bundle.folder import check_there
 from vitlora.errors import DataError, UsageError
 from vitlora.files import write_whole
-from vitlora.notes import note, tell, warn
+from vitlora.notes import tell
 
 if TYPE_CHECKING:
-    from vitlora.bundle.checkpoint import Bundle
+    from torch import nn
+
     from vitlora.bundle.merged_file import Merged
     from vitlora.bundle.record import Record
-    from vitlora.data.datamodule import FolderData
 
 
 def merge(
@@ -61,15 +61,28 @@ def merge(
     proof_file = _proof_file(file)
     if data is not None and not Path(data).expanduser().is_dir():
         raise DataError(f"--data '{data}': no such folder")
+    import torch
+
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merged_file import merged_file
+    from vitlora.evaluation.answers import answer
+    from vitlora.evaluation.pictures import find_validation
+    from vitlora.hardware import pick_device
 
-    bundle = load_bundle(checkpoint)
-    pictures = _pictures(bundle, None if data is None else str(data))
-    root = pictures.folder.root
-    tell(f"proving on the validation pictures of {root} …")
-    with merged_file(bundle, file, pictures.val_dataloader, weights, base) as merged:
-        result = Merge(bundle.folder, file, proof_file, base, root, bundle.record, merged)
+    bundle, device = load_bundle(checkpoint), pick_device()
+    record = bundle.record
+    pictures = find_validation(bundle, None if data is None else str(data))
+    pictures.setup("validate")  # leaves out unreadable ones
+    folder = pictures.folder
+    samples = folder.splits["val"]
+    labels = torch.tensor([sample.label for sample in samples])
+
+    def logits_of(network: nn.Module) -> torch.Tensor:
+        return answer(network.to(device).eval(), samples, record.preprocessing).logits
+
+    tell(f"proving on the validation pictures of {folder.root} …")
+    with merged_file(bundle, file, logits_of, labels, weights, base) as merged:
+        result = Merge(bundle.folder, file, proof_file, base, folder.root, record, merged)
         fields = json.dumps(result.to_json(), indent=1, ensure_ascii=False)
         write_whole(proof_file, fields + "\n")
     return result
@@ -167,32 +180,6 @@ def _proof_file(output: Path) -> Path:
         if path.exists():
             raise UsageError(f"{path} exists, and merge overwrites nothing; choose another OUTPUT")
     return proof
-
-
-def _pictures(bundle: Bundle, root: str | None) -> FolderData:
-    """Returns the validation split of training, or that of another folder."""
-    from vitlora.evaluation.pictures import settle
-    from vitlora.evaluation.seen import seen
-    from vitlora.evaluation.training_folder import folder_of
-
-    data, split = folder_of(bundle, root), bundle.record.split
-    noted = settle(bundle, data, "val") if bundle.usage is not None else None
-    same = data.recalled or data.digest("val") == split["digests"].get("val")
-    if noted is None and not same:
-        if root is None:
-            groups = ", or data.groups changed" if split.get("drawn", {}).get("groups") else ""
-            raise DataError(
-                f"the validation pictures in {data.folder.root} are not those of training: some "
-                f"were added, removed or renamed{groups}; pass --data DIR, a folder with pictures "
-                "of the same classes"
-            )
-        noted = f"these are not the validation pictures of training: {root}"
-    if noted:
-        note(noted)
-    for line in seen(bundle, data.folder.splits.get("val", ())).notes("val"):
-        warn(line)
-    data.setup("validate")
-    return data
 
 
 def _call(words: Sequence[str], keywords: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from vitlora.data.folder import SPLITS, Sample
 from vitlora.errors import BundleError, DataError, a_few, counted, nearest
 from vitlora.evaluation.seen import Seen, seen
 from vitlora.evaluation.training_folder import at_home, folder_of, same_split
+from vitlora.notes import note, warn
 
 SAME_FOLDER = 0.5  # of the pictures known: it is a copy of training's folder
 
@@ -115,7 +116,7 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
     data = folder_of(bundle, root)
     digests, parts = bundle.record.split["digests"], data.folder.splits
     wanted = split or next(part for part in ("test", "val", "train") if part in parts)
-    note = settle(bundle, data, wanted)
+    settled = settle(bundle, data, wanted)
     parts = data.folder.splits
     ours = at_home(bundle, data) or data.recalled or same_split(data, digests, "val")
     if data.drawn and not ours:
@@ -126,9 +127,49 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
         raise DataError(f"{data.folder.root} has no split '{chosen}'; it has {has}: see --split")
     known = seen(bundle, parts[chosen])
     as_then = data.recalled or same_split(data, digests, chosen)
-    notes += [f"{line[0].upper()}{line[1:]}." for line in ([note] if note else [])]
+    notes += [f"{line[0].upper()}{line[1:]}." for line in ([settled] if settled else [])]
     notes += _warnings(chosen, as_then, not ours and known.trained is None)
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes), known)
+
+
+def find_validation(bundle: Bundle, root: str | None = None) -> FolderData:
+    """Returns a folder whose validation pictures a bundle was not trained on, as far as is known.
+
+    What a reader of the numbers must know of them is logged.
+
+    Args:
+        bundle: The bundle.
+        root: Folder of pictures; None for that of training.
+
+    Raises:
+        DataError: There are no such pictures, or training pictures could be among them.
+        BundleError: The split drawn from training's folder is no longer the one held out.
+    """
+    data = folder_of(bundle, root)
+    settled = settle(bundle, data, "val")
+    where, samples = data.folder.root, data.folder.splits.get("val")
+    if samples is None:
+        raise DataError(
+            f"{where} has no val split; expected pictures that the network was not trained on"
+        )
+    known = seen(bundle, samples)
+    same = data.recalled or same_split(data, bundle.record.split["digests"], "val")
+    told = known.trained is not None
+    if not same and not told and (data.drawn or root is None):
+        raise DataError(
+            f"the validation pictures of {where} are not those held out in training, so training "
+            "pictures could be among them; expected those, or --data DIR with train/ and val/ of "
+            "your own choice"
+        )
+    if not same and not settled:
+        settled = "these are not the validation pictures of training" + (
+            "" if told else f"; {where} is taken at its word that val/ was not trained on"
+        )
+    if settled:
+        note(settled)
+    for line in known.notes("val"):
+        warn(line)
+    return data
 
 
 def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
