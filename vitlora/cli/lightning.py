@@ -17,7 +17,14 @@ from vitlora.bundle.merging import merged_network, trained_network
 from vitlora.cli.complaints import explained
 from vitlora.cli.continuing import follow, note_absent, remembered
 from vitlora.cli.lightning_errors import is_lightnings, stopped_by_callbacks
-from vitlora.cli.lightning_parser import Parser, add_run_options, by_value, quieten, show_only_ours
+from vitlora.cli.lightning_parser import (
+    Parser,
+    add_run_options,
+    by_value,
+    check_numbers,
+    quieten,
+    show_only_ours,
+)
 from vitlora.cli.scoring import check_fits, guard
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
@@ -50,7 +57,7 @@ class VitloraCLI(LightningCLI):
     """
 
     def __init__(self, inherited: Mapping[str, Any], args: list[str]) -> None:
-        self._inherited = dict(inherited)
+        self._inherited, self._words = dict(inherited), args
         reading = {"exit_on_error": False, "parser_mode": yaml_text.MODE}
         parsers: dict[str, Any] = {
             name: {"description": text, **reading} for name, text in _DESCRIPTIONS.items()
@@ -92,8 +99,13 @@ class VitloraCLI(LightningCLI):
         parser.set_defaults(self._inherited)
 
     def before_instantiate_classes(self) -> None:
-        """Takes the enumerations among the defaults of classes by value: YAML knows no others."""
+        """Takes the enumerations among the defaults of classes by value: YAML knows no others.
+
+        Raises:
+            UsageError: A word was read as another number than it spells.
+        """
         by_value(self.config)
+        check_numbers(self.config[str(self.subcommand)], self._words)
 
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; what a named class refuses is said with its key.

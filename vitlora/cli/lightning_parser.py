@@ -4,17 +4,28 @@ import argparse
 import inspect
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from vitlora import yaml_text
+from vitlora.cli.words import read_otherwise
+from vitlora.errors import UsageError
 from vitlora.training import Trainer
 
 
 class Parser(LightningArgumentParser):
-    """Keeps all options of a run in its configuration, also those that the help does not show."""
+    """Keeps all options of a run in its configuration, also those that the help does not show.
+
+    jsonargparse makes another of this class for the help of a class's options.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"prog": "vitlora fit", **options})
 
     def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
         """Returns YAML; what is read back on the way holds values, not words typed.
@@ -93,6 +104,33 @@ def by_value(fields: Any) -> None:
                 by_value(one)
         if isinstance(value, Enum):
             setattr(fields, name, value.value)
+
+
+def check_numbers(options: Namespace, words: Sequence[str]) -> None:
+    """Refuses words, and those of configs, that were read as other numbers than they spell.
+
+    Args:
+        options: What was read.
+        words: As for Lightning's CLI.
+
+    Raises:
+        UsageError: There is such a word.
+    """
+    for name, word in _given(words):
+        group, _, last = name.rpartition(".")
+        value = options.get(name, options.get(f"{group}.init_args.{last}"))
+        if read_otherwise(word, value):
+            raise UsageError(f"{name} is '{word}'; expected a decimal number")
+
+
+def _given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
+    """Yields the options that words set, configs included, by their dotted names."""
+    for word, after in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            yield from yaml_text.flat(yaml_text.read(after)).items()
+        elif name.startswith("--"):
+            yield name.removeprefix("--"), value if equals else after
 
 
 def quieten() -> None:

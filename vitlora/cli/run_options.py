@@ -81,7 +81,7 @@ def run_options(
     files = list(runs)
     if given:
         runs.append(dict(given))
-        names += [f"--{name}" for name in _dotted(given)]
+        names += [f"--{name}" for name in yaml_text.flat(given)]
     inherited: dict[str, Any] = {}
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         pass
@@ -101,15 +101,6 @@ def run_options(
     # and as what they hold: jsonargparse would read the files in the console's code page
     words = [word for one in runs for word in ("--config", _as_yaml(one))] + options
     return words, {**inherited, "json": target}
-
-
-def _dotted(options: Mapping[str, Any], before: str = "") -> list[str]:
-    """Returns the names of nested options, as they are typed."""
-    names: list[str] = []
-    for name, value in options.items():
-        inside = isinstance(value, Mapping) and value
-        names += _dotted(value, f"{before}{name}.") if inside else [f"{before}{name}"]
-    return names
 
 
 def _check_root(options: list[str], runs: list[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ def calibrate(
         checkpoint: Folder of the bundle, which is rewritten.
         data: Folder with train/ and val/, or class folders (default: the folder of training).
         max_error: Share of wrong answers accepted among the sure ones of new pictures, kept to with
-            90% probability (default: 0.05).
+            90% probability (default: what the bundle was calibrated for, else 0.05).
         coverage: Or: share of the pictures to be answered for sure.
         weights: File of the frozen base's weights, if no longer where training found them.
         device: auto, cpu, cuda or mps.
@@ -54,7 +54,9 @@ def calibrate(
     check_there(checkpoint)
     if max_error is not None and coverage is not None:
         raise UsageError("calibrate takes --max-error or --coverage, not both")
-    unsure = Unsure(0.05 if max_error is None else max_error, coverage)
+    asked = {"max_error": max_error, "coverage": coverage}
+    rule = {name: share for name, share in asked.items() if share is not None}
+    Unsure(**rule)  # a mistake in it needs no torch to be told
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.calibrate import calibrate as learn
@@ -65,6 +67,8 @@ def calibrate(
     folder = find_validation(bundle, None if data is None else str(data)).folder
     if "train" not in folder.splits:
         raise DataError(f"{folder.root} has no train split; expected pictures trained on")
+    before = bundle.record.confidence
+    unsure = Unsure(**(rule or ({} if before is None else before.rule)))
     network = merged_network(bundle, weights, pick_device(device))
     bundle = learn(bundle, network, folder.splits["train"], folder.splits["val"], unsure)
     return Calibration(bundle.folder, bundle.record.confidence)
