@@ -193,8 +193,11 @@ def test_fix_that_fails_leaves_nothing(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shutil.copy2", refuse)
     before = sorted(tmp_path.iterdir())
     assert run("--data", root, "--fix", tmp_path / "x") == 1
-    assert capsys.readouterr().err == "vitlora: x.jpg: No space left on device\n"
+    said = capsys.readouterr()
+    assert said.err == "vitlora: x.jpg: No space left on device\n"
     assert sorted(tmp_path.iterdir()) == before
+    assert run("--data", root) == 0
+    assert said.out == capsys.readouterr().out  # what was found is told all the same
 
 
 MISTAKES = {

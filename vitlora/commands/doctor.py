@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, VitloraError
 from vitlora.files import write_whole
+from vitlora.notes import tell
 
 if TYPE_CHECKING:
     from vitlora.data.bit_depth import ValueRange
@@ -82,7 +83,14 @@ def doctor(
     findings = examine(found)
     if page:
         _write_page(page, found, findings)
-    return Examination(found, findings, out and Copy(out, write_cleaned(found, out, shares)))
+    told = Examination(found, findings)
+    if not out:
+        return told
+    try:
+        return replace(told, copy=Copy(out, write_cleaned(found, out, shares)))
+    except (VitloraError, OSError):
+        tell(told.to_text())  # looking took long, and what was found stays true
+        raise
 
 
 @dataclass(frozen=True)
