@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # floor do not see each other.
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"files", "notes", "yaml_text"},
+    {"files", "notes", "shell", "yaml_text"},
     {"hardware", "pages", "config_files"},
     {"data", "metrics", "quantization"},
     {"backbones"},
@@ -36,7 +36,7 @@ ALONE: dict[str, set[str]] = {
     "data": {"errors", "files", "notes"},
     "metrics": {"errors"},
     "quantization": {"errors"},
-    "studies": {"errors", "files", "metrics", "notes", "yaml_text"},
+    "studies": {"errors", "files", "metrics", "notes", "shell", "yaml_text"},
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.
 DOORS = {

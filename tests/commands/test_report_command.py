@@ -305,7 +305,7 @@ def test_json_holds_the_scores_and_the_page_its_command(
     assert (found["checkpoint"], found["output"]) == (str(bundle.folder), "my page.html")
     assert found["unreadable"] == {}
     assert "note: --out is now called --output; the old name still works" in said.err
-    command = f"vitlora report {bundle.folder} --split val --output 'my page.html' --device cpu"
+    command = f'vitlora report {bundle.folder} --split val --output "my page.html" --device cpu'
     assert command in Page(tmp_path / "my page.html").text
 
 

@@ -35,6 +35,7 @@ from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
 from vitlora.notes import note, tell
+from vitlora.shell import typed
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
@@ -183,7 +184,7 @@ class VitloraCLI(LightningCLI):
             forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
             tell(f"\n{forgetting.to_text(self.memory.where)}")
         tell(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
-        tell(f"predict  vitlora predict IMAGE.jpg --checkpoint {_quoted(folder)}")
+        tell(f"predict  {typed('vitlora', 'predict', 'IMAGE.jpg', '--checkpoint', folder)}")
 
     def bundle(self) -> Bundle:
         """Returns what ``fit`` wrote."""
@@ -208,7 +209,7 @@ class VitloraCLI(LightningCLI):
             reason = str(error) if isinstance(error, VitloraError) else "the device is full"
             note(
                 f"the bundle is kept, but its confidence is not calibrated ({reason}); "
-                f"'vitlora calibrate {_quoted(folder)} --device cpu' does it"
+                f"'{typed('vitlora', 'calibrate', folder, '--device', 'cpu')}' does it"
             )
         else:
             if bundle.record.confidence is not None:
@@ -301,7 +302,3 @@ def _ran_away(scores: Scores) -> str | None:
         f"a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
         "training ran away; lower model.lr"
     )
-
-
-def _quoted(path: Path) -> str:
-    return f'"{path}"' if " " in str(path) else str(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitlora.errors import UsageError
 from vitlora.files import check_target, write_whole
+from vitlora.shell import typed
 from vitlora.studies.methods import check_methods, configure, fit_words
 
 if TYPE_CHECKING:
@@ -107,13 +107,8 @@ def _command(way: Way, config: dict[str, Any], batch: int, most: int, words: Seq
     for key in ("head", "quantization", "block_size", "lr"):
         if after[key] != before[key]:
             added += [f"--model.{key}", str(after[key])]
-    typed = list(words)
-    if "--data.batch_size" in typed:
-        place = typed.index("--data.batch_size")
-        del typed[place : place + 2]
-    return " ".join(["vitlora fit", *map(_quoted, [*typed, *added])])
-
-
-def _quoted(word: str) -> str:
-    """Returns a word as every shell takes it."""
-    return word if re.fullmatch(r"[\w./:=+-]+", word) else f'"{word}"'
+    kept = list(words)
+    if "--data.batch_size" in kept:
+        place = kept.index("--data.batch_size")
+        del kept[place : place + 2]
+    return typed("vitlora", "fit", *kept, *added)

@@ -11,6 +11,7 @@ from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
 from vitlora.notes import note, warn
+from vitlora.shell import typed
 
 if TYPE_CHECKING:
     from vitlora.evaluation.drift import Drift, Shift
@@ -62,7 +63,7 @@ def drift(
     if known is None or reference is None:
         raise BundleError(
             f"{bundle.folder} was never calibrated: how sure and how near its validation pictures "
-            f"were is not known; first run 'vitlora calibrate {bundle.folder}'"
+            f"were is not known; first run '{typed('vitlora', 'calibrate', bundle.folder)}'"
         )
     network = merged_network(bundle, weights, pick_device(device))
     answers = answer(network, samples, bundle.record.preprocessing)
@@ -140,12 +141,12 @@ def _to_do(drift: Drift, checkpoint: str) -> str:
     if found & {("confidence", False), ("distance", True)}:
         return (
             "what to do: look at the pictures below, label some of their kind, and train on: "
-            f"vitlora fit --from {checkpoint}"
+            + typed("vitlora", "fit", "--from", checkpoint)
         )
     if any(shift.name == "class mix" for shift in drift.changed):
         return (
             "what to do: if the mix is really another, label some of them and score them: "
-            f"vitlora report {checkpoint} --data LABELLED"
+            + typed("vitlora", "report", checkpoint, "--data", "LABELLED")
         )
     return "what to do: see whether pictures of training are among them, or many of one thing"
 

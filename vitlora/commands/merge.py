@@ -184,9 +184,9 @@ def _proof_file(output: Path) -> Path:
 
 def _call(words: Sequence[str], keywords: Mapping[str, Any]) -> str:
     """Returns arguments as Python has them."""
-    shown = [f"{key}={_quoted(value)}" for key, value in keywords.items()]
-    return ", ".join([*map(_quoted, words), *shown])
+    shown = [f"{key}={_python(value)}" for key, value in keywords.items()]
+    return ", ".join([*map(_python, words), *shown])
 
 
-def _quoted(value: Any) -> str:
+def _python(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ from vitlora.bundle.folder import check_there, is_bundle
 from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import write_whole
 from vitlora.notes import note, tell, warn
+from vitlora.shell import typed
 
 if TYPE_CHECKING:
     from vitlora.evaluation.seen import Seen
@@ -59,14 +59,9 @@ def report(
     page = _page(folder, output)
     if data is not None and not Path(data).expanduser().is_dir():
         raise DataError(f"--data '{data}': no such folder")
-    typed = _typed(
-        folder,
-        data=data,
-        split=split,
-        output=output,
-        weights=weights,
-        device=None if device == "auto" else device,
-    )
+    options = {"data": data, "split": split, "output": output, "weights": weights}
+    options["device"] = None if device == "auto" else device
+    given = [word for name, x in options.items() if x is not None for word in (f"--{name}", x)]
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.answers import answer
@@ -80,7 +75,7 @@ def report(
     network = merged_network(bundle, weights, where)
     answers = answer(network, pictures.samples, bundle.record.preprocessing)
     content = ReportPage(bundle, pictures, answers)
-    write_whole(page, content.html(network, where, typed))
+    write_whole(page, content.html(network, where, typed("vitlora", "report", folder, *given)))
     if answers.unreadable:
         note(f"left out {counted(len(answers.unreadable), 'unreadable picture')}; see the page")
     for line in pictures.seen.notes(pictures.split):
@@ -159,11 +154,3 @@ def _page(checkpoint: Path, output: str | Path | None) -> Path:
     if page.exists() and not (page.is_file() and MARK in page.read_bytes()[:2000]):
         raise UsageError(f"{page} exists and is not a report of vitlora's; choose another --output")
     return page
-
-
-def _typed(checkpoint: Path, **options: object) -> str:
-    """Returns the command that does the same, for a shell; options that are None are left out."""
-    words = ["vitlora", "report", str(checkpoint)]
-    for name, value in options.items():
-        words += [] if value is None else [f"--{name}", str(value)]
-    return shlex.join(words)
