@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentError, set_dumper, set_loader
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
@@ -22,7 +21,7 @@ from vitlora.cli.lightning_parser import (
     add_run_options,
     by_value,
     check_numbers,
-    quieten,
+    prepare,
     show_only_ours,
 )
 from vitlora.cli.scoring import check_fits, guard
@@ -280,9 +279,7 @@ def run(
     Raises:
         UsageError: A word or a config is wrong.
     """
-    quieten()
-    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
-    set_dumper("yaml", yaml_text.write)
+    prepare()
     try:
         return kind(inherited, args)
     except ArgumentError as error:
@@ -295,8 +292,7 @@ def run(
 
 def _ran_away(scores: Scores) -> str | None:
     """Returns a note if a network is far surer of wrong answers than one that guesses."""
-    guessing = math.log(len(scores.classes))
-    if scores.loss <= 2 * guessing:
+    if scores.loss <= 2 * (guessing := math.log(len(scores.classes))):
         return None
     return (
         f"a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "

@@ -9,7 +9,8 @@ from enum import Enum
 from itertools import pairwise
 from typing import Any
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from vitlora import yaml_text
@@ -133,8 +134,10 @@ def _given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
             yield name.removeprefix("--"), value if equals else after
 
 
-def quieten() -> None:
-    """Leaves the screen to what a user needs: Lightning's tips and known noise go."""
+def prepare() -> None:
+    """Teaches jsonargparse our YAML; leaves out what is noise to a user."""
+    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
+    set_dumper("yaml", yaml_text.write)
     for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # a hint to raise num_workers, and one about logging intervals longer than a short epoch

@@ -4,7 +4,7 @@ A bundle counts less than a config, a config less than what is typed. torch is i
 there is a bundle to read: mistakes are told before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,13 @@ _ALIASES = {  # what the other commands call these
 
 
 def run_options(
-    command: str,
-    options: list[str],
-    given: Mapping[str, Any] | None = None,
-    run: bool = True,
+    command: str, options: list[str], run: bool = True
 ) -> tuple[list[str], dict[str, Any]]:
     """Resolves bare config names, the bundle to score or to go on from, and the default output.
 
     Args:
         command: ``fit``, ``validate`` or ``test``.
         options: The words after it.
-        given: Values as a config file would hold them, which count more than such files.
         run: Whether the command is run; else the pictures need not be there.
 
     Returns:
@@ -75,13 +71,9 @@ def run_options(
     for one in runs:
         one.pop("json", None)  # where a result goes, no file decides
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
-    for name in [*names, *(f"--{key}" for one in [*runs, given or {}] for key in one)]:
+    for name in [*names, *(f"--{key}" for one in runs for key in one)]:
         _check_group(name)
     check_json(target)
-    files = list(runs)
-    if given:
-        runs.append(dict(given))
-        names += [f"--{name}" for name in yaml_text.flat(given)]
     inherited: dict[str, Any] = {}
     if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
         pass
@@ -92,7 +84,7 @@ def run_options(
             )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     else:
-        inherited = _to_score(command, options, names, runs, files)
+        inherited = _to_score(command, options, names, runs)
     if not run:
         inherited = {"data.root": "PHOTOS", **inherited}
     elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
@@ -164,7 +156,6 @@ def _to_score(
     options: list[str],
     names: list[str],
     runs: list[dict[str, Any]],
-    files: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Returns what a scoring starts with; leaves out of config files what belongs to training."""
     if "--from" in names or "--old_data" in names:
@@ -183,8 +174,6 @@ def _to_score(
     bundle = load_bundle(folder)
     known = bundle.record.backbone, options_in(bundle, "model").get("backbone")
     for run in runs:
-        run.pop("checkpoint", None)
-    for run in files:
         base = yaml_text.typed(_mapping(run, "model")).get("backbone")
         if base is not None and base not in known:
             raise UsageError(
@@ -194,7 +183,7 @@ def _to_score(
         whole = bundle.record.method == "FullFineTuning"  # it holds every weight itself
         _keep(run, "model", _VIEW if whole else ("weights", *_VIEW))
         _keep(run, "trainer", _PLACE)
-        for key in ("unsure", "output", "from", "old_data"):
+        for key in ("checkpoint", "unsure", "output", "from", "old_data"):
             run.pop(key, None)
         for key in ("augment", "known_classes"):
             _mapping(run, "data").pop(key, None)
