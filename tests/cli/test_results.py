@@ -27,7 +27,7 @@ def test_no_other_file_is_replaced(content: str, tmp_path: Path, capsys: Any) ->
     assert "its folder does not exist" in capsys.readouterr().err
     with pytest.raises(UsageError, match="is a folder; expected a file"):
         check_json(str(tmp_path))
-    with pytest.raises(UsageError, match="--json '': is a folder"):
+    with pytest.raises(UsageError, match=r"--json '\.': is a folder"):
         check_json("")
     for name in ("new", "new.html"):
         with pytest.raises(UsageError, match=r"expected a file name that ends in \.json"):

@@ -205,7 +205,11 @@ MISTAKES = {
     "no pictures": (["--data", "{tmp}"], 1, "no pictures in class folders"),
     "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "exists already"),
     "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "lies in --data"),
-    "html nowhere": (["--data", "{root}", "--html", "{tmp}/no/x.html"], 2, "folder that exists"),
+    "html nowhere": (
+        ["--data", "{root}", "--html", "{tmp}/no/x.html"],
+        2,
+        "its folder does not exist",
+    ),
     "json is a folder": (["--data", "{root}", "--json={tmp}"], 2, "is a folder"),
     "no folder named": ([], 2, "doctor needs DATA"),
     "shares without fix": (["--data", "{root}", "--val-fraction", "0.1"], 2, "add --fix OUT"),

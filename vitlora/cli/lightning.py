@@ -24,11 +24,12 @@ from vitlora.cli.lightning_parser import (
     prepare,
     show_only_ours,
 )
-from vitlora.cli.scoring import check_fits, guard
+from vitlora.cli.scoring import check_fits
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
 from vitlora.evaluation.forgetting import OldPictures
+from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
@@ -198,10 +199,8 @@ class VitloraCLI(LightningCLI):
         splits, unsure = data.folder.splits, self._get(self.config_init, "unsure")
         try:
             bundle = load_bundle(folder)
-            network = self._merged(bundle)
-            bundle = calibrate(
-                bundle, network, splits["train"], splits["val"], unsure, data.batch_size
-            )
+            pictures = splits["train"], splits["val"]
+            bundle = calibrate(bundle, self._merged(bundle), *pictures, unsure, data.batch_size)
         except (VitloraError, RuntimeError, MemoryError) as error:
             if not isinstance(error, VitloraError) and not is_out_of_memory(error):
                 raise

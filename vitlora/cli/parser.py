@@ -21,7 +21,6 @@ from vitlora.cli.words import alternatives, dashed, expected, read_otherwise, sh
 from vitlora.errors import UsageError, nearest
 
 _WIDTH = 79
-_GLUE = "\0"  # for a space at which no line ends
 _METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitlora import __version__
 from vitlora.errors import UsageError, VitloraError
-from vitlora.files import write_whole
+from vitlora.files import check_target, write_whole
 from vitlora.notes import LOG, NOTE
 
 
@@ -48,14 +48,12 @@ def check_json(target: str | None) -> None:
     Raises:
         UsageError: The file is another's, or cannot be written.
     """
-    if target in (None, "-"):
+    if target is None or target == "-":
         return
     path = Path(target)
     if path.suffix.lower() != ".json" and (path.is_file() or not path.exists()):
         raise UsageError(f"--json '{target}': expected a file name that ends in .json")
-    if path.is_dir() or not path.parent.is_dir():
-        kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
-        raise UsageError(f"--json '{target}': {kind}")
+    check_target("--json", path, ".json")
     if not path.is_file():  # also devices and pipes
         return
     try:

@@ -88,23 +88,13 @@ def run_options(
     if not run:
         inherited = {"data.root": "PHOTOS", **inherited}
     elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
-        _check_root(options, runs)
+        root = _chosen("data.root", options, runs)
+        if root:
+            check_root(root)
     # configs first: what is typed counts more, wherever it stands
     # and as what they hold: jsonargparse would read the files in the console's code page
     words = [word for one in runs for word in ("--config", _as_yaml(one))] + options
     return words, {**inherited, "json": target}
-
-
-def _check_root(options: list[str], runs: list[dict[str, Any]]) -> None:
-    """Refuses a folder of pictures that is not there: typed, or in the last config that has one."""
-    named = [yaml_text.typed(_mapping(run, "data")).get("root") for run in runs]
-    for index, word in enumerate(options):
-        name, equals, value = word.partition("=")
-        if name == "--data.root":
-            named.append(value if equals else "".join(options[index + 1 : index + 2]))
-    named = [root for root in named if isinstance(root, str)]
-    if named and named[-1]:
-        check_root(named[-1])
 
 
 def _without_aliases(options: list[str]) -> list[str]:
@@ -205,10 +195,10 @@ def _chosen(key: str, options: list[str], runs: list[dict[str, Any]]) -> str | N
         raise UsageError(f"--{key} needs a value")
     if typed:
         return options[typed[-1] + 1]
-    named = [yaml_text.typed(run).get(key) for run in runs]
+    named = [yaml_text.flat(yaml_text.typed(run)).get(key) for run in runs]
     named = [name for name in named if name is not None]
     if named and not (isinstance(named[-1], str) and named[-1]):
-        raise UsageError(f"the config's {key} is {named[-1]!r}; expected a bundle's folder")
+        raise UsageError(f"the config's {key} is {named[-1]!r}; expected a folder")
     return named[-1] if named else None
 
 
@@ -226,7 +216,7 @@ def _mapping(run: dict[str, Any], key: str) -> dict[str, Any]:
 def _split_equals(option: str) -> list[str]:
     """Returns ``--name=value`` as two words for the options looked at here."""
     name, equals, value = option.partition("=")
-    ours = ("--config", "-c", "--checkpoint", "--output", "--from", *_ALIASES)
+    ours = ("--config", "-c", "--checkpoint", "--output", "--from", "--data.root", *_ALIASES)
     return [name, value] if equals and name in ours else [option]
 
 

@@ -16,6 +16,7 @@ from vitlora.shell import option_words
 
 if TYPE_CHECKING:
     from vitlora.bundle.checkpoint import Bundle
+    from vitlora.cli.lightning import VitloraCLI
     from vitlora.evaluation.seen import Seen
     from vitlora.metrics.scores import Scores
 
@@ -169,7 +170,7 @@ def _score(
     return Scored(*_run(command, config, options, data, checkpoint=checkpoint).scored)
 
 
-def _fitted(found: Any) -> Fitted:
+def _fitted(found: VitloraCLI) -> Fitted:
     return Fitted(found.bundle(), found.run_folder.best, found.run_folder.best_epoch)
 
 
@@ -179,7 +180,7 @@ def _run(
     options: Mapping[str, Any],
     data: str | Path | None,
     **own: str | Path | None,
-) -> Any:
+) -> VitloraCLI:
     """Runs a command as typed; what of its own options is None was not given."""
     if "json" in options:
         raise UsageError("json belongs to the command line; write what to_json() of the result is")

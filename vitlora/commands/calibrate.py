@@ -64,7 +64,7 @@ def calibrate(
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)
-    folder = find_validation(bundle, None if data is None else str(data)).folder
+    folder = find_validation(bundle, data).folder
     if "train" not in folder.splits:
         raise DataError(f"{folder.root} has no train split; expected pictures trained on")
     before = bundle.record.confidence

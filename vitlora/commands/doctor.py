@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlora.errors import DataError, UsageError, VitloraError
-from vitlora.files import write_whole
+from vitlora.files import check_target, write_whole
 from vitlora.notes import tell
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ class Examination:
 
 def _check_page(page: Path, root: Path) -> None:
     """Refuses before the work what could not be written after it."""
-    if page.is_dir() or not page.parent.is_dir():
-        raise UsageError(f"--html '{page}': expected a file in a folder that exists")
+    check_target("--html", page, page.suffix.lower())
     if root.resolve() in page.resolve().parents:
         raise UsageError(f"--html '{page}' lies in --data '{root}'; name a file outside")
     if page.exists() and _OURS not in page.read_bytes():

@@ -71,7 +71,7 @@ def merge(
 
     bundle, device = load_bundle(checkpoint), pick_device()
     record = bundle.record
-    pictures = find_validation(bundle, None if data is None else str(data))
+    pictures = find_validation(bundle, data)
     pictures.setup("validate")  # leaves out unreadable ones
     folder = pictures.folder
     samples = folder.splits["val"]

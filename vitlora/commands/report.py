@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there, is_bundle
 from vitlora.errors import DataError, UsageError, counted
-from vitlora.files import write_whole
+from vitlora.files import check_target, write_whole
 from vitlora.notes import note, tell, warn
 from vitlora.shell import typed
 
@@ -70,7 +70,7 @@ def report(
     from vitlora.hardware import pick_device
 
     where, bundle = pick_device(device), load_bundle(folder)
-    pictures = find_pictures(bundle, None if data is None else str(data), split)
+    pictures = find_pictures(bundle, data, split)
     tell(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
     network = merged_network(bundle, weights, where)
     answers = answer(network, pictures.samples, bundle.record.preprocessing)
@@ -147,8 +147,7 @@ def _page(checkpoint: Path, output: str | Path | None) -> Path:
     page = Path(output or f"{checkpoint.resolve().name}-report.html")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output is '{page}'; expected a name that ends in .html")
-    if not page.parent.is_dir():
-        raise UsageError(f"--output is '{page}': its folder does not exist")
+    check_target("--output", page, page.suffix.lower())
     if is_bundle(page.parent):
         raise UsageError(f"--output is '{page}', inside a bundle, which keeps to its own files")
     if page.exists() and not (page.is_file() and MARK in page.read_bytes()[:2000]):

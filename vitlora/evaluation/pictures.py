@@ -99,7 +99,28 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
     return None
 
 
-def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = None) -> Pictures:
+def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
+    """Sees to it that a split is scored as it was held out; returns what training knew of it.
+
+    Raises:
+        BundleError: Training pictures could be in it, and nothing tells which.
+    """
+    if said := settle(bundle, data, split):
+        note(said)
+    known = seen(bundle, data.folder.splits.get(split, ()))
+    for line in known.notes(split):
+        warn(line)
+    if known.trained is None and data.drawn and not at_home(bundle, data):
+        note(
+            f"{data.folder.root} is not the folder of training; if it is a copy of it, "
+            "training pictures may be among those scored"
+        )
+    return known
+
+
+def find_pictures(
+    bundle: Bundle, root: str | Path | None = None, split: str | None = None
+) -> Pictures:
     """Returns the pictures to score a bundle on.
 
     Args:
@@ -132,7 +153,7 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes), known)
 
 
-def find_validation(bundle: Bundle, root: str | None = None) -> FolderData:
+def find_validation(bundle: Bundle, root: str | Path | None = None) -> FolderData:
     """Returns a folder whose validation pictures a bundle was not trained on, as far as is known.
 
     What a reader of the numbers must know of them is logged.
@@ -146,29 +167,22 @@ def find_validation(bundle: Bundle, root: str | None = None) -> FolderData:
         BundleError: The split drawn from training's folder is no longer the one held out.
     """
     data = folder_of(bundle, root)
-    settled = settle(bundle, data, "val")
-    where, samples = data.folder.root, data.folder.splits.get("val")
-    if samples is None:
+    where = data.folder.root
+    if "val" not in data.folder.splits:
         raise DataError(
             f"{where} has no val split; expected pictures that the network was not trained on"
         )
-    known = seen(bundle, samples)
-    same = data.recalled or same_split(data, bundle.record.split["digests"], "val")
-    told = known.trained is not None
-    if not same and not told and (data.drawn or root is None):
+    told = guard(bundle, data, "val").trained is not None
+    if data.recalled or same_split(data, bundle.record.split["digests"], "val"):
+        return data
+    if not told and (data.drawn or root is None):
         raise DataError(
             f"the validation pictures of {where} are not those held out in training, so training "
             "pictures could be among them; expected those, or --data DIR with train/ and val/ of "
             "your own choice"
         )
-    if not same and not settled:
-        settled = "these are not the validation pictures of training" + (
-            "" if told else f"; {where} is taken at its word that val/ was not trained on"
-        )
-    if settled:
-        note(settled)
-    for line in known.notes("val"):
-        warn(line)
+    at_its_word = "" if told else f"; {where} is taken at its word that val/ was not trained on"
+    note(f"these are not the validation pictures of training{at_its_word}")
     return data
 
 

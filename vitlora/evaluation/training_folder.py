@@ -15,7 +15,7 @@ def at_home(bundle: Bundle, data: FolderData) -> bool:
     return str(data.folder.root.resolve()) == bundle.record.split["root"]
 
 
-def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
+def folder_of(bundle: Bundle, root: str | Path | None = None) -> FolderData:
     """Returns the folder of training or another one, its classes and draw as in training.
 
     Args:
@@ -43,7 +43,7 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
     classes = list(record.classes)
     if record.parent is not None:  # it may know classes of which training had no pictures
         drawn["known_classes"] = classes
-    data = FolderData(root or known, classes, skip_unreadable=True, **drawn)
+    data = FolderData(str(root or known), classes, skip_unreadable=True, **drawn)
     data.preprocessing = record.preprocessing
     return data
 
