@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from jsonargparse import get_loader
 from runs import MICRO
@@ -275,6 +276,14 @@ def test_values_given_in_python_are_what_they_are() -> None:
     assert read["trainer"]["max_epochs"] == -1
     stopping = read["trainer"]["callbacks"][0]["init_args"]
     assert (stopping["monitor"], stopping["patience"]) == ("1:30", 4)
+
+
+def test_test_and_report_have_the_same_logits(home: Path) -> None:
+    """Lightning's loop and ``evaluation.answers`` open and judge pictures alike."""
+    tested = vitlora.test("checkpoints/x", **{"trainer.enable_progress_bar": False}).scores
+    reported = vitlora.report("checkpoints/x", split="test", output=home / "r.html").scores
+    assert tested.labels.tolist() == reported.labels.tolist()
+    torch.testing.assert_close(tested.logits, reported.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_typed_is_refused_in_python() -> None:

@@ -6,12 +6,24 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vitlora import __version__
 from vitlora.errors import UsageError, VitloraError
 from vitlora.files import check_target, write_whole
 from vitlora.notes import LOG, NOTE
+
+
+class Result(Protocol):
+    """What a command returns; it may have an exit ``status`` beside."""
+
+    def to_text(self) -> str:
+        """Returns what is printed."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values."""
+        ...
 
 
 def take_json(words: Sequence[str], alone: bool = False) -> tuple[list[str], str | None]:
@@ -104,7 +116,7 @@ class _Printer(logging.Handler):
             print(f"{record.levelname.lower()}: {text}", file=sys.stderr)
 
 
-def show(command: str, result: Any, target: str | None) -> int:
+def show(command: str, result: Result | Iterator[Result | VitloraError], target: str | None) -> int:
     """Prints a command's result, or each as it comes; writes the JSON; returns the exit status."""
     several = isinstance(result, Iterator)
     status, kept = 0, []

@@ -53,20 +53,8 @@ def run_options(
         UsageError: A mistake that shows before anything is loaded.
         BundleError: The bundle is damaged, or there is none.
     """
-    options = [word for option in options for word in _split_equals(option)]
-    if options and not options[0].startswith("-"):  # each takes one word by position
-        config = options[0].endswith((".yaml", ".yml"))
-        if command == "fit" and not config:
-            raise UsageError(
-                f"'{options[0]}' stands alone; name pictures with --data, a config by .yaml"
-            )
-        options.insert(0, "--config" if config else "--checkpoint")
-    options, target = take_json(_without_aliases(options), alone=True)
-    configs = []
-    while any(word in ("--config", "-c") for word in options[:-1]):
-        index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
-        configs.append(find_config(options[index + 1]))
-        del options[index : index + 2]
+    options, target = take_json(_long_names(command, options), alone=True)
+    options, configs = _without_configs(options)
     runs = [_read_config(path) for path in configs]
     for one in runs:
         one.pop("json", None)  # where a result goes, no file decides
@@ -75,26 +63,50 @@ def run_options(
         _check_group(name)
     check_json(target)
     inherited: dict[str, Any] = {}
-    if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
-        pass
-    elif command == "fit":
+    asks = any(name in ("--help", "-h") or name.endswith(".help") for name in names)
+    if not asks and command == "fit":
         if run and not runs and "--data.root" not in names:
             raise UsageError(
                 "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
             )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
-    else:
+    elif not asks:
         inherited = _to_score(command, options, names, runs)
     if not run:
         inherited = {"data.root": "PHOTOS", **inherited}
-    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
-        root = _chosen("data.root", options, runs)
-        if root:
-            check_root(root)
+    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names) and (
+        root := _chosen("data.root", options, runs)
+    ):
+        check_root(root)
     # configs first: what is typed counts more, wherever it stands
     # and as what they hold: jsonargparse would read the files in the console's code page
     words = [word for one in runs for word in ("--config", _as_yaml(one))] + options
     return words, {**inherited, "json": target}
+
+
+def _long_names(command: str, typed: list[str]) -> list[str]:
+    """Returns the words, each option by its own name, what is given by position by its own, too."""
+    options = [word for option in typed for word in _split_equals(option)]
+    if options and not options[0].startswith("-"):  # each takes one word by position
+        config = options[0].endswith((".yaml", ".yml"))
+        if command == "fit" and not config:
+            raise UsageError(
+                f"'{options[0]}' stands alone; name pictures with --data, a config by .yaml"
+            )
+        options.insert(0, "--config" if config else "--checkpoint")
+    return _without_aliases(options)
+
+
+def _without_configs(options: list[str]) -> tuple[list[str], list[Path]]:
+    """Returns the words without ``--config FILE``, and the files."""
+    left, configs, waiting = list[str](), list[Path](), list(options)
+    while waiting:
+        word = waiting.pop(0)
+        if word in ("--config", "-c") and waiting:
+            configs.append(find_config(waiting.pop(0)))
+        else:
+            left.append(word)
+    return left, configs
 
 
 def _without_aliases(options: list[str]) -> list[str]:
