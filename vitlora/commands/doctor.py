@@ -132,7 +132,15 @@ class Examination:
 
     def to_text(self) -> str:
         """Returns each finding with a few of its files and what to do."""
-        text = _text(self.survey, self.findings)
+        lines = [f"{self.survey.root}: {_summary(self.survey)}", _tally(self.findings)]
+        for finding in self.findings:
+            items = finding.groups or finding.files
+            lines += ["", f"{finding.severity:<8} {finding.title}"]
+            lines += [f"         {_item(finding, item)}" for item in items[:_SHOWN]]
+            lines += [f"         ... and {len(items) - _SHOWN:,} more"] * (len(items) > _SHOWN)
+            lines += [f"         -> {finding.advice}"]
+        # a name may hold a line feed
+        text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
         if self.copy is None:
             return text
         from vitlora.data.doctor.survey import RECORD
@@ -197,18 +205,6 @@ def _tally(findings: Sequence[Finding]) -> str:
     counts = Counter(finding.severity for finding in findings)
     said = [f"{n} {word}{'s' * (n != 1)}" for word in SEVERITIES if (n := counts[word])]
     return ", ".join(said) or "nothing wrong"
-
-
-def _text(found: Survey, findings: Sequence[Finding]) -> str:
-    lines = [f"{found.root}: {_summary(found)}", _tally(findings)]
-    for finding in findings:
-        items = finding.groups or finding.files
-        lines += ["", f"{finding.severity:<8} {finding.title}"]
-        lines += [f"         {_item(finding, item)}" for item in items[:_SHOWN]]
-        lines += [f"         ... and {len(items) - _SHOWN:,} more"] * (len(items) > _SHOWN)
-        lines += [f"         -> {finding.advice}"]
-    # a name may hold a line feed
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
 def _item(finding: Finding, item: str | list[str]) -> str:
