@@ -278,6 +278,13 @@ def test_values_given_in_python_are_what_they_are() -> None:
     assert (stopping["monitor"], stopping["patience"]) == ("1:30", 4)
 
 
+def test_a_number_that_counts_less_is_not_looked_at() -> None:
+    words = ["--data", "photos", "--model.lr", "1:30", "--model.lr", "0.1"]
+    words, inherited = run_options("fit", words, run=False)
+    del inherited["json"]
+    assert resolve(words, inherited)["model"]["lr"] == 0.1
+
+
 def test_test_and_report_have_the_same_logits(home: Path) -> None:
     """Lightning's loop and ``evaluation.answers`` open and judge pictures alike."""
     tested = vitlora.test("checkpoints/x", **{"trainer.enable_progress_bar": False}).scores

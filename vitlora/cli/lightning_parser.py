@@ -117,7 +117,7 @@ def check_numbers(options: Namespace, words: Sequence[str]) -> None:
     Raises:
         UsageError: There is such a word.
     """
-    for name, word in _given(words):
+    for name, word in dict(_given(words)).items():  # the last one counts
         group, _, last = name.rpartition(".")
         value = options.get(name, options.get(f"{group}.init_args.{last}"))
         if read_otherwise(word, value):
