@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # floor do not see each other.
 FLOORS: list[set[str]] = [
     {"errors", "units"},
-    {"files", "notes", "yaml_text"},
+    {"files", "notes", "shell", "yaml_text"},
     {"hardware", "pages", "config_files"},
     {"data", "metrics", "quantization"},
     {"backbones"},
@@ -33,10 +33,10 @@ ALONE: dict[str, set[str]] = {
     "hardware": {"errors"},
     "pages": set(),
     "config_files": {"errors"},
-    "data": {"errors", "files", "notes"},
+    "data": {"errors", "files", "notes", "shell"},
     "metrics": {"errors"},
     "quantization": {"errors"},
-    "studies": {"errors", "files", "metrics", "notes", "units", "yaml_text"},
+    "studies": {"errors", "files", "metrics", "notes", "shell", "units", "yaml_text"},
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.
 DOORS = {

@@ -18,6 +18,7 @@ from runs import BACKBONE
 
 import vitlora
 from vitlora.cli.main import COMMANDS, ON_LIGHTNING, function_of, main
+from vitlora.cli.words import shell_lines
 
 # What needs a network, an account, what nobody has here, or minutes: tests of their own run these.
 _AWAY = ("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare")
@@ -90,15 +91,33 @@ def test_python_examples_give_what_they_say(name: str, value: Any) -> None:
     assert not runner.failures, "".join(said)
 
 
-def shell_lines() -> Iterator[str]:
-    for command in COMMANDS:
-        said = parse(inspect.getdoc(function_of(command)) or "", DocstringStyle.GOOGLE)
-        for example in said.examples:
-            lines = (example.description or "").splitlines()
-            yield from (line[2:] for line in lines if line.startswith("$ "))
+def typed(docstring: str) -> list[str]:
+    """Returns what a docstring's examples type in a shell, each on one line."""
+    examples = parse(docstring, DocstringStyle.GOOGLE).examples
+    lines = [line for one in examples for line in shell_lines(one.description or "")]
+    return "\n".join(lines).replace("\\\n", " ").splitlines()
 
 
-@pytest.mark.parametrize("line", sorted(set(shell_lines())))
+def test_an_example_may_go_on_in_the_next_line() -> None:
+    said = """Does.
+
+    Examples:
+        $ vitlora doctor photos \\
+            --seed 1
+        $ vitlora configs
+
+        >>> print("a")
+            a
+    """
+    first, second = typed(inspect.cleandoc(said))
+    assert shlex.split(first) == ["vitlora", "doctor", "photos", "--seed", "1"]
+    assert second == "vitlora configs"
+
+
+SHOWN = {line for name in COMMANDS for line in typed(inspect.getdoc(function_of(name)) or "")}
+
+
+@pytest.mark.parametrize("line", sorted(SHOWN))
 def test_shell_examples_run(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     if line.startswith(_AWAY):
         pytest.skip("needs a network, or what nobody has here")

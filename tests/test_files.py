@@ -189,7 +189,7 @@ def test_only_files_of_an_earlier_run_are_overwritten(name, said, tmp_path, monk
     (tmp_path / "old.csv").write_text("path,class,confidence\n")
     (tmp_path / "empty.csv").touch()
     if said is None:
-        check_target("--csv", name, ".csv", b"path,class")
+        check_target("--csv", name, (".csv",), b"path,class")
         return
     with pytest.raises(UsageError, match=re.escape(f"--csv '{name}'") + ".*" + re.escape(said)):
-        check_target("--csv", name, ".csv", b"path,class")
+        check_target("--csv", name, (".csv",), b"path,class")

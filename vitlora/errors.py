@@ -1,7 +1,5 @@
 """What can go wrong, in one line: what was got, what was expected, what to do."""
 
-import re
-import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -53,20 +51,6 @@ def printable(text: str, most: int = 300) -> str:
     """Returns the start of a text; Python escapes replace characters that do not print."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def as_typed(*words: object) -> str:
-    """Returns words as they are typed in a shell: in double quotes, which every shell knows.
-
-    A word that holds what means something inside of those is quoted as POSIX shells take it.
-    """
-    return " ".join(_quoted(str(word)) for word in words)
-
-
-def _quoted(word: str) -> str:
-    if re.fullmatch(r"[\w./:=+,@%-]+", word):
-        return word
-    return shlex.quote(word) if re.search(r'["$`!\\\n]', word) else f'"{word}"'
 
 
 def a_few(names: Iterable[str], most: int = 10) -> str:

@@ -139,7 +139,9 @@ def write_json(fields: Mapping[str, object], target: str) -> None:
         write_whole(Path(target), json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
-def check_target(option: str, target: str | Path | None, ending: str, ours: bytes) -> None:
+def check_target(
+    option: str, target: str | Path | None, endings: tuple[str, ...], ours: bytes
+) -> None:
     """Refuses, before the work starts, a file that cannot be written or that is not vitlora's.
 
     A mistake such as ``--csv photos/*.jpg`` would otherwise overwrite a photo.
@@ -147,7 +149,8 @@ def check_target(option: str, target: str | Path | None, ending: str, ours: byte
     Args:
         option: The option that names the file.
         target: The file; ``-`` for stdout; None or empty if no file is asked for.
-        ending: Suffix that its name must have, such as ``.csv``; devices and pipes need none.
+        endings: Suffixes of which its name must have one, such as ``.csv``; devices and pipes need
+            none.
         ours: What stands near the start of such a file if an earlier run wrote it.
 
     Raises:
@@ -159,8 +162,9 @@ def check_target(option: str, target: str | Path | None, ending: str, ours: byte
     if path.is_dir() or not path.parent.is_dir():
         kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
         raise UsageError(f"{option} '{target}': {kind}")
-    if path.suffix.lower() != ending and (path.is_file() or not path.exists()):
-        raise UsageError(f"{option} '{target}': expected a file name that ends in {ending}")
+    if path.suffix.lower() not in endings and (path.is_file() or not path.exists()):
+        expected = " or ".join(endings)
+        raise UsageError(f"{option} '{target}': expected a file name that ends in {expected}")
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if ours not in file.read(_START):

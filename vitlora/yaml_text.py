@@ -98,6 +98,17 @@ def typed(tree: object) -> Any:
     return str(tree) if isinstance(tree, Scalar) else tree
 
 
+def flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested options by their dotted names."""
+    if not isinstance(tree, dict) or not tree:
+        return {name: tree}
+    return {
+        path: leaf
+        for key, inside in tree.items()
+        for path, leaf in flat(inside, f"{name}.{key}" if name else str(key)).items()
+    }
+
+
 def as_typed(text: str) -> Any:
     """Reads a word of the command line for jsonargparse.
 

@@ -13,7 +13,7 @@ import pytest
 
 from vitlora.bundle.checkpoint import load_bundle, save_bundle
 from vitlora.cli.main import main
-from vitlora.commands.merge import _pictures
+from vitlora.evaluation.pictures import find_validation
 
 MICRO = ["--model.backbone", "vitlora/vit_micro_patch8_96", "--model.weights", "none"]
 MICRO += ["--model.image_size", "32", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
@@ -102,7 +102,7 @@ def test_folds_validate_every_picture_once(photos, capsys):
     test = images(capsys, "test", "--checkpoint", "checkpoints/0")["images"]
     assert len(held) == 1
     assert seen.total() + test == 20
-    with_fold_1 = _pictures(load_bundle("checkpoints/1"), None).folder
+    with_fold_1 = find_validation(load_bundle("checkpoints/1")).folder
     assert with_fold_1.digest("val") == split["digests"]["val"]
     assert main(["validate", "--checkpoint", "checkpoints/1", "--data.fold", "0"]) == 1
     assert "not the one held out in training" in capsys.readouterr().err
@@ -120,7 +120,7 @@ def test_a_split_folder_is_split_anew_when_asked(make_folder, capsys):
     assert split["drawn"] == {"val": 0.2, "test": 0.25, "seed": 0, "resplit": True}
     assert images(capsys, "validate")["images"] == 4
     assert images(capsys, "test")["images"] == 6
-    assert _pictures(load_bundle("checkpoints/x"), None).folder.counts("val") == [2, 2]
+    assert find_validation(load_bundle("checkpoints/x")).folder.counts("val") == [2, 2]
     assert sorted(Path("photos").rglob("*")) == before
 
 

@@ -36,6 +36,10 @@ TYPED = [
     ),
     ("--trainer.logger collections.OrderedDict", "trainer.logger is 'collections.OrderedDict'"),
     ("--trainer.logger+ CSVLogger", "trainer.logger: CSVLogger needs save_dir"),
+    ("--data.split_seed 1:30", "data.split_seed is '1:30'; expected a decimal number"),
+    ("--seed_everything=0x1F", "seed_everything is '0x1F'; expected a decimal number"),
+    ("--model.lr .nan", "model.lr is '.nan'; expected a decimal number"),
+    ("--model.adapter.rank 1_000", "model.adapter.rank is '1_000'; expected a decimal number"),
     # callbacks
     ("--trainer.callbacks Timr", "trainer.callbacks has 'Timr', * (did you mean 'Timer'?)"),
     ("--trainer.callbacks foo.Bar", "trainer.callbacks has 'foo.Bar', which is not a class"),
@@ -90,6 +94,8 @@ TYPED = [
 ]
 
 WRITTEN = [
+    ("model: {lr: 1:30}", "model.lr is '1:30'; expected a decimal number"),
+    ("model.adapter.rank: 0x10", "model.adapter.rank is '0x10'; expected a decimal number"),
     ("seed_everything: -1", "-1 is not in bounds"),
     ("trainer: {val_check_interval: 500}", "val_check_interval` (500) must be less than or equal"),
     ("model: {backbon: x}", "unknown key 'model.backbon' (did you mean 'model.backbone'?)"),

@@ -115,7 +115,7 @@ def test_lists_have_commas_or_are_typed_one_by_one() -> None:
 
 def test_a_switch_needs_no_value() -> None:
     assert read("--show", "a") == {"images": ["a"], "show": True}
-    assert read("a", "--show", "false")["show"] is False
+    assert read("--show", "true") == {"images": ["true"], "show": True}
     assert read("a", "--show=false")["show"] is False
 
 
@@ -127,6 +127,29 @@ def test_negative_numbers_are_values() -> None:
     assert read("a", "--top-k", "-3")["top_k"] == -3
     assert read("a", "--val-fraction", "-.5")["val_fraction"] == -0.5
     assert read("-3", function=two) == {"folder": Path("-3")}
+    assert read("-.5", function=two) == {"folder": Path("-.5")}
+
+
+def test_a_file_that_looks_like_an_option_is_named_by_its_folder(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.jpg").touch()
+    assert "does not accept -x.jpg; for the file of that name type ./-x.jpg" in refused("-x.jpg")
+    assert read("./-x.jpg") == {"images": ["./-x.jpg"]}
+
+
+@pytest.mark.parametrize("word", ["1:30", "0x1F", "1_000", "5 # x", "1e999", ".inf", ".nan"])
+def test_a_number_is_decimal(word: str) -> None:
+    assert f"--top-k is '{word}'; expected a whole number" in refused("a", "--top-k", word)
+    assert f"--val-fraction is '{word}'; expected" in refused("a", "--val-fraction", word)
+    assert f"--seeds is '1,{word}'; expected" in refused("a", "--seeds", f"1,{word}")
+
+
+def test_every_way_to_write_a_decimal_number_is_read() -> None:
+    words = {"1e-3": 0.001, ".5": 0.5, "5.": 5.0, "+5": 5.0, " 5": 5.0, "012": 12.0, "1E+2": 100.0}
+    for word, number in words.items():
+        assert read("a", "--val-fraction", word)["val_fraction"] == number
 
 
 def test_after_two_dashes_nothing_is_an_option() -> None:
@@ -271,4 +294,4 @@ def test_results_in_json_say_whose_they_are(tmp_path: Path, capsys: Any, make_fo
     assert json.loads(printed) == json.loads(file.read_text())
     file.write_text("[1]")
     assert main(["doctor", str(photos), "--json", str(file)]) == 2
-    assert "exists and is not a result of vitlora's" in capsys.readouterr().err
+    assert "exists and was not written by vitlora" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from jsonargparse import get_loader
 from runs import MICRO
@@ -17,9 +18,10 @@ import vitlora
 from vitlora import yaml_text
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.cli.main import main
+from vitlora.cli.resolved import resolve
 from vitlora.cli.run_options import run_options
-from vitlora.cli.training import _merge
 from vitlora.errors import BundleError, UsageError
+from vitlora.shell import option_words
 
 NAMES = ["1e-3", "1e5", "yes", "no", "null", "012", "12:30", "1_000", "true", "~", "0x1f", "1."]
 WORDS = [word for key, value in MICRO.items() for word in (f"--{key}", value)]
@@ -236,17 +238,63 @@ def test_no_config_decides_where_a_result_goes(tmp_path: Path, monkeypatch: Any)
         vitlora.fit()
 
 
+def given_in_python(*options: dict[str, Any]) -> dict[str, Any]:
+    words = option_words(None, {"data.root": "photos"}, *options)
+    words, inherited = run_options("fit", words, run=False)
+    del inherited["json"]
+    return resolve(words, inherited)
+
+
 @pytest.mark.parametrize(
     "given",
     [
         {"adapter": "Lora", "adapter.rank": 8},
         {"adapter.rank": 8, "adapter": "Lora"},
+        {"adapter.rank": 8},
+        {"adapter": {"rank": 8}},
         {"adapter": {"class_path": "Lora", "init_args": {"rank": 8}}},
         {"adapter": {"class_path": "Lora"}, "adapter.rank": 8},
     ],
 )
 def test_a_class_may_be_named_beside_its_options(given: dict[str, Any]) -> None:
-    values: dict[str, Any] = {}
-    _merge(values, {"model": given, "data": {"root": None}})
-    adapter = {"class_path": "Lora", "init_args": {"rank": 8}}
-    assert values == {"model": {"adapter": adapter}}
+    adapter = given_in_python({"model": given})["model"]["adapter"]
+    assert (adapter["class_path"], adapter["init_args"]["rank"]) == ("vitlora.adapters.Lora", 8)
+    assert adapter["init_args"]["variant"] == "lora"
+
+
+def test_values_given_in_python_are_what_they_are() -> None:
+    callbacks = [{"class_path": "EarlyStopping", "init_args": {"monitor": "1:30", "patience": 4}}]
+    read = given_in_python(
+        {"data": {"classes": NAMES, "groups": Path("a b"), "num_workers": None}},
+        {"model.adapter.ranks": {"attention.qkv": 2}, "trainer": {"callbacks": callbacks}},
+        {"trainer.max_epochs": -1, "model.class_weights": True, "model.lr": 1e-5},
+    )
+    assert read["data"]["classes"] == NAMES
+    assert (read["data"]["groups"], read["data"]["num_workers"]) == ("a b", None)
+    assert read["model"]["adapter"]["init_args"]["ranks"] == {"attention.qkv": 2}
+    assert (read["model"]["class_weights"], read["model"]["lr"]) == (True, 1e-5)
+    assert read["trainer"]["max_epochs"] == -1
+    stopping = read["trainer"]["callbacks"][0]["init_args"]
+    assert (stopping["monitor"], stopping["patience"]) == ("1:30", 4)
+
+
+def test_a_number_that_counts_less_is_not_looked_at() -> None:
+    words = ["--data", "photos", "--model.lr", "1:30", "--model.lr", "0.1"]
+    words, inherited = run_options("fit", words, run=False)
+    del inherited["json"]
+    assert resolve(words, inherited)["model"]["lr"] == 0.1
+
+
+def test_test_and_report_have_the_same_logits(home: Path) -> None:
+    """Lightning's loop and ``evaluation.answers`` open and judge pictures alike."""
+    tested = vitlora.test("checkpoints/x", **{"trainer.enable_progress_bar": False}).scores
+    reported = vitlora.report("checkpoints/x", split="test", output=home / "r.html").scores
+    assert tested.labels.tolist() == reported.labels.tolist()
+    torch.testing.assert_close(tested.logits, reported.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_typed_is_refused_in_python() -> None:
+    with pytest.raises(UsageError, match=r"--data\.root is given twice; give it once"):
+        vitlora.fit(data="a", **{"data.root": "b"})
+    with pytest.raises(UsageError, match=r"--trainer\.callbacks is \[<object.*expected text"):
+        vitlora.fit(data="a", trainer={"callbacks": [object()]})

@@ -172,7 +172,7 @@ def test_what_is_printed_says_where_and_what_next(tmp_path: Path, capsys: Any) -
     said, out = capsys.readouterr(), tmp_path / "my bundle"
     lines = said.out.splitlines()
     assert lines[0].startswith(f"bundle   {out}  (") and lines[0].endswith(", 6 layers adapted")
-    assert lines[2] == f'test     vitlora test --checkpoint "{out}" --data.root FOLDER'
+    assert lines[2] == f'test     vitlora test --checkpoint "{out}" --data FOLDER'
     assert said.err.startswith("note: PEFT does not save which base weights, order of classes")
     found = json.loads((tmp_path / "x.json").read_text())
     assert (found["checkpoint"], found["backbone"]) == (str(out), BACKBONE)

@@ -33,6 +33,11 @@ def test_it_learns_again_for_another_error_rate(bundle: Path, capsys: Any) -> No
     again = load_bundle(bundle).record.confidence
     assert again is not None and again.chosen_for == {"coverage": 0.5}
     assert again.temperature == first.temperature
+    assert main(["calibrate", str(bundle), "--device", "cpu"]) == 0  # by the bundle's own rule
+    assert load_bundle(bundle).record.confidence == again
+    assert main(["calibrate", str(bundle), "--max-error", "0.4", "--device", "cpu"]) == 0
+    other = load_bundle(bundle).record.confidence
+    assert other is not None and other.chosen_for == {"max_error": 0.4, "certainty": 0.9}
 
 
 def test_mistakes_are_one_line(bundle: Path, tmp_path: Path, capsys: Any) -> None:

@@ -196,8 +196,11 @@ def test_fix_that_fails_leaves_nothing(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shutil.copy2", refuse)
     before = sorted(tmp_path.iterdir())
     assert run("--data", root, "--fix", tmp_path / "x") == 1
-    assert capsys.readouterr().err == "vitlora: x.jpg: No space left on device\n"
+    said = capsys.readouterr()
+    assert said.err == "vitlora: x.jpg: No space left on device\n"
     assert sorted(tmp_path.iterdir()) == before
+    assert run("--data", root) == 0
+    assert said.out == capsys.readouterr().out  # what was found is told all the same
 
 
 MISTAKES = {
@@ -205,7 +208,11 @@ MISTAKES = {
     "no pictures": (["--data", "{tmp}"], 1, "holds no pictures"),
     "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "exists already"),
     "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "lies in --data"),
-    "html nowhere": (["--data", "{root}", "--html", "{tmp}/no/x.html"], 2, "folder that exists"),
+    "html nowhere": (
+        ["--data", "{root}", "--html", "{tmp}/no/x.html"],
+        2,
+        "its folder does not exist",
+    ),
     "json is a folder": (["--data", "{root}", "--json={tmp}"], 2, "is a folder"),
     "no folder named": ([], 2, "doctor needs DATA"),
     "shares without fix": (["--data", "{root}", "--val-fraction", "0.1"], 2, "add --fix OUT"),
@@ -236,10 +243,11 @@ def test_help_names_the_command(capsys):
 
 def test_it_overwrites_nothing_but_its_own(tmp_path, make_folder, capsys):
     photos = make_folder(tmp_path / "photos")
-    (tmp_path / "log").write_text("mine")
+    for name in ("log", "log.html"):
+        (tmp_path / name).write_text("mine")
     for option, name, said in (
-        ("--html", "log", "is not doctor's"),
-        ("--html", "photos/new", "lies in --data"),
+        ("--html", "log.html", "was not written by vitlora"),
+        ("--html", "photos/new.html", "lies in --data"),
         ("--json", "log", "expected a file name that ends in .json"),
     ):
         assert main(["doctor", "--data", str(photos), f"{option}={tmp_path / name}"]) == 2

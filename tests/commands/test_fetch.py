@@ -202,7 +202,7 @@ def test_a_dataset_is_laid_out_by_its_authors_lists(home: Home, capsys) -> None:
     root, bundle = (
         str(Path(*parts)) for parts in (("datasets", "small"), ("checkpoints", "small"))
     )
-    assert f'vitlora fit --config waste5.yaml --data "{root}" --output "{bundle}"' in said
+    assert f"vitlora fit --config waste5.yaml --data {root} --output {bundle}" in said
     source = Path("datasets/small/SOURCE.txt").read_text("utf-8")
     for word in ("Jane Doe", "CC0-1.0", hashlib.sha256(home.files[ARCHIVE]).hexdigest()):
         assert word in source

@@ -167,7 +167,7 @@ def test_drawn_split_is_found_again(tmp_path: Path, make_folder: Any, capsys: An
     assert held in (5, 6)  # those that were held out are known by their content
     assert "note: the folder is not as it was" in capsys.readouterr().err or held == 6
     save_bundle(bundle.folder, bundle.record, bundle.tensors, bundle.peft, "model: {}\n")
-    with pytest.raises(DataError, match=r"are not those of training.*pass --data DIR"):
+    with pytest.raises(BundleError, match=r"is not the one held out in training.*new pictures"):
         command(bundle.folder, tmp_path / "3.safetensors")
     shutil.rmtree(root)
     with pytest.raises(DataError, match=r"no longer at .*pass --data DIR"):

@@ -274,8 +274,8 @@ def test_an_earlier_report_is_replaced_and_nothing_else(
     (tmp_path / "mine.html").write_text("mine")
     (tmp_path / "folder.html").mkdir()
     for out, message in {
-        "mine.html": "mine.html exists and is not a report of vitlora's",
-        "folder.html": "folder.html exists and is not a report",
+        "mine.html": "mine.html' exists and was not written by vitlora",
+        "folder.html": "is a folder; expected a file",
         "none/r.html": "its folder does not exist",
         "r.pdf": "ends in .html",
         str(bundle.folder / "r.html"): "inside a bundle",

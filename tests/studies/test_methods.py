@@ -4,8 +4,8 @@ import pytest
 from runs import BACKBONE
 
 import vitlora.adapters
+from vitlora import yaml_text
 from vitlora.studies.methods import METHODS, configure
-from vitlora.studies.study import _flat
 from vitlora.training.classifier import Classifier
 
 
@@ -26,7 +26,7 @@ def test_every_method_is_one_the_classifier_takes(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_changes_no_more_than_it_is(name: str) -> None:
-    lora, other = (_flat(configure(base(), method)) for method in ("lora", name))
+    lora, other = (yaml_text.flat(configure(base(), method)) for method in ("lora", name))
     changed = {key for key in {**lora, **other} if lora.get(key) != other.get(key)}
     of_adapter = {key for key in changed if key.startswith("model.adapter.")}
     assert changed - of_adapter <= {"model.lr", "model.quantization"}

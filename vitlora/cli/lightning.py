@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentError, set_dumper, set_loader
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
@@ -17,17 +16,26 @@ from vitlora.bundle.merging import merged_network, trained_network
 from vitlora.cli.complaints import explained
 from vitlora.cli.continuing import follow, note_absent, remembered
 from vitlora.cli.lightning_errors import is_lightnings, stopped_by_callbacks
-from vitlora.cli.lightning_parser import Parser, add_run_options, by_value, quieten, show_only_ours
-from vitlora.cli.scoring import check_fits, guard
+from vitlora.cli.lightning_parser import (
+    Parser,
+    add_run_options,
+    by_value,
+    check_numbers,
+    prepare,
+    show_only_ours,
+)
+from vitlora.cli.scoring import check_fits
 from vitlora.data.datamodule import FolderData
-from vitlora.errors import UsageError, VitloraError, as_typed
+from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
 from vitlora.evaluation.forgetting import OldPictures
+from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
 from vitlora.notes import note, tell
+from vitlora.shell import typed
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
@@ -50,7 +58,7 @@ class VitloraCLI(LightningCLI):
     """
 
     def __init__(self, inherited: Mapping[str, Any], args: list[str]) -> None:
-        self._inherited = dict(inherited)
+        self._inherited, self._words = dict(inherited), args
         reading = {"exit_on_error": False, "parser_mode": yaml_text.MODE}
         parsers: dict[str, Any] = {
             name: {"description": text, **reading} for name, text in _DESCRIPTIONS.items()
@@ -92,8 +100,13 @@ class VitloraCLI(LightningCLI):
         parser.set_defaults(self._inherited)
 
     def before_instantiate_classes(self) -> None:
-        """Takes the enumerations among the defaults of classes by value: YAML knows no others."""
+        """Takes the enumerations among the defaults of classes by value: YAML knows no others.
+
+        Raises:
+            UsageError: A word was read as another number than it spells.
+        """
         by_value(self.config)
+        check_numbers(self.config[str(self.subcommand)], self._words)
 
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; what a named class refuses is said with its key.
@@ -171,7 +184,7 @@ class VitloraCLI(LightningCLI):
             forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
             tell(f"\n{forgetting.to_text(self.memory.where)}")
         tell(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
-        tell(f"predict  vitlora predict IMAGE.jpg --checkpoint {as_typed(folder)}")
+        tell(f"predict  {typed('vitlora', 'predict', 'IMAGE.jpg', '--checkpoint', folder)}")
 
     def bundle(self) -> Bundle:
         """Returns what ``fit`` wrote."""
@@ -186,17 +199,15 @@ class VitloraCLI(LightningCLI):
         splits, unsure = data.folder.splits, self._get(self.config_init, "unsure")
         try:
             bundle = load_bundle(folder)
-            network = self._merged(bundle)
-            bundle = calibrate(
-                bundle, network, splits["train"], splits["val"], unsure, data.batch_size
-            )
+            pictures = splits["train"], splits["val"]
+            bundle = calibrate(bundle, self._merged(bundle), *pictures, unsure, data.batch_size)
         except (VitloraError, RuntimeError, MemoryError) as error:
             if not isinstance(error, VitloraError) and not is_out_of_memory(error):
                 raise
             reason = str(error) if isinstance(error, VitloraError) else "the device is full"
             note(
                 f"the bundle is kept, but its confidence is not calibrated ({reason}); "
-                f"'vitlora calibrate {as_typed(folder)} --device cpu' does it"
+                f"'{typed('vitlora', 'calibrate', folder, '--device', 'cpu')}' does it"
             )
         else:
             if bundle.record.confidence is not None:
@@ -267,9 +278,7 @@ def run(
     Raises:
         UsageError: A word or a config is wrong.
     """
-    quieten()
-    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
-    set_dumper("yaml", yaml_text.write)
+    prepare()
     try:
         return kind(inherited, args)
     except ArgumentError as error:
@@ -282,8 +291,7 @@ def run(
 
 def _ran_away(scores: Scores) -> str | None:
     """Returns a note if a network is far surer of wrong answers than one that guesses."""
-    guessing = math.log(len(scores.classes))
-    if scores.loss <= 2 * guessing:
+    if scores.loss <= 2 * (guessing := math.log(len(scores.classes))):
         return None
     return (
         f"a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "

@@ -4,17 +4,29 @@ import argparse
 import inspect
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import Any
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
+from vitlora import yaml_text
+from vitlora.cli.words import read_otherwise
+from vitlora.errors import UsageError
 from vitlora.training import Trainer
 
 
 class Parser(LightningArgumentParser):
-    """Keeps all options of a run in its configuration, also those that the help does not show."""
+    """Keeps all options of a run in its configuration, also those that the help does not show.
+
+    jsonargparse makes another of this class for the help of a class's options.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"prog": "vitlora fit", **options})
 
     def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
         """Returns YAML; what is read back on the way holds values, not words typed.
@@ -95,8 +107,37 @@ def by_value(fields: Any) -> None:
             setattr(fields, name, value.value)
 
 
-def quieten() -> None:
-    """Leaves the screen to what a user needs: Lightning's tips and known noise go."""
+def check_numbers(options: Namespace, words: Sequence[str]) -> None:
+    """Refuses words, and those of configs, that were read as other numbers than they spell.
+
+    Args:
+        options: What was read.
+        words: As for Lightning's CLI.
+
+    Raises:
+        UsageError: There is such a word.
+    """
+    for name, word in dict(_given(words)).items():  # the last one counts
+        group, _, last = name.rpartition(".")
+        value = options.get(name, options.get(f"{group}.init_args.{last}"))
+        if read_otherwise(word, value):
+            raise UsageError(f"{name} is '{word}'; expected a decimal number")
+
+
+def _given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
+    """Yields the options that words set, configs included, by their dotted names."""
+    for word, after in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            yield from yaml_text.flat(yaml_text.read(after)).items()
+        elif name.startswith("--"):
+            yield name.removeprefix("--"), value if equals else after
+
+
+def prepare() -> None:
+    """Teaches jsonargparse our YAML; leaves out what is noise to a user."""
+    set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
+    set_dumper("yaml", yaml_text.write)
     for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # a hint to raise num_workers, and one about logging intervals longer than a short epoch

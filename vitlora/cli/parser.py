@@ -2,8 +2,8 @@
 
 A parameter before the ``*`` may be given by position or by name, as in Python; one after it by
 name alone. ``--val-fraction`` is ``val_fraction``; a list is written ``a,b`` or by several
-positions, one of paths by several options; a switch needs no value. What a word means is
-jsonargparse's to say, by the parameter's type.
+positions, one of paths by several options; a switch is ``--show`` or ``--show=false``. What a word
+means is jsonargparse's to say, by the parameter's type.
 """
 
 import inspect
@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 from docstring_parser import DocstringStyle, parse
 
-from vitlora.cli.words import alternatives, dashed, expected, shell_lines
+from vitlora.cli.words import alternatives, dashed, expected, read_otherwise, shell_lines
 from vitlora.errors import UsageError, nearest
 
 _WIDTH = 79
-_GLUE = "\0"  # for a space at which no line ends
 _METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
 
 
@@ -87,7 +86,16 @@ class CommandLine:
             )
         except ArgumentError as error:
             raise self._wrong(str(error), raw) from None
-        return {**read.as_dict(), **as_typed}
+        found = read.as_dict()
+        self._check_numbers(found, raw)
+        return {**found, **as_typed}
+
+    def _check_numbers(self, found: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
+        for name, value in found.items():
+            several = isinstance(value, list)
+            pairs = zip(raw[name], value, strict=True) if several else [(raw[name], value)]
+            if any(read_otherwise(*pair) for pair in pairs):
+                raise self._refused(name, raw)
 
     def help(self) -> str:
         """Returns what ``--help`` prints."""
@@ -127,7 +135,7 @@ class CommandLine:
             if word == "--":
                 stray, waiting = stray + waiting, []
                 continue
-            if not word.startswith("-") or word == "-" or re.fullmatch(r"-\d[\d.]*", word):
+            if not word.startswith("-") or word == "-" or re.fullmatch(r"-\.?\d[\d.]*", word):
                 stray.append(word)
                 continue
             option, equals, value = word.partition("=")
@@ -141,8 +149,7 @@ class CommandLine:
             name, note = self._named(option)
             notes += [note] if note else []
             if not equals:
-                switch = self.hints[name] is bool
-                value = _switch(waiting) if switch else _value(option, waiting)
+                value = "true" if self.hints[name] is bool else _value(option, waiting)
             self._put(raw, name, value)
         self._place(raw, stray)
         return raw, notes
@@ -157,9 +164,10 @@ class CommandLine:
             return new, f"{option} is now called {dashed(new)}; the old name still works"
         if name not in self.parameters or not option.startswith("--"):
             known = [dashed(one) for one in self.parameters]
+            there = f"for the file of that name type ./{option}" if Path(option).exists() else None
             raise UsageError(
                 f"{self.name} does not accept {option}{nearest(option, [*known, '--json'])}; "
-                f"{self._see()}"
+                f"{there or self._see()}"
             )
         return name, None
 
@@ -198,7 +206,9 @@ class CommandLine:
         found = re.search(r'[Kk]ey "(\w+)"', said)
         if not found or found[1] not in raw:
             return UsageError(" ".join(said.split()))
-        name = found[1]
+        return self._refused(found[1], raw)
+
+    def _refused(self, name: str, raw: Mapping[str, Any]) -> UsageError:
         value = raw[name] if isinstance(raw[name], str) else ",".join(raw[name])
         return UsageError(
             f"{self._shown(name)} is '{value}'; expected {expected(self.hints[name])}"
@@ -279,10 +289,6 @@ def _value(option: str, waiting: list[str]) -> str:
     if not waiting or (waiting[0].startswith("--") and waiting[0] != "--"):
         raise UsageError(f"{option} needs a value")
     return waiting.pop(0)
-
-
-def _switch(waiting: list[str]) -> str:
-    return waiting.pop(0) if waiting and waiting[0] in ("true", "false") else "true"
 
 
 def _without_result(function: Callable[..., Any]) -> Any:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitlora.errors import UsageError, as_typed
+from vitlora.errors import UsageError
 from vitlora.files import check_target, write_whole
+from vitlora.shell import typed
 from vitlora.studies.methods import check_methods, configure, fit_words
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def plan(
         raise UsageError(f"--batches has {min(batches)}; expected whole numbers from 1, as in 1,8")
     if classes is not None and classes < 2:
         raise UsageError(f"--classes is {classes}; expected at least 2")
-    check_target("--png", png, ".png", b"vitlora")
+    check_target("--png", png, (".png",), b"vitlora")
     words = fit_words(config, data, options)
     from vitlora.cli.run_options import run_options
 
@@ -106,8 +107,8 @@ def _command(way: Way, config: dict[str, Any], batch: int, most: int, words: Seq
     for key in ("head", "quantization", "block_size", "lr"):
         if after[key] != before[key]:
             added += [f"--model.{key}", str(after[key])]
-    typed = list(words)
-    if "--data.batch_size" in typed:
-        place = typed.index("--data.batch_size")
-        del typed[place : place + 2]
-    return as_typed("vitlora", "fit", *typed, *added)
+    kept = list(words)
+    if "--data.batch_size" in kept:
+        place = kept.index("--data.batch_size")
+        del kept[place : place + 2]
+    return typed("vitlora", "fit", *kept, *added)

@@ -6,12 +6,24 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vitlora import __version__
-from vitlora.errors import UsageError, VitloraError
-from vitlora.files import write_whole
+from vitlora.errors import VitloraError
+from vitlora.files import check_target, write_whole
 from vitlora.notes import LOG, NOTE
+
+
+class Result(Protocol):
+    """What a command returns; it may have an exit ``status`` beside."""
+
+    def to_text(self) -> str:
+        """Returns what is printed."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values."""
+        ...
 
 
 def take_json(words: Sequence[str], alone: bool = False) -> tuple[list[str], str | None]:
@@ -46,26 +58,11 @@ def check_json(target: str | None) -> None:
     """Refuses, before the work, to write the result over anything but an earlier one.
 
     Raises:
-        UsageError: The file is another's, or cannot be written.
+        UsageError: Another program wrote the file, or it cannot be written.
     """
-    if target in (None, "-"):
-        return
-    path = Path(target)
-    if path.suffix.lower() != ".json" and (path.is_file() or not path.exists()):
-        raise UsageError(f"--json '{target}': expected a file name that ends in .json")
-    if path.is_dir() or not path.parent.is_dir():
-        kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
-        raise UsageError(f"--json '{target}': {kind}")
-    if not path.is_file():  # also devices and pipes
-        return
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        earlier = None
-    if not isinstance(earlier, dict) or not {"vitlora", "command"} <= earlier.keys():
-        raise UsageError(
-            f"--json '{target}' exists and is not a result of vitlora's; name another file"
-        )
+    check_target(
+        "--json", None if target is None else Path(target), (".json",), b'{\n "vitlora": "'
+    )
 
 
 @contextmanager
@@ -106,7 +103,7 @@ class _Printer(logging.Handler):
             print(f"{record.levelname.lower()}: {text}", file=sys.stderr)
 
 
-def show(command: str, result: Any, target: str | None) -> int:
+def show(command: str, result: Result | Iterator[Result | VitloraError], target: str | None) -> int:
     """Prints a command's result, or each as it comes; writes the JSON; returns the exit status."""
     several = isinstance(result, Iterator)
     status, kept = 0, []
@@ -136,10 +133,13 @@ def write_result(command: str, fields: Mapping[str, Any], target: str | None) ->
         fields: Plain values.
         target: The file; ``-`` for the screen, in ASCII, which survives every console and pipe.
             None writes nothing.
+
+    Raises:
+        UsageError: The command itself has written that file, or it cannot be written.
     """
     if target is None:
         return
-    check_json(target)  # once more: the command itself may have written that file
+    check_json(target)
     told = {"vitlora": __version__, "command": command, **fields}
     if target == "-":
         print(json.dumps(told, indent=1))

@@ -4,7 +4,7 @@ A bundle counts less than a config, a config less than what is typed. torch is i
 there is a bundle to read: mistakes are told before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,13 @@ _ALIASES = {  # what the other commands call these
 
 
 def run_options(
-    command: str,
-    options: list[str],
-    given: Mapping[str, Any] | None = None,
-    run: bool = True,
+    command: str, options: list[str], run: bool = True
 ) -> tuple[list[str], dict[str, Any]]:
     """Resolves bare config names, the bundle to score or to go on from, and the default output.
 
     Args:
         command: ``fit``, ``validate`` or ``test``.
         options: The words after it.
-        given: Values as a config file would hold them, which count more than such files.
         run: Whether the command is run; else the pictures need not be there.
 
     Returns:
@@ -57,7 +53,40 @@ def run_options(
         UsageError: A mistake that shows before anything is loaded.
         BundleError: The bundle is damaged, or there is none.
     """
-    options = [word for option in options for word in _split_equals(option)]
+    options, target = take_json(_long_names(command, options), alone=True)
+    options, configs = _without_configs(options)
+    runs = [_read_config(path) for path in configs]
+    for one in runs:
+        one.pop("json", None)  # where a result goes, no file decides
+    names = [word.partition("=")[0] for word in options if word.startswith("-")]
+    for name in [*names, *(f"--{key}" for one in runs for key in one)]:
+        _check_group(name)
+    check_json(target)
+    inherited: dict[str, Any] = {}
+    asks = any(name in ("--help", "-h") or name.endswith(".help") for name in names)
+    if not asks and command == "fit":
+        if run and not runs and "--data.root" not in names:
+            raise UsageError(
+                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
+            )
+        inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
+    elif not asks:
+        inherited = _to_score(command, options, names, runs)
+    if not run:
+        inherited = {"data.root": "PHOTOS", **inherited}
+    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names) and (
+        root := _chosen("data.root", options, runs)
+    ):
+        check_root(root)
+    # configs first: what is typed counts more, wherever it stands
+    # and as what they hold: jsonargparse would read the files in the console's code page
+    words = [word for one in runs for word in ("--config", _as_yaml(one))] + options
+    return words, {**inherited, "json": target}
+
+
+def _long_names(command: str, typed: list[str]) -> list[str]:
+    """Returns the words, each option by its own name, what is given by position by its own, too."""
+    options = [word for option in typed for word in _split_equals(option)]
     if options and not options[0].startswith("-"):  # each takes one word by position
         config = options[0].endswith((".yaml", ".yml"))
         if command == "fit" and not config:
@@ -65,63 +94,19 @@ def run_options(
                 f"'{options[0]}' stands alone; name pictures with --data, a config by .yaml"
             )
         options.insert(0, "--config" if config else "--checkpoint")
-    options, target = take_json(_without_aliases(options), alone=True)
-    configs = []
-    while any(word in ("--config", "-c") for word in options[:-1]):
-        index = next(i for i, word in enumerate(options) if word in ("--config", "-c"))
-        configs.append(find_config(options[index + 1]))
-        del options[index : index + 2]
-    runs = [_read_config(path) for path in configs]
-    for one in runs:
-        one.pop("json", None)  # where a result goes, no file decides
-    names = [word.partition("=")[0] for word in options if word.startswith("-")]
-    for name in [*names, *(f"--{key}" for one in [*runs, given or {}] for key in one)]:
-        _check_group(name)
-    check_json(target)
-    files = list(runs)
-    if given:
-        runs.append(dict(given))
-        names += [f"--{name}" for name in _dotted(given)]
-    inherited: dict[str, Any] = {}
-    if any(name in ("--help", "-h") or name.endswith(".help") for name in names):
-        pass
-    elif command == "fit":
-        if run and not runs and "--data.root" not in names:
-            raise UsageError(
-                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
-            )
-        inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
-    else:
-        inherited = _to_score(command, options, names, runs, files)
-    if not run:
-        inherited = {"data.root": "PHOTOS", **inherited}
-    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
-        _check_root(options, runs)
-    # configs first: what is typed counts more, wherever it stands
-    # and as what they hold: jsonargparse would read the files in the console's code page
-    words = [word for one in runs for word in ("--config", _as_yaml(one))] + options
-    return words, {**inherited, "json": target}
+    return _without_aliases(options)
 
 
-def _dotted(options: Mapping[str, Any], before: str = "") -> list[str]:
-    """Returns the names of nested options, as they are typed."""
-    names: list[str] = []
-    for name, value in options.items():
-        inside = isinstance(value, Mapping) and value
-        names += _dotted(value, f"{before}{name}.") if inside else [f"{before}{name}"]
-    return names
-
-
-def _check_root(options: list[str], runs: list[dict[str, Any]]) -> None:
-    """Refuses a folder of pictures that is not there: typed, or in the last config that has one."""
-    named = [yaml_text.typed(_mapping(run, "data")).get("root") for run in runs]
-    for index, word in enumerate(options):
-        name, equals, value = word.partition("=")
-        if name == "--data.root":
-            named.append(value if equals else "".join(options[index + 1 : index + 2]))
-    named = [root for root in named if isinstance(root, str)]
-    if named and named[-1]:
-        check_root(named[-1])
+def _without_configs(options: list[str]) -> tuple[list[str], list[Path]]:
+    """Returns the words without ``--config FILE``, and the files."""
+    left, configs, waiting = list[str](), list[Path](), list(options)
+    while waiting:
+        word = waiting.pop(0)
+        if word in ("--config", "-c") and waiting:
+            configs.append(find_config(waiting.pop(0)))
+        else:
+            left.append(word)
+    return left, configs
 
 
 def _without_aliases(options: list[str]) -> list[str]:
@@ -173,7 +158,6 @@ def _to_score(
     options: list[str],
     names: list[str],
     runs: list[dict[str, Any]],
-    files: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Returns what a scoring starts with; leaves out of config files what belongs to training."""
     if "--from" in names or "--old_data" in names:
@@ -192,8 +176,6 @@ def _to_score(
     bundle = load_bundle(folder)
     known = bundle.record.backbone, options_in(bundle, "model").get("backbone")
     for run in runs:
-        run.pop("checkpoint", None)
-    for run in files:
         base = yaml_text.typed(_mapping(run, "model")).get("backbone")
         if base is not None and base not in known:
             raise UsageError(
@@ -203,7 +185,7 @@ def _to_score(
         whole = bundle.record.method == "FullFineTuning"  # it holds every weight itself
         _keep(run, "model", _VIEW if whole else ("weights", *_VIEW))
         _keep(run, "trainer", _PLACE)
-        for key in ("unsure", "output", "from", "old_data"):
+        for key in ("checkpoint", "unsure", "output", "from", "old_data"):
             run.pop(key, None)
         for key in ("augment", "known_classes"):
             _mapping(run, "data").pop(key, None)
@@ -225,10 +207,10 @@ def _chosen(key: str, options: list[str], runs: list[dict[str, Any]]) -> str | N
         raise UsageError(f"--{key} needs a value")
     if typed:
         return options[typed[-1] + 1]
-    named = [yaml_text.typed(run).get(key) for run in runs]
+    named = [yaml_text.flat(yaml_text.typed(run)).get(key) for run in runs]
     named = [name for name in named if name is not None]
     if named and not (isinstance(named[-1], str) and named[-1]):
-        raise UsageError(f"the config's {key} is {named[-1]!r}; expected a bundle's folder")
+        raise UsageError(f"the config's {key} is {named[-1]!r}; expected a folder")
     return named[-1] if named else None
 
 
@@ -246,7 +228,7 @@ def _mapping(run: dict[str, Any], key: str) -> dict[str, Any]:
 def _split_equals(option: str) -> list[str]:
     """Returns ``--name=value`` as two words for the options looked at here."""
     name, equals, value = option.partition("=")
-    ours = ("--config", "-c", "--checkpoint", "--output", "--from", *_ALIASES)
+    ours = ("--config", "-c", "--checkpoint", "--output", "--from", "--data.root", *_ALIASES)
     return [name, value] if equals and name in ours else [option]
 
 

@@ -1,4 +1,4 @@
-"""``validate`` and ``test``: what must hold before a bundle is scored on a split."""
+"""``validate`` and ``test``: what must hold before a bundle is scored."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,38 +7,9 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, a_few
-from vitlora.evaluation.pictures import settle, unknown_classes
-from vitlora.evaluation.seen import Seen, seen
-from vitlora.evaluation.training_folder import at_home
-from vitlora.notes import note, warn
 from vitlora.training.classifier import Classifier
 
 _FEW = 10  # names that a line lists
-
-
-def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
-    """Sees to it that a split is scored as it was held out; returns what training knew of it.
-
-    Raises:
-        BundleError: Training pictures could be in it, and nothing tells which.
-    """
-    if line := unknown_classes(bundle, data):
-        warn(line)
-    if said := settle(bundle, data, split):
-        note(said)
-    if split == "test" and data.drawn and not (data.recalled or at_home(bundle, data)):
-        data.division.test_all()
-        total = len(data.folder.splits["test"])
-        note(f"{data.folder.root} is not the folder of training: all {total:,} pictures are scored")
-    known = seen(bundle, data.folder.splits.get(split, ()))
-    for line in known.notes(split):
-        warn(line)
-    if known.trained is None and data.drawn and not at_home(bundle, data):
-        note(
-            f"{data.folder.root} is not the folder of training; if it is a copy of it, "
-            "training pictures may be among those scored"
-        )
-    return known
 
 
 def check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
 from vitlora.errors import UsageError
+from vitlora.shell import option_words
 
 if TYPE_CHECKING:
     from vitlora.bundle.checkpoint import Bundle
+    from vitlora.cli.lightning import VitloraCLI
     from vitlora.evaluation.seen import Seen
     from vitlora.metrics.scores import Scores
 
@@ -47,8 +49,7 @@ def fit(
         >>> fitted.checkpoint.name, 0 <= fitted.scores.accuracy <= 1
         ('new', True)
     """
-    own = {"data": {"root": data}, "output": output}
-    return _fitted(_run("fit", config, [own, options]))
+    return _fitted(_run("fit", config, options, data, output=output))
 
 
 def validate(
@@ -165,53 +166,27 @@ def run(command: str, words: list[str]) -> int:
 def _score(
     command: str, checkpoint: str | Path | None, data: str | Path | None, options: dict[str, Any]
 ) -> Scored:
-    own = {"checkpoint": checkpoint, "data": {"root": data}}
-    found = _run(command, options.pop("config", None), [own, options])
-    return Scored(*found.scored)
+    config = options.pop("config", None)
+    return Scored(*_run(command, config, options, data, checkpoint=checkpoint).scored)
 
 
-def _fitted(found: Any) -> Fitted:
+def _fitted(found: VitloraCLI) -> Fitted:
     return Fitted(found.bundle(), found.run_folder.best, found.run_folder.best_epoch)
 
 
-def _run(command: str, config: Any, given: list[Mapping[str, Any]]) -> Any:
-    configs = [config] if isinstance(config, str | Path) else config or []
-    values: dict[str, Any] = {}
-    for tree in given:
-        _merge(values, tree)
-    if "json" in values:
+def _run(
+    command: str,
+    config: Sequence[str | Path] | str | Path | None,
+    options: Mapping[str, Any],
+    data: str | Path | None,
+    **own: str | Path | None,
+) -> VitloraCLI:
+    """Runs a command as typed; what of its own options is None was not given."""
+    if "json" in options:
         raise UsageError("json belongs to the command line; write what to_json() of the result is")
-    words = [word for one in configs for word in ("--config", str(one))]
-    words, inherited = run_options(command, words, values)
+    named = {name: value for name, value in {"data.root": data, **own}.items() if value is not None}
+    words, inherited = run_options(command, option_words(config, named, options))
     del inherited["json"]
     from vitlora.cli.lightning import main
 
     return main([command, *words], inherited)
-
-
-def _merge(values: dict[str, Any], tree: Mapping[str, Any]) -> None:
-    """Adds options to nested ones, ``a.b`` as ``a: {b: }``; those that are None are left out.
-
-    A class may be given by its name, before its options or after them.
-    """
-    for name, value in tree.items():
-        if value is None or (isinstance(value, Mapping) and all(v is None for v in value.values())):
-            continue
-        *groups, last = name.split(".")
-        inside = values
-        for group in groups:
-            inside = _options_of(inside, group)
-        if isinstance(value, Mapping):
-            _merge(_options_of(inside, last), value)
-        elif isinstance(inside.get(last), dict):
-            inside[last] = {"class_path": value, "init_args": inside[last]}
-        else:
-            inside[last] = str(value) if isinstance(value, Path) else value
-
-
-def _options_of(inside: dict[str, Any], name: str) -> dict[str, Any]:
-    """Returns the options under a name; of a class, those that it is made with."""
-    found = inside.setdefault(name, {})
-    if isinstance(found, str):
-        found = inside[name] = {"class_path": found, "init_args": {}}
-    return found.setdefault("init_args", {}) if "class_path" in found else found

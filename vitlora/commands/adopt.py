@@ -10,6 +10,7 @@ from typing import Any, Literal
 from vitlora.bundle.folder import PEFT_CONFIG, RECORD
 from vitlora.errors import UsageError
 from vitlora.notes import note
+from vitlora.shell import typed
 
 
 def adopt(
@@ -91,11 +92,12 @@ class Adopted:
 
     def to_text(self) -> str:
         """Returns where the bundle is, and what to type next."""
-        word = f'"{self.output}"' if " " in str(self.output) else self.output
+        predict = typed("vitlora", "predict", "IMAGE.jpg", "--checkpoint", self.output)
+        test = typed("vitlora", "test", "--checkpoint", self.output, "--data", "FOLDER")
         return (
             f"bundle   {self.output}  ({self.size:,} bytes), {len(self.layers)} layers adapted\n"
-            f"predict  vitlora predict IMAGE.jpg --checkpoint {word}\n"
-            f"test     vitlora test --checkpoint {word} --data.root FOLDER"
+            f"predict  {predict}\n"
+            f"test     {test}"
         )
 
     def to_json(self) -> dict[str, Any]:

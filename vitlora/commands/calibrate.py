@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from vitlora.bundle.folder import check_there
 from vitlora.errors import DataError, UsageError
 from vitlora.metrics.unsure import Unsure
-from vitlora.notes import note, warn
 
 if TYPE_CHECKING:
     from vitlora.metrics.confidence import Confidence
@@ -34,7 +33,7 @@ def calibrate(
         checkpoint: Folder of the bundle, which is rewritten.
         data: Folder with train/ and val/, or class folders (default: the folder of training).
         max_error: Share of wrong answers accepted among the sure ones of new pictures, kept to with
-            90% probability (default: 0.05).
+            90% probability (default: what the bundle was calibrated for, else 0.05).
         coverage: Or: share of the pictures to be answered for sure.
         weights: File of the frozen base's weights, if no longer where training found them.
         device: auto, cpu, cuda or mps.
@@ -55,44 +54,21 @@ def calibrate(
     check_there(checkpoint)
     if max_error is not None and coverage is not None:
         raise UsageError("calibrate takes --max-error or --coverage, not both")
-    unsure = Unsure(0.05 if max_error is None else max_error, coverage)
+    asked = {"max_error": max_error, "coverage": coverage}
+    rule = {name: share for name, share in asked.items() if share is not None}
+    Unsure(**rule)  # a mistake in it needs no torch to be told
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.calibrate import calibrate as learn
-    from vitlora.evaluation.pictures import settle
-    from vitlora.evaluation.seen import seen
-    from vitlora.evaluation.training_folder import folder_of
+    from vitlora.evaluation.pictures import find_validation
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)
-    found = folder_of(bundle, None if data is None else str(data))
-    noted = settle(bundle, found, "val") if bundle.usage is not None else None
-    folder = found.folder
-    for split in ("train", "val"):
-        if split not in folder.splits:
-            raise DataError(
-                f"{folder.root} has no {split} split; expected pictures the network was trained on "
-                "and others that it was not"
-            )
-    known = seen(bundle, folder.splits["val"])
-    same = found.recalled or found.digest("val") == bundle.record.split["digests"].get("val")
-    if not same and known.trained is None and (found.drawn or data is None):
-        raise DataError(
-            f"the validation pictures of {folder.root} are not those held out in training, so "
-            "training pictures could be among them; expected those, or --data DIR with train/ and "
-            "val/ of your own choice"
-        )
-    if not same and not noted:
-        at_its_word = (
-            f"; {folder.root} is taken at its word that val/ was not trained on"
-            if known.trained is None
-            else ""
-        )
-        noted = f"these are not the validation pictures of training{at_its_word}"
-    if noted:
-        note(noted)
-    for line in known.notes("val"):
-        warn(line)
+    folder = find_validation(bundle, data).folder
+    if "train" not in folder.splits:
+        raise DataError(f"{folder.root} has no train split; expected pictures trained on")
+    before = bundle.record.confidence
+    unsure = Unsure(**(rule or ({} if before is None else before.rule)))
     network = merged_network(bundle, weights, pick_device(device))
     bundle = learn(bundle, network, folder.splits["train"], folder.splits["val"], unsure)
     return Calibration(bundle.folder, bundle.record.confidence)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlora.data.read import check_root
-from vitlora.errors import DataError, UsageError
-from vitlora.files import write_whole
+from vitlora.errors import DataError, UsageError, VitloraError
+from vitlora.files import check_target, write_whole
+from vitlora.notes import tell
 
 if TYPE_CHECKING:
     from vitlora.data.bit_depth import ValueRange
@@ -105,7 +106,14 @@ def doctor(
         findings = sorted([*findings, *filter(None, [doubts])], key=by_severity)
     if page:
         _write_page(page, found, findings)
-    return Examination(found, findings, out and Copy(out, write_cleaned(found, out, shares)))
+    told = Examination(found, findings)
+    if not out:
+        return told
+    try:
+        return replace(told, copy=Copy(out, write_cleaned(found, out, shares)))
+    except (VitloraError, OSError):
+        tell(told.to_text())  # looking took long, and what was found stays true
+        raise
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,15 @@ class Examination:
 
     def to_text(self) -> str:
         """Returns each finding with a few of its files and what to do."""
-        text = _text(self.survey, self.findings)
+        lines = [f"{self.survey.root}: {_summary(self.survey)}", _tally(self.findings)]
+        for finding in self.findings:
+            items = finding.groups or finding.files
+            lines += ["", f"{finding.severity:<8} {finding.title}"]
+            lines += [f"         {_item(finding, item)}" for item in items[:_SHOWN]]
+            lines += [f"         ... and {len(items) - _SHOWN:,} more"] * (len(items) > _SHOWN)
+            lines += [f"         -> {finding.advice}"]
+        # a name may hold a line feed
+        text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
         if self.copy is None:
             return text
         from vitlora.data.doctor.survey import RECORD
@@ -177,12 +193,9 @@ class Examination:
 
 def _check_page(page: Path, root: Path) -> None:
     """Refuses before the work what could not be written after it."""
-    if page.is_dir() or not page.parent.is_dir():
-        raise UsageError(f"--html '{page}': expected a file in a folder that exists")
+    check_target("--html", page, (".html", ".htm"), _OURS)
     if root.resolve() in page.resolve().parents:
         raise UsageError(f"--html '{page}' lies in --data '{root}'; name a file outside")
-    if page.exists() and _OURS not in page.read_bytes():
-        raise UsageError(f"--html '{page}' exists and is not doctor's; name another file")
 
 
 def _check_copy(out: Path, root: Path) -> None:
@@ -216,18 +229,6 @@ def _tally(findings: Sequence[Finding]) -> str:
     counts = Counter(finding.severity for finding in findings)
     said = [f"{n} {word}{'s' * (n != 1)}" for word in SEVERITIES if (n := counts[word])]
     return ", ".join(said) or "nothing wrong"
-
-
-def _text(found: Survey, findings: Sequence[Finding]) -> str:
-    lines = [f"{found.root}: {_summary(found)}", _tally(findings)]
-    for finding in findings:
-        items = finding.groups or finding.files
-        lines += ["", f"{finding.severity:<8} {finding.title}"]
-        lines += [f"         {_item(finding, item)}" for item in items[:_SHOWN]]
-        lines += [f"         ... and {len(items) - _SHOWN:,} more"] * (len(items) > _SHOWN)
-        lines += [f"         -> {finding.advice}"]
-    # a name may hold a line feed
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
 def _item(finding: Finding, item: str | list[str]) -> str:

@@ -12,6 +12,7 @@ from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
 from vitlora.notes import note, warn
+from vitlora.shell import typed
 
 if TYPE_CHECKING:
     from vitlora.evaluation.drift import Drift, Shift
@@ -63,7 +64,7 @@ def drift(
     if known is None or reference is None:
         raise BundleError(
             f"{bundle.folder} was never calibrated: how sure and how near its validation pictures "
-            f"were is not known; first run 'vitlora calibrate {bundle.folder}'"
+            f"were is not known; first run '{typed('vitlora', 'calibrate', bundle.folder)}'"
         )
     network = merged_network(bundle, weights, pick_device(device))
     answers = answer(network, samples, bundle.record.preprocessing)
@@ -100,12 +101,47 @@ class DriftResult:
 
     def to_text(self) -> str:
         """Returns the verdict, what to do, and the numbers behind it."""
-        return _text(self.drift, self.data, str(self.checkpoint), len(self.unreadable))
+        from vitlora.evaluation.drift import FEW
+
+        drift = self.drift
+        lines = [verdict(drift), *([_to_do(drift, self.checkpoint)] if drift.changed else []), ""]
+        lines += _table(drift)
+        if min(len(drift.photos), drift.validation) < FEW:
+            lines.append(f"of fewer than {FEW} pictures little can be told: the shares are rough")
+        lines += [f"not compared: {name} ({why})" for name, why in drift.left_out.items()]
+        lines.append(
+            f"{len(drift.photos):,} photos, {drift.validation:,} validation pictures; "
+            f"{len(self.unreadable):,} could not be read"
+        )
+        far = [photo for photo in drift.photos if photo.unfamiliar]
+        if far:
+            lines += ["", f"least like the training pictures ({len(far):,} in all):"]
+        for photo in far[:_SHOWN]:
+            name = photo.path.relative_to(self.data).as_posix()
+            said = f"{photo.label} {photo.confidence:.0%}"
+            lines.append(f"  {name}   distance {photo.distance:.1f}, said to be {said}")
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Returns every number and picture."""
-        about = {"checkpoint": str(self.checkpoint), "data": str(self.data)}
-        return {**about, **_fields(self.drift, self.unreadable), **self.seen.to_json()}
+        drift = self.drift
+        return {
+            "checkpoint": str(self.checkpoint),
+            "data": str(self.data),
+            "drift": bool(drift.changed),
+            "verdict": verdict(drift),
+            "photos": len(drift.photos),
+            "validation": drift.validation,
+            "compared": [
+                {**asdict(shift), "size": shift.size, "rose": shift.rose} for shift in drift.shifts
+            ],
+            "not_compared": drift.left_out,
+            "unsure": dict(zip(("before", "here"), drift.unsure, strict=True)),
+            "unfamiliar": dict(zip(("before", "here"), drift.unfamiliar, strict=True)),
+            "unreadable": self.unreadable,
+            "pictures": [{**asdict(photo), "path": str(photo.path)} for photo in drift.photos],
+            **self.seen.to_json(),
+        }
 
 
 def verdict(drift: Drift) -> str:
@@ -136,41 +172,19 @@ def _said(drift: Drift, shift: Shift) -> str:
     return f"the photos are {'less' if shift.rose else 'more'} like those of training ({shares})"
 
 
-def _to_do(drift: Drift, checkpoint: str) -> str:
+def _to_do(drift: Drift, checkpoint: Path) -> str:
     found = {(shift.name, shift.rose) for shift in drift.changed}
     if found & {("confidence", False), ("distance", True)}:
         return (
             "what to do: look at the pictures below, label some of their kind, and train on: "
-            f"vitlora fit --from {checkpoint}"
+            + typed("vitlora", "fit", "--from", checkpoint)
         )
     if any(shift.name == "class mix" for shift in drift.changed):
         return (
             "what to do: if the mix is really another, label some of them and score them: "
-            f"vitlora report {checkpoint} --data LABELLED"
+            + typed("vitlora", "report", checkpoint, "--data", "LABELLED")
         )
     return "what to do: see whether pictures of training are among them, or many of one thing"
-
-
-def _text(drift: Drift, root: Path, checkpoint: str, unreadable: int) -> str:
-    from vitlora.evaluation.drift import FEW
-
-    lines = [verdict(drift), *([_to_do(drift, checkpoint)] if drift.changed else []), ""]
-    lines += _table(drift)
-    if min(len(drift.photos), drift.validation) < FEW:
-        lines.append(f"of fewer than {FEW} pictures little can be told: the shares are rough")
-    lines += [f"not compared: {name} ({why})" for name, why in drift.left_out.items()]
-    lines.append(
-        f"{len(drift.photos):,} photos, {drift.validation:,} validation pictures; "
-        f"{unreadable:,} could not be read"
-    )
-    far = [photo for photo in drift.photos if photo.unfamiliar]
-    if far:
-        lines += ["", f"least like the training pictures ({len(far):,} in all):"]
-    for photo in far[:_SHOWN]:
-        name = photo.path.relative_to(root).as_posix()
-        said = f"{photo.label} {photo.confidence:.0%}"
-        lines.append(f"  {name}   distance {photo.distance:.1f}, said to be {said}")
-    return "\n".join(lines)
 
 
 def _table(drift: Drift) -> list[str]:
@@ -200,25 +214,6 @@ def _details(drift: Drift, shift: Shift) -> list[tuple[str, str, str]]:
 
 def _percent(share: float) -> str:
     return f"{share:.1%}"
-
-
-def _fields(drift: Drift, unreadable: dict[str, str]) -> dict[str, Any]:
-    """Returns everything, as JSON can hold it."""
-    changed = drift.changed
-    return {
-        "drift": bool(changed),
-        "verdict": verdict(drift),
-        "photos": len(drift.photos),
-        "validation": drift.validation,
-        "compared": [
-            {**asdict(shift), "size": shift.size, "rose": shift.rose} for shift in drift.shifts
-        ],
-        "not_compared": drift.left_out,
-        "unsure": dict(zip(("before", "here"), drift.unsure, strict=True)),
-        "unfamiliar": dict(zip(("before", "here"), drift.unfamiliar, strict=True)),
-        "unreadable": unreadable,
-        "pictures": [{**asdict(photo), "path": str(photo.path)} for photo in drift.photos],
-    }
 
 
 def _pictures(root: Path) -> list[Path]:

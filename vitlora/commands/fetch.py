@@ -18,6 +18,7 @@ from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, nearest
 from vitlora.files import draft
 from vitlora.notes import tell
+from vitlora.shell import typed
 
 DRAWN = "waste5-drawn"  # the one dataset that is made, not downloaded
 
@@ -119,11 +120,11 @@ class Fetched:
 
     def to_text(self) -> str:
         """Returns what lies where now, and the command that trains on it."""
-        bundle = Path("checkpoints", self.folder.name)
+        words = ("--data", self.folder, "--output", Path("checkpoints", self.folder.name))
         return (
             f"{self.pictures:,} pictures of {', '.join(self.classes)} in {self.folder}\n"
             "train on them:\n"
-            f'  vitlora fit --config {self.config} --data "{self.folder}" --output "{bundle}"'
+            f"  {typed('vitlora', 'fit', '--config', self.config, *words)}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there
 from vitlora.data.read import check_root
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import UsageError
 from vitlora.files import write_whole
-from vitlora.notes import note, tell, warn
+from vitlora.notes import tell
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from vitlora.bundle.checkpoint import Bundle
     from vitlora.bundle.merged_file import Merged
     from vitlora.bundle.record import Record
     from vitlora.data.datamodule import FolderData
@@ -68,9 +67,11 @@ def merge(
         check_root(data, "--data")
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merged_file import merged_file
+    from vitlora.evaluation.pictures import find_validation
 
     bundle = load_bundle(checkpoint)
-    pictures = _pictures(bundle, None if data is None else str(data))
+    pictures = find_validation(bundle, data)
+    pictures.setup("validate")  # leaves out unreadable ones
     root = pictures.folder.root
     tell(f"proving on the validation pictures of {root} …")
     with merged_file(bundle, file, partial(_ask, pictures), weights, base) as merged:
@@ -176,32 +177,6 @@ def _proof_file(output: Path) -> Path:
     return proof
 
 
-def _pictures(bundle: Bundle, root: str | None) -> FolderData:
-    """Returns the validation split of training, or that of another folder."""
-    from vitlora.evaluation.pictures import settle
-    from vitlora.evaluation.seen import seen
-    from vitlora.evaluation.training_folder import folder_of
-
-    data, split = folder_of(bundle, root), bundle.record.split
-    noted = settle(bundle, data, "val") if bundle.usage is not None else None
-    same = data.recalled or data.digest("val") == split["digests"].get("val")
-    if noted is None and not same:
-        if root is None:
-            groups = ", or data.groups changed" if split.get("drawn", {}).get("groups") else ""
-            raise DataError(
-                f"the validation pictures in {data.folder.root} are not those of training: some "
-                f"were added, removed or renamed{groups}; pass --data DIR, a folder with pictures "
-                "of the same classes"
-            )
-        noted = f"these are not the validation pictures of training: {root}"
-    if noted:
-        note(noted)
-    for line in seen(bundle, data.folder.splits.get("val", ())).notes("val"):
-        warn(line)
-    data.setup("validate")
-    return data
-
-
 def _ask(data: FolderData, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns what a network says of the validation pictures ``(N, classes)``, and their labels."""
     from vitlora.evaluation.answers import answer
@@ -217,9 +192,9 @@ def _ask(data: FolderData, network: nn.Module) -> tuple[torch.Tensor, torch.Tens
 
 def _call(words: Sequence[str], keywords: Mapping[str, Any]) -> str:
     """Returns arguments as Python has them."""
-    shown = [f"{key}={_quoted(value)}" for key, value in keywords.items()]
-    return ", ".join([*map(_quoted, words), *shown])
+    shown = [f"{key}={_python(value)}" for key, value in keywords.items()]
+    return ", ".join([*map(_python, words), *shown])
 
 
-def _quoted(value: Any) -> str:
+def _python(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -72,7 +72,7 @@ def predict(
     for name, value in (("--top-k", top_k), ("--batch-size", batch_size)):
         if value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1")
-    check_target("--csv", csv, ".csv", b"path,class,confidence")
+    check_target("--csv", csv, (".csv",), b"path,class,confidence")
     found, others = find_images([images] if isinstance(images, str | Path) else images)
     if others:
         note(f"passed over {describe(others)}")

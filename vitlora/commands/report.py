@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there, is_bundle
 from vitlora.data.read import check_root
-from vitlora.errors import UsageError, as_typed, counted
-from vitlora.files import write_whole
+from vitlora.errors import UsageError, counted
+from vitlora.files import check_target, write_whole
 from vitlora.notes import note, tell, warn
+from vitlora.shell import typed
 
 if TYPE_CHECKING:
     from vitlora.evaluation.seen import Seen
@@ -59,14 +60,9 @@ def report(
     page = _page(folder, output)
     if data is not None:
         check_root(data, "--data")
-    typed = _typed(
-        folder,
-        data=data,
-        split=split,
-        output=output,
-        weights=weights,
-        device=None if device == "auto" else device,
-    )
+    options = {"data": data, "split": split, "output": output, "weights": weights}
+    options["device"] = None if device == "auto" else device
+    given = [word for name, x in options.items() if x is not None for word in (f"--{name}", x)]
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.answers import answer
@@ -75,12 +71,12 @@ def report(
     from vitlora.hardware import pick_device
 
     where, bundle = pick_device(device), load_bundle(folder)
-    pictures = find_pictures(bundle, None if data is None else str(data), split)
+    pictures = find_pictures(bundle, data, split)
     tell(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
     network = merged_network(bundle, weights, where)
     answers = answer(network, pictures.samples, bundle.record.preprocessing)
     content = ReportPage(bundle, pictures, answers)
-    write_whole(page, content.html(network, where, typed))
+    write_whole(page, content.html(network, where, typed("vitlora", "report", folder, *given)))
     if answers.unreadable:
         note(f"left out {counted(len(answers.unreadable), 'unreadable picture')}; see the page")
     for line in pictures.seen.notes(pictures.split):
@@ -150,20 +146,7 @@ def _page(checkpoint: Path, output: str | Path | None) -> Path:
         UsageError: It cannot be written there, or something else is there.
     """
     page = Path(output or f"{checkpoint.resolve().name}-report.html")
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--output is '{page}'; expected a name that ends in .html")
-    if not page.parent.is_dir():
-        raise UsageError(f"--output is '{page}': its folder does not exist")
+    check_target("--output", page, (".html", ".htm"), MARK)
     if is_bundle(page.parent):
         raise UsageError(f"--output is '{page}', inside a bundle, which keeps to its own files")
-    if page.exists() and not (page.is_file() and MARK in page.read_bytes()[:2000]):
-        raise UsageError(f"{page} exists and is not a report of vitlora's; choose another --output")
     return page
-
-
-def _typed(checkpoint: Path, **options: object) -> str:
-    """Returns the command that does the same, for a shell; options that are None are left out."""
-    words = ["vitlora", "report", str(checkpoint)]
-    for name, value in options.items():
-        words += [] if value is None else [f"--{name}", str(value)]
-    return as_typed(*words)

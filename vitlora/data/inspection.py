@@ -9,8 +9,9 @@ from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import Folder
 from vitlora.data.usage import content_of
 from vitlora.data.value_range import range_text
-from vitlora.errors import DataError, a_few, a_few_lines, as_typed, counted
+from vitlora.errors import DataError, a_few, a_few_lines, counted
 from vitlora.notes import note, warn
+from vitlora.shell import typed
 
 
 class Inspection:
@@ -107,7 +108,7 @@ class Inspection:
             anew = "" if self.division.drawn else "data.resplit true with "
             warn(
                 f"scores will mislead; {anew}data.groups duplicates keeps copies in one split, "
-                f"{as_typed('vitlora', 'doctor', '--data', folder.root)} shows them"
+                f"{typed('vitlora', 'doctor', '--data', folder.root)} shows them"
             )
         self._prints = {}
 

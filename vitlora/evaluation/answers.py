@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -105,7 +104,7 @@ def _opened(
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         groups = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
-        ahead: Any = iter(())
+        ahead: Iterator[_Seen] = iter(())
         for group in groups:
             now, ahead = list(ahead), pool.map(opened, group)
             if now:

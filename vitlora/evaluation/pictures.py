@@ -14,6 +14,7 @@ from vitlora.data.folder import Sample
 from vitlora.errors import BundleError, DataError, a_few, counted, nearest
 from vitlora.evaluation.seen import Seen, seen
 from vitlora.evaluation.training_folder import at_home, folder_of, same_split
+from vitlora.notes import note, warn
 
 SAME_FOLDER = 0.5  # of the pictures known: it is a copy of training's folder
 
@@ -103,7 +104,34 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
     return None
 
 
-def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = None) -> Pictures:
+def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
+    """Sees to it that a split is scored as it was held out; returns what training knew of it.
+
+    Raises:
+        BundleError: Training pictures could be in it, and nothing tells which.
+    """
+    if line := unknown_classes(bundle, data):
+        warn(line)
+    if line := settle(bundle, data, split):
+        note(line)
+    if split == "test" and data.drawn and not (data.recalled or at_home(bundle, data)):
+        data.division.test_all()
+        total = len(data.folder.splits["test"])
+        note(f"{data.folder.root} is not the folder of training: all {total:,} pictures are scored")
+    known = seen(bundle, data.folder.splits.get(split, ()))
+    for line in known.notes(split):
+        warn(line)
+    if known.trained is None and data.drawn and not at_home(bundle, data):
+        note(
+            f"{data.folder.root} is not the folder of training; if it is a copy of it, "
+            "training pictures may be among those scored"
+        )
+    return known
+
+
+def find_pictures(
+    bundle: Bundle, root: str | Path | None = None, split: str | None = None
+) -> Pictures:
     """Returns the pictures to score a bundle on.
 
     Args:
@@ -119,7 +147,7 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
     data = folder_of(bundle, root)
     digests, parts = bundle.record.split["digests"], data.folder.splits
     wanted = split or next(part for part in ("test", "val", "train") if part in parts)
-    note = settle(bundle, data, wanted)
+    settled = settle(bundle, data, wanted)
     parts = data.folder.splits
     ours = at_home(bundle, data) or data.recalled or same_split(data, digests, "val")
     if data.drawn and not ours:
@@ -131,11 +159,44 @@ def find_pictures(bundle: Bundle, root: str | None = None, split: str | None = N
         raise DataError(f"{data.folder.root} has no split '{chosen}'; it has {has}: see --split")
     known = seen(bundle, parts[chosen])
     as_then = data.recalled or same_split(data, digests, chosen)
-    lines = (unknown_classes(bundle, data), note)
+    lines = (unknown_classes(bundle, data), settled)
     notes = [f"{line[0].upper()}{line[1:]}." for line in lines if line]
     notes += _unmeasured(bundle, parts[chosen])
     notes += _warnings(chosen, as_then, not ours and known.trained is None)
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes), known)
+
+
+def find_validation(bundle: Bundle, root: str | Path | None = None) -> FolderData:
+    """Returns a folder whose validation pictures a bundle was not trained on, as far as is known.
+
+    What a reader of the numbers must know of them is logged.
+
+    Args:
+        bundle: The bundle.
+        root: Folder of pictures; None for that of training.
+
+    Raises:
+        DataError: There are no such pictures, or training pictures could be among them.
+        BundleError: The split drawn from training's folder is no longer the one held out.
+    """
+    data = folder_of(bundle, root)
+    where = data.folder.root
+    if "val" not in data.folder.splits:
+        raise DataError(
+            f"{where} has no val split; expected pictures that the network was not trained on"
+        )
+    told = guard(bundle, data, "val").trained is not None
+    if data.recalled or same_split(data, bundle.record.split["digests"], "val"):
+        return data
+    if not told and (data.drawn or root is None):
+        raise DataError(
+            f"the validation pictures of {where} are not those held out in training, so training "
+            "pictures could be among them; expected those, or --data DIR with train/ and val/ of "
+            "your own choice"
+        )
+    at_its_word = "" if told else f"; {where} is taken at its word that val/ was not trained on"
+    note(f"these are not the validation pictures of training{at_its_word}")
+    return data
 
 
 def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:

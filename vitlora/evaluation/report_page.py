@@ -39,7 +39,7 @@ class ReportPage:
         self.samples, self.labels = answers.samples, answers.labels
         classes, judge = bundle.record.classes, bundle.judge
         judged = judge.judge(answers.features, answers.logits)
-        self.plain = Scores(classes, answers.logits, answers.labels)
+        self.plain = answers.scores(classes)
         self.scores = Scores(classes, judge.calibrated(answers.logits), answers.labels)
         self.confidence, self.predicted = judged.confidence, judged.predicted
         self.right, self.sure = self.predicted == self.labels, ~judged.unsure

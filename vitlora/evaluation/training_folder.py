@@ -17,7 +17,7 @@ def at_home(bundle: Bundle, data: FolderData) -> bool:
     return address(data.folder.root) == bundle.record.split["root"]
 
 
-def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
+def folder_of(bundle: Bundle, root: str | Path | None = None) -> FolderData:
     """Returns the folder of training or another one, its classes and draw as in training.
 
     Args:
@@ -43,15 +43,12 @@ def folder_of(bundle: Bundle, root: str | None = None) -> FolderData:
         )
     keys, layout = list(DRAW), LayoutOptions.recorded(record.split)
     if root is not None and (shared or address(root) != known):
-        keys, layout = (
-            ["val", "test", "seed"],
-            LayoutOptions(),
-        )  # the others were said of training's folder
+        keys, layout = ["val", "test", "seed"], LayoutOptions()  # the rest is of training's folder
     options = {DRAW[key]: found[key] for key in keys if key in found}
     options |= layout.given()
     classes = list(record.classes)  # a class without pictures is not measured
     data = FolderData(
-        root or known, classes, known_classes=classes, skip_unreadable=True, **options
+        str(root or known), classes, known_classes=classes, skip_unreadable=True, **options
     )
     data.preprocessing = record.preprocessing
     return data

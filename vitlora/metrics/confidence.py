@@ -76,6 +76,12 @@ class Confidence:
         return exact_interval(self.wrong, self.sure)
 
     @property
+    def rule(self) -> dict[str, float]:
+        """The arguments of ``Unsure`` by which the threshold was chosen."""
+        names = ("max_error", "coverage")
+        return {name: self.chosen_for[name] for name in names if name in self.chosen_for}
+
+    @property
     def promised(self) -> float | None:
         """The promised share of wrong answers among the sure ones; None if there is no promise."""
         return self.chosen_for.get("max_error") if "certainty" in self.chosen_for else None

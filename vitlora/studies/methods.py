@@ -1,12 +1,12 @@
 """The methods of a comparison: each makes one change to the same configuration."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitlora.errors import UsageError, nearest
+from vitlora.shell import option_words
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,15 @@ def fit_words(
     Raises:
         UsageError: An option is unknown, is given twice, or is one that the methods set.
     """
-    configs = [config] if isinstance(config, str | Path) else config
-    given = [("data.root", str(data))] if data is not None else []
-    for name, value in options.items():
-        inside = value.items() if isinstance(value, Mapping) and "." not in name else [("", value)]
-        given += [(f"{name}.{key}".rstrip("."), each) for key, each in inside]
-    words = [word for one in configs for word in ("--config", str(one))]
-    for name, value in given:
+    for name in options:
         if name.partition(".")[0] not in ("data", "model", "trainer", "unsure"):
             raise UsageError(
                 f"'{name}' is not an option of a run; expected data, model, trainer or unsure"
             )
-        if [other for other, _ in given].count(name) > 1:
-            raise UsageError(f"--{name} is given twice; give it once")
-        if f"--{name}" in SET_BY_METHOD:
-            raise UsageError(f"--{name} is what the methods differ in; leave it out, see --methods")
-        text = str(value) if isinstance(value, str | Path) else json.dumps(value)
-        words += [f"--{name}", text]
+    words = option_words(config, {} if data is None else {"data": {"root": data}}, options)
+    for name in SET_BY_METHOD:
+        if name in words:
+            raise UsageError(f"{name} is what the methods differ in; leave it out, see --methods")
     return words
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitlora.shell import typed
 from vitlora.studies.advice import advise
 from vitlora.studies.comparison import Failure, Row
 from vitlora.studies.table import to_markdown
@@ -54,7 +55,8 @@ class Comparison:
         last = f"written to {self.folder}: {', '.join(names)}"
         if self.rows:
             bundle = self.folder / "METHOD-SEED"
-            last += f"\npredict  vitlora predict IMAGE.jpg --checkpoint {bundle}"
+            predict = typed("vitlora", "predict", "IMAGE.jpg", "--checkpoint", bundle)
+            last += f"\npredict  {predict}"
         return "\n\n".join([*parts, last])
 
     def to_markdown(self) -> str:

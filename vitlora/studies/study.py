@@ -52,7 +52,7 @@ class Study:
         if not file.is_file():
             write_json(setup, str(file))
             return
-        before, now = _flat(json.loads(file.read_text("utf-8"))), _flat(setup)
+        before, now = yaml_text.flat(json.loads(file.read_text("utf-8"))), yaml_text.flat(setup)
         for key in {**before, **now}:
             if before.get(key) == now.get(key):
                 continue
@@ -143,14 +143,3 @@ def last_words(text: str, status: int = 1) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
     ours = [line.removeprefix("vitlora: ") for line in lines if line.startswith("vitlora: ")]
     return (ours or lines)[-1]
-
-
-def _flat(value: object, name: str = "") -> dict[str, object]:
-    """Returns dotted name -> value for the leaves of nested fields."""
-    if not isinstance(value, dict) or not value:
-        return {name: value}
-    return {
-        path: leaf
-        for key, inside in value.items()
-        for path, leaf in _flat(inside, f"{name}.{key}" if name else key).items()
-    }

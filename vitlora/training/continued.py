@@ -103,9 +103,7 @@ def split_of(bundle: Bundle) -> dict[str, Any]:
 def unsure_of(bundle: Bundle) -> dict[str, float]:
     """Returns the options under ``unsure`` that chose a bundle's threshold."""
     learnt = bundle.record.confidence
-    chosen = {} if learnt is None else learnt.chosen_for
-    names = ("max_error", "coverage")
-    return {f"unsure.{name}": chosen[name] for name in names if name in chosen}
+    return {} if learnt is None else {f"unsure.{name}": x for name, x in learnt.rule.items()}
 
 
 def start(model: Classifier, bundle: Bundle) -> None:
