@@ -11,6 +11,25 @@ from typing import Any
 
 from vitlora.errors import UsageError
 
+# Options of ``fit`` under the names that they share with other commands.
+SHORT = {
+    "--data": "--data.root",
+    "--weights": "--model.weights",
+    "--device": "--trainer.accelerator",
+    "--precision": "--trainer.precision",
+    "--val-fraction": "--data.val_fraction",
+    "--test-fraction": "--data.test_fraction",
+    "--old-data": "--old_data",
+}
+
+
+def long_name(option: str) -> str:
+    """Returns an option's name in configs: ``--model.weights`` for ``--weights``.
+
+    ``_`` may stand for ``-``, as in Python.
+    """
+    return SHORT.get(option.replace("_", "-"), option)
+
 
 def typed(*words: object) -> str:
     """Returns a command's words as a shell takes them: Windows' here on Windows, else any other.
@@ -37,7 +56,7 @@ def option_words(
     for name, value in (item for each in options for item in each.items()):
         inside = value.items() if isinstance(value, Mapping) and "." not in name else [("", value)]
         for key, each in inside:
-            option = f"{name}.{key}".rstrip(".")
+            option = long_name(f"--{name}.{key}".rstrip(".")).removeprefix("--")
             if any(option == other for other, _ in pairs):
                 raise UsageError(f"--{option} is given twice; give it once")
             own = (at for at, (other, _) in enumerate(pairs) if other.startswith(f"{option}."))

@@ -646,7 +646,7 @@ def test_scoring_another_folder_warns_of_copies(
     assert main(["validate", *copy]) == 0  # drawn alike, and known by content
     assert capsys.readouterr().err == ""
     assert main(["test", *copy, "--data.test_fraction", "1"]) == 0
-    assert "16 of 20 pictures (80%) are, byte for byte, training" in capsys.readouterr().err
+    assert "16 of 20 pictures (80%) are copies of training pictures" in capsys.readouterr().err
 
 
 def test_stopping_before_the_first_validation_puts_the_earlier_bundle_back(

@@ -175,7 +175,7 @@ def test_page_says_how_it_was_made(bundle: Bundle, page: Page) -> None:
 
 
 def test_copies_of_training_pictures_are_named(page: Page) -> None:
-    assert "1 of 21 pictures is, byte for byte, training pictures: what is measured" in page.text
+    assert "1 of 21 pictures is a copy of a training picture: scores are too high" in page.text
     assert "test/b/copy.jpg" in page.text
 
 

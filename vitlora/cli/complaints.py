@@ -57,7 +57,7 @@ def explained(error: Exception, config: Any = None) -> UsageError:
 def _unknown_option(text: str) -> str | None:
     """Returns what is wrong with an option that no group has."""
     unknown = re.search(
-        r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", text
+        r"unrecognized arguments: --([\w.-]+)|does not accept option '([\w.]+)'", text
     )
     if unknown is not None:
         return _unknown_key(unknown[1] or unknown[2])

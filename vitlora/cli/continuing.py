@@ -21,7 +21,7 @@ def follow(parent: Bundle, data: FolderData) -> str:
     if any(data.digest(split) != digests[split] for split in digests):
         note(
             f"{parent.folder} does not record which pictures it was trained on, and its folder "
-            "is gone or has changed: some may be validated on now, and their score flatters"
+            "is gone or has changed: some may be validated on now, so scores may be too high"
         )
     return ""
 

@@ -35,7 +35,7 @@ from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
 from vitlora.notes import note, tell
-from vitlora.shell import typed
+from vitlora.shell import SHORT, typed
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
@@ -45,6 +45,7 @@ _DESCRIPTIONS = {
     "validate": "Scores a bundle on its validation split.",
     "test": "Scores a bundle on a test split.",
 }
+_SHORT = ", ".join(f"{short} for {name}" for short, name in SHORT.items() if "." in name)
 _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
 
 
@@ -61,7 +62,8 @@ class VitloraCLI(LightningCLI):
         self._inherited, self._words = dict(inherited), args
         reading = {"exit_on_error": False, "parser_mode": yaml_text.MODE}
         parsers: dict[str, Any] = {
-            name: {"description": text, **reading} for name, text in _DESCRIPTIONS.items()
+            name: {"description": f"{text} Short names: {_SHORT}.", **reading}
+            for name, text in _DESCRIPTIONS.items()
         }
         super().__init__(
             Classifier,
@@ -175,7 +177,11 @@ class VitloraCLI(LightningCLI):
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
         self.model.release()  # the bundle is read back, and its base may fill the memory
-        tell(f"\nvalidation, epoch {self.run_folder.best_epoch} (kept)\n\n{scores.to_text()}")
+        precision = self.trainer.precision
+        tell(
+            f"\nvalidation, epoch {self.run_folder.best_epoch} (kept), in {precision}, before "
+            f"calibration\n\n{scores.to_text()}"
+        )
         if said := _ran_away(scores):
             note(said)
         self._calibrate(folder)
@@ -234,7 +240,11 @@ class VitloraCLI(LightningCLI):
         run(model, datamodule=data, verbose=False)
         scores = model.scores(bundle.record.classes)
         scores = replace(scores, logits=bundle.judge.calibrated(scores.logits))
-        tell(f"{bundle.folder} on {data.folder.root}, split {split}\n\n{scores.to_text()}")
+        tell(
+            f"{bundle.folder} on {data.folder.root}, split {split}, in {self.trainer.precision}, "
+            f"{'calibrated' if bundle.record.confidence else 'not calibrated'}\n\n"
+            f"{scores.to_text()}"
+        )
         self.scored = bundle.folder, split, scores, known
 
     def _run_config(self) -> str:

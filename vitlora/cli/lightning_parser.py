@@ -89,11 +89,15 @@ def add_run_options(parser: LightningArgumentParser) -> None:
 
 
 def show_only_ours(parser: LightningArgumentParser) -> None:
-    """Leaves the options Lightning's own Trainer adds out of the help; they work all the same."""
+    """Leaves out of the help what Lightning's Trainer adds, and a file for a whole group.
+
+    Both work all the same.
+    """
     ours = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
     for action in parser._actions:
         name = action.dest.removesuffix(".help")
-        if name.startswith("trainer.") and name not in ours:
+        group = action.dest in ("data", "model", "trainer", "unsure")
+        if group or (name.startswith("trainer.") and name not in ours):
             action.help = argparse.SUPPRESS
 
 

@@ -19,6 +19,7 @@ from docstring_parser import DocstringStyle, parse
 
 from vitlora.cli.words import alternatives, dashed, expected, read_otherwise, shell_lines
 from vitlora.errors import UsageError, nearest
+from vitlora.shell import SHORT, long_name
 
 _WIDTH = 79
 _METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
@@ -30,7 +31,7 @@ class CommandLine:
     Args:
         name: Of the command.
         function: What it calls. A parameter ``**options`` takes every option of ``fit`` that has a
-            dot in its name.
+            dot in its name, and those by their short names.
         renamed: Old names of parameters and the new ones; the old ones go on working.
         prog: What the user types before the words.
     """
@@ -110,7 +111,11 @@ class CommandLine:
         rows.append(("--json [FILE]", "Write the result as JSON; without FILE, print that alone."))
         if self.takes_options:
             rows.append(
-                ("--data. --model. --trainer.", "Any option of fit with a dot in its name.")
+                (
+                    "--data. --model. --trainer.",
+                    "Any option of fit with a dot in its name, also by its short name, such as "
+                    "--weights.",
+                )
             )
         for left, right in rows:
             indent = " " * 24
@@ -139,8 +144,10 @@ class CommandLine:
                 stray.append(word)
                 continue
             option, equals, value = word.partition("=")
-            if "." in option and self.takes_options and option.startswith("--"):
-                key = option.removeprefix("--")
+            own = option.removeprefix("--").replace("-", "_") in self.parameters
+            key = option if own or not self.takes_options else long_name(option)
+            if "." in key and self.takes_options and key.startswith("--"):
+                key = key.removeprefix("--")
                 before = raw.setdefault("**", {}).pop(key, None)  # the last counts, as for fit
                 if before is not None and key.endswith("+"):
                     raise UsageError(f"{self.name} got {option} twice; give it once")
@@ -164,6 +171,7 @@ class CommandLine:
             return new, f"{option} is now called {dashed(new)}; the old name still works"
         if name not in self.parameters or not option.startswith("--"):
             known = [dashed(one) for one in self.parameters]
+            known += SHORT if self.takes_options else ()
             there = f"for the file of that name type ./{option}" if Path(option).exists() else None
             raise UsageError(
                 f"{self.name} does not accept {option}{nearest(option, [*known, '--json'])}; "

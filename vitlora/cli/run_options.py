@@ -6,6 +6,7 @@ there is a bundle to read: mistakes are told before.
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vitlora.cli.results import check_json, take_json
 from vitlora.config_files import find_config
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError
+from vitlora.shell import long_name
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # of options, in configs and on the command line
 _KEYS = (  # beside them
@@ -25,15 +27,6 @@ _KEYS = (  # beside them
 )
 _VIEW = ("image_size", "crop_mode")  # refused later, with what they should be
 _PLACE = ("accelerator", "devices", "enable_progress_bar")  # of trainer, which change no number
-_ALIASES = {  # what the other commands call these
-    "--data": "--data.root",
-    "--weights": "--model.weights",
-    "--device": "--trainer.accelerator",
-    "--precision": "--trainer.precision",
-    "--val-fraction": "--data.val_fraction",
-    "--test-fraction": "--data.test_fraction",
-    "--old-data": "--old_data",
-}
 
 
 def run_options(
@@ -94,7 +87,11 @@ def _long_names(command: str, typed: list[str]) -> list[str]:
                 f"'{options[0]}' stands alone; name pictures with --data, a config by .yaml"
             )
         options.insert(0, "--config" if config else "--checkpoint")
-    return _without_aliases(options)
+    return [
+        # --data FILE.yaml is jsonargparse's way to give a whole group
+        word if word == "--data" and after.endswith((".yaml", ".yml")) else long_name(word)
+        for word, after in pairwise([*options, ""])
+    ]
 
 
 def _without_configs(options: list[str]) -> tuple[list[str], list[Path]]:
@@ -107,16 +104,6 @@ def _without_configs(options: list[str]) -> tuple[list[str], list[Path]]:
         else:
             left.append(word)
     return left, configs
-
-
-def _without_aliases(options: list[str]) -> list[str]:
-    """Returns the words with the names that ``fit`` has for what all commands share."""
-    renamed = []
-    for index, word in enumerate(options):
-        after = options[index + 1] if index + 1 < len(options) else ""
-        config = word == "--data" and after.endswith((".yaml", ".yml"))  # a group in a file
-        renamed.append(word if config else _ALIASES.get(word, word))
-    return renamed
 
 
 def _check_group(name: str) -> None:
@@ -228,8 +215,8 @@ def _mapping(run: dict[str, Any], key: str) -> dict[str, Any]:
 def _split_equals(option: str) -> list[str]:
     """Returns ``--name=value`` as two words for the options looked at here."""
     name, equals, value = option.partition("=")
-    ours = ("--config", "-c", "--checkpoint", "--output", "--from", "--data.root", *_ALIASES)
-    return [name, value] if equals and name in ours else [option]
+    ours = ("--config", "-c", "--checkpoint", "--output", "--from", "--data.root")
+    return [name, value] if equals and (name in ours or long_name(name) != name) else [option]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

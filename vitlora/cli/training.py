@@ -26,6 +26,10 @@ def fit(
     *,
     data: str | Path | None = None,
     output: str | Path | None = None,
+    from_: str | Path | None = None,
+    weights: str | Path | None = None,
+    device: str | None = None,
+    val_fraction: float | None = None,
     **options: Any,
 ) -> Fitted:
     """Trains an adapter on a folder of pictures and writes a bundle.
@@ -34,7 +38,12 @@ def fit(
         config: A YAML file, or the name of one that ships; of several, the last one counts most.
         data: Folder of pictures (``data.root``).
         output: Folder of the bundle; ``checkpoints/<config name>`` where it is not given.
-        options: Any option of ``vitlora fit --help``, in groups or by dotted names:
+        from_: Bundle to train further (``--from``, a keyword of Python).
+        weights: File of the frozen base's weights (``model.weights``).
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``trainer.accelerator``).
+        val_fraction: Share of each class held out where the folder has no splits, above 0 and
+            below 1 (``data.val_fraction``).
+        options: Any other option of ``vitlora fit --help``, in groups or by dotted names:
             ``model={"adapter.rank": 16}``, ``**{"trainer.max_epochs": 3}``.
 
     Returns:
@@ -49,17 +58,26 @@ def fit(
         >>> fitted.checkpoint.name, 0 <= fitted.scores.accuracy <= 1
         ('new', True)
     """
-    return _fitted(_run("fit", config, options, data, output=output))
+    named = {"data": data, "output": output, "from": from_, "weights": weights}
+    named |= {"device": device, "val_fraction": val_fraction}
+    return _fitted(_run("fit", config, named, options))
 
 
 def validate(
-    checkpoint: str | Path | None = None, *, data: str | Path | None = None, **options: Any
+    checkpoint: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    weights: str | Path | None = None,
+    device: str | None = None,
+    **options: Any,
 ) -> Scored:
     """Scores a bundle on its validation split.
 
     Args:
         checkpoint: Folder of the bundle; the newest under ``checkpoints/`` where it is not given.
         data: Another folder of pictures than that of training.
+        weights: File of the frozen base's weights, if no longer where training found them.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         options: Options under ``data`` and ``trainer``, as for ``fit``.
 
     Returns:
@@ -74,17 +92,25 @@ def validate(
         >>> 0 <= validated.scores.macro_f1 <= 1
         True
     """
-    return _score("validate", checkpoint, data, options)
+    named = {"checkpoint": checkpoint, "data": data, "weights": weights, "device": device}
+    return _score("validate", named, options)
 
 
 def test(
-    checkpoint: str | Path | None = None, *, data: str | Path | None = None, **options: Any
+    checkpoint: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    weights: str | Path | None = None,
+    device: str | None = None,
+    **options: Any,
 ) -> Scored:
     """Scores a bundle on a test split.
 
     Args:
         checkpoint: Folder of the bundle; the newest under ``checkpoints/`` where it is not given.
         data: Another folder of pictures than that of training.
+        weights: File of the frozen base's weights, if no longer where training found them.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         options: Options under ``data`` and ``trainer``, as for ``fit``.
 
     Returns:
@@ -99,7 +125,8 @@ def test(
         >>> tested.split, tested.scores.images
         ('test', 12)
     """
-    return _score("test", checkpoint, data, options)
+    named = {"checkpoint": checkpoint, "data": data, "weights": weights, "device": device}
+    return _score("test", named, options)
 
 
 @dataclass(frozen=True)
@@ -163,11 +190,9 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _score(
-    command: str, checkpoint: str | Path | None, data: str | Path | None, options: dict[str, Any]
-) -> Scored:
+def _score(command: str, named: Mapping[str, Any], options: dict[str, Any]) -> Scored:
     config = options.pop("config", None)
-    return Scored(*_run(command, config, options, data, checkpoint=checkpoint).scored)
+    return Scored(*_run(command, config, named, options).scored)
 
 
 def _fitted(found: VitloraCLI) -> Fitted:
@@ -177,15 +202,14 @@ def _fitted(found: VitloraCLI) -> Fitted:
 def _run(
     command: str,
     config: Sequence[str | Path] | str | Path | None,
+    named: Mapping[str, Any],
     options: Mapping[str, Any],
-    data: str | Path | None,
-    **own: str | Path | None,
 ) -> VitloraCLI:
-    """Runs a command as typed; what of its own options is None was not given."""
+    """Runs a command as typed; what is None among the named options was not given."""
     if "json" in options:
         raise UsageError("json belongs to the command line; write what to_json() of the result is")
-    named = {name: value for name, value in {"data.root": data, **own}.items() if value is not None}
-    words, inherited = run_options(command, option_words(config, named, options))
+    given = {name: value for name, value in named.items() if value is not None}
+    words, inherited = run_options(command, option_words(config, given, options))
     del inherited["json"]
     from vitlora.cli.lightning import main
 

@@ -201,7 +201,10 @@ def find_validation(bundle: Bundle, root: str | Path | None = None) -> FolderDat
 
 def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
     if chosen == "train":
-        return ["These may be the pictures the network was trained on: new ones will score lower."]
+        which = "were" if same else "may have been"
+        return [
+            f"These pictures {which} trained on: new ones will score lower, and no range holds."
+        ]
     if chosen == "val" and same:
         return [
             "Training chose its best epoch on these pictures, and its confidence was calibrated on "

@@ -16,7 +16,7 @@ _MEANINGLESS = 0.5  # of the pictures trained on: a score then says nothing of n
 
 @dataclass(frozen=True)
 class Seen:
-    """Which of the pictures to be scored training knew, byte for byte.
+    """Which of the pictures to be scored training knew; a copy has the same bytes.
 
     Attributes:
         pictures: How many are scored.
@@ -39,20 +39,16 @@ class Seen:
         lines = []
         if self.trained and split != "train":
             share = len(self.trained) / self.pictures
-            means = "flatters" if share < _MEANINGLESS else "says nothing about new pictures"
-            lines.append(
-                f"{self._counted(self.trained)}, byte for byte, training pictures: what is "
-                f"measured on them {means}"
-            )
+            means = "are too high" if share < _MEANINGLESS else "say nothing about new pictures"
+            lines.append(f"{self._copies(self.trained, 'training')}: scores {means}")
         if self.validated and split not in ("train", "val"):
             lines.append(
-                f"{self._counted(self.validated)}, byte for byte, pictures by which training chose "
-                "its epoch: what is measured on them flatters a little"
+                f"{self._copies(self.validated, 'validation')}, by which training chose its epoch: "
+                "scores are a little too high"
             )
         if not self.whole:
             lines.append(
-                "the bundle that training went on from did not record its pictures: whether they "
-                "are among those scored is not known"
+                "the first training did not record its pictures, so they may be among those scored"
             )
         return lines
 
@@ -63,10 +59,11 @@ class Seen:
         seen = {"seen_in_training": self.trained, "seen_in_validation": self.validated}
         return {key: len(paths) for key, paths in seen.items()}
 
-    def _counted(self, paths: Sequence[Path]) -> str:
-        are = "is" if len(paths) == 1 else "are"
-        share = f" ({len(paths) / self.pictures:.0%})" if len(paths) > 1 else ""
-        return f"{len(paths):,} of {self.pictures:,} pictures{share} {are}"
+    def _copies(self, paths: Sequence[Path], kind: str) -> str:
+        count, total = len(paths), f"{self.pictures:,} pictures"
+        if count == 1:
+            return f"1 of {total} is a copy of a {kind} picture"
+        return f"{count:,} of {total} ({count / self.pictures:.0%}) are copies of {kind} pictures"
 
 
 def seen(bundle: Bundle, samples: Iterable[Sample]) -> Seen:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.errors import UsageError, nearest
-from vitlora.shell import option_words
+from vitlora.shell import long_name, option_words
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,12 @@ def fit_words(
         UsageError: An option is unknown, is given twice, or is one that the methods set.
     """
     for name in options:
-        if name.partition(".")[0] not in ("data", "model", "trainer", "unsure"):
+        if long_name(f"--{name}")[2:].partition(".")[0] not in (
+            "data",
+            "model",
+            "trainer",
+            "unsure",
+        ):
             raise UsageError(
                 f"'{name}' is not an option of a run; expected data, model, trainer or unsure"
             )

@@ -96,12 +96,12 @@ def _notes(found: Comparison) -> str:
     if found.split == "val":
         lines.append(
             "There is no test split: these are the validation pictures, by which each run chose "
-            "its epoch, so all numbers flatter."
+            "its epoch, so all numbers are too high."
         )
     if known := max((run.seen_in_training or 0 for run in runs), default=0):
         lines.append(
-            f"{known:,} of the {len(runs[0].labels):,} pictures scored are, byte for byte, "
-            "training pictures: what is measured on them flatters; 'vitlora doctor' shows them."
+            f"{known:,} of the {len(runs[0].labels):,} pictures scored are copies of "
+            "training pictures, so scores are too high; 'vitlora doctor' shows them."
         )
     lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in found.failures]
     return "\n".join(f"- {line}" for line in lines)
