@@ -17,6 +17,7 @@ SHORT = {
     "--weights": "--model.weights",
     "--device": "--trainer.accelerator",
     "--precision": "--trainer.precision",
+    "--layout": "--data.layout",
     "--val-fraction": "--data.val_fraction",
     "--test-fraction": "--data.test_fraction",
     "--old-data": "--old_data",

@@ -92,6 +92,6 @@ def test_a_copy_drawn_otherwise_than_in_training(
     words = ["--data", str(copy), "--device", "cpu"]
     capsys.readouterr()
     assert main(["calibrate", str(tmp_path / "bundle"), *words]) == 0  # its pictures are known
-    assert "of 4 val pictures held out then, 4 are there" in capsys.readouterr().err
+    assert "the val pictures of training were found by their content" in capsys.readouterr().err
     assert main(["calibrate", str(tmp_path / "old"), *words]) == 1
     assert "are not those held out in training" in capsys.readouterr().err

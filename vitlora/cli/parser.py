@@ -22,6 +22,7 @@ from vitlora.errors import UsageError, nearest
 from vitlora.shell import SHORT, long_name
 
 _WIDTH = 79
+_DOTTED = {"options": "--data.NAME --model.NAME --trainer.NAME", "reading": "--data.NAME"}
 _METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
 
 
@@ -30,8 +31,8 @@ class CommandLine:
 
     Args:
         name: Of the command.
-        function: What it calls. A parameter ``**options`` takes every option of ``fit`` that has a
-            dot in its name, and those by their short names.
+        function: What it calls. ``**options`` takes every option of ``fit`` that has a dot in its
+            name, and ``**reading`` those that say how pictures are stored.
         renamed: Old names of parameters and the new ones; the old ones go on working.
         prog: What the user types before the words.
     """
@@ -47,7 +48,7 @@ class CommandLine:
         self.prog = prog or f"vitlora {name}"
         every = inspect.signature(function).parameters.values()
         self.parameters = {p.name: p for p in every if p.kind is not p.VAR_KEYWORD}
-        self.takes_options = len(self.parameters) < len(every)
+        self.others = next((p.name for p in every if p.kind is p.VAR_KEYWORD), None)
         self.hints = typing.get_type_hints(_without_result(function))
 
     def read(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -109,14 +110,8 @@ class CommandLine:
                 lines += [textwrap.fill(" ".join(paragraph.split()), _WIDTH), ""]
         rows = [(self._row(p), self._help_of(p, about)) for p in self.parameters.values()]
         rows.append(("--json [FILE]", "Write the result as JSON; without FILE, print that alone."))
-        if self.takes_options:
-            rows.append(
-                (
-                    "--data. --model. --trainer.",
-                    "Any option of fit with a dot in its name, also by its short name, such as "
-                    "--weights.",
-                )
-            )
+        if self.others:
+            rows.append((_DOTTED[self.others], about.get(self.others, "")))
         for left, right in rows:
             indent = " " * 24
             body = textwrap.wrap(right, _WIDTH - 24) or [""]
@@ -145,8 +140,8 @@ class CommandLine:
                 continue
             option, equals, value = word.partition("=")
             own = option.removeprefix("--").replace("-", "_") in self.parameters
-            key = option if own or not self.takes_options else long_name(option)
-            if "." in key and self.takes_options and key.startswith("--"):
+            key = option if own or not self.others else long_name(option)
+            if "." in key and self.others and key.startswith("--"):
                 key = key.removeprefix("--")
                 before = raw.setdefault("**", {}).pop(key, None)  # the last counts, as for fit
                 if before is not None and key.endswith("+"):
@@ -171,7 +166,7 @@ class CommandLine:
             return new, f"{option} is now called {dashed(new)}; the old name still works"
         if name not in self.parameters or not option.startswith("--"):
             known = [dashed(one) for one in self.parameters]
-            known += SHORT if self.takes_options else ()
+            known += SHORT if self.others else ()
             there = f"for the file of that name type ./{option}" if Path(option).exists() else None
             raise UsageError(
                 f"{self.name} does not accept {option}{nearest(option, [*known, '--json'])}; "
@@ -277,8 +272,8 @@ class CommandLine:
                 word += " ..."
             words.append(word if p.default is p.empty else f"[{word}]")
         words.append("[--json [FILE]]")
-        if self.takes_options:
-            words.append("[any option of fit]")
+        if self.others:
+            words.append(f"[{_DOTTED[self.others]} ...]")
         kept = " ".join(word.replace(" ", "\N{NO-BREAK SPACE}") for word in words)
         wrapped = textwrap.fill(
             f"{self.prog} {kept}",

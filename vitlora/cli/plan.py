@@ -46,7 +46,7 @@ def plan(
         classes: How many, where the folder of pictures is not there yet.
         measure: Time ten steps of what fits, on this machine.
         png: Also draw the bars, to this file.
-        options: Any option of fit with a dot in its name.
+        options: Any option of fit with a dot in its name, or that by its short name.
 
     Returns:
         What each method takes, and which one to take.

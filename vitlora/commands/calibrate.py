@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlora.bundle.folder import check_there
+from vitlora.data.layouts.reading import LayoutOptions
+from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError
 from vitlora.metrics.unsure import Unsure
 
@@ -22,6 +24,7 @@ def calibrate(
     coverage: float | None = None,
     weights: str | None = None,
     device: str = "auto",
+    **reading: str | Path,
 ) -> Calibration:
     """Calibrates a bundle's confidence on validation pictures.
 
@@ -37,6 +40,8 @@ def calibrate(
         coverage: Or: share of the pictures to be answered for sure.
         weights: File of the frozen base's weights, if no longer where training found them.
         device: auto, cpu, cuda or mps.
+        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
+            and the like.
 
     Returns:
         What the bundle holds now.
@@ -52,6 +57,9 @@ def calibrate(
         $ vitlora calibrate checkpoints/waste5 --coverage 0.8
     """
     check_there(checkpoint)
+    layout = LayoutOptions.named(reading)
+    if data is not None:
+        check_root(data, "--data")
     if max_error is not None and coverage is not None:
         raise UsageError("calibrate takes --max-error or --coverage, not both")
     asked = {"max_error": max_error, "coverage": coverage}
@@ -64,7 +72,7 @@ def calibrate(
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)
-    folder = find_validation(bundle, data).folder
+    folder = find_validation(bundle, data, layout).folder
     if "train" not in folder.splits:
         raise DataError(f"{folder.root} has no train split; expected pictures trained on")
     before = bundle.record.confidence

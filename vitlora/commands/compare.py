@@ -72,7 +72,7 @@ def compare(
         seeds: Train each method once with each of these.
         margin: Accuracy that a cheaper method may cost and still be advised, 0 <= margin < 1.
         output: Folder for table, chart, bundles and logs (default: comparisons/CONFIG's name).
-        options: Any option of fit with a dot in its name.
+        options: Any option of fit with a dot in its name, or that by its short name.
 
     Returns:
         What the runs say.

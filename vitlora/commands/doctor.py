@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError, VitloraError
 from vitlora.files import check_target, write_whole
@@ -34,11 +35,11 @@ def doctor(
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     seed: int = 0,
-    layout: str | None = None,
     check_labels: bool = False,
     backbone: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
+    **reading: str | Path,
 ) -> Examination:
     """Says what is wrong with an image folder before training.
 
@@ -47,7 +48,7 @@ def doctor(
 
     Args:
         data: Folder with train/, val/ and test/, each with a folder for each class; or class
-            folders.
+            folders, a table, an export or an archive, as fit reads them.
         html: Also write an offline page that shows the pictures.
         fix: New folder for a cleaned copy, split anew, with hard links where possible: no
             unreadable picture, no file twice, no copies with different labels, all copies of a
@@ -55,12 +56,13 @@ def doctor(
         val_fraction: Share of --fix for validation (default: that of the folder's val/, else 0.2).
         test_fraction: Share of --fix for testing (default: that of the folder's test/, else 0).
         seed: Of the split of --fix.
-        layout: How the pictures are stored, if it cannot be recognised; see data.layout.
         check_labels: Also find pictures whose class the others contradict, by the features of a
             frozen base.
         backbone: The base for --check-labels (default: that of fit).
         weights: File of its weights (default: the hub's).
         device: auto, cpu, cuda or mps, for --check-labels.
+        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
+            and the like.
 
     Returns:
         What was found.
@@ -76,7 +78,7 @@ def doctor(
         $ vitlora doctor photos --check-labels --backbone vitlora/vit_micro_patch8_96
         $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
-    root = check_root(data, "--data")
+    root, layout = check_root(data, "--data"), LayoutOptions.named(reading)
     page = Path(html).expanduser() if html else None
     out = Path(fix).expanduser() if fix else None
     if page:
@@ -90,12 +92,11 @@ def doctor(
             raise UsageError(f"{option} is for --check-labels; add it")
     from vitlora.data.doctor import Survey, by_severity, examine, survey
     from vitlora.data.doctor.cleaned import Shares, write_cleaned
-    from vitlora.data.layouts.reading import LayoutOptions
 
     shares = Shares(val_fraction, test_fraction, seed)
     shares.of(Survey(root, ["all"]))  # a mistake in them is told before the work
     progress = _progress if sys.stderr.isatty() else None
-    found = survey(root, progress, LayoutOptions(layout))
+    found = survey(root, progress, layout)
     if not found.pictures:
         raise DataError(f"--data '{root}' has no pictures in class folders")
     findings = examine(found)

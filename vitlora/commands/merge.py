@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError
 from vitlora.files import write_whole
@@ -31,6 +32,7 @@ def merge(
     weights: str | None = None,
     base: Literal["trained", "full"] = "trained",
     data: str | Path | None = None,
+    **reading: str | Path,
 ) -> Merge:
     """Merges an adapter into its base: one file for timm.
 
@@ -45,6 +47,8 @@ def merge(
         base: Merge into the base as it was rounded in training (trained), or in full precision
             (full).
         data: Folder of pictures to compare on (default: the folder of training).
+        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
+            and the like.
 
     Returns:
         Where the file is, how to open it, and the proof.
@@ -61,6 +65,7 @@ def merge(
         $ vitlora merge checkpoints/waste5 waste5.safetensors --base full --data photos
     """
     check_there(checkpoint)
+    layout = LayoutOptions.named(reading)
     file = Path(output)
     proof_file = _proof_file(file)
     if data is not None:
@@ -70,7 +75,7 @@ def merge(
     from vitlora.evaluation.pictures import find_validation
 
     bundle = load_bundle(checkpoint)
-    pictures = find_validation(bundle, data)
+    pictures = find_validation(bundle, data, layout)
     pictures.setup("validate")  # leaves out unreadable ones
     root = pictures.folder.root
     tell(f"proving on the validation pictures of {root} …")

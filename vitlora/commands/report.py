@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitlora.bundle.folder import check_there, is_bundle
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
 from vitlora.files import check_target, write_whole
@@ -28,6 +29,7 @@ def report(
     output: str | Path | None = None,
     weights: str | None = None,
     device: str = "auto",
+    **reading: str | Path,
 ) -> Report:
     """Scores a bundle on labelled pictures, on one HTML page.
 
@@ -42,6 +44,8 @@ def report(
         output: Page to write; an earlier report is replaced (default: NAME-report.html here).
         weights: File of the frozen base's weights, if no longer where training found them.
         device: auto, cpu, cuda or mps.
+        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
+            and the like.
 
     Returns:
         Where the page is, and the scores.
@@ -57,11 +61,12 @@ def report(
         $ vitlora report checkpoints/waste5 --data photos --split val --output r.html
     """
     folder = check_there(checkpoint)
-    page = _page(folder, output)
+    page, layout = _page(folder, output), LayoutOptions.named(reading)
     if data is not None:
         check_root(data, "--data")
     options = {"data": data, "split": split, "output": output, "weights": weights}
     options["device"] = None if device == "auto" else device
+    options |= {f"data.{name}": value for name, value in layout.given().items()}
     given = [word for name, x in options.items() if x is not None for word in (f"--{name}", x)]
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
@@ -71,7 +76,7 @@ def report(
     from vitlora.hardware import pick_device
 
     where, bundle = pick_device(device), load_bundle(folder)
-    pictures = find_pictures(bundle, data, split)
+    pictures = find_pictures(bundle, data, split, layout)
     tell(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
     network = merged_network(bundle, weights, where)
     answers = answer(network, pictures.samples, bundle.record.preprocessing)

@@ -11,6 +11,7 @@ from pathlib import Path
 from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.folder import Sample
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.errors import BundleError, DataError, a_few, counted, nearest
 from vitlora.evaluation.seen import Seen, seen
 from vitlora.evaluation.training_folder import at_home, folder_of, same_split
@@ -91,6 +92,8 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
             if same_split(data, digests, split):
                 return None
             there, then = len(data.folder.splits[split]), sum(record["counts"].get(split, ()))
+            if there == then and not new:
+                return f"the {split} pictures of training were found by their content"
             return (
                 f"the folder is not as it was in training: of {then:,} {split} pictures held out "
                 f"then, {there:,} are there and count; {new:,} new ones are left out"
@@ -130,7 +133,10 @@ def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
 
 
 def find_pictures(
-    bundle: Bundle, root: str | Path | None = None, split: str | None = None
+    bundle: Bundle,
+    root: str | Path | None = None,
+    split: str | None = None,
+    reading: LayoutOptions | None = None,
 ) -> Pictures:
     """Returns the pictures to score a bundle on.
 
@@ -139,12 +145,13 @@ def find_pictures(
         root: Folder of pictures; None for that of training.
         split: ``train``, ``val``, ``test`` or ``all``; None takes ``test`` where there is one,
             else ``val``, else all. Class folders that training did not draw from are not split.
+        reading: How ``root`` is stored; None recognises it.
 
     Raises:
         DataError: There are no such pictures, or a class of the bundle is missing.
         BundleError: The split drawn from training's folder is no longer the one held out.
     """
-    data = folder_of(bundle, root)
+    data = folder_of(bundle, root, reading)
     digests, parts = bundle.record.split["digests"], data.folder.splits
     wanted = split or next(part for part in ("test", "val", "train") if part in parts)
     settled = settle(bundle, data, wanted)
@@ -166,7 +173,9 @@ def find_pictures(
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes), known)
 
 
-def find_validation(bundle: Bundle, root: str | Path | None = None) -> FolderData:
+def find_validation(
+    bundle: Bundle, root: str | Path | None = None, reading: LayoutOptions | None = None
+) -> FolderData:
     """Returns a folder whose validation pictures a bundle was not trained on, as far as is known.
 
     What a reader of the numbers must know of them is logged.
@@ -174,12 +183,13 @@ def find_validation(bundle: Bundle, root: str | Path | None = None) -> FolderDat
     Args:
         bundle: The bundle.
         root: Folder of pictures; None for that of training.
+        reading: How it is stored; None recognises it.
 
     Raises:
         DataError: There are no such pictures, or training pictures could be among them.
         BundleError: The split drawn from training's folder is no longer the one held out.
     """
-    data = folder_of(bundle, root)
+    data = folder_of(bundle, root, reading)
     where = data.folder.root
     if "val" not in data.folder.splits:
         raise DataError(

@@ -17,12 +17,15 @@ def at_home(bundle: Bundle, data: FolderData) -> bool:
     return address(data.folder.root) == bundle.record.split["root"]
 
 
-def folder_of(bundle: Bundle, root: str | Path | None = None) -> FolderData:
+def folder_of(
+    bundle: Bundle, root: str | Path | None = None, reading: LayoutOptions | None = None
+) -> FolderData:
     """Returns the folder of training or another one, its classes and draw as in training.
 
     Args:
         bundle: Says where the pictures lay, their classes and how they were split.
         root: Another folder; None for that of training.
+        reading: How it is stored; None or empty recognises it, and knows it of training's.
 
     Raises:
         DataError: Training's folder is not known, or is gone.
@@ -45,7 +48,7 @@ def folder_of(bundle: Bundle, root: str | Path | None = None) -> FolderData:
     if root is not None and (shared or address(root) != known):
         keys, layout = ["val", "test", "seed"], LayoutOptions()  # the rest is of training's folder
     options = {DRAW[key]: found[key] for key in keys if key in found}
-    options |= layout.given()
+    options |= ((reading and reading.given()) or layout.given()).items()
     classes = list(record.classes)  # a class without pictures is not measured
     data = FolderData(
         str(root or known), classes, known_classes=classes, skip_unreadable=True, **options

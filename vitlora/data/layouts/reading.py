@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from vitlora.data.archives import is_archive, open_file
 from vitlora.data.hub import hub_name
 from vitlora.data.listing import Listing, list_pictures
-from vitlora.errors import DataError, UsageError, a_few
+from vitlora.errors import DataError, UsageError, a_few, nearest
 
 # what people call the parts of a split -> what they are called here
 SPLIT_NAMES: Mapping[str, str] = {
@@ -56,6 +56,22 @@ class LayoutOptions:
     def of(cls, options: Mapping[str, Any]) -> "LayoutOptions":
         """Returns those among all the options under ``data``."""
         return cls(**{one.name: options.get(one.name) for one in fields(cls)})
+
+    @classmethod
+    def named(cls, options: Mapping[str, Any]) -> "LayoutOptions":
+        """Returns what a command was given besides its own options: ``data.layout``, ``layout``.
+
+        Raises:
+            UsageError: Another option is among them.
+        """
+        given = {name.removeprefix("data."): str(value) for name, value in options.items()}
+        names = [one.name for one in fields(cls)]
+        for name in given.keys() - names:
+            raise UsageError(
+                f"'{name}' does not say how pictures are stored{nearest(name, names)}; expected "
+                f"{', '.join(names)}"
+            )
+        return cls(**given)
 
     @classmethod
     def recorded(cls, split: Mapping[str, Any]) -> "LayoutOptions":
