@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
+from vitlora.data.class_names import doubts
 from vitlora.data.folder import SPLITS, Folder, Origin, Sample
 from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
@@ -87,6 +88,8 @@ def read_folder(
             f"{len(never):,} of {counted(len(reading.classes or ()), 'class')} that "
             f"{reading.source} names have no picture and are left out: {a_few(never, 5)}"
         )
+    counts = Counter(one.label for one in reading.pictures if one.label in labels)
+    notes += [f"{doubt.what}; {doubt.advice}" for doubt in doubts(counts)]
     if reading.passed_over:
         notes.append(f"passed over {describe(reading.passed_over)}")
     if "train" in splits and "val" not in splits and "all" not in splits:

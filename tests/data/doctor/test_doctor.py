@@ -17,6 +17,7 @@ from vitlora.data.doctor.finding import Finding
 from vitlora.data.doctor.leaks import leak_notes
 from vitlora.data.doctor.survey import survey
 from vitlora.data.duplicates import fingerprints
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError
 
@@ -300,6 +301,46 @@ def test_files_and_folders_without_permission_are_errors(root):
         (root / "val/a").chmod(0o755)
     assert findings["unreadable"].why == {"train/a/00.jpg": "no permission to read it"}
     assert findings["closed"].files == ["val/a/"]
+
+
+def test_two_spellings_of_a_class_are_named_with_their_counts(root):
+    (root / "train/A").mkdir()
+    for number in range(12):
+        scene(200 + number).save(root / f"train/A/{number}.jpg", quality=90)
+    finding = found(root)["alike_classes"]
+    assert finding.severity == "warning"
+    assert finding.what.endswith("accents: 'A' (12 pictures) and 'a' (15 pictures)")
+
+
+def test_a_tool_s_folder_for_no_label_is_found(root):
+    (root / "train/a").rename(root / "train/no_label")
+    (root / "val/a").rename(root / "val/no_label")
+    assert "'no_label' (15 pictures)" in found(root)["unlabelled_class"].what
+
+
+def by_table(root: Path, label) -> dict[str, Finding]:
+    """Returns what is found where a table says the class of each picture."""
+    pictures = sorted(root.glob("train/*/*.jpg"))
+    rows = [f"{one.relative_to(root)},{label(one)}" for one in pictures]
+    (root / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    findings = examine(survey(root, options=LayoutOptions("table")))
+    return {finding.kind: finding for finding in findings}
+
+
+def test_labels_of_a_table_that_the_class_folder_contradicts_are_found(root):
+    swapped = {"00": "b", "02": "b", "01": "a"}
+    finding = by_table(root, lambda one: swapped.get(one.stem, one.parent.name.upper()))
+    assert finding["other_folder"].why == {
+        "train/a/00.jpg": "labelled b",
+        "train/a/02.jpg": "labelled b",
+        "train/b/01.jpg": "labelled a",
+    }
+    assert "labels.csv" in finding["other_folder"].what
+
+
+@pytest.mark.parametrize("classes", ["xy", "aX"])
+def test_folders_that_are_no_classes_contradict_nothing(root, classes):
+    assert "other_folder" not in by_table(root, lambda one: classes[int(one.stem) % 3 > 0])
 
 
 COPIES = {

@@ -1,6 +1,6 @@
 """The folder doctor: what is wrong with an image folder, before it costs a training run."""
 
-from vitlora.data.doctor import flaws, leaks
+from vitlora.data.doctor import flaws, leaks, names
 from vitlora.data.doctor.finding import SEVERITIES, Finding
 from vitlora.data.doctor.survey import Survey
 
@@ -9,6 +9,8 @@ def examine(survey: Survey) -> list[Finding]:
     """Returns what is wrong with a folder, the worst first."""
     parts = (
         flaws.classes,
+        names.names,
+        names.folders,
         flaws.files,
         leaks.copies,
         leaks.giveaways,
