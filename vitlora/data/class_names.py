@@ -10,7 +10,7 @@ from vitlora.errors import a_few, counted, printable
 
 # what tools write for a picture that nobody has labelled: CVAT and Datumaro no_label, FiftyOne
 # _unlabeled, Roboflow unlabeled, Python None, pandas nan, JSON null
-_UNLABELLED = frozenset("nolabel unlabeled unlabelled none null nan undefined".split())
+_UNLABELLED = frozenset(["nolabel", "unlabeled", "unlabelled", "none", "null", "nan", "undefined"])
 
 
 class Doubt(NamedTuple):

@@ -19,7 +19,7 @@ def test_numbers_of_classes(tmp_path: Path) -> None:
         reading = read(root, layout="fiftyone")
         assert labels(reading) == {"data/1.jpg": "cat", "data/a.b.jpg": "dog"}
         assert reading.classes == ("dog", "cat")
-        assert reading.notes == (f"1 picture of {root} not used: no label in labels.json",)
+        assert reading.notes == (f"1 picture in {root} not used: no class in labels.json",)
 
 
 def test_the_file_may_be_the_root(tmp_path: Path) -> None:

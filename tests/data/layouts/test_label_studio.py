@@ -99,7 +99,7 @@ def test_json(tmp_path: Path) -> None:
         assert reading.layout == "label_studio"
         assert labels(reading) == {"1.jpg": "cat", "2.jpg": "1e3"}
         assert len(reading.notes) == 1
-        assert reading.notes[0].startswith(f"1 picture of {root} not used: no label in project-1")
+        assert reading.notes[0].startswith(f"1 picture in {root} not used: no class in project-1")
 
 
 def test_json_min(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with the names of classes, and labels that the folders of the pictures contradict."""
+"""Class names that look like a mistake, and labels that are not the folder of the picture."""
 
 from collections import Counter
 from collections.abc import Iterator

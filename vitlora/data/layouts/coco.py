@@ -6,14 +6,8 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from vitlora.data.layouts.exports import (
-    Entry,
-    Files,
-    checked,
-    exports_in,
-    json_of,
-    reading_of,
-)
+from vitlora.data.layouts.entries import Entry
+from vitlora.data.layouts.exports import Files, checked, exports_in, json_of, reading_of
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, a_few, printable, shown
 

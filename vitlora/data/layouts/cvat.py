@@ -6,7 +6,8 @@ from typing import ClassVar
 from xml.parsers import expat
 
 from vitlora.data.archives import open_file
-from vitlora.data.layouts.exports import Entry, Files, exports_in, reading_of
+from vitlora.data.layouts.entries import Entry
+from vitlora.data.layouts.exports import Files, exports_in, reading_of
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, counted, printable
 

@@ -8,14 +8,8 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 from urllib.parse import parse_qs, unquote
 
-from vitlora.data.layouts.exports import (
-    Entry,
-    Files,
-    checked,
-    exports_in,
-    json_of,
-    reading_of,
-)
+from vitlora.data.layouts.entries import Entry
+from vitlora.data.layouts.exports import Files, checked, exports_in, json_of, reading_of
 from vitlora.data.layouts.label_studio_tasks import Task, agreed, tasks_in
 from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading

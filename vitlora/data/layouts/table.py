@@ -3,25 +3,26 @@
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from vitlora.data.layouts.entries import (
+    Entry,
+    Finder,
+    check_labels,
+    checked_splits,
+    folder_splits,
+    listed,
+    notes_of,
+    pictures_of,
+    told_of,
+)
 from vitlora.data.layouts.folders import Folders
 from vitlora.data.layouts.label_names import named, names_in
 from vitlora.data.layouts.lookup import split_in
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal, split_of
-from vitlora.data.layouts.table_columns import Roles, names_pictures, roles_of
+from vitlora.data.layouts.table_columns import Roles, labels_in, names_pictures, roles_of
 from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
-from vitlora.data.layouts.table_rows import (
-    Finder,
-    TableRow,
-    check_labels,
-    checked_splits,
-    folder_splits,
-    pictures_of,
-    rows_of,
-)
 from vitlora.errors import DataError, VitloraError, a_few, counted, printable
 
 _MOST_TABLES = 100  # more than this lie beside their pictures, one for each
@@ -54,24 +55,23 @@ class Tables:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        finder = Finder(place, options)
+        finder = Finder(place, options, columns=True)
         files, unused = _chosen(place, options, finder)
         tables = [read_table(place, path) for path in files.values()]
         roles = [roles_of(table, options, finder.knows) for table in tables]
         rows = [row for pair in zip(tables, roles, strict=True) for row in _rows(*pair, len(files))]
         source = a_few(map(printable, files), 3)
-        with _told_of(source):
+        with told_of(source):
             labelled = _labelled(rows, roles)
         labels = {row.where: row.labels[0] for row in labelled}
         names, beside, notes = _names(place, options, files, {*labels.values()})
         labels = named(labels, names, options.label_names or "")
         labelled = [row._replace(labels=(labels[row.where],)) for row in labelled]
-        with _told_of(source):
+        with told_of(source):
             splits = checked_splits(labelled)
-            found = finder.find(labelled, splits)
-            if not any(splits):
-                splits = folder_splits(labelled, [name for _, name in found])
-            pictures, repeated = pictures_of(labelled, found, splits)
+            pairs = finder.find(labelled, splits)
+            splits = splits if any(splits) else folder_splits(labelled, pairs)
+            pictures = pictures_of(labelled, pairs, splits)
         return Reading(
             self.name,
             source,
@@ -81,8 +81,7 @@ class Tables:
                 *unused,
                 *notes,
                 *_grouped(source, roles, any(splits)),
-                *_repeated(source, repeated),
-                *_unlabelled(source, finder.place, len(pictures), len(rows) - len(labelled)),
+                *notes_of(source, finder.place, labelled, pairs, len(rows) - len(labelled)),
             ),
             read_from=(*files, *beside),
         )
@@ -172,20 +171,42 @@ def _split(name: str) -> str:
     return split_of(folder.rpartition("/")[2]) or (splits.pop() if len(splits) == 1 else "")
 
 
-def _rows(table: Table, roles: Roles, tables: int) -> list[TableRow]:
-    return rows_of(table, roles, _split(table.name), f"{table.name} " if tables > 1 else "")
+def _rows(table: Table, roles: Roles, tables: int) -> list[Entry]:
+    """Returns what the rows of a table say, each named with its file where there are several.
+
+    Raises:
+        DataError: A cell under a class is neither 0 nor 1, or rows name no picture.
+    """
+    files, nothing = table.cells(roles.file), [""] * len(table.numbers)
+    said = zip(
+        files,
+        labels_in(table, roles),
+        table.cells(roles.split) if roles.split else [_split(table.name)] * len(files),
+        table.cells(roles.group) if roles.group else nothing,
+        strict=True,
+    )
+    before = f"{table.name} " if tables > 1 else ""
+    beside = table.name.rpartition("/")[0]
+    rows = [
+        Entry(
+            before + table.where(number),
+            (file,),
+            tuple(map(normal, labels)),
+            split,
+            normal(group),
+            beside,
+        )
+        for number, (file, labels, split, group) in enumerate(said)
+    ]
+    if without := [row for row in rows if not row.written]:
+        raise DataError(
+            f"{table.name}: {counted(len(without), 'row')} without a picture in the column "
+            f"'{printable(roles.file, 80)}': {listed(without)}; name it, or leave the row out"
+        )
+    return rows
 
 
-@contextmanager
-def _told_of(source: str) -> Iterator[None]:
-    """Puts the tables' names before what is wrong with their rows."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
-
-
-def _labelled(rows: Sequence[TableRow], roles: Iterable[Roles]) -> list[TableRow]:
+def _labelled(rows: Sequence[Entry], roles: Iterable[Roles]) -> list[Entry]:
     """Returns the rows with a class.
 
     Raises:
@@ -254,17 +275,3 @@ def _grouped(source: str, roles: Iterable[Roles], split: bool) -> Iterator[str]:
             f"pictures with the same {a_few(map(printable, columns))} in {source} stay on one side "
             "of the split"
         )
-
-
-def _repeated(source: str, count: int) -> Iterator[str]:
-    if count:
-        yield f"{counted(count, 'row')} of {source} repeat a row before"
-
-
-def _unlabelled(source: str, place: Place, used: int, empty: int) -> Iterator[str]:
-    """Yields how many pictures have no class."""
-    rows = f" ({counted(empty, 'row')} with an empty one)" if empty else ""
-    if unused := len(place.pictures) - used:
-        yield f"{counted(unused, 'picture')} in {place.root} not used: no class in {source}{rows}"
-    elif empty:
-        yield f"{counted(empty, 'row')} of {source} not used: no class"

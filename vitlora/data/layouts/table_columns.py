@@ -23,7 +23,10 @@ _LABELS = (
 _SPLITS = "split splits set subset dataset partition datasplit"
 _GROUPS = "group groupid patient patientid subject subjectid lesion lesionid session sessionid"
 _LOOKED_AT = 100  # values by which a column of pictures is known
-_ONE_HOT_FILE = "_classes.csv"  # Roboflow's
+_ONE_HOT_FILE, _NO_CLASS = (
+    "_classes.csv",
+    "Unlabeled",
+)  # Roboflow's; 1 for a picture without a class
 _ZERO_OR_ONE = {"": False, "0": False, "0.0": False, "1": True, "1.0": True}
 
 
@@ -75,7 +78,7 @@ def roles_of(
     if given["label"]:
         return Roles(file, given["label"], (), split, group)
     if table.name.rpartition("/")[2] == _ONE_HOT_FILE:
-        return Roles(file, "", tuple(left), split, group)
+        return Roles(file, "", tuple(name for name in left if name != _NO_CLASS), split, group)
     if label := _label(table, left, peeked):
         return Roles(file, label, (), split, group)
     if len(left) > 1 and all(_is_zero_or_one(table, name) for name in left):
