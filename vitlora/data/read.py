@@ -47,6 +47,7 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
     options = options or LayoutOptions()
     place = Place(check_root(root))
     layout = layout_named(options.layout) if options.layout else recognised(place, options)
+    options.check_used(layout)
     return place, layout.read(place, options)
 
 

@@ -284,5 +284,5 @@ def test_several_exports_are_refused(tmp_path: Path) -> None:
     task = ({"image": "1.jpg"}, [annotation(choice("cat"))])
     for name in ("a.json", "b.json"):
         write(tmp_path / name, full([task]))
-    with pytest.raises(DataError, match=r"several Label Studio exports \(a.json, b.json\)"):
+    with pytest.raises(DataError, match=r"several exports of Label Studio \(a.json, b.json\)"):
         read(tmp_path)

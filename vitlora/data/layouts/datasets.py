@@ -14,7 +14,7 @@ from vitlora.data.archives import open_file, size_and_time
 from vitlora.data.hub import arrow_files
 from vitlora.data.layouts.columns import Columns, columns_of, paths_alone, splits_in, texts
 from vitlora.data.layouts.label_names import named, names_in
-from vitlora.data.layouts.reading import Labelled, LayoutOptions, Place, Reading, split_of
+from vitlora.data.layouts.reading import COLUMNS, Labelled, LayoutOptions, Place, Reading, split_of
 from vitlora.data.layouts.shards import one_dataset, shard_splits
 from vitlora.data.rows import Rows, can_be_mapped, copy_rows
 from vitlora.data.waiting import shown
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".parquet", ".arrow")
 _CACHE = "~/.cache/vitlora/rows"
-_USED = ("file_column", "label_column", "split_column", "group_column", "label_names")
 
 
 class Datasets:
@@ -33,6 +32,7 @@ class Datasets:
 
     name: ClassVar[str] = "datasets"
     what: ClassVar[str] = "Parquet or Arrow files that hold the pictures"
+    uses: ClassVar[tuple[str, ...]] = (*COLUMNS, "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
         """See ``Layout``. Beside pictures, such a file would be a table of them."""
@@ -40,7 +40,6 @@ class Datasets:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, *_USED)
         shards = _on_hub(place.hub) if place.hub else _here(place)
         columns = _columns(shards, options)
         rows = [row for shard in shards for row in _rows(shard, columns)]

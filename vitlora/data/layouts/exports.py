@@ -3,10 +3,11 @@
 import codecs
 import io
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from vitlora.data.archives import open_file
 from vitlora.data.layouts.entries import (
@@ -28,20 +29,47 @@ Kind = TypeVar("Kind")
 Files = dict[str, Path]  # by their names in the place
 
 
-def exports_in(place: Place, ending: str, like: Callable[[bytes], bool]) -> Files:
-    """Returns the files of a place that look like a tool's exports.
+class Export(ABC):
+    """What the exports of labelling tools have in common, as layouts.
 
-    Args:
-        place: Where to look; a file that was named is the only one looked at.
-        ending: Of such files, with the dot.
-        like: Tells from the first 64 KiB, without what comes before the first character, and the
-            last.
+    Attributes:
+        ending: Of their files, with the dot.
+        wanted: What to say where there is none.
     """
-    files = {place.file.name: place.file} if place.file else place.others
-    found = {name: path for name, path in files.items() if path.suffix.lower() == ending}
-    if len(found) > _MOST_FILES:
-        return {}
-    return {name: path for name, path in found.items() if like(_ends(path))}
+
+    uses: ClassVar[tuple[str, ...]] = ("images",)
+    ending: ClassVar[str] = ".json"
+    wanted: ClassVar[str]
+
+    @abstractmethod
+    def is_one(self, ends: bytes) -> bool:
+        """Returns whether a file is such an export.
+
+        Args:
+            ends: Its first 64 KiB, from the first character on, and its last.
+        """
+
+    def recognises(self, place: Place, options: LayoutOptions) -> bool:
+        """See ``Layout``."""
+        return bool(self.files(place))
+
+    def files(self, place: Place) -> Files:
+        """Returns the exports in a place; a file that was named is the only one looked at."""
+        files = {place.file.name: place.file} if place.file else place.others
+        found = {name: path for name, path in files.items() if path.suffix.lower() == self.ending}
+        if len(found) > _MOST_FILES:
+            return {}
+        return {name: path for name, path in found.items() if self.is_one(_ends(path))}
+
+    def found(self, place: Place) -> Files:
+        """Returns the same.
+
+        Raises:
+            DataError: There are none.
+        """
+        if not (files := self.files(place)):
+            raise DataError(f"{place.root} has no {self.wanted}")
+        return files
 
 
 def json_of(place: Place, path: Path) -> Any:

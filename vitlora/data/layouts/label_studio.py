@@ -9,10 +9,10 @@ from typing import ClassVar
 from urllib.parse import parse_qs, unquote
 
 from vitlora.data.layouts.entries import Entry
-from vitlora.data.layouts.exports import Files, checked, exports_in, json_of, reading_of
+from vitlora.data.layouts.exports import Export, checked, json_of, reading_of
 from vitlora.data.layouts.label_studio_tasks import Task, agreed, tasks_in
 from vitlora.data.layouts.lookup import Lookup
-from vitlora.data.layouts.reading import LayoutOptions, Place, Reading
+from vitlora.data.layouts.reading import COLUMNS, LayoutOptions, Place, Reading
 from vitlora.data.listing import SUFFIXES
 from vitlora.errors import DataError, UsageError, a_few, counted, nearest, printable
 
@@ -20,7 +20,7 @@ _PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # what it puts before the name of an
 _SPLIT = "split"  # the field that names splits, unless data.split_column is another
 
 
-class LabelStudio:
+class LabelStudio(Export):
     """A list of tasks with annotations (JSON), or of entries with a choice each (JSON-MIN).
 
     As https://labelstud.io/guide/export and https://labelstud.io/guide/task_format describe them,
@@ -36,36 +36,27 @@ class LabelStudio:
 
     name: ClassVar[str] = "label_studio"
     what: ClassVar[str] = "Label Studio's export as JSON or JSON-MIN, with choices"
+    uses: ClassVar[tuple[str, ...]] = ("images", *COLUMNS)
+    wanted: ClassVar[str] = "export of Label Studio, as JSON or JSON-MIN"
 
-    def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``."""
-        return bool(_exports(place))
+    def is_one(self, ends: bytes) -> bool:
+        """See ``Export``."""
+        full = b'"annotations"' in ends or b'"completions"' in ends
+        return bool(re.match(rb"\[\s*\{", ends)) and (full or b'"annotation_id"' in ends)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        columns = ("file_column", "label_column", "split_column", "group_column")
-        options.check_used(self.name, "images", *columns)
-        files = _exports(place)
-        if len(files) != 1:
-            found = f"several Label Studio exports ({a_few(files, 5)})" if files else "no export"
+        files = self.found(place)
+        if len(files) > 1:
             raise DataError(
-                f"{place.root} has {found}; expected one of Label Studio's, as JSON or JSON-MIN: "
-                "name it as data.root"
+                f"{place.root} has several exports of Label Studio ({a_few(files, 5)}); name the "
+                "one to read as data.root"
             )
         ((file, path),) = files.items()
         tasks = tasks_in(checked(json_of(place, path), list, file), file)
         lookup = Lookup(place, options)
         entries = list(_entries(tasks, file, lookup, options))
         return reading_of(self.name, files, entries, place, options)
-
-
-def _exports(place: Place) -> Files:
-    return exports_in(place, ".json", _is_label_studio)
-
-
-def _is_label_studio(ends: bytes) -> bool:
-    full = b'"annotations"' in ends or b'"completions"' in ends
-    return bool(re.match(rb"\[\s*\{", ends)) and (full or b'"annotation_id"' in ends)
 
 
 def _entries(

@@ -19,6 +19,8 @@ SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
+COLUMNS = ("file_column", "label_column", "split_column", "group_column")  # options of tables
+
 
 def split_of(name: str) -> str | None:
     """Returns ``train``, ``val`` or ``test`` for a split's usual names, in any case; else None."""
@@ -87,16 +89,15 @@ class LayoutOptions:
         known = {name: place for name, place in places.items() if place is not None}
         return replace(self, **{n: str(Path(p).expanduser().resolve()) for n, p in known.items()})
 
-    def check_used(self, layout: str, *used: str) -> None:
+    def check_used(self, layout: "Layout") -> None:
         """Refuses options that a layout does not look at.
 
         Raises:
             UsageError: There are some.
         """
-        unused = sorted(self.given().keys() - {"layout", *used})
-        if unused:
+        if unused := sorted(self.given().keys() - {"layout", *layout.uses}):
             names = a_few(f"data.{name}" for name in unused)
-            raise UsageError(f"the layout {layout} does not use {names}; leave it out")
+            raise UsageError(f"the layout {layout.name} does not use {names}; leave it out")
 
     def given(self) -> dict[str, str]:
         """Returns the options that were given, by name."""
@@ -155,13 +156,15 @@ class Layout(Protocol):
     Attributes:
         name: What ``data.layout`` calls it.
         what: What it reads, in a few words, for messages and help.
+        uses: The options that it looks at; the others are refused.
     """
 
     name: ClassVar[str]
     what: ClassVar[str]
+    uses: ClassVar[tuple[str, ...]]
 
     def recognises(self, place: "Place", options: LayoutOptions) -> bool:
-        """Returns whether a place is stored in this way, by its look; nothing is reported yet."""
+        """Returns whether a place looks as if it were stored in this way; reports nothing."""
         ...
 
     def read(self, place: "Place", options: LayoutOptions) -> Reading:

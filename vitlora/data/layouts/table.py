@@ -19,8 +19,7 @@ from vitlora.data.layouts.entries import (
 )
 from vitlora.data.layouts.folders import Folders
 from vitlora.data.layouts.label_names import named, names_in
-from vitlora.data.layouts.lookup import split_in
-from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal, split_of
+from vitlora.data.layouts.reading import COLUMNS, LayoutOptions, Place, Reading, normal, split_of
 from vitlora.data.layouts.table_columns import Roles, labels_in, names_pictures, roles_of
 from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
 from vitlora.errors import DataError, VitloraError, a_few, counted, printable
@@ -37,6 +36,7 @@ class Tables:
 
     name: ClassVar[str] = "table"
     what: ClassVar[str] = "a table (.csv, .tsv, .jsonl, .parquet) of pictures and their classes"
+    uses: ClassVar[tuple[str, ...]] = (*COLUMNS, "images", "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
         """See ``Layout``. Beside class folders, a table counts if it gives pictures a class."""
@@ -51,7 +51,7 @@ class Tables:
             return True
         # pictures, a table and nothing else: reading it will say what is wrong with it
         alone = all(name.lower().endswith(_TEXTS) for name in place.others)
-        return alone and bool(finder.place.pictures) and not has_class_folders(place)
+        return alone and bool(finder.place.pictures) and not Folders().recognises(place, options)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
@@ -85,18 +85,6 @@ class Tables:
             ),
             read_from=(*files, *beside),
         )
-
-
-def has_class_folders(place: Place) -> bool:
-    """Returns whether the folders of a place give its pictures at least two classes.
-
-    Those called ``train_images`` and ``test_images`` do not.
-    """
-    try:
-        labels = {one.label for one in Folders().read(place, LayoutOptions()).pictures}
-    except DataError:
-        return False
-    return len({label for label in labels if not split_in(label)}) > 1
 
 
 def _tables(place: Place) -> Files:

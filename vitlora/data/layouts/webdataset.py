@@ -27,6 +27,7 @@ class WebDataset:
     what: ClassVar[str] = (
         "tar shards in which 000017.jpg has its label in 000017.cls, .json or .txt"
     )
+    uses: ClassVar[tuple[str, ...]] = ("label_column", "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
         """See ``Layout``. Captions beside pictures in class folders are no labels."""
@@ -40,7 +41,6 @@ class WebDataset:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, "label_column", "label_names")
         shards = [_Tar(path, place) for path in _tars(place)]
         if not shards:
             raise DataError(f"{place.root} holds no tar files; expected shard-000000.tar and so on")
