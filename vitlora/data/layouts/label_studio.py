@@ -14,7 +14,7 @@ from vitlora.data.layouts.label_studio_tasks import Task, agreed, tasks_in
 from vitlora.data.layouts.lookup import Lookup
 from vitlora.data.layouts.reading import COLUMNS, LayoutOptions, Place, Reading
 from vitlora.data.listing import SUFFIXES
-from vitlora.errors import DataError, UsageError, a_few, counted, nearest, printable
+from vitlora.errors import DataError, a_few, counted, printable
 
 _PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # what it puts before the name of an uploaded file
 _SPLIT = "split"  # the field that names splits, unless data.split_column is another
@@ -69,8 +69,8 @@ def _entries(
     """
     fields = dict.fromkeys(key for task in tasks for key in task.data)
     picture = _picture_field(tasks, fields, file, options)
-    split = _field(fields, "split_column", options.split_column) or _SPLIT
-    group = _field(fields, "group_column", options.group_column)
+    split = options.column("split", fields, file) or _SPLIT
+    group = options.column("group", fields, file)
     question = _question(tasks, {picture, split, group}, file, options)
     names = _Names(lookup)
     disagreed: list[str] = []
@@ -105,7 +105,7 @@ def _picture_field(
         UsageError: There is none of the name given.
         DataError: None or several look like it.
     """
-    if given := _field(fields, "file_column", options.file_column):
+    if given := options.column("file", fields, file):
         return given
     found = {k: None for task in tasks for k, value in task.data.items() if _is_picture(value)}
     if len(found) != 1:
@@ -127,7 +127,7 @@ def _question(
     """
     asked = {key: None for task in tasks for one in task.answers for key in one.choices}
     found = {key: None for key in asked if key not in {*others}}
-    if given := _field(asked, "label_column", options.label_column):
+    if given := options.column("label", asked, file):
         return given
     if not found:
         raise DataError(
@@ -139,19 +139,6 @@ def _question(
             f"{file}: {_listed(found)} may hold the classes; choose with data.label_column"
         )
     return next(iter(found))
-
-
-def _field(known: Mapping[str, None], option: str, given: str | None) -> str:
-    """Returns the name given by an option; empty for none.
-
-    Raises:
-        UsageError: It is not among those known.
-    """
-    if given is not None and given not in known:
-        raise UsageError(
-            f"data.{option} is '{given}'{nearest(given, known)}; the export has {_listed(known)}"
-        )
-    return given or ""
 
 
 def _listed(fields: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What a layout makes of a place: pictures with a class, and a split where the place gives one."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from vitlora.data.archives import is_archive, open_file
 from vitlora.data.hub import hub_name
 from vitlora.data.listing import Listing, list_pictures
-from vitlora.errors import DataError, UsageError, a_few, nearest
+from vitlora.errors import DataError, UsageError, a_few, nearest, printable
 
 # what people call the parts of a split -> what they are called here
 SPLIT_NAMES: Mapping[str, str] = {
@@ -98,6 +98,25 @@ class LayoutOptions:
         if unused := sorted(self.given().keys() - {"layout", *layout.uses}):
             names = a_few(f"data.{name}" for name in unused)
             raise UsageError(f"the layout {layout.name} does not use {names}; leave it out")
+
+    def column(self, role: str, known: Collection[str], where: str) -> str:
+        """Returns the column that an option names; empty if it was not given.
+
+        Args:
+            role: ``file``, ``label``, ``split`` or ``group``.
+            known: The columns there are.
+            where: The table, for errors.
+
+        Raises:
+            UsageError: There is none of that name.
+        """
+        name = getattr(self, f"{role}_column")
+        if name is not None and name not in known:
+            raise UsageError(
+                f"data.{role}_column is '{name}'{nearest(name, known)}, which is no column of "
+                f"{where}; found: {a_few(printable(one, 40) for one in known)}"
+            )
+        return name or ""
 
     def given(self) -> dict[str, str]:
         """Returns the options that were given, by name."""

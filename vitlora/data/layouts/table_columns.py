@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vitlora.data.layouts.reading import LayoutOptions, split_of
 from vitlora.data.layouts.table_file import Table
-from vitlora.errors import DataError, UsageError, a_few, nearest, printable
+from vitlora.errors import DataError, a_few, printable
 
 # Names of columns, the likeliest first: without what parts their words, in small letters.
 _FILES = (
@@ -65,7 +65,7 @@ def roles_of(
         DataError: There is no column of pictures or classes; or there are several of classes.
     """
     given = {
-        role: _given(table, f"{role}_column", getattr(options, f"{role}_column"))
+        role: options.column(role, table.columns, table.name)
         for role in ("file", "label", "split", "group")
     }
     left = [name for name in table.columns if name not in given.values() and not _is_index(name)]
@@ -118,22 +118,6 @@ def labels_in(table: Table, roles: Roles) -> list[tuple[str, ...]]:
 def _is_index(name: str) -> bool:
     """Returns whether a column holds the numbers that pandas gives rows."""
     return re.fullmatch(r"(Unnamed: \d+|__index_level_\d+__)?", name) is not None
-
-
-def _given(table: Table, option: str, name: str | None) -> str:
-    """Returns the column of a name that was given; empty if none was.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if name is None:
-        return ""
-    if name not in table.columns:
-        raise UsageError(
-            f"data.{option} is '{name}'{nearest(name, table.columns)}, which is no column of "
-            f"{table.name}; found: {_shown(table.columns)}"
-        )
-    return name
 
 
 def _file(table: Table, columns: Sequence[str], is_picture: Callable[[str], bool]) -> str:
