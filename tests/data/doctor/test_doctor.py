@@ -371,6 +371,18 @@ def test_planted_copy_is_found_and_no_other(root, kind):
     assert findings[kind].count == 1
 
 
+def test_scenes_that_fit_may_part_are_a_warning_that_says_how_not_to(root):
+    (root / "val").rename(root / "test")
+    copy(root / "train/a/00.jpg", root / "train/a/copy.png", "alike")
+    for place in (root, root / "train"):  # val is drawn from train, or from all
+        finding = found(place)["alike_twice"]
+        assert finding.severity == "warning" and "--data.groups duplicates" in finding.advice
+    data = FolderData(str(root / "train"), groups="duplicates")
+    names = {"a/00.jpg", "a/copy.png"}
+    in_train = {s.path.relative_to(root / "train").as_posix() for s in data.folder.splits["train"]}
+    assert names <= in_train or not names & in_train
+
+
 def test_copy_in_another_split_and_class_is_both(root):
     copy(root / "train/a/00.jpg", root / "val/b/copy.jpg", "same")
     assert found(root).keys() == {"same_two_labels", "same_two_splits"}
@@ -414,8 +426,8 @@ def test_training_is_warned_of_copies_in_a_line_each(root):
     folder = read_folder(root)
     prints = fingerprints(s.path for samples in folder.splits.values() for s in samples)[0]
     assert list(leak_notes(folder, prints)) == [
-        "1 scene stands in two splits or more, such as train/a/00.jpg and val/b/copy.jpg",
-        "1 scene stands in two classes or more, such as train/a/00.jpg and val/b/copy.jpg",
+        "1 scene is in two or more splits, such as train/a/00.jpg and val/b/copy.jpg",
+        "1 scene is in two or more classes, such as train/a/00.jpg and val/b/copy.jpg",
     ]
     (root / "val/b/copy.jpg").unlink()
     assert list(leak_notes(read_folder(root), prints)) == []

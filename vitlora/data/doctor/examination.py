@@ -8,11 +8,11 @@ from vitlora.data.doctor.survey import Survey
 def examine(survey: Survey) -> list[Finding]:
     """Returns what is wrong with a folder, the worst first."""
     parts = (
-        flaws.classes,
-        names.names,
-        names.folders,
         flaws.files,
+        names.folders,
+        names.names,
         leaks.copies,
+        flaws.classes,
         leaks.giveaways,
         flaws.looks,
         flaws.unused,

@@ -80,7 +80,7 @@ def classes(survey: Survey) -> Iterator[Finding]:
             list(others),
             others,
         )
-    if survey.splits == ["all"] and len(survey.classes) > 1 and not to_train:
+    if survey.drawn and len(survey.classes) > 1 and not to_train:
         yield from _not_splittable(survey)
     train = {label: counts["train", label] + counts["all", label] for label in survey.classes}
     train = {label: count for label, count in train.items() if count}
@@ -112,10 +112,12 @@ def classes(survey: Survey) -> Iterator[Finding]:
 
 
 def _not_splittable(survey: Survey) -> Iterator[Finding]:
-    """Yields what ``fit`` would say if it could not split class folders, in its own words."""
+    """Yields what ``fit`` would say if it could hold out nothing to validate, in its own words."""
     numbers = {label: number for number, label in enumerate(survey.classes)}
     samples = [
-        Sample(picture.path, numbers[picture.label], picture.name) for picture in survey.readable
+        Sample(picture.path, numbers[picture.label], picture.name)
+        for picture in survey.readable
+        if picture.split == survey.drawn
     ]
     pool = Folder(survey.root, tuple(survey.classes), {"all": samples})
     try:
@@ -148,7 +150,7 @@ def files(survey: Survey) -> Iterator[Finding]:
         )
     yield from _those(
         survey,
-        lambda p: bool(endings(p.format)) and p.path.suffix.lower() not in endings(p.format),
+        _is_misnamed,
         "wrong_ending",
         "warning",
         "pictures whose ending is not that of what they hold",
@@ -286,6 +288,13 @@ def _those(
     if pictures:
         reasons = {picture.name: why(picture) for picture in pictures} if why else {}
         yield Finding(kind, severity, what, advice, [p.name for p in pictures], reasons)
+
+
+def _is_misnamed(picture: Picture) -> bool:
+    """Returns whether a file has another ending than its format; rows of a dataset have none."""
+    right = endings(picture.format)
+    named = bool(picture.path.suffix) or picture.path.exists()
+    return bool(right) and named and picture.path.suffix.lower() not in right
 
 
 def _size(picture: Picture) -> str:

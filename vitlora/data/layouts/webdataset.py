@@ -60,7 +60,7 @@ class WebDataset:
         pictures.sort(key=lambda one: one.name)
         bare = len(labels) - len(pictures)
         notes = (f"{counted(bare, 'picture')} without a label not used",) if bare else ()
-        read_from = tuple(shard.name for shard in shards)
+        read_from = (*(shard.name for shard in shards), *_NAMES)
         return Reading(
             self.name, f".{kind} files", pictures, names or None, {}, (), notes, read_from
         )
