@@ -1,6 +1,6 @@
 """How many wrong labels ``doctor --check-labels`` finds, and how many of its finds are wrong.
 
-    python benchmarks/label_noise.py --data TRASHNET --weights VIT_TINY [--out FILE.jsonl]
+    python benchmarks/label_noise.py --data FOLDER ... --weights VIT_TINY [--out FILE.jsonl]
 
 Of all pictures of ``--data`` 3% get another label, drawn by a seed; the features are those of a
 frozen ViT-Tiny, or of the micro-ViT that ships with vitlora. Labels that were wrong before count
@@ -12,6 +12,7 @@ the probe's answer does not share.
 import argparse
 import json
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -26,21 +27,21 @@ SHARE, SEEDS = 0.03, 3
 
 
 def main() -> None:
-    """Prints and keeps one JSON line for each base and seed."""
+    """Prints and keeps one JSON line for each folder, base and seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/label_noise.jsonl"))
     options = parser.parse_args()
-    folder = read_folder(options.data).pooled()
     with options.out.open("w") as out:
-        for name in BASES:
+        for root, name in product(options.data, BASES):
+            folder = read_folder(root).pooled()
             weights = options.weights if name.startswith("timm/") else None
             base = load_backbone(name, len(folder.classes), weights)
             answers = answer(base.module.eval(), folder.splits["all"], base.preprocessing)
             for seed in range(SEEDS):
                 found = _found(answers.features, answers.labels, seed)
-                row = {"data": options.data.name, "base": name, "seed": seed, **found}
+                row = {"data": root.name, "base": name, "seed": seed, **found}
                 print(json.dumps(row), flush=True)
                 out.write(json.dumps(row) + "\n")
 
