@@ -37,7 +37,7 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
 
     Args:
         root: A folder, an archive, or a file that lists pictures.
-        options: What is said of it; the layout is recognised unless it is among them.
+        options: How it is stored; the layout is recognised unless it is among them.
 
     Raises:
         DataError: The place is missing, no layout fits, or several do; or the layout finds
@@ -64,7 +64,7 @@ def read_folder(
         classes: The classes to use, in label order; None for all, in the order the place gives
             them, else sorted by name.
         known: Classes that come first, in this order, and need no picture.
-        options: What is said of the place.
+        options: How the place is stored.
 
     Raises:
         DataError: As ``read_place``; or a class has no picture to train on.

@@ -77,7 +77,7 @@ def test_a_folder_for_each_split(tmp_path: Path) -> None:
             "1 picture listed twice, with something else each time: data/1 and 1 ",
         ),
         ({"labels": [1]}, "labels is .1.; expected an object"),
-        ({"classes": ["dog", "dog"]}, "classes has a name twice: dog"),
+        ({"classes": ["dog", "dog"]}, "classes 0 and 1 have one name, 'dog'"),
         ({"classes": ["dog", 5]}, "class 1 is 5; expected text"),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_parquet_file_is_understood(tmp_path):
     assert labels(reading) == CATS
     assert [one.group for one in reading.pictures] == ["1", "1", "2", ""]
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1 nothing")
-    assert "metadata.parquet is no whole Parquet file" in refused(tmp_path)
+    assert "metadata.parquet is not a whole Parquet file" in refused(tmp_path)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

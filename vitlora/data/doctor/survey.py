@@ -1,4 +1,4 @@
-"""Everything that lies in an image folder, looked at once: what the folder doctor judges."""
+"""One look at everything in an image folder, from which the folder doctor judges."""
 
 import os
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class Survey:
         pictures: In the order of their names.
         unused: Names of files and folders that training passes over, by kind: ``hidden``,
             ``beside`` (pictures without a class), ``folders`` (without a picture that has one),
-            ``other`` (files that are no pictures), ``linked`` (links to folders that are looked
+            ``other`` (files that are not pictures), ``linked`` (links to folders that are looked
             through anyway), ``closed`` (folders that may not be read).
         depth: The scale of the training pictures deeper than 8 bits.
     """
@@ -119,10 +119,10 @@ def survey(
     Args:
         root: As ``data.root``.
         report: Called with the number of pictures done and of all, now and then.
-        options: What is said of the folder; its layout is recognised unless it is among them.
+        options: How the folder is stored; the layout is recognised unless it is among them.
 
     Raises:
-        DataError: There is no such folder, or it cannot be told what is a class.
+        DataError: There is no such folder, or its classes are unclear.
         UsageError: There is no layout of that name.
     """
     place, reading = read_place(root, options)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from vitlora.data.layouts.entries import Entry
 from vitlora.data.layouts.exports import Export, checked, json_of, reading_of
-from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
+from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of_file
 from vitlora.errors import DataError, a_few, printable, shown
 
 
@@ -37,7 +37,7 @@ class Coco(Export):
         wholes = {name: checked(json_of(place, path), dict, name) for name, path in files}
         # some list pictures alone: image_info_test2017.json
         wholes = {name: one for name, one in wholes.items() if one.get("annotations")} or wholes
-        splits = {name: _split(name) for name in wholes}
+        splits = {name: split_of_file(name) for name in wholes}
         _check_splits(place, splits)
         known: dict[str, None] = {}  # classes in the order of their ids, the first file's first
         entries: list[Entry] = []
@@ -46,16 +46,6 @@ class Coco(Export):
             known |= dict.fromkeys(names.values())
             entries += _entries(whole, name, names, splits[name])
         return reading_of(self.name, wholes, entries, place, options, [*known])
-
-
-def _split(file: str) -> str:
-    """Returns the split that a file's name, or else its folder's, speaks of; empty for none."""
-    path = PurePosixPath(file)
-    for text in (path.stem, path.parent.name):
-        words = re.findall("[a-z]+", text.lower())
-        if len(found := {split for word in words if (split := split_of(word))}) == 1:
-            return found.pop()
-    return ""
 
 
 def _check_splits(place: Place, splits: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ _NO_SUBSET = "default"  # what CVAT writes for a task of a project that is in no
 
 
 class Cvat(Export):
-    """``<image name="1.jpg"><tag label="cat"/></image>``; boxes and tracks are no classes.
+    """``<image name="1.jpg"><tag label="cat"/></image>``; boxes and tracks give no class.
 
     As https://docs.cvat.ai/docs/other/xml_format describes version 1.1, and as CVAT 2 writes it
     (``dump_as_cvat_annotation`` and ``_export_project`` in

@@ -120,9 +120,9 @@ def reading_of(
         classes: Their names in label order, where the exports give an order.
 
     Raises:
-        DataError: No picture has a label; or some have several, a class that is no plain text, a
+        DataError: No picture has a label; or some have several, a class that is not plain text, a
             split of an unknown name or none where others have one; or some are not there, or are
-            there once for several entries. All of one kind are told at once.
+            there once for several entries. One error lists all of a kind.
     """
     files = tuple(files)
     source = a_few(files, 3)

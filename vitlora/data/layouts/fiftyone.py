@@ -1,15 +1,15 @@
 """FiftyOne's ``labels.json`` beside a folder ``data/``."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
 from vitlora.data.layouts.entries import Entry
 from vitlora.data.layouts.exports import Export, Files, checked, json_of, reading_of
+from vitlora.data.layouts.label_names import checked_names
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
-from vitlora.errors import DataError, a_few, printable, shown
+from vitlora.errors import DataError, printable, shown
 
 
 class FiftyOne(Export):
@@ -48,7 +48,8 @@ class FiftyOne(Export):
         entries: list[Entry] = []
         for file, path in files.items():
             whole = checked(json_of(place, path), dict, file)
-            classes = _classes(whole.get("classes"), file)
+            names = checked(whole.get("classes") or [], list, f"{file}, classes")
+            classes = checked_names(names, f"{file}, classes")
             known += [name for name in classes if name not in known]
             folder = str(PurePosixPath(file).parent).removeprefix(".")
             split = folder.rpartition("/")[2]
@@ -58,19 +59,6 @@ class FiftyOne(Export):
                 labels = _labels(value, classes, where)
                 entries.append(Entry(where, (f"data/{key}", key), labels, split, beside=folder))
         return reading_of(self.name, files, entries, place, options, known or None)
-
-
-def _classes(value: object, file: str) -> Sequence[str]:
-    """Returns the names of the classes; none where the file leaves them out.
-
-    Raises:
-        DataError: They are no list of texts, or a name is there twice.
-    """
-    names = [] if value is None else checked(value, list, f"{file}, classes")
-    names = [checked(name, str, f"{file}, class {number}") for number, name in enumerate(names)]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{file}: classes has a name twice: {a_few(map(printable, twice), 5)}")
-    return names
 
 
 def _labels(value: object, classes: Sequence[str], where: str) -> tuple[str, ...]:

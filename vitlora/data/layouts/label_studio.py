@@ -26,8 +26,8 @@ class LabelStudio(Export):
     As https://labelstud.io/guide/export and https://labelstud.io/guide/task_format describe them,
     and as label-studio-sdk 2.1.2 writes JSON-MIN (``label_studio_sdk/converter/converter.py``).
 
-    - Predictions and drafts are no labels, nor are annotations that were cancelled, nor choices
-      that belong to a region.
+    - Predictions, drafts, cancelled annotations and choices that belong to a region are not
+      labels.
     - Of one annotator the newest annotation counts. Several annotators must agree, unless an
       annotation is the ground truth: then it counts alone. JSON-MIN does not say which is.
     - A picture is known by the end of its path or address, with or without the eight digits that

@@ -56,7 +56,7 @@ class Lookup:
         self._folder = f"{normal(self.place.folder.absolute().as_posix())}/"
 
     def find(self, name: str, beside: str = "", where: str = "") -> tuple[Path, str] | None:
-        """Returns a picture's path and its name in the place; None if it is not there.
+        """Returns a picture's path and its name in the place, by ``exact``, else by ``alike``.
 
         Args:
             name: As it is written.
@@ -95,9 +95,9 @@ class Lookup:
         return (self.pictures[found[0]], found[0]) if found else None
 
     def beyond(self, name: str, picture: str) -> str:
-        """Returns the first folders of a name as it is written that a picture found by it lacks.
+        """Returns the leading folders of a written name that the picture it found does not have.
 
-        Empty for a name that agrees with the picture's from its first folder on.
+        Empty where the whole name agrees.
         """
         parts, real = self._plain(name).split("/")[:-1], picture.split("/")[:-1]
         while parts and real and parts[-1].casefold() == real[-1].casefold():
@@ -143,9 +143,9 @@ def split_in(folder: str) -> str:
     """
     for part in folder.split("/"):
         words = re.findall(r"[^\W\d_]+", part.casefold())
-        splits = [split for word in words if (split := split_of(word))]
-        if len(splits) == 1 and all(split_of(word) or word in _NEUTRAL for word in words):
-            return splits[0]
+        splits = [word for word in words if split_of(word)]
+        if len(splits) == 1 and {*words} - {*splits} <= _NEUTRAL:
+            return split_of(splits[0]) or ""
     return ""
 
 

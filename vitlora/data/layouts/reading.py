@@ -1,10 +1,11 @@
 """What a layout makes of a place: pictures with a class, and a split where the place gives one."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol
 
 from vitlora.data.archives import is_archive, open_file
@@ -27,6 +28,19 @@ def split_of(name: str) -> str | None:
     return SPLIT_NAMES.get(name.strip().casefold())
 
 
+def splits_in(text: str) -> set[str]:
+    """Returns the splits that words of a text name: ``{"val"}`` for ``instances_val2017``."""
+    words = re.findall(r"[^\W\d_]+", text)
+    return {split for word in words if (split := split_of(word))}
+
+
+def split_of_file(name: str) -> str:
+    """Returns the split that the name of a file, or else of its folder, says; empty for none."""
+    path = PurePosixPath(name)
+    found = (splits_in(text) for text in (path.stem, path.parent.name))
+    return next((splits.pop() for splits in found if len(splits) == 1), "")
+
+
 def normal(name: str) -> str:
     """Returns a name in Unicode's composed form (NFC), whatever form the disk writes."""
     return unicodedata.normalize("NFC", name)
@@ -34,7 +48,7 @@ def normal(name: str) -> str:
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """What somebody says of a place, the options under ``data`` of the same names.
+    """How a place is stored: the options under ``data`` of the same names.
 
     Attributes:
         layout: Name of a layout; None recognises it.
@@ -113,7 +127,7 @@ class LayoutOptions:
         name = getattr(self, f"{role}_column")
         if name is not None and name not in known:
             raise UsageError(
-                f"data.{role}_column is '{name}'{nearest(name, known)}, which is no column of "
+                f"data.{role}_column is '{name}'{nearest(name, known)}, which is not a column of "
                 f"{where}; found: {a_few(printable(one, 40) for one in known)}"
             )
         return name or ""
@@ -217,7 +231,7 @@ class Place:
 
     @cached_property
     def listing(self) -> Listing:
-        """All that lies in the folder, to its depths. Looked at once."""
+        """Everything in the folder and below, listed once."""
         return Listing() if self.hub else list_pictures(self.folder)
 
     @cached_property
@@ -227,7 +241,7 @@ class Place:
 
     @cached_property
     def others(self) -> dict[str, Path]:
-        """Its files that are no pictures, by their names in it, sorted."""
+        """Its files that are not pictures, by their names in it, sorted."""
         others = self.listing.passed_over.get("other", [])
         return {self.name(path): path for path in sorted(others)}
 

@@ -19,7 +19,15 @@ from vitlora.data.layouts.entries import (
 )
 from vitlora.data.layouts.folders import Folders
 from vitlora.data.layouts.label_names import named, names_in
-from vitlora.data.layouts.reading import COLUMNS, LayoutOptions, Place, Reading, normal, split_of
+from vitlora.data.layouts.reading import (
+    COLUMNS,
+    LayoutOptions,
+    Place,
+    Reading,
+    normal,
+    split_of,
+    split_of_file,
+)
 from vitlora.data.layouts.table_columns import Roles, labels_in, names_pictures, roles_of
 from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
 from vitlora.errors import DataError, VitloraError, a_few, counted, printable
@@ -133,13 +141,13 @@ def _chosen(place: Place, options: LayoutOptions, finder: Finder) -> tuple[Files
     files = _tables(place)
     if not files:
         raise DataError(
-            f"{place.root} is no table and holds none at its top or in a split folder; expected "
+            f"{place.root} is not a table and holds none at its top or in a split folder; expected "
             "a .csv, .tsv, .jsonl or .parquet file with a row for each picture"
         )
     if len(files) == 1:
         return files, []
     chosen = {n: p for n, p in files.items() if _gives_classes(place, p, options, finder)}
-    splits = [_split(name) for name in chosen]
+    splits = [split_of_file(name) for name in chosen]
     if not chosen or (len(chosen) > 1 and ("" in splits or len({*splits}) < len(splits))):
         which = a_few(map(printable, chosen or files))
         what = "several tables of classes" if chosen else "tables, none of pictures and classes"
@@ -149,14 +157,6 @@ def _chosen(place: Place, options: LayoutOptions, finder: Finder) -> tuple[Files
         )
     others = [printable(name) for name in files if name not in chosen]
     return chosen, [f"{a_few(others, 3)} not used: no classes of pictures"] if others else []
-
-
-def _split(name: str) -> str:
-    """Returns the split that a table's folder or a word of its name says; empty for none."""
-    folder, _, file = name.rpartition("/")
-    words = re.split(r"[\W\d_]+", file.rpartition(".")[0])
-    splits = {split for word in words if (split := split_of(word))}
-    return split_of(folder.rpartition("/")[2]) or (splits.pop() if len(splits) == 1 else "")
 
 
 def _rows(table: Table, roles: Roles, tables: int) -> list[Entry]:
@@ -169,7 +169,7 @@ def _rows(table: Table, roles: Roles, tables: int) -> list[Entry]:
     said = zip(
         files,
         labels_in(table, roles),
-        table.cells(roles.split) if roles.split else [_split(table.name)] * len(files),
+        table.cells(roles.split) if roles.split else [split_of_file(table.name)] * len(files),
         table.cells(roles.group) if roles.group else nothing,
         strict=True,
     )
@@ -198,7 +198,7 @@ def _labelled(rows: Sequence[Entry], roles: Iterable[Roles]) -> list[Entry]:
     """Returns the rows with a class.
 
     Raises:
-        DataError: There are none; or some have several, or one that is no line of text.
+        DataError: There are none; or some have several, or one that is not one line of text.
     """
     labelled = [row for row in rows if row.labels]
     if not labelled:
@@ -233,7 +233,7 @@ def _names(
     numbers = _in_order(labels)
     note = (
         f"{printable(beside[0])} not used: it names {counted(len(names), 'class')}, and the labels "
-        f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it nevertheless "
+        f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it all the same "
         "add data.label_names"
     )
     return (), [], [note]

@@ -30,7 +30,7 @@ class WebDataset:
     uses: ClassVar[tuple[str, ...]] = ("label_column", "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``. Captions beside pictures in class folders are no labels."""
+        """See ``Layout``. Captions beside pictures in class folders are not labels."""
         tars = _tars(place)
         if not tars or (place.pictures and place.folder not in tars):
             return False
