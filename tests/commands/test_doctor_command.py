@@ -103,7 +103,7 @@ def test_what_was_understood_is_told_first(root, capsys):
 def test_a_table_is_read_as_its_options_say(root, capsys):
     rows = [f"{one.relative_to(root)},{one.parent.name},x" for one in sorted(root.rglob("*.jpg"))]
     (root / "labels.csv").write_text("\n".join(["file,kind,where", *rows]))
-    table = [root / "labels.csv", "--label-column"]
+    table = [root / "labels.csv", "--data.label_column"]
     assert run("--data", *table, "kind") == 0
     out = capsys.readouterr().out
     assert "labels from labels.csv\nlayout   table\nsplits   train 40, val 10\n" in out
