@@ -364,8 +364,8 @@ def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path,
     data.setup("fit")
     err = capsys.readouterr().err
     assert err.count("\n") == 3
-    assert "warning: 1 scene stands in two splits or more, such as train/a/0.png and val/a/" in err
-    assert "warning: 1 scene stands in two classes or more, such as train/a/0.png and" in err
+    assert "warning: 1 scene is in two or more splits, such as train/a/0.png and val/a/" in err
+    assert "warning: 1 scene is in two or more classes, such as train/a/0.png and" in err
     assert "data.groups duplicates" in err and f"vitlora doctor --data {tmp_path}" in err
 
 

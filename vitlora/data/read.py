@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
+from vitlora.data.class_names import doubts
 from vitlora.data.folder import SPLITS, Folder, Origin, Sample
 from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
@@ -36,7 +37,7 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
 
     Args:
         root: A folder, an archive, or a file that lists pictures.
-        options: What is said of it; the layout is recognised unless it is among them.
+        options: How it is stored; the layout is recognised unless it is among them.
 
     Raises:
         DataError: The place is missing, no layout fits, or several do; or the layout finds
@@ -46,6 +47,7 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
     options = options or LayoutOptions()
     place = Place(check_root(root))
     layout = layout_named(options.layout) if options.layout else recognised(place, options)
+    options.check_used(layout)
     return place, layout.read(place, options)
 
 
@@ -62,7 +64,7 @@ def read_folder(
         classes: The classes to use, in label order; None for all, in the order the place gives
             them, else sorted by name.
         known: Classes that come first, in this order, and need no picture.
-        options: What is said of the place.
+        options: How the place is stored.
 
     Raises:
         DataError: As ``read_place``; or a class has no picture to train on.
@@ -87,6 +89,8 @@ def read_folder(
             f"{len(never):,} of {counted(len(reading.classes or ()), 'class')} that "
             f"{reading.source} names have no picture and are left out: {a_few(never, 5)}"
         )
+    counts = Counter(one.label for one in reading.pictures if one.label in labels)
+    notes += [f"{doubt.what}; {doubt.advice}" for doubt in doubts(counts)]
     if reading.passed_over:
         notes.append(f"passed over {describe(reading.passed_over)}")
     if "train" in splits and "val" not in splits and "all" not in splits:

@@ -276,7 +276,7 @@ def test_columns_of_splits_and_groups_count(tmp_path):
     assert [one.group for one in reading.pictures] == ["p", "q", "", "p"]
     columns["split"] = ["train", "nonsense", "", "train"]
     file = parquet(tmp_path / "a.parquet", columns)
-    refused(file, "neither train, val nor test", "000001 ('nonsense'), 000002 ('')")
+    refused(file, "1 row with an unknown split: 000001 ('nonsense')")
     columns["split"] = [""] * 4
     _, reading = read_place(parquet(tmp_path / "a.parquet", columns))
     assert {one.split for one in reading.pictures} == {""}

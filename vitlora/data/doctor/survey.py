@@ -1,4 +1,4 @@
-"""Everything that lies in an image folder, looked at once: what the folder doctor judges."""
+"""One look at everything in an image folder, from which the folder doctor judges."""
 
 import os
 from collections.abc import Callable
@@ -68,13 +68,14 @@ class Survey:
         root: The folder.
         splits: Those found; ``all`` for pictures that are still to be split.
         labels: Where the classes come from, in a few words.
+        layout: Name of the layout it is stored in.
         notes: What a user should know of how the folder was read, a line each.
         classes: Names of all classes, sorted.
         present: Split and class of every class folder there is, or of every class of a table.
         pictures: In the order of their names.
         unused: Names of files and folders that training passes over, by kind: ``hidden``,
             ``beside`` (pictures without a class), ``folders`` (without a picture that has one),
-            ``other`` (files that are no pictures), ``linked`` (links to folders that are looked
+            ``other`` (files that are not pictures), ``linked`` (links to folders that are looked
             through anyway), ``closed`` (folders that may not be read).
         depth: The scale of the training pictures deeper than 8 bits.
     """
@@ -82,6 +83,7 @@ class Survey:
     root: Path
     splits: list[str]
     labels: str = "class folders"
+    layout: str = "folders"
     notes: tuple[str, ...] = ()
     classes: list[str] = field(default_factory=list)
     present: set[tuple[str, str]] = field(default_factory=set)
@@ -93,6 +95,13 @@ class Survey:
     def value_range(self) -> ValueRange | None:
         """The values that become 0 and 255 in files deeper than 8 bits."""
         return self.depth.value_range
+
+    @property
+    def drawn(self) -> str:
+        """The split of which ``fit`` holds out a part to validate; empty where there is a val."""
+        if "val" in self.splits:
+            return ""
+        return next((split for split in ("all", "train") if split in self.splits), "")
 
     @property
     def readable(self) -> list[Picture]:
@@ -110,10 +119,10 @@ def survey(
     Args:
         root: As ``data.root``.
         report: Called with the number of pictures done and of all, now and then.
-        options: What is said of the folder; its layout is recognised unless it is among them.
+        options: How the folder is stored; the layout is recognised unless it is among them.
 
     Raises:
-        DataError: There is no such folder, or it cannot be told what is a class.
+        DataError: There is no such folder, or its classes are unclear.
         UsageError: There is no layout of that name.
     """
     place, reading = read_place(root, options)
@@ -121,7 +130,7 @@ def survey(
     filled = {(one.split or "all", one.label) for one in reading.pictures}
     splits = {split for split, _ in filled | empty}
     found = Survey(root, [part for part in ("all", *SPLITS) if part in splits], reading.source)
-    found.notes, found.present = reading.notes, filled | empty
+    found.layout, found.notes, found.present = reading.layout, reading.notes, filled | empty
     found.classes = sorted({label for _, label in found.present})
     found.unused = _unused(place, reading)
     pictures = [Picture(p.path, p.name, p.split or "all", p.label) for p in reading.pictures]

@@ -27,9 +27,10 @@ class WebDataset:
     what: ClassVar[str] = (
         "tar shards in which 000017.jpg has its label in 000017.cls, .json or .txt"
     )
+    uses: ClassVar[tuple[str, ...]] = ("label_column", "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``. Captions beside pictures in class folders are no labels."""
+        """See ``Layout``. Captions beside pictures in class folders are not labels."""
         tars = _tars(place)
         if not tars or (place.pictures and place.folder not in tars):
             return False
@@ -40,7 +41,6 @@ class WebDataset:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, "label_column", "label_names")
         shards = [_Tar(path, place) for path in _tars(place)]
         if not shards:
             raise DataError(f"{place.root} holds no tar files; expected shard-000000.tar and so on")
@@ -60,7 +60,7 @@ class WebDataset:
         pictures.sort(key=lambda one: one.name)
         bare = len(labels) - len(pictures)
         notes = (f"{counted(bare, 'picture')} without a label not used",) if bare else ()
-        read_from = tuple(shard.name for shard in shards)
+        read_from = (*(shard.name for shard in shards), *_NAMES)
         return Reading(
             self.name, f".{kind} files", pictures, names or None, {}, (), notes, read_from
         )
