@@ -97,7 +97,7 @@ def doctor(
     progress = _progress if sys.stderr.isatty() else None
     found = survey(root, progress, layout)
     if not found.pictures:
-        raise DataError(f"--data '{root}' has no pictures in class folders")
+        raise DataError(f"--data '{root}' has no labelled pictures")
     findings = examine(found)
     if check_labels:
         from vitlora.evaluation.labels import contradicted
