@@ -1,5 +1,6 @@
 """Picture files as a torch dataset. Light to import: spawned loader workers import it anew."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from vitlora.data.augmentation import Augmentation, Transform
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.folder import Sample
-from vitlora.data.images import Side, open_image
+from vitlora.data.images import MemoryShortError, Side, open_image
+from vitlora.errors import DataError
+
+# how torch hands on what a loader process raised: a traceback, then the class and its message
+_RAISED = re.compile(r"Original Traceback.*^vitlora\.\S+Error: (.*)", re.DOTALL | re.MULTILINE)
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -95,7 +100,19 @@ class PictureLoader(DataLoader[Any]):
     def _epoch(self, pictures: Any) -> Iterator[Any]:
         if self._kept is not None:
             pictures = self._kept  # the workers' last reference goes
-        yield from pictures
+        try:
+            yield from pictures
+        except DataError as error:
+            raise _in_a_line(error) from None
+
+
+def _in_a_line(error: DataError) -> DataError:
+    """Returns what was wrong with a picture, without the traceback of a loader process."""
+    raised = _RAISED.search(str(error))
+    line = (raised[1] if raised else str(error)).strip()
+    if isinstance(error, MemoryShortError):
+        return MemoryShortError(line)
+    return DataError(f"{line}; mend or remove it, or set data.skip_unreadable to true")
 
 
 def seed_worker(worker: int) -> None:

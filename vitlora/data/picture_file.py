@@ -14,6 +14,9 @@ from vitlora.errors import DataError
 # Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
 MOST_PIXELS = 178_956_970
 _JPEG = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_DEPTH = 24  # place of the byte that says how many bits a PNG has for each colour
 # of ISO/IEC 23008-12; in mif1 and msf1, AVIF may be as well
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _ORIENTATIONS = range(1, 9)  # of EXIF
@@ -49,6 +52,26 @@ def open_picture(path: Path) -> ImageFile.ImageFile:
 def is_jpeg(path: Path) -> bool:
     """Returns whether a file begins as a JPEG does."""
     return _start(path).startswith(_JPEG)
+
+
+def looks_whole(path: Path) -> bool:
+    """Returns whether a file begins and ends as a JPEG does, or as a PNG of 8 bits or fewer.
+
+    That shows a file that was cut off, is empty or holds something else, without decoding it; not
+    damage in the middle. False says nothing: other formats, and padding after the end, give it too.
+    """
+    try:
+        if path.is_fifo():  # it would keep its reader waiting
+            return False
+        with open_file(path) as file:
+            start = file.read(_PNG_DEPTH + 1)
+            file.seek(max(len(start), file.seek(0, os.SEEK_END) - len(_PNG_END)))
+            end = file.read()
+    except (OSError, DataError):
+        return False
+    if start.startswith(_PNG):
+        return end == _PNG_END and start[_PNG_DEPTH] <= 8
+    return start.startswith(_JPEG) and end.endswith(_JPEG_END)
 
 
 def orientation(image: Image.Image) -> int:
