@@ -7,9 +7,7 @@ ways a picture can lie, where hashing each anew would take eight times as long.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product
@@ -24,7 +22,7 @@ from vitlora.data.bit_depth import ValueRange
 from vitlora.data.hamming import ROWS, bits_apart, near_pairs
 from vitlora.data.images import MemoryShortError, open_marked
 from vitlora.data.value_range import find_range
-from vitlora.data.waiting import shown
+from vitlora.data.waiting import in_threads, shown
 from vitlora.errors import DataError
 
 # On TrashNet every pair within 46 bits shows one scene twice, and the first that does not is 48
@@ -82,9 +80,7 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
         MemoryShortError: There is too little memory for a picture, which may be good.
     """
     read = partial(fingerprint_or_bytes, value_range=find_range(paths).value_range)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        prints = pool.map(read, paths)
-        return group(list(shown(prints, len(paths), f"reading {len(paths):,} pictures")), distance)
+    return group(list(in_threads(read, paths, f"reading {len(paths):,} pictures")), distance)
 
 
 def fingerprints(
@@ -107,9 +103,8 @@ def fingerprints(
             return str(error)
 
     paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        prints = shown(pool.map(read, paths), len(paths), f"reading {len(paths):,} pictures")
-        found = dict(zip(paths, prints, strict=True))
+    prints = in_threads(read, paths, f"reading {len(paths):,} pictures")
+    found = dict(zip(paths, prints, strict=True))
     return (
         {path: one for path, one in found.items() if isinstance(one, Fingerprint)},
         {path: line for path, line in found.items() if isinstance(line, str)},

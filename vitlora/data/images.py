@@ -101,10 +101,22 @@ def open_marked(
         MemoryShortError: As :func:`open_image`.
     """
     with reading(path) as image:
-        cut = stored_colour(image) not in {None, *IN_FULL}
-        values = _load(path, image, at_least, side)
-        opened = upright(image, values, value_range, srgb, at_least)
-        return Opened(opened.image, cut or opened.outside) if values is None else opened
+        return decoded(path, image, at_least, value_range, srgb, side)
+
+
+def decoded(
+    path: str | os.PathLike[str],
+    image: ImageFile.ImageFile,
+    at_least: int | None = None,
+    value_range: ValueRange | None = None,
+    srgb: bool = True,
+    side: Side = "short",
+) -> Opened:
+    """Returns what ``open_marked`` does of a picture that ``reading`` has opened."""
+    cut = stored_colour(image) not in {None, *IN_FULL}
+    values = _load(path, image, at_least, side)
+    opened = upright(image, values, value_range, srgb, at_least)
+    return Opened(opened.image, cut or opened.outside) if values is None else opened
 
 
 def upright(

@@ -1,8 +1,6 @@
 """What vitlora tells a user about pictures before it uses them: unreadable ones, and copies."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from vitlora.data.folder import Folder, Sample
 from vitlora.data.picture_file import looks_whole
 from vitlora.data.usage import content_of
 from vitlora.data.value_range import Found, find_range, range_text
-from vitlora.data.waiting import shown
+from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError, a_few, a_few_lines, as_typed, counted
 from vitlora.notes import note, warn
 
@@ -113,9 +111,8 @@ class Inspection:
             return paths
         before, chosen = self._to_decode.get(split, (None, []))
         if before is not samples:
-            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-                whole = shown(pool.map(looks_whole, paths), len(paths), f"checking {split} files")
-                chosen = [path for path, yes in zip(paths, whole, strict=True) if not yes]
+            whole = in_threads(looks_whole, paths, f"checking {len(paths):,} files")
+            chosen = [path for path, yes in zip(paths, whole, strict=True) if not yes]
             self._to_decode[split] = samples, chosen
         return chosen
 

@@ -1,9 +1,7 @@
 """What pictures were used for, known by their content: no new name or place changes it."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from vitlora.data.archives import open_file
+from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError
 
 # Of a file's SHA-256. One of 10,000 other pictures agrees with one of 100,000 in 1 of 1,100 cases.
@@ -80,9 +79,8 @@ def contents(paths: Iterable[Path]) -> dict[Path, bytes]:
             return None
 
     paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = zip(paths, pool.map(read, paths), strict=True)
-        return {path: content for path, content in found if content is not None}
+    found = zip(paths, in_threads(read, paths, f"hashing {len(paths):,} files"), strict=True)
+    return {path: content for path, content in found if content is not None}
 
 
 def content_of(digest: bytes) -> bytes:

@@ -5,9 +5,7 @@ what is black and what is white is not in the file. It must be the same for all 
 training and after.
 """
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.images import MemoryShortError, deep_values
+from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError
 
 # What black-to-white ranges end at: floats in [0, 1]; 8, 10, 12, 14 and 16 bits
@@ -79,8 +78,8 @@ def find_range(paths: Iterable[Path]) -> Found:
         MemoryShortError: There is too little memory for a picture.
     """
     paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        levels = [one for one in pool.map(_levels_of, paths) if one is not None]
+    doing = "looking for pictures deeper than 8 bits"
+    levels = [one for one in in_threads(_levels_of, paths, doing) if one is not None]
     return Found(_common(levels) if levels else None, len(levels), len(paths))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from vitlora.data import waiting
 from vitlora.data.datamodule import FolderData
 from vitlora.data.doctor import examine
 from vitlora.data.doctor.finding import Finding
@@ -362,10 +363,10 @@ def test_class_folders_alone_need_two(root):
     assert found(root / "train")["few_classes"].severity == "error"
 
 
-def test_progress_is_told_to_the_end(root):
-    seen: list[tuple[int, int]] = []
-    survey(root, lambda done, total: seen.append((done, total)))
-    assert seen == [(n + 1, 30) for n in range(30)]
+def test_a_long_look_is_told(root, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "_PATIENCE", 0.0)
+    survey(root)
+    assert "looking at 30 pictures …" in capsys.readouterr().err
 
 
 def test_training_is_warned_of_copies_in_a_line_each(root):
