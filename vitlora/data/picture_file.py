@@ -1,5 +1,6 @@
 """A picture file of any kind -> Pillow's image, its pixels not yet decoded."""
 
+import io
 import os
 from contextlib import suppress
 from importlib.util import find_spec
@@ -63,7 +64,7 @@ def looks_whole(path: Path) -> bool:
     try:
         if path.is_fifo():  # it would keep its reader waiting
             return False
-        with open_file(path) as file:
+        with _unbuffered(path) as file:
             start = file.read(_PNG_DEPTH + 1)
             file.seek(max(len(start), file.seek(0, os.SEEK_END) - len(_PNG_END)))
             end = file.read()
@@ -72,6 +73,14 @@ def looks_whole(path: Path) -> bool:
     if start.startswith(_PNG):
         return end == _PNG_END and start[_PNG_DEPTH] <= 8
     return start.startswith(_JPEG) and end.endswith(_JPEG_END)
+
+
+def _unbuffered(path: Path) -> io.FileIO | io.BufferedReader | io.BytesIO:
+    """Opens a file, also one inside an archive, so that no more of it is read than asked for."""
+    try:
+        return io.FileIO(path)
+    except OSError:
+        return open_file(path)
 
 
 def orientation(image: Image.Image) -> int:
