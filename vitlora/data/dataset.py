@@ -27,7 +27,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         at_least: Length of a side in pixels worth decoding; None decodes every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits.
         srgb: Whether the colours that a picture's profile describes are turned into sRGB.
-        side: The side that ``at_least`` is about.
+        side: The side that ``at_least`` refers to.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
 
 class Views(Dataset[tuple[torch.Tensor, int]]):
-    """Looks at each picture in a way that the seed, the view and its place alone decide.
+    """Augments each picture in a way that depends on the seed, the view and its index alone.
 
     Args:
-        pictures: Their augmentation is seeded anew for each picture.
-        seed: Of the run.
-        view: Which of many looks, from 0.
+        pictures: The pictures; their augmentation is seeded for each one.
+        seed: Seed of the run.
+        view: Number of the view, from 0.
     """
 
     def __init__(self, pictures: ImageDataset, seed: int, view: int) -> None:
@@ -84,7 +84,7 @@ class Views(Dataset[tuple[torch.Tensor, int]]):
 class PictureLoader(DataLoader[Any]):
     """Batches of pictures; or, once ``keep`` was called, of what was computed from them.
 
-    An epoch that was asked for but has not begun by then is served the latter, too.
+    ``keep`` also changes an epoch whose iterator exists but has not started.
     """
 
     _kept: DataLoader[Any] | None = None

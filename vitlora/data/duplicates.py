@@ -33,7 +33,7 @@ _SIDE, _KEPT = 64, 16  # pixels transformed, frequencies kept, along each axis
 _CORRELATION = 0.8  # of the small grey pictures: 0.85 and more where TrashNet shows a scene twice
 _COLOUR = 30.0  # of 255, in the worst of 16 patches: 11 and less there
 _FLAT = 2.0  # standard deviation of grey, of 255: with less there is nothing to compare but bytes
-_AT_ONCE = 8192  # pictures whose hashes are made at once, which takes 3 kB each
+_AT_ONCE = 8192  # pictures hashed at once; each takes 3 kB
 _WAYS = tuple(product((False, True), repeat=3))  # transposed, mirrored, upside down
 # the first waves of the cosine transform (DCT-II, orthonormal): (_KEPT, _SIDE)
 _COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(_KEPT), np.arange(_SIDE) + 0.5))
@@ -43,7 +43,7 @@ _ODD = np.where(np.arange(_KEPT) % 2, -1, 1).astype(np.float32)  # mirroring tur
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What of a picture is compared.
+    """The parts of a picture that are compared.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -86,7 +86,7 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
 def fingerprints(
     paths: Iterable[Path], value_range: ValueRange | None = None
 ) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
-    """Returns the fingerprints of pictures, and of those that cannot be decoded to their end why.
+    """Returns the fingerprints of pictures, and why the others cannot be decoded.
 
     JPEGs are decoded at a small scale, which still reads the whole file.
 
@@ -112,7 +112,7 @@ def fingerprints(
 
 
 def fingerprint(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
-    """Returns what of a picture file is compared with others; decodes the file to its end.
+    """Returns the fingerprint of a picture file, which is decoded to its end.
 
     Args:
         path: The file.
@@ -126,7 +126,7 @@ def fingerprint(path: Path, value_range: ValueRange | None = None) -> Fingerprin
 
 
 def fingerprint_of(image: Image.Image, digest: bytes, outside: bool = False) -> Fingerprint:
-    """Returns what of an upright RGB picture is compared with others.
+    """Returns the fingerprint of an upright RGB picture.
 
     Args:
         image: The picture.
@@ -145,7 +145,7 @@ def fingerprint_of(image: Image.Image, digest: bytes, outside: bool = False) -> 
 
 
 def fingerprint_or_bytes(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
-    """Returns a picture's fingerprint; of a file that is no readable picture, that of a flat one.
+    """Returns a picture's fingerprint; for a file that cannot be read, that of a flat picture.
 
     Raises:
         DataError: The file is missing or may not be read.

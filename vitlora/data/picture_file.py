@@ -110,7 +110,7 @@ def reason(path: Path, error: Exception) -> str:
     start = _start(path)
     if _is_heic(start) and not find_spec("pillow_heif"):
         return "HEIC photos need the package pillow-heif; install it, or export them as JPEG"
-    if _is_heic(start):  # what is wrong with these the plugins do not say
+    if _is_heic(start):  # the plugins do not say what is wrong with these
         return "damaged HEIC photo"
     if start.startswith((BARE, BOXED)):
         return "damaged JPEG XL picture"

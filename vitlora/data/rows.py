@@ -33,7 +33,7 @@ def need_pyarrow(what: Path | str) -> Any:
     """Returns the module pyarrow.
 
     Args:
-        what: What asks for it, for the error.
+        what: What needs it, for the error.
 
     Raises:
         DataError: It is not installed.
@@ -79,7 +79,7 @@ class Rows(Mapping[str, int]):
         """Returns a picture's bytes.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: There is no picture of that name.
         """
         return self._cell(name).to_pybytes()
 

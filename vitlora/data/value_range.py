@@ -1,8 +1,8 @@
 """One scale for the pictures of a folder that are deeper than 8 bits.
 
 16-bit files hold 12-bit values, or temperatures from 7,000 to 9,000, or CT numbers from -1,024:
-what is black and what is white is not in the file. It must be the same for all pictures, in
-training and after.
+the file does not say which values are black and white. The scale must be the same for all pictures,
+in training and afterwards.
 """
 
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ from vitlora.errors import DataError
 _ENDS = (1, 255, 1023, 4095, 16383, 65535)
 _TAIL = 0.001  # of a picture's pixels, at both ends: dead and hot ones
 _FAR = 4  # times as bright as nearly all pixels of the folder: dead, or "no data"
-_STRANGE = 50  # one picture of so many may lie outside the range of the others
-_LOOKED_AT = 2**18  # pixels of a picture whose quantiles are taken
+_STRANGE = 50  # one picture in 50 may lie outside the range of the others
+_LOOKED_AT = 2**18  # most pixels of a picture whose quantiles are taken
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Levels:
     """The values of one picture.
 
     Attributes:
-        low: That which one of 1,000 pixels is below.
-        high: That which one of 1,000 pixels is above.
+        low: One pixel in 1,000 lies below it.
+        high: One pixel in 1,000 lies above it.
         top: The largest.
         whole: Whether they are integers.
     """
@@ -89,10 +89,10 @@ def range_text(value_range: ValueRange | None) -> str:
 
 
 def read_range(given: Any) -> ValueRange | None:
-    """Returns a range that somebody wrote.
+    """Returns a range from an option or a file.
 
     Raises:
-        ValueError: It is not two finite numbers, the lower first.
+        ValueError: It is not a pair of finite numbers, the lower first.
     """
     if given is None:
         return None
