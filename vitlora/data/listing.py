@@ -10,7 +10,7 @@ from typing import Literal
 
 from vitlora.data.archives import is_archive, members, open_file
 from vitlora.data.jpeg_xl import BOXED
-from vitlora.data.picture_file import HEIC
+from vitlora.data.picture_file import HEIC, JPEG, PNG
 from vitlora.errors import DataError, a_few, counted
 
 Kind = Literal["other", "hidden", "linked", "closed"]
@@ -30,8 +30,8 @@ _NO_SUFFIXES = ".txt .json .xml .csv .tsv .yaml .yml .md .html .py .npy .npz .pt
 _NONE = frozenset(_NO_SUFFIXES.split())
 _KNOWN = SUFFIXES | _RAW | _NONE
 _STARTS = (
-    (0, b"\xff\xd8\xff"),  # JPEG
-    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, JPEG),
+    (0, PNG),
     (0, b"GIF87a"),
     (0, b"GIF89a"),
     (8, b"WEBP"),

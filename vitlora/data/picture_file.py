@@ -14,9 +14,9 @@ from vitlora.errors import DataError
 
 # Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
 MOST_PIXELS = 178_956_970
-_JPEG = b"\xff\xd8\xff"
+JPEG = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_DEPTH = 24  # place of the byte that says how many bits a PNG has for each colour
 # of ISO/IEC 23008-12; in mif1 and msf1, AVIF may be as well
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
@@ -33,7 +33,7 @@ def open_picture(path: Path) -> ImageFile.ImageFile:
     """
     start = _start(path)
     source = path if os.path.exists(path) else open_file(path)  # noqa: PTH110 - in an archive, names may be long
-    if start.startswith(_JPEG):
+    if start.startswith(JPEG):
         # past Pillow's limit on the nominal size: what counts is how large it is decoded
         return JpegImagePlugin.JpegImageFile(source)
     if start.startswith((BARE, BOXED)):
@@ -52,7 +52,7 @@ def open_picture(path: Path) -> ImageFile.ImageFile:
 
 def is_jpeg(path: Path) -> bool:
     """Returns whether a file begins as a JPEG does."""
-    return _start(path).startswith(_JPEG)
+    return _start(path).startswith(JPEG)
 
 
 def looks_whole(path: Path) -> bool:
@@ -70,9 +70,9 @@ def looks_whole(path: Path) -> bool:
             end = file.read()
     except (OSError, DataError):
         return False
-    if start.startswith(_PNG):
+    if start.startswith(PNG):
         return end == _PNG_END and start[_PNG_DEPTH] <= 8
-    return start.startswith(_JPEG) and end.endswith(_JPEG_END)
+    return start.startswith(JPEG) and end.endswith(_JPEG_END)
 
 
 def _unbuffered(path: Path) -> io.FileIO | io.BufferedReader | io.BytesIO:

@@ -358,6 +358,19 @@ def test_size_that_differs_within_a_class_tells_nothing(root):
     assert "giveaway" not in found(root)
 
 
+def test_a_giveaway_names_a_few_of_many_classes(tmp_path):
+    noise = np.random.default_rng(0)
+    for label in range(30):
+        folder = tmp_path / f"{label:02}"
+        folder.mkdir()
+        for number in range(4):
+            pixels = noise.integers(0, 255, (40 + label, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    what = found(tmp_path)["giveaway"].what
+    assert "the size of the file alone foretells 100% of the classes" in what
+    assert "00 40 x 40, 01 40 x 41, " in what and what.endswith("09 40 x 49 and 20 more")
+
+
 def test_class_folders_alone_need_two(root):
     (root / "train/b").rename(root / "b")
     assert found(root / "train")["few_classes"].severity == "error"
