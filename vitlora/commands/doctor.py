@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 _TILES, _MEMBERS = 24, 6  # pictures, or groups, of each finding on the page; of each group
 _BASE = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"  # as fit takes
-_BAR = 20  # characters
 _OURS = b"<title>The folder doctor"  # as its page has it
 
 
@@ -94,8 +92,7 @@ def doctor(
 
     shares = Shares(val_fraction, test_fraction, seed)
     shares.of(Survey(root, ["all"]))  # a mistake in them is told before the work
-    progress = _progress if sys.stderr.isatty() else None
-    found = survey(root, progress, layout)
+    found = survey(root, layout)
     if not found.pictures:
         raise DataError(f"--data '{root}' has no labelled pictures")
     findings = examine(found)
@@ -200,14 +197,6 @@ def _check_copy(out: Path, root: Path) -> None:
         raise UsageError(f"--fix '{out}' exists already; name a folder that does not")
     if root.resolve() in out.resolve().parents:
         raise UsageError(f"--fix '{out}' lies in --data '{root}'; name a folder outside")
-
-
-def _progress(done: int, total: int) -> None:
-    if done % max(1, total // 100) == 0 or done == total:
-        filled = done * _BAR // total
-        end = "\r" + " " * 60 + "\r" if done == total else ""
-        line = f"\rlooking [{'#' * filled}{'.' * (_BAR - filled)}] {done:,} of {total:,} pictures"
-        print(line, end=end, file=sys.stderr, flush=True)
 
 
 def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> None:

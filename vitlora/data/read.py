@@ -18,7 +18,7 @@ def check_root(root: str | Path, option: str = "data.root") -> Path:
     """Returns the path of a folder, archive or file that lists pictures, or a dataset's on the hub.
 
     Raises:
-        DataError: There is none, or it is an archive that cannot be read in place.
+        DataError: There is no such place, or it is an archive that cannot be read in place.
     """
     if hub_name(root):
         return Path(root)
@@ -131,7 +131,7 @@ def _class_names(
 def _empty_to_train(
     reading: Reading, wanted: Sequence[str] | None, known: Sequence[str]
 ) -> list[str]:
-    """Returns the classes whose place for training pictures is there, but empty."""
+    """Returns the classes whose folder of training pictures is empty."""
     empty = [*reading.empty.get("", []), *reading.empty.get("train", [])]
     left_out = set(known) | ({*empty} - set(map(normal, wanted)) if wanted is not None else set())
     return [name for name in empty if name not in left_out]
@@ -140,7 +140,7 @@ def _empty_to_train(
 def _check_wanted(
     root: Path, names: Sequence[str], known: Sequence[str], everywhere: Sequence[str]
 ) -> None:
-    """Refuses classes that somebody asks for and that are not there.
+    """Refuses unknown classes in ``data.classes``.
 
     Raises:
         UsageError: They name a class twice, or one that is not there, or not those known first.
@@ -161,7 +161,7 @@ def _check_wanted(
 
 
 def _check_trained(root: Path, reading: Reading, names: Sequence[str]) -> None:
-    """Refuses classes of which there is nothing to train on, if there is anything to train on.
+    """Refuses classes without training pictures, if other classes have some.
 
     Raises:
         DataError: There are such classes.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from vitlora.data import waiting
 from vitlora.data.datamodule import FolderData
 from vitlora.data.doctor import examine
 from vitlora.data.doctor.finding import Finding
@@ -410,15 +411,28 @@ def test_size_that_differs_within_a_class_tells_nothing(root):
     assert "giveaway" not in found(root)
 
 
+def test_a_giveaway_names_a_few_of_many_classes(tmp_path):
+    noise = np.random.default_rng(0)
+    for label in range(30):
+        folder = tmp_path / f"{label:02}"
+        folder.mkdir()
+        for number in range(4):
+            pixels = noise.integers(0, 255, (40 + label, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    what = found(tmp_path)["giveaway"].what
+    assert "the size of the file alone foretells 100% of the classes" in what
+    assert "00 40 x 40, 01 40 x 41, " in what and what.endswith("09 40 x 49 and 20 more")
+
+
 def test_class_folders_alone_need_two(root):
     (root / "train/b").rename(root / "b")
     assert found(root / "train")["few_classes"].severity == "error"
 
 
-def test_progress_is_told_to_the_end(root):
-    seen: list[tuple[int, int]] = []
-    survey(root, lambda done, total: seen.append((done, total)))
-    assert seen == [(n + 1, 30) for n in range(30)]
+def test_a_long_look_is_told(root, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "_PATIENCE", 0.0)
+    survey(root)
+    assert "looking at 30 pictures …" in capsys.readouterr().err
 
 
 def test_training_is_warned_of_copies_in_a_line_each(root):

@@ -10,6 +10,7 @@ from vitlora.data.doctor.finding import Finding, Severity
 from vitlora.data.doctor.survey import Picture, Survey
 from vitlora.data.duplicates import Fingerprint, group
 from vitlora.data.folder import Folder, Sample
+from vitlora.errors import a_few
 
 _TELLING = 0.1  # accuracy over the majority guess worth a word; noise alone must give less
 
@@ -51,7 +52,8 @@ def copies(survey: Survey) -> Iterator[Finding]:
     for kind, what, groups, severity in kinds:
         labels = [g for g in groups if len({p.label for p in g}) > 1]
         splits = [g for g in groups if len({p.split for p in g}) > 1]
-        within = [g for g in groups if g not in labels and g not in splits]
+        torn = {id(g) for g in (*labels, *splits)}
+        within = [g for g in groups if id(g) not in torn]
         where = f"{what} in two or more"
         yield from _found(f"{kind}_two_labels", severity, f"{where} classes", _LABEL_ADVICE, labels)
         yield from _found(f"{kind}_two_splits", "error", f"{where} splits", _SPLIT_ADVICE, splits)
@@ -85,10 +87,8 @@ def giveaways(survey: Survey) -> Iterator[Finding]:
     guess = max(Counter(labels).values()) / len(labels)
     if scores[best] - guess < max(_TELLING, 3 * sqrt(0.25 / len(pictures))):
         return
-    shown = ", ".join(
-        f"{label} {_commonest(properties[best], [p for p in pictures if p.label == label])}"
-        for label in sorted(set(labels))
-    )
+    by_label = sorted(_sorted_by(pictures, labels), key=lambda some: some[0].label)
+    shown = a_few(f"{some[0].label} {_commonest(properties[best], some)}" for some in by_label)
     yield Finding(
         "giveaway",
         "warning",
@@ -112,10 +112,16 @@ def _foretold(keys: Sequence[Hashable], labels: Sequence[str]) -> float:
         sides.append(seen[label] % 2)
         halves[sides[-1]][key][label] += 1
         seen[label] += 1
-    right = 0
-    for key, label, side in zip(keys, labels, sides, strict=True):
-        counts = halves[1 - side][key] or everywhere
-        right += label == max(counts, key=lambda name: (counts[name], everywhere[name], name))
+
+    def commonest(counts: Counter[str]) -> str:
+        return max(counts, key=lambda name: (counts[name], everywhere[name], name))
+
+    usual = commonest(everywhere)
+    guesses = [{key: commonest(counts) for key, counts in half.items()} for half in halves]
+    right = sum(
+        guesses[1 - side].get(key, usual) == label
+        for key, label, side in zip(keys, labels, sides, strict=True)
+    )
     return right / len(labels)
 
 

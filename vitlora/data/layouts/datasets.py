@@ -17,7 +17,7 @@ from vitlora.data.layouts.entries import Entry, checked_splits, told_of
 from vitlora.data.layouts.label_names import named, names_in
 from vitlora.data.layouts.reading import COLUMNS, Labelled, LayoutOptions, Place, Reading, split_of
 from vitlora.data.layouts.shards import one_dataset, shard_splits
-from vitlora.data.rows import Rows, can_be_mapped, copy_rows
+from vitlora.data.rows import Rows, can_be_mapped, copy_rows, mark_used, use_copies
 from vitlora.data.waiting import shown
 from vitlora.errors import DataError, a_few, counted, printable
 
@@ -181,14 +181,16 @@ def _mapped(path: Path) -> Path:
     what = f"{path.absolute()}\n{size_and_time(path)}"
     digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
     kept = Path(_CACHE).expanduser() / f"{digest[:32]}.arrow"
-    if not kept.exists():
-        try:
+    try:
+        use_copies(kept.parent)
+        if not kept.exists():
             with open_file(path) as opened:
                 copy_rows(opened, kept, path)
-        except OSError as error:
-            raise DataError(
-                f"{path}: its rows cannot be copied to {kept.parent} ({error.strerror or error})"
-            ) from None
+        mark_used(kept)
+    except OSError as error:
+        raise DataError(
+            f"{path}: its rows cannot be copied to {kept.parent} ({error.strerror or error})"
+        ) from None
     return kept
 
 
