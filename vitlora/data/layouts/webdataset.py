@@ -34,14 +34,14 @@ class WebDataset:
         tars = _tars(place)
         if not tars or (place.pictures and place.folder not in tars):
             return False
-        samples = _Tar(tars[0], place).samples
+        samples = _TarShard(tars[0], place).samples
         kinds = {kind for sample in samples.values() for kind in sample.labels if sample.picture}
         folders = {key.rpartition("/")[0] for key in samples}
         return "cls" in kinds or (bool(kinds) and len(folders) == 1)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        shards = [_Tar(path, place) for path in _tars(place)]
+        shards = [_TarShard(path, place) for path in _tars(place)]
         if not shards:
             raise DataError(f"{place.root} holds no tar files; expected shard-000000.tar and so on")
         splits = shard_splits([shard.name for shard in shards], place)
@@ -84,7 +84,7 @@ class _Sample:
         return self.pictures[0] if self.pictures else ""
 
 
-class _Tar:
+class _TarShard:
     """A tar file.
 
     Args:
@@ -169,7 +169,7 @@ def _tars(place: Place) -> list[Path]:
     return [path for path in tars if is_archive(path)]  # not those inside a zip
 
 
-def _kind(shards: list[_Tar], options: LayoutOptions) -> str:
+def _kind(shards: list[_TarShard], options: LayoutOptions) -> str:
     """Returns the kind of files that the labels are in: ``.json`` without one counts least.
 
     Raises:
