@@ -231,8 +231,8 @@ def test_fix_that_fails_leaves_nothing(root, tmp_path, monkeypatch, capsys):
 MISTAKES = {
     "no such folder": (["--data", "{tmp}/gone"], 1, "gone': no such folder"),
     "no pictures": (["--data", "{tmp}"], 1, "holds no pictures"),
-    "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "exists already"),
-    "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "lies in --data"),
+    "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "already exists"),
+    "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "is inside --data"),
     "html nowhere": (
         ["--data", "{root}", "--html", "{tmp}/no/x.html"],
         2,
@@ -272,7 +272,7 @@ def test_it_overwrites_nothing_but_its_own(tmp_path, make_folder, capsys):
         (tmp_path / name).write_text("mine")
     for option, name, said in (
         ("--html", "log.html", "was not written by vitlora"),
-        ("--html", "photos/new.html", "lies in --data"),
+        ("--html", "photos/new.html", "is inside --data"),
         ("--json", "log", "expected a file name that ends in .json"),
     ):
         assert main(["doctor", "--data", str(photos), f"{option}={tmp_path / name}"]) == 2

@@ -164,12 +164,15 @@ def test_unreadable_pictures_stop_training_and_are_all_named(make_folder, tmp_pa
     make_folder(tmp_path, splits=("train", "val", "test"))
     (tmp_path / "train" / "a" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "train" / "b" / "void.png").touch()
+    (tmp_path / "val" / "a" / "torn.jpg").touch()
+    (tmp_path / "test" / "a" / "torn.jpg").touch()
     data = ready(tmp_path)
     with pytest.raises(DataError) as raised:
         data.setup("fit")
     message = str(raised.value)
-    assert message.startswith("2 of 10 train pictures cannot be read:")
+    assert message.startswith("4 of 28 pictures cannot be read:")
     assert "train/a/torn.jpg: " in message and "train/b/void.png: the file is empty" in message
+    assert "val/a/torn.jpg: " in message and "test/a/torn.jpg: " in message
     assert "0.jpg" not in message
     assert "data.skip_unreadable" in message
 

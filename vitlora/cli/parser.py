@@ -1,9 +1,9 @@
-"""A typed function as a command: its signature says what is accepted, its docstring is the help.
+"""A typed function as a command: its signature defines the arguments, its docstring the help.
 
-A parameter before the ``*`` may be given by position or by name, as in Python; one after it by
-name alone. ``--val-fraction`` is ``val_fraction``; a list is written ``a,b`` or by several
-positions, one of paths by several options; a switch is ``--show`` or ``--show=false``. What a word
-means is jsonargparse's to say, by the parameter's type.
+As in Python, a parameter before the ``*`` is given by position or by name, one after it only by
+name. ``--val-fraction`` is ``val_fraction``. A list is written ``a,b`` or as several positions; a
+list of paths repeats its option. A switch is ``--show`` or ``--show=false``. jsonargparse converts
+each value to the parameter's type.
 """
 
 import inspect
@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from docstring_parser import DocstringStyle, parse
 
@@ -26,21 +26,24 @@ _DOTTED = {"options": "--data.NAME --model.NAME --trainer.NAME", "reading": "--d
 _METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
 
 
-class CommandLine:
-    """Reads the words after a command.
+_T = TypeVar("_T")
+
+
+class CommandLine(Generic[_T]):
+    """Reads the arguments of a command.
 
     Args:
-        name: Of the command.
-        function: What it calls. ``**options`` takes every option of ``fit`` that has a dot in its
-            name, and ``**reading`` those that say how pictures are stored.
-        renamed: Old names of parameters and the new ones; the old ones go on working.
-        prog: What the user types before the words.
+        name: Name of the command.
+        function: Function of the command. ``**options`` accepts every option of ``fit`` with a dot
+            in its name, ``**reading`` those that say how pictures are stored.
+        renamed: Old name -> new name of parameters; old names still work.
+        prog: The command as the user types it.
     """
 
     def __init__(
         self,
         name: str,
-        function: Callable[..., Any],
+        function: Callable[..., _T],
         renamed: Mapping[str, str] | None = None,
         prog: str | None = None,
     ) -> None:
@@ -52,10 +55,10 @@ class CommandLine:
         self.hints = typing.get_type_hints(_without_result(function))
 
     def read(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Returns the arguments that words stand for, and a note for each old name among them.
+        """Returns the function's arguments, and a note for each old name.
 
         Raises:
-            UsageError: A word is not accepted, is missing, or is no value of its parameter.
+            UsageError: An argument is unknown, missing, or not a value of its parameter's type.
         """
         raw, notes = self._sorted(words)
         options = raw.pop("**", {})
@@ -69,12 +72,13 @@ class CommandLine:
         return {**self._values(raw), **options}, notes
 
     def _values(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns what the words of each parameter stand for.
+        """Returns the value of each parameter.
 
         Raises:
-            UsageError: A word is no value of its parameter.
+            UsageError: A text is not a value of its parameter's type.
         """
-        # takes 0.1 s, which help need not; told no function, lest it import what only types need
+        # takes 0.1 s to import, which --help does not need. It gets types, not the function, whose
+        # result's type may import torch
         from jsonargparse import ArgumentError, ArgumentParser
 
         parser: Any = ArgumentParser(exit_on_error=False)
@@ -82,7 +86,7 @@ class CommandLine:
         for name in raw.keys() - as_typed.keys():
             parser.add_argument(f"--{name}", type=self.hints[name])
         try:
-            # a copy: it reads lists in place
+            # a copy, because it changes lists in place
             read = parser.parse_object(
                 {n: [*v] if isinstance(v, list) else v for n, v in raw.items() if n not in as_typed}
             )
@@ -125,7 +129,7 @@ class CommandLine:
         return "\n".join(lines)
 
     def _sorted(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Returns the words by parameter; options of ``fit`` under ``**``."""
+        """Returns the text of each parameter, and options of ``fit`` under ``**``; notes."""
         raw: dict[str, Any] = {}
         notes: list[str] = []
         stray: list[str] = []
@@ -143,7 +147,7 @@ class CommandLine:
             key = option if own or not self.others else long_name(option)
             if "." in key and self.others and key.startswith("--"):
                 key = key.removeprefix("--")
-                before = raw.setdefault("**", {}).pop(key, None)  # the last counts, as for fit
+                before = raw.setdefault("**", {}).pop(key, None)  # the last one wins, as for fit
                 if before is not None and key.endswith("+"):
                     raise UsageError(f"{self.name} got {option} twice; give it once")
                 raw["**"][key] = value if equals else _value(option, waiting)
@@ -157,7 +161,7 @@ class CommandLine:
         return raw, notes
 
     def _named(self, option: str) -> tuple[str, str | None]:
-        """Returns the parameter that an option names, and a note if that is its old name."""
+        """Returns the parameter of an option, and a note if the option is an old name."""
         name = option.removeprefix("--").replace("-", "_")
         if option == "-c" and "config" in self.parameters:
             return "config", None
@@ -167,7 +171,7 @@ class CommandLine:
         if name not in self.parameters or not option.startswith("--"):
             known = [dashed(one) for one in self.parameters]
             known += SHORT if self.others else ()
-            there = f"for the file of that name type ./{option}" if Path(option).exists() else None
+            there = f"for the file of that name, type ./{option}" if Path(option).exists() else None
             raise UsageError(
                 f"{self.name} does not accept {option}{nearest(option, [*known, '--json'])}; "
                 f"{there or self._see()}"
@@ -186,7 +190,7 @@ class CommandLine:
             raw[name] = value
 
     def _place(self, raw: dict[str, Any], stray: list[str]) -> None:
-        """Gives words without a name to the parameters that stand before the ``*``, in order."""
+        """Assigns arguments without a name to the parameters before the ``*``, in order."""
         open_ones = [
             p.name
             for p in self.parameters.values()
@@ -200,12 +204,10 @@ class CommandLine:
             else:
                 raw[name] = stray.pop(0)
         if stray:
-            raise UsageError(
-                f"{self.name} does not know what to do with '{stray[0]}'; {self._see()}"
-            )
+            raise UsageError(f"{self.name}: unexpected argument '{stray[0]}'; {self._see()}")
 
     def _wrong(self, said: str, raw: Mapping[str, Any]) -> UsageError:
-        """Returns jsonargparse 4's complaint about a value as a line of ours."""
+        """Returns jsonargparse's complaint about a value in our words."""
         found = re.search(r'[Kk]ey "(\w+)"', said)
         if not found or found[1] not in raw:
             return UsageError(" ".join(said.split()))
@@ -224,7 +226,7 @@ class CommandLine:
         )
 
     def _holds_paths(self, name: str) -> bool:
-        """Returns whether a list is one of paths, whose names may hold commas."""
+        """Returns whether a parameter is a list of paths, which may contain commas."""
         inside = (part for hint in alternatives(self.hints[name]) for part in typing.get_args(hint))
         return any(Path in alternatives(part) for part in inside)
 
@@ -285,7 +287,7 @@ class CommandLine:
         return wrapped.replace("\N{NO-BREAK SPACE}", " ")
 
     def _see(self) -> str:
-        return f"'{self.prog} --help' lists what it takes"
+        return f"see '{self.prog} --help'"
 
 
 def _value(option: str, waiting: list[str]) -> str:
@@ -294,8 +296,8 @@ def _value(option: str, waiting: list[str]) -> str:
     return waiting.pop(0)
 
 
-def _without_result(function: Callable[..., Any]) -> Any:
-    """Returns what has a function's annotations but that of its result, which may need torch."""
+def _without_result(function: Callable[..., object]) -> Callable[..., object]:
+    """Returns a function with the same annotations except the result's, which may need torch."""
     hints = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
     copy = types.FunctionType((lambda: None).__code__, function.__globals__)
     copy.__annotations__ = hints

@@ -1,4 +1,4 @@
-"""Pictures whose label the others contradict, by a frozen base: a finding for the folder doctor."""
+"""Finds pictures that are probably mislabelled, for the folder doctor."""
 
 from pathlib import Path
 
