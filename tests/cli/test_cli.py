@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle
-from vitlora.cli.lightning import diverged
 from vitlora.cli.main import main
+from vitlora.cli.scoring import diverged
 from vitlora.metrics.scores import Scores
 
 ROOT = Path(__file__).parents[2]

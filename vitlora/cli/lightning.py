@@ -1,6 +1,5 @@
 """``fit``, ``validate`` and ``test`` on Lightning's CLI."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from vitlora.cli.lightning_parser import (
     prepare,
     show_only_ours,
 )
-from vitlora.cli.scoring import check_fits
+from vitlora.cli.scoring import check_fits, diverged
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
@@ -32,7 +31,6 @@ from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
-from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
 from vitlora.notes import note, tell
 from vitlora.shell import SHORT, typed
@@ -295,14 +293,3 @@ def run(
         if not is_lightnings(error):
             raise
         raise UsageError(" ".join(str(error).split())) from None
-
-
-def diverged(scores: Scores) -> str | None:
-    """Returns a note if the loss is more than twice that of guessing."""
-    guessing = math.log(len(scores.classes))
-    if scores.loss <= 2 * guessing:
-        return None
-    return (
-        f"the loss is {scores.loss:.3g}, far above that of guessing ({guessing:.2f}): training "
-        "diverged; lower --model.lr"
-    )

@@ -1,5 +1,6 @@
-"""Checks before ``validate`` and ``test`` score a bundle."""
+"""Checks before a bundle is scored, and of the scores."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, a_few
+from vitlora.metrics.scores import Scores
 from vitlora.training.classifier import Classifier
 
 _FEW = 10  # classes to list
@@ -34,6 +36,17 @@ def check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
             f"{bundle.folder} has the classes {_unlike(record.classes, folder.classes)}; "
             f"{folder.root} has {_unlike(folder.classes, record.classes)}"
         )
+
+
+def diverged(scores: Scores) -> str | None:
+    """Returns a note if the loss is more than twice that of guessing."""
+    guessing = math.log(len(scores.classes))
+    if scores.loss <= 2 * guessing:
+        return None
+    return (
+        f"the loss is {scores.loss:.3g}, far above that of guessing ({guessing:.2f}): training "
+        "diverged; lower --model.lr"
+    )
 
 
 def _unlike(classes: Sequence[str], others: Sequence[str]) -> str:
