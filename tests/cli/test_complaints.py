@@ -32,7 +32,7 @@ TYPED = [
     ),
     (
         "--trainer.logger CSVLogger --trainer.logger.flush_logs_every_n_steps often",
-        "trainer.logger.flush_logs_every_n_steps is 'often'; expected int",
+        "trainer.logger.flush_logs_every_n_steps is 'often'; expected a whole number",
     ),
     ("--trainer.logger collections.OrderedDict", "trainer.logger is 'collections.OrderedDict'"),
     ("--trainer.logger+ CSVLogger", "trainer.logger: CSVLogger needs save_dir"),
@@ -51,11 +51,11 @@ TYPED = [
     ),
     (
         "--trainer.callbacks EarlyStopping --trainer.callbacks.patience x",
-        "trainer.callbacks.patience is 'x'; expected int",
+        "trainer.callbacks.patience is 'x'; expected a whole number",
     ),
     (
         "--trainer.callbacks ModelCheckpoint --trainer.callbacks.every_n_epochs x",
-        "trainer.callbacks.every_n_epochs is 'x'; expected int or null",
+        "trainer.callbacks.every_n_epochs is 'x'; expected a whole number or null",
     ),
     (
         "--trainer.callbacks ThroughputMonitor --trainer.callbacks.batch_size_fn len",
@@ -133,7 +133,7 @@ WRITTEN = [
     ),
     (
         "model: {adapter: {class_path: Lora, init_args: {rank: x}}}",
-        "model.adapter.rank is 'x'; expected int",
+        "model.adapter.rank is 'x'; expected a whole number",
     ),
 ]
 

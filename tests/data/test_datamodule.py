@@ -236,7 +236,7 @@ def test_files_cut_off_are_named_in_a_large_folder_too(make_folder, tmp_path, mo
     root = in_a_large_folder(make_folder, tmp_path, monkeypatch)
     file = root / "train" / "a" / "0.jpg"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"1 of 10 train pictures cannot be read:\n.*a/0\.jpg: "):
+    with pytest.raises(DataError, match=r"1 of 20 pictures cannot be read:\n.*a/0\.jpg: "):
         ready(root).setup("fit")
 
 
@@ -256,7 +256,7 @@ def test_a_picture_damaged_in_the_middle_is_named_when_it_is_loaded(
     assert str(raised.value).endswith("or set data.skip_unreadable to true")
     assert "\n" not in str(raised.value)
     assert raised.value.__cause__ is None
-    with pytest.raises(DataError, match="1 of 10 train pictures cannot be read"):
+    with pytest.raises(DataError, match="1 of 20 pictures cannot be read"):
         ready(root, check_copies=True).setup("fit")
 
 

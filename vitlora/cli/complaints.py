@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from lightning.pytorch import Trainer as LightningTrainer
 
 from vitlora.adapters import Lora
+from vitlora.cli.words import NAMES
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, nearest, nearest_of
 from vitlora.metrics.unsure import Unsure
@@ -154,6 +155,8 @@ def _wrong_value(key: str, wrong: re.Match[str]) -> str:
     wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wrong["union"] or wrong["type"])
     wanted = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", wanted)
     wanted = re.sub(r"Literal\[(.+?)\]", r"one of \1", wanted).replace(", NoneType", " or null")
+    names = {kind.__name__: name for kind, name in NAMES.items()}
+    wanted = re.sub(r"(?<!\[)\b(int|float|bool|str)\b(?!\])", lambda kind: names[kind[0]], wanted)
     return f"{key} is {wrong['given'] or wrong['value']!r}; expected {wanted}"
 
 

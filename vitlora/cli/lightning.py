@@ -125,10 +125,6 @@ class VitloraCLI(LightningCLI):
         config = self.config.fit
         if config.output == "":
             raise UsageError("--output is empty; expected a folder")
-        if config.checkpoint:
-            raise UsageError(
-                "--checkpoint is for validate and test; to continue from a bundle, pass --from"
-            )
         quantization = self.model.storage.quantization
         if self.trainer.checkpoint_callbacks and quantization != "none":
             name = type(self.trainer.checkpoint_callbacks[0]).__name__

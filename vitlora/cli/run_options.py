@@ -46,6 +46,7 @@ def run_options(
         UsageError: A mistake that shows before anything is loaded.
         BundleError: The bundle is damaged, or there is none.
     """
+    short = any(word.partition("=")[0] == "--data" for word in options)
     options, target = take_json(_long_names(command, options), alone=True)
     options, configs = _without_configs(options)
     runs = [_read_config(path) for path in configs]
@@ -67,10 +68,14 @@ def run_options(
         inherited = _to_score(command, options, names, runs)
     if not run:
         inherited = {"data.root": "PHOTOS", **inherited}
-    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names) and (
-        root := _chosen("data.root", options, runs)
-    ):
-        check_root(root)
+    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
+        if command == "fit" and _chosen("checkpoint", options, runs):
+            raise UsageError(
+                "--checkpoint is for validate and test; to continue from a bundle, pass --from"
+            )
+        if root := _chosen("data.root", options, runs):
+            typed = "--data.root" in names
+            check_root(root, ("--data" if short else "--data.root") if typed else "data.root")
     # configs come first, so that arguments override them, and as text, because jsonargparse would
     # read the files in the console's code page
     words = [word for one in runs for word in ("--config", _as_yaml(one))] + options

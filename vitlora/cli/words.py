@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def dashed(name: str) -> str:
@@ -41,11 +41,9 @@ def expected(hint: object) -> str:
         if typing.get_origin(one) is Literal:
             said.append(f"one of {', '.join(map(str, typing.get_args(one)))}")
         elif typing.get_args(one):
-            said.append(
-                f"{_EXPECTED.get(typing.get_args(one)[0], 'values')} each, separated by commas"
-            )
+            said.append(f"{NAMES.get(typing.get_args(one)[0], 'values')} each, separated by commas")
         else:
-            said.append(_EXPECTED.get(one, getattr(one, "__name__", str(one))))
+            said.append(NAMES.get(one, getattr(one, "__name__", str(one))))
     return " or ".join(said)
 
 

@@ -79,11 +79,9 @@ class Inspection:
         if problems and not self.skip_unreadable:
             total = counted(len(samples), f"{split} picture")
             if name_all:
-                others = [
-                    s.path for part, some in folder.splits.items() if part != split for s in some
-                ]
-                problems |= fingerprints(others, value_range)[1]
-                total = counted(len(samples) + len(others), "picture")
+                for part in folder.splits.keys() - {split}:
+                    problems |= fingerprints(self._paths_to_decode(part), value_range)[1]
+                total = counted(sum(map(len, folder.splits.values())), "picture")
             lines = a_few_lines(list(problems.values()))
             raise DataError(
                 f"{len(problems):,} of {total} cannot be read:\n  {lines}\n"
