@@ -279,10 +279,13 @@ def test_every_example_can_be_read(command: str) -> None:
 
     line = CommandLine(command, function_of(command), RENAMED.get(command))
     examples = line.help().split("\nexamples:\n")[1].replace("\\\n", " ").splitlines()
+    read = 0
     for example in examples:
         words = shlex.split(example.partition(" | ")[0].partition(" > ")[0])
         if words[:2] == ["vitlora", command]:
             line.read(take_json(words[2:])[0])
+            read += 1
+    assert read
 
 
 def test_results_in_json_say_whose_they_are(tmp_path: Path, capsys: Any, make_folder: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -138,3 +139,13 @@ def test_real_copies_stand_together(tmp_path, make_folder):
     found = together(folder, groups_of(folder, "duplicates"))
     assert frozenset({"a/0.jpg", "b/copy.png"}) in found
     assert frozenset({"a/1.jpg"}) in found
+
+
+def test_a_folder_s_own_groups_stay_together_whatever_else_does(folder, tmp_path):
+    own = replace(folder, groups={"a/1.jpg": "patient", "b/0.jpg": "patient"})
+    file = written(tmp_path, "file,group", *ROWS)  # a/0 and b/0 belong together
+    found = together(own, groups_of(own, file))
+    assert found == {frozenset({"a/0.jpg", "b/0.jpg", "a/1.jpg"}), frozenset({"b/1.jpg"})}
+    alone = together(own, groups_of(own, None))
+    patient = frozenset({"a/1.jpg", "b/0.jpg"})
+    assert alone == {patient, frozenset({"a/0.jpg"}), frozenset({"b/1.jpg"})}

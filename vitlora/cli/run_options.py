@@ -185,7 +185,7 @@ def _to_score(
             _mapping(run, "data").pop(key, None)
     chosen = {name.removeprefix("--") for name in names}
     chosen |= {f"data.{key}" for run in runs for key in _mapping(run, "data")}
-    inherited = to_score(bundle, chosen)
+    inherited = to_score(bundle, chosen, _chosen("data.root", options, runs))
     if "data.root" not in {*inherited, *chosen}:
         raise UsageError(
             f"{bundle.folder} does not record its training pictures; pass --data FOLDER"

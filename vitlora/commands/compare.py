@@ -161,9 +161,14 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
 
 
 def _digest(folder: Folder) -> str:
-    """Returns the SHA-256 of the names and sizes of the pictures in each split."""
+    """Returns the SHA-256 of each split's pictures: their names, classes and sizes."""
     known = sorted(
-        (part, folder.name(sample), size_and_time(sample.path)[0])
+        (
+            part,
+            folder.name(sample),
+            folder.classes[sample.label],
+            size_and_time(sample.path)[0],
+        )
         for part, samples in folder.splits.items()
         for sample in samples
     )

@@ -72,7 +72,7 @@ def doctor(
     Examples:
         $ vitlora doctor photos
         $ vitlora doctor photos --html doctor.html --json doctor.json
-        $ vitlora doctor photos --check-labels --backbone vitlora/vit_micro_patch8_96
+        $ vitlora doctor photos --check-labels
         $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
     root, layout = check_root(data, "--data"), LayoutOptions.named(reading)

@@ -9,6 +9,7 @@ from posixpath import normpath
 from vitlora.data.duplicates import near_duplicates
 from vitlora.data.folder import Folder
 from vitlora.data.layouts.reading import Place
+from vitlora.data.usage import merged
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.notes import tell
 
@@ -17,24 +18,34 @@ _COLUMNS = ("file", "group")
 
 
 def groups_of(folder: Folder, source: str | None) -> list[int]:
-    """Returns the number of the group of each picture of class folders not yet split.
+    """Returns the number of the group of each picture that is not yet split.
+
+    The folder's own groups, such as the patients of a table, always stay together; a source adds
+    to them.
 
     Args:
         folder: Its pictures are those of ``all``.
         source: ``duplicates`` for pictures that look the same, or a CSV file with the columns
             ``file`` (relative to the folder) and ``group``, which names every picture; None for
-            the folder's own groups, where a picture without one is a group by itself.
+            no more than the folder's own.
 
     Raises:
         UsageError: There is no such file.
         DataError: The file is not such a CSV, or its pictures are not those of the folder.
     """
     samples = folder.splits["all"]
-    if source is None:
-        names = [folder.name(sample) for sample in samples]
-        numbers: dict[tuple[bool, str], int] = {}
-        keys = [(n in folder.groups, folder.groups.get(n, n)) for n in names]
-        return [numbers.setdefault(key, len(numbers)) for key in keys]
+    own = [folder.groups.get(folder.name(sample)) for sample in samples]
+    asked = list(range(len(samples))) if source is None else _asked_for(folder, source)
+    if not folder.groups:
+        return asked
+    leaders = merged(asked, own)
+    numbers = {leader: number for number, leader in enumerate(dict.fromkeys(leaders))}
+    return [numbers[leader] for leader in leaders]
+
+
+def _asked_for(folder: Folder, source: str) -> list[int]:
+    """Returns the groups that ``data.groups`` names."""
+    samples = folder.splits["all"]
     if source == DUPLICATES:
         tell(f"looking for near-duplicates among {len(samples):,} pictures …")
         return near_duplicates([sample.path for sample in samples])

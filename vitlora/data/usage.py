@@ -1,7 +1,7 @@
 """How trainings used pictures, known by their content: renaming or moving them changes nothing."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,12 +88,13 @@ def content_of(digest: bytes) -> bytes:
     return digest[:_BYTES]
 
 
-def with_copies(groups: Sequence[int], known: Sequence[bytes | None]) -> list[int]:
-    """Returns the groups of pictures, merged where they hold files with the same bytes.
+def merged(groups: Sequence[int], keys: Sequence[Hashable]) -> list[int]:
+    """Returns the groups of pictures, merged where pictures of both have the same key.
 
     Args:
         groups: The number of each picture's group.
-        known: First bytes of each picture's SHA-256; None if it could not be read.
+        keys: What keeps pictures together, such as the first bytes of a file's SHA-256; None for a
+            picture with nothing of the kind.
     """
     leader: dict[int, int] = {}
 
@@ -102,10 +103,10 @@ def with_copies(groups: Sequence[int], known: Sequence[bytes | None]) -> list[in
             group = above
         return group
 
-    first: dict[bytes, int] = {}
-    for group, content in zip(groups, known, strict=True):
-        if content is not None:
-            one, other = lead(first.setdefault(content, group)), lead(group)
+    first: dict[Hashable, int] = {}
+    for group, key in zip(groups, keys, strict=True):
+        if key is not None:
+            one, other = lead(first.setdefault(key, group)), lead(group)
             if one != other:
                 leader[max(one, other)] = min(one, other)
     return [lead(group) for group in groups]

@@ -12,6 +12,7 @@ from vitlora.bundle.folder import RUN_CONFIG
 from vitlora.bundle.plain import is_a
 from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
+from vitlora.data.hub import address
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, shown
@@ -32,12 +33,15 @@ def options_in(bundle: Bundle, group: str) -> dict[str, Any]:
     return options
 
 
-def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
+def to_score(
+    bundle: Bundle, chosen: Container[str] = (), root: str | None = None
+) -> dict[str, Any]:
     """Returns a bundle's pictures and base as options, without the options of its training.
 
     Args:
         bundle: The bundle.
         chosen: Names of options that the user sets, such as ``data.root``; they are left out.
+        root: The folder that the user names; None for that of training.
 
     Raises:
         BundleError: Its ``config.yaml`` holds a value that an option does not accept.
@@ -52,10 +56,12 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     # known_classes allows classes without pictures, and classes leaves out others
     options |= {"classes": list(record.classes), "known_classes": list(record.classes)}
     options |= {name: place for name, place in places.items() if place and name in options}
-    if "data.root" in chosen:  # another folder may be stored in another way
+    if root is not None and address(root) != record.split["root"]:
+        # another folder may be stored in another way
         options = {name: v for name, v in options.items() if name not in vars(LayoutOptions())}
     else:
-        options |= LayoutOptions.recorded(record.split).given()
+        known = LayoutOptions.recorded(record.split).given()
+        options |= {name: value for name, value in known.items() if f"data.{name}" not in chosen}
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight
