@@ -12,7 +12,7 @@ from vitlora.data.doctor.leaks import copy_groups, file_of
 from vitlora.data.doctor.single import endings
 from vitlora.data.doctor.survey import RECORD, Picture, Survey
 from vitlora.data.folder import SPLITS, VAL_FRACTION, Folder, Sample
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, a_few
 from vitlora.files import draft
 
 
@@ -60,7 +60,8 @@ def write_cleaned(survey: Survey, out: Path, shares: Shares) -> dict[str, int]:
 
     Raises:
         UsageError: ``out`` exists already, or the shares leave nothing to train on.
-        DataError: A class has too few pictures left for every split.
+        DataError: A class has too few pictures left for every split, or a name that no folder can
+            have.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"--fix '{out}' exists already; name a folder that does not")
@@ -117,11 +118,22 @@ def _split(
         raise DataError(
             f"of {survey.root} the pictures of {len(classes)} classes are left; expected at least 2"
         )
+    strange = [repr(name) for name in classes if not _names_a_folder(name)]
+    if strange:
+        raise DataError(
+            f"--fix makes a folder for each class, which cannot be called {a_few(strange)}; rename "
+            "the class: no / or \\, and no . or __ at the beginning"
+        )
     samples = [Sample(p.path, classes.index(p.label), p.name) for p in kept]
     numbers = {picture.name: -1 - n for n, pictures in enumerate(groups) for picture in pictures}
     group_of = [numbers.get(picture.name, index) for index, picture in enumerate(kept)]
     pool = Folder(survey.root, classes, {"all": samples})
     return pool.split(val, test, seed, groups=group_of)
+
+
+def _names_a_folder(label: str) -> bool:
+    """Whether a class can have a folder of its name, in the copy and not passed over as hidden."""
+    return bool(label) and not label.startswith((".", "__")) and not set(label) & set("/\\\0")
 
 
 def _fill(new: Path, folder: Folder, pictures: dict[Path, Picture]) -> dict[str, str]:
