@@ -220,6 +220,20 @@ def test_fix_of_class_folders_holds_out_a_fifth(root, tmp_path):
     assert read_folder(tmp_path / "x").counts("val") == [4, 4]
 
 
+def test_fix_keeps_the_groups_of_a_table_and_their_copies_whole(table, tmp_path):
+    rows = [("ab"[n // 3 % 2], f"p{n // 3}" if n < 42 else "") for n in range(60)]
+    photos = table(rows)
+    ImageOps.mirror(Image.open(photos / "00.jpg")).save(
+        photos / "06.jpg"
+    )  # p0 and p2 share a scene
+    assert run("--data", photos, "--fix", tmp_path / "x") == 0
+    record = json.loads((tmp_path / "x" / "fixed.json").read_text("utf-8"))
+    side = {old: new.split("/")[0] for new, old in record["from"].items()}
+    parts = [{side[f"{n:02}.jpg"] for n in range(m, m + 3)} for m in range(0, 42, 3)]
+    assert all(len(part) == 1 for part in parts) and parts[0] == parts[2]
+    assert len(side) == 60 and list(side.values()).count("val") == pytest.approx(12, abs=3)
+
+
 def test_fix_copies_where_links_fail(root, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("another disk")
