@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vitlora.data import groups as groups_module
-from vitlora.data.groups import groups_of
+from vitlora.data.groups import groups_of, merged
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 
@@ -149,3 +149,9 @@ def test_a_folder_s_own_groups_stay_together_whatever_else_does(folder, tmp_path
     alone = together(own, groups_of(own, None))
     patient = frozenset({"a/1.jpg", "b/0.jpg"})
     assert alone == {patient, frozenset({"a/0.jpg"}), frozenset({"b/1.jpg"})}
+
+
+def test_groups_with_a_key_in_common_are_merged():
+    assert merged([0, 1, 2, 3], [b"x", b"y", b"x", None]) == [0, 1, 0, 3]
+    assert merged([0, 0, 1, 1, 2, 2], [b"a", b"b", b"b", b"c", b"c", b"d"]) == [0] * 6
+    assert merged([5, 5, 7], [None, None, None]) == [5, 5, 7]

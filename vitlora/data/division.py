@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.data.folder import SPLITS, Folder, Sample
-from vitlora.data.groups import DUPLICATES, groups_of
+from vitlora.data.groups import DUPLICATES, groups_of, merged
 from vitlora.data.hub import address
-from vitlora.data.usage import Usage, contents, merged, used
+from vitlora.data.usage import Usage, contents, used
 from vitlora.errors import DataError, UsageError, a_few, counted
 from vitlora.notes import note
 

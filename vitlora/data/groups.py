@@ -2,14 +2,13 @@
 
 import csv
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from posixpath import normpath
 
 from vitlora.data.duplicates import near_duplicates
 from vitlora.data.folder import Folder
 from vitlora.data.layouts.reading import Place
-from vitlora.data.usage import merged
 from vitlora.errors import DataError, UsageError, nearest
 from vitlora.notes import tell
 
@@ -63,6 +62,29 @@ def _asked_for(folder: Folder, source: str) -> list[int]:
     except csv.Error as error:
         raise DataError(f"{file} is not a CSV file: {error}") from None
     return _numbers(folder, file, listed)
+
+
+def merged(groups: Sequence[int], keys: Sequence[Hashable | None]) -> list[int]:
+    """Returns the groups of pictures, merged where pictures have the same key.
+
+    Args:
+        groups: The number of each picture's group.
+        keys: What each picture shares with others; None for nothing.
+    """
+    leader: dict[int, int] = {}
+
+    def lead(group: int) -> int:
+        while (above := leader.get(group, group)) != group:
+            group = above
+        return group
+
+    first: dict[Hashable, int] = {}
+    for group, key in zip(groups, keys, strict=True):
+        if key is not None:
+            one, other = lead(first.setdefault(key, group)), lead(group)
+            if one != other:
+                leader[max(one, other)] = min(one, other)
+    return [lead(group) for group in groups]
 
 
 def _listed(file: Path, rows: "csv.DictReader[str]") -> dict[str, str]:

@@ -1,7 +1,7 @@
 """How trainings used pictures, known by their content: renaming or moving them changes nothing."""
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,30 +86,6 @@ def contents(paths: Iterable[Path]) -> dict[Path, bytes]:
 def content_of(digest: bytes) -> bytes:
     """Returns the part of a SHA-256 that ``Usage`` keeps."""
     return digest[:_BYTES]
-
-
-def merged(groups: Sequence[int], keys: Sequence[Hashable]) -> list[int]:
-    """Returns the groups of pictures, merged where pictures of both have the same key.
-
-    Args:
-        groups: The number of each picture's group.
-        keys: What keeps pictures together, such as the first bytes of a file's SHA-256; None for a
-            picture with nothing of the kind.
-    """
-    leader: dict[int, int] = {}
-
-    def lead(group: int) -> int:
-        while (above := leader.get(group, group)) != group:
-            group = above
-        return group
-
-    first: dict[Hashable, int] = {}
-    for group, key in zip(groups, keys, strict=True):
-        if key is not None:
-            one, other = lead(first.setdefault(key, group)), lead(group)
-            if one != other:
-                leader[max(one, other)] = min(one, other)
-    return [lead(group) for group in groups]
 
 
 def used(parts: Mapping[str, Iterable[bytes]]) -> Usage:
