@@ -351,6 +351,20 @@ def test_columns_of_classes_that_disagree_need_a_choice(tmp_path):
     assert [one.label for one in reading.pictures] == list("abab")
 
 
+@pytest.mark.parametrize("name", ["x" * 301, "a\nb", "\x1b[31mred", "../../dog", "  "])
+def test_a_class_is_a_line_of_text(tmp_path, name):
+    file = parquet(tmp_path / "a.parquet", {"image": PICTURES, "label": [*"aba", name]})
+    refused(file, "a class is a line of at most 300 characters that print", "(000003)")
+
+
+def test_classes_have_no_spaces_around_and_numbers_count(tmp_path):
+    rows = {"image": PICTURES, "label": ["dog", "dog ", "cat", "cat"]}
+    assert read_folder(parquet(tmp_path / "a.parquet", rows)).classes == ("cat", "dog")
+    rows["label"] = ["0", "10", "2", "1"]
+    file = parquet(tmp_path / "b" / "a.parquet", rows)
+    assert read_folder(file).classes == ("0", "1", "2", "10")
+
+
 def test_names_for_numbers_come_from_a_file(tmp_path):
     file = parquet(tmp_path / "a.parquet", {"image": PICTURES, "label": [1, 0, 1, 2]})
     (tmp_path / "names.txt").write_text("zebra\nant\nbee\n")
