@@ -134,7 +134,7 @@ def test_table_holds_what_the_bundles_say_and_a_second_time_runs_nothing(
     assert json.loads((folder / "comparison.json").read_text()) == fields
 
     assert compare(photos, *words, "--trainer.max_epochs", "2") == 2
-    assert "trainer.max_epochs: 1 there, 2 now" in capsys.readouterr().err
+    assert "trainer.max_epochs was 1, is now 2" in capsys.readouterr().err
     (photos / "val" / "a" / "0.jpg").unlink()
     assert compare(photos, *words) == 2
     assert "the pictures changed" in capsys.readouterr().err
@@ -261,9 +261,9 @@ def test_a_record_of_another_version_is_not_reused(tmp_path: Path) -> None:
     made = study.Study(tmp_path / "out", {}, "test", False)
     made.take({"vitlora": "1", "config": {"a": {"b": 1}}})
     made.take({"vitlora": "1", "config": {"a": {"b": 1}}})
-    with pytest.raises(UsageError, match=r"a\.b: 1 there, 2 now"):
+    with pytest.raises(UsageError, match=r"a\.b was 1, is now 2"):
         made.take({"vitlora": "1", "config": {"a": {"b": 2}}})
-    with pytest.raises(UsageError, match="vitlora: 1 there, 2 now"):
+    with pytest.raises(UsageError, match="vitlora was 1, is now 2"):
         made.take({"vitlora": "2", "config": {"a": {"b": 1}}})
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "adopt": "vitlora.commands.adopt:adopt",
     "push": "vitlora.commands.push:push",
 }
+_LONG = ("fit", "compare")  # lost if they stop half-way
 ON_LIGHTNING = ("fit", "validate", "test")  # Lightning's CLI reads their arguments
 RENAMED = {  # old names of parameters, which still work
     "plan": {"method": "methods"},
@@ -53,7 +54,14 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run(words)
     except BrokenPipeError:  # as in 'vitlora configs | head -1'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if words[0] not in _LONG:
+            return 0
+        print(
+            f"vitlora: {words[0]} stopped, for nothing reads its output any more; write it to a "
+            "file instead: ... > log.txt",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, counted
 from vitlora.metrics.unsure import Unsure
 
 if TYPE_CHECKING:
     from vitlora.metrics.confidence import Confidence
+
+_ENOUGH = 20  # validation pictures that may replace a calibration on more
 
 
 def calibrate(
@@ -77,7 +79,12 @@ def calibrate(
         raise DataError(
             f"{folder.root} has no train split; name a folder with train/ and val/ with --data"
         )
-    before = bundle.record.confidence
+    before, count = bundle.record.confidence, len(folder.splits["val"])
+    if before is not None and count < min(before.images, _ENOUGH):
+        raise DataError(
+            f"{folder.root} has {counted(count, 'validation picture')}, and the bundle is already "
+            f"calibrated on {before.images:,}; expected at least {_ENOUGH}, or as many as before"
+        )
     unsure = Unsure(**(rule or ({} if before is None else before.rule)))
     network = merged_network(bundle, weights, pick_device(device))
     bundle = learn(bundle, network, folder.splits["train"], folder.splits["val"], unsure)

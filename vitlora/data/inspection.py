@@ -150,7 +150,8 @@ class Inspection:
         for line in notes:
             warn(line)
         if notes:
-            anew = "" if self.division.drawn else "data.resplit true with "
+            given = self.division.found.splits.keys() - {"all"}  # a draw moves nothing of these
+            anew = "data.resplit true with " if given else ""
             warn(
                 f"scores will mislead; {anew}data.groups duplicates keeps copies in one split, "
                 f"{typed('vitlora', 'doctor', '--data', folder.root)} shows them"

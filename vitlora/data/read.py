@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
@@ -9,9 +10,10 @@ from vitlora.data.class_names import doubts
 from vitlora.data.folder import SPLITS, Folder, Origin, Sample
 from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
+from vitlora.data.layouts.label_names import in_order, is_class_name
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
 from vitlora.data.listing import describe
-from vitlora.errors import DataError, UsageError, a_few, counted, nearest
+from vitlora.errors import DataError, UsageError, a_few, counted, nearest, shown
 
 
 def check_root(root: str | Path, option: str = "data.root") -> Path:
@@ -48,7 +50,30 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
     place = Place(check_root(root))
     layout = layout_named(options.layout) if options.layout else recognised(place, options)
     options.check_used(layout)
-    return place, layout.read(place, options)
+    return place, _stripped(place, layout.read(place, options))
+
+
+def _stripped(place: Place, reading: Reading) -> Reading:
+    """Returns a reading whose classes have no spaces around their names.
+
+    Raises:
+        DataError: A class's name is not one line of text.
+    """
+    first = {one.label: one.name for one in reversed(reading.pictures)}
+    every = dict.fromkeys([*(reading.classes or ()), *first])
+    if wrong := [name for name in every if not is_class_name(name)]:
+        names = (
+            f"{shown(name)} ({first[name]})" if name in first else shown(name) for name in wrong
+        )
+        raise DataError(
+            f"{place.root}: a class is a line of at most 300 characters that print, not blank and "
+            f"without '..'; found {a_few(names, 5)} in {reading.source}"
+        )
+    if all(name == name.strip() for name in every):
+        return reading
+    pictures = [replace(one, label=one.label.strip()) for one in reading.pictures]
+    classes = reading.classes and tuple(dict.fromkeys(name.strip() for name in reading.classes))
+    return replace(reading, pictures=pictures, classes=classes)
 
 
 def read_folder(
@@ -109,7 +134,7 @@ def _class_names(
     root: Path, reading: Reading, wanted: Sequence[str] | None, known: Sequence[str]
 ) -> tuple[str, ...]:
     counts = Counter(one.label for one in reading.pictures)
-    everywhere = [*dict.fromkeys([*(reading.classes or ()), *sorted(counts)])]
+    everywhere = [*dict.fromkeys([*(reading.classes or ()), *in_order(counts)])]
     every = {*everywhere, *(name for names in reading.empty.values() for name in names)}
     if wanted is None:
         names = [*known, *(name for name in everywhere if name not in known and counts[name])]

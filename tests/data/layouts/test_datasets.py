@@ -327,6 +327,44 @@ def test_columns_of_splits_and_groups_count(tmp_path):
     assert {one.split for one in reading.pictures} == {""}
 
 
+def test_splits_of_other_names_are_refused_if_asked_for_else_told(tmp_path):
+    said = ["training_set", "validation_set"] * 2
+    columns = {"image": PICTURES, "label": list("abab"), "split": said, "fold": said}
+    file = parquet(tmp_path / "a.parquet", columns)
+    refused(file, "4 rows with an unknown split: 000000 ('training_set')", split_column="fold")
+    _, reading = read_place(file)
+    assert {one.split for one in reading.pictures} == {""}
+    assert (
+        "column split not used: training_set, validation_set; no train, val or test"
+        in reading.notes
+    )
+
+
+def test_columns_of_classes_that_disagree_need_a_choice(tmp_path):
+    columns = {"image": PICTURES, "label": [0, 1, 1, 0], "class_name": list("abab")}
+    file = parquet(tmp_path / "a.parquet", columns)
+    refused(file, "several columns that may be the classes (label, class_name)")
+    _, reading = read_place(file, LayoutOptions(label_column="label"))
+    assert [one.label for one in reading.pictures] == list("0110")
+    columns["label"] = [0, 1, 0, 1]
+    _, reading = read_place(parquet(tmp_path / "a.parquet", columns))
+    assert [one.label for one in reading.pictures] == list("abab")
+
+
+@pytest.mark.parametrize("name", ["x" * 301, "a\nb", "\x1b[31mred", "../../dog", "  "])
+def test_a_class_is_a_line_of_text(tmp_path, name):
+    file = parquet(tmp_path / "a.parquet", {"image": PICTURES, "label": [*"aba", name]})
+    refused(file, "a class is a line of at most 300 characters that print", "(000003)")
+
+
+def test_classes_have_no_spaces_around_and_numbers_count(tmp_path):
+    rows = {"image": PICTURES, "label": ["dog", "dog ", "cat", "cat"]}
+    assert read_folder(parquet(tmp_path / "a.parquet", rows)).classes == ("cat", "dog")
+    rows["label"] = ["0", "10", "2", "1"]
+    file = parquet(tmp_path / "b" / "a.parquet", rows)
+    assert read_folder(file).classes == ("0", "1", "2", "10")
+
+
 def test_names_for_numbers_come_from_a_file(tmp_path):
     file = parquet(tmp_path / "a.parquet", {"image": PICTURES, "label": [1, 0, 1, 2]})
     (tmp_path / "names.txt").write_text("zebra\nant\nbee\n")

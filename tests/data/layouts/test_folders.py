@@ -162,3 +162,18 @@ def test_options_of_tables_are_refused_for_folders(tmp_path, layout):
     options = LayoutOptions(layout, label_column="breed", images="elsewhere")
     with pytest.raises(UsageError, match=r"does not use data.images, data.label_column; leave"):
         read_place(make(tmp_path, "cat dog"), options)
+
+
+def test_class_folders_keep_the_order_of_their_names(tmp_path: Path) -> None:
+    folder = read_folder(make(tmp_path, "0 1 2 10"))
+    assert folder.classes == ("0", "1", "10", "2")
+
+
+def test_two_pictures_of_one_name_in_other_unicode_forms_are_refused(tmp_path: Path) -> None:
+    root = make(tmp_path, "cat dog")
+    for name in ("caf\u00e9.jpg", "cafe\u0301.jpg"):
+        (root / "cat" / name).touch()
+    if len([*(root / "cat").iterdir()]) < 4:
+        pytest.skip("this disk takes both forms for one")
+    with pytest.raises(DataError, match="two pictures of one name, 'cat/caf"):
+        read(root)

@@ -31,6 +31,7 @@ class Columns:
         names: Of the classes 0, 1, 2 ...; empty where the dataset does not say.
         split: Which split a picture is in; empty for no such column.
         group: What a split must not part; empty for no such column.
+        rivals: All columns that may be the classes by their names, where there are several.
     """
 
     picture: str
@@ -38,6 +39,7 @@ class Columns:
     names: tuple[str, ...] = ()
     split: str = ""
     group: str = ""
+    rivals: tuple[str, ...] = ()
 
 
 def columns_of(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> Columns:
@@ -58,11 +60,13 @@ def columns_of(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> 
     pictures = pictures or [name for name in types if _holds(types[name])]
     labels = [name for name in types if _note(notes, name) == "ClassLabel"]
     if len(labels) != 1:
-        labels = [name for name in _LABELS if name in (labels or types)][:1] or labels
+        labels = [name for name in _LABELS if name in (labels or types)] or labels
+    rivals = tuple(labels) if {*labels} <= {*_LABELS} and len(labels) > 1 else ()
+    labels = labels[:1] if rivals else labels
     picture = options.column("file", types, where)
     picture = picture or _one(pictures, "pictures", "file_column", types, where)
-    label = options.column("label", types, where)
-    label = label or _one(labels, "classes", "label_column", types, where)
+    given = options.column("label", types, where)
+    label = given or _one(labels, "classes", "label_column", types, where)
     if not _holds(types[picture]) or "/" in picture or picture in ("", ".", ".."):
         raise DataError(
             f"{where}: the column '{printable(picture, 80)}' ({types[picture]}) holds no picture "
@@ -75,6 +79,7 @@ def columns_of(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> 
         checked_names(names, f"{where}, column {label}") if isinstance(names, list) else (),
         options.column("split", types, where) or "split" * ("split" in types),
         options.column("group", types, where) or "group" * ("group" in types),
+        () if given else rivals,
     )
 
 

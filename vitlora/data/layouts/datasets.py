@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -17,6 +18,7 @@ from vitlora.data.layouts.entries import Entry, checked_splits, told_of
 from vitlora.data.layouts.label_names import named, names_in
 from vitlora.data.layouts.reading import COLUMNS, Labelled, LayoutOptions, Place, Reading, split_of
 from vitlora.data.layouts.shards import one_dataset, shard_splits
+from vitlora.data.layouts.table_columns import one_of
 from vitlora.data.rows import Rows, can_be_mapped, copy_rows, mark_used, use_copies
 from vitlora.data.waiting import shown
 from vitlora.errors import DataError, a_few, counted, printable
@@ -48,8 +50,8 @@ class Datasets:
         names = () if columns.names else names_in(place, options)
         labels = {entry.where: entry.labels[0] for entry in entries}
         labels = named(labels, names, options.label_names or "")
-        splits = [""] * len(rows)
-        if any(split_of(split) for split in {entry.split for entry in entries}):
+        splits, said = [""] * len(rows), {entry.split for entry in entries}
+        if options.split_column or any(map(split_of, said)):
             with told_of(place.hub or str(place.root)):
                 splits = checked_splits(entries)
         pictures = [
@@ -62,7 +64,10 @@ class Datasets:
             f"the column {columns.label}",
             sorted(pictures, key=lambda one: one.name),
             columns.names or names or None,
-            notes=tuple(_notes(len(rows) - len(pictures), shards)),
+            notes=(
+                *([] if any(splits) else _no_splits(columns.split, said)),
+                *_notes(len(rows) - len(pictures), shards),
+            ),
             read_from=() if place.hub else tuple(_files(place)),
         )
 
@@ -198,7 +203,7 @@ def _columns(shards: Sequence[_Shard], options: LayoutOptions) -> Columns:
     """Returns the columns that all shards have.
 
     Raises:
-        DataError: They differ.
+        DataError: They differ, or several columns of classes say different things.
     """
     first = shards[0]
     columns = columns_of(first.table.schema, options, first.name)
@@ -208,7 +213,21 @@ def _columns(shards: Sequence[_Shard], options: LayoutOptions) -> Columns:
                 f"{first.name} and {shard.name} have other columns or names of classes; expected "
                 "one dataset: name the folder or the file of one"
             )
-    return columns
+    if not columns.rivals:
+        return columns
+    known: dict[str, Columns] = {}
+    cells: dict[str, list[str]] = {}
+    for label in columns.rivals:
+        known[label] = columns_of(
+            first.table.schema, replace(options, label_column=label), first.name
+        )
+        with suppress(DataError):  # a column of lists says nothing here
+            cells[label] = [
+                text
+                for shard in shards
+                for text in texts(shard.table, label, known[label].names, shard.name)
+            ]
+    return known[one_of(cells, columns.rivals, first.name)]
 
 
 def _rows(shard: _Shard, columns: Columns) -> Iterator[tuple[Path, Entry]]:
@@ -234,6 +253,11 @@ def _rows(shard: _Shard, columns: Columns) -> Iterator[tuple[Path, Entry]]:
     for row, (label, split, group) in enumerate(zip(*said, strict=False)):
         name = f"{before}{shard.first + row:06d}"
         yield folder / str(row), Entry(name, (name,), (label,), shard.split or split, group)
+
+
+def _no_splits(column: str, said: Iterable[str]) -> Iterator[str]:
+    if names := sorted(printable(name, 40) for name in said if name):
+        yield f"column {printable(column, 80)} not used: {a_few(names, 3)}; no train, val or test"
 
 
 def _notes(unlabelled: int, shards: Iterable[_Shard]) -> Iterator[str]:

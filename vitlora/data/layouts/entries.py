@@ -11,7 +11,6 @@ from vitlora.data.layouts.lookup import Lookup, split_in
 from vitlora.data.layouts.reading import Labelled, LayoutOptions, Place, split_of
 from vitlora.errors import DataError, a_few, counted, shown
 
-_LONGEST_LABEL = 300  # characters
 _LONGEST_NAME = 4096
 _SHOWN = 5  # entries that an error names
 
@@ -58,7 +57,7 @@ def listed(entries: Sequence[Entry], say: Callable[[Entry], object] | None = Non
 
 
 def check_labels(entries: Sequence[Entry]) -> None:
-    """Refuses pictures of several classes, and classes that are not one line of text.
+    """Refuses pictures of several classes.
 
     Args:
         entries: Each with a class.
@@ -72,16 +71,6 @@ def check_labels(entries: Sequence[Entry]) -> None:
             f"{listed(several, lambda entry: ', '.join(entry.labels))}; several classes a picture "
             "are not supported yet, leave one"
         )
-    known = {entry.labels[0]: entry for entry in reversed(entries)}
-    if wrong := [entry for label, entry in known.items() if not _is_line(label)]:
-        raise DataError(
-            f"a class is a line of at most {_LONGEST_LABEL} characters that print; found "
-            f"{listed(wrong, lambda entry: entry.labels[0])}"
-        )
-
-
-def _is_line(label: str) -> bool:
-    return len(label) <= _LONGEST_LABEL and label.isprintable()
 
 
 def checked_splits(entries: Sequence[Entry]) -> list[str]:
@@ -169,8 +158,13 @@ class Finder:
         ]
         roots = {*beyond}
         lost = {root for root in roots if root and _above(root) & roots}
-        found = zip(entries, pairs, beyond, strict=True)
-        missing = [entry for entry, pair, root in found if not pair or root in lost]
+        missing = [
+            entry
+            for entry, pair, root in zip(entries, pairs, beyond, strict=True)
+            if not pair
+            or root in lost
+            or (root and self._in("").elsewhere(entry.written, pair[1], entry.beside))
+        ]
         if missing:
             raise DataError(
                 f"{len(missing):,} of {counted(len(entries), 'picture')} not found in "

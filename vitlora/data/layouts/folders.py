@@ -226,7 +226,8 @@ def _reading(
         for name, parts in tree.inside(place.others)
         if len(parts) > (1 if splits else 0) and (not splits or parts[0] in splits)
     )
-    return Reading(layout, "class folders", pictures, None, empty, passed_over, tuple(notes))
+    classes = tuple(sorted({one.label for one in pictures}))  # as torchvision's: 1, 10, 2
+    return Reading(layout, "class folders", pictures, classes, empty, passed_over, tuple(notes))
 
 
 def _checked(label: str, place: Place) -> str:

@@ -1,10 +1,34 @@
-"""Names for labels that are numbers."""
+"""What classes may be called, their order, and names for labels that are numbers."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vitlora.data.layouts.reading import LayoutOptions, Place, normal
 from vitlora.errors import DataError, UsageError, a_few, printable, shown
+
+_LONGEST = 300  # characters
+_SPELLING = dict.fromkeys(map(ord, "\u00a0\u3000\u200c\u200d"))  # spaces and joiners of scripts
+
+
+def is_class_name(name: str) -> bool:
+    """Returns whether a class can be called this: a line of text that prints, and no path up."""
+    plain = name.translate(_SPELLING)
+    up = ".." in re.split(r"[/\\]", name)
+    return bool(name.strip()) and len(name) <= _LONGEST and plain.isprintable() and not up
+
+
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Returns whether all labels are whole numbers from 0."""
+    return all(re.fullmatch(r"[0-9]{1,18}", label) for label in labels)
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Returns labels sorted: numbers by their value, else by name."""
+    labels = tuple(labels)
+    if are_numbers(labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
 
 
 def names_in(place: Place, options: LayoutOptions, beside: Iterable[str] = ()) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -103,6 +103,27 @@ class Lookup:
         while parts and real and parts[-1].casefold() == real[-1].casefold():
             parts, real = parts[:-1], real[:-1]
         return "/".join(parts)
+
+    def elsewhere(self, name: str, picture: str, beside: str = "") -> bool:
+        """Returns whether a name says a folder that is there, or a split, and the picture's is not.
+
+        Args:
+            name: As it is written.
+            picture: The picture it found, by its name in the place.
+            beside: Folder of the file that holds the name, relative to the place.
+        """
+        if not (beyond := self.beyond(name, picture)):
+            return False
+        written, real = self._plain(name).rpartition("/")[0], picture.rpartition("/")[0]
+        if {written, f"{beside}/{written}"} & self._folders:
+            return True
+        common = len(written) - len(beyond)
+        split, found = split_in(beyond.rpartition("/")[2]), split_in(real[: len(real) - common])
+        return bool(split and found) and split != found
+
+    @cached_property
+    def _folders(self) -> set[str]:
+        return {*self.place.folders}
 
     def _plain(self, name: str) -> str:
         """Returns a name with forward slashes, relative to the place if it lies there."""

@@ -165,7 +165,7 @@ class Reading:
         source: Where the labels come from, in a few words: ``class folders``, ``labels.csv``.
         pictures: In the order of their names.
         classes: Where the place says what classes there are: their names, in label order. None to
-            take those that pictures have, sorted.
+            take those that pictures have, sorted: numbers by their value.
         empty: Classes that have a place of their own without pictures, such as an empty class
             folder, by split.
         passed_over: Files that are not pictures, where pictures were looked for.
@@ -236,8 +236,19 @@ class Place:
 
     @cached_property
     def pictures(self) -> dict[str, Path]:
-        """Its pictures by their names in it (NFC, forward slashes), sorted."""
-        return {self.name(path): path for path in self.listing.pictures}
+        """Its pictures by their names in it (NFC, forward slashes), sorted.
+
+        Raises:
+            DataError: Names of two differ only in how Unicode writes their accents.
+        """
+        found: dict[str, Path] = {}
+        for path in self.listing.pictures:
+            if found.setdefault(self.name(path), path) != path:
+                raise DataError(
+                    f"{self.folder} holds two pictures of one name, '{printable(self.name(path))}',"
+                    " their accents written in different Unicode forms; rename or remove one"
+                )
+        return found
 
     @cached_property
     def others(self) -> dict[str, Path]:

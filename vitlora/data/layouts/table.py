@@ -1,7 +1,6 @@
 """Tables: ``labels.csv`` beside pictures, ``metadata.jsonl``, ``_classes.csv``, ``train.csv``."""
 
 import posixpath
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +17,7 @@ from vitlora.data.layouts.entries import (
     told_of,
 )
 from vitlora.data.layouts.folders import Folders
-from vitlora.data.layouts.label_names import named, names_in
+from vitlora.data.layouts.label_names import are_numbers, in_order, named, names_in
 from vitlora.data.layouts.reading import (
     COLUMNS,
     LayoutOptions,
@@ -84,7 +83,7 @@ class Tables:
             self.name,
             source,
             pictures,
-            _classes(roles, names, {*labels.values()}),
+            _classes(roles, names),
             notes=(
                 *unused,
                 *notes,
@@ -219,7 +218,7 @@ def _names(
 
     The note is of a file that does not fit.
     """
-    if options.label_names is not None or not _are_numbers(labels):
+    if options.label_names is not None or not are_numbers(labels):
         return names_in(place, options), [], []
     folders = {f"{name.rpartition('/')[0]}/" for name in files} | {_base(files)}
     known = [f"{folder}{name}".lstrip("/") for folder in sorted(folders) for name in _NAMES_FILES]
@@ -230,7 +229,7 @@ def _names(
         return (), [], [f"{printable(beside[0])} not used: {error}"]
     if not names or {*labels} == {str(number) for number in range(len(names))}:
         return names, beside, []
-    numbers = _in_order(labels)
+    numbers = in_order(labels)
     note = (
         f"{printable(beside[0])} not used: it names {counted(len(names), 'class')}, and the labels "
         f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it all the same "
@@ -239,21 +238,11 @@ def _names(
     return (), [], [note]
 
 
-def _classes(
-    roles: Iterable[Roles], names: tuple[str, ...], labels: Collection[str]
-) -> tuple[str, ...] | None:
+def _classes(roles: Iterable[Roles], names: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the classes where tables give them an order."""
     if columns := [normal(name) for role in roles for name in role.one_hot]:
         return tuple(dict.fromkeys(columns))
-    return names or (_in_order(labels) if _are_numbers(labels) else None)
-
-
-def _are_numbers(labels: Iterable[str]) -> bool:
-    return all(re.fullmatch(r"[0-9]{1,18}", label) for label in labels)
-
-
-def _in_order(numbers: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(numbers, key=lambda label: (int(label), label)))
+    return names or None
 
 
 def _grouped(source: str, roles: Iterable[Roles], split: bool) -> Iterator[str]:

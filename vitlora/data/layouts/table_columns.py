@@ -1,7 +1,7 @@
 """Which column of a table names pictures, and which says their classes, splits and groups."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vitlora.data.layouts.reading import LayoutOptions, split_of
@@ -158,7 +158,8 @@ def _label(table: Table, columns: Sequence[str], peeked: bool) -> str:
     """
     named = _by_name(columns, _LABELS)
     if len(named) > 1:
-        return _one_of(table, named, peeked)
+        cells = {name: values for name in named if (values := _cells(table, name))}
+        return _of_words(cells, named) if peeked else one_of(cells, named, table.name)
     if named:
         return named[0]
     return columns[0] if len(columns) == 1 and _repeats(_cells(table, columns[0])) else ""
@@ -169,19 +170,27 @@ def _repeats(values: Sequence[str]) -> bool:
     return len(set(values)) <= max(2, 0.9 * len(values))
 
 
-def _one_of(table: Table, named: Sequence[str], peeked: bool) -> str:
-    """Returns one of columns that say the same, such as a class and its number.
+def one_of(cells: Mapping[str, Sequence[str]], named: Sequence[str], where: str) -> str:
+    """Returns one of columns that say the same, such as a class and its number: that of words.
+
+    Args:
+        cells: What the columns say; those that say nothing may lack.
+        named: The columns, the likeliest first.
+        where: The table, for errors.
 
     Raises:
         DataError: They say different things.
     """
-    cells = {name: values for name in named if (values := _cells(table, name))}
     counts = {len(set(values)) for values in cells.values()}
-    if cells and {len(set(zip(*cells.values(), strict=True)))} != counts and not peeked:
+    if cells and {len(set(zip(*cells.values(), strict=True)))} != counts:
         raise DataError(
-            f"{table.name} has several columns that may be the classes ({_shown(named)}); name one "
+            f"{where} has several columns that may be the classes ({_shown(named)}); name one "
             "with data.label_column"
         )
+    return _of_words(cells, named)
+
+
+def _of_words(cells: Mapping[str, Sequence[str]], named: Sequence[str]) -> str:
     words = (name for name, values in cells.items() if not all(map(_is_number, set(values))))
     return next(words, named[0])
 
