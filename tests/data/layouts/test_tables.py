@@ -105,7 +105,7 @@ def test_a_table_is_understood(tmp_path, name, text):
     assert labels(reading) == CATS
     assert set(splits(reading).values()) == {""}
     assert reading.source.endswith(".".join(name.split("_")))
-    assert reading.read_from == (reading.source,)
+    assert reading.read_from == (".".join(name.split("_")),)
     assert reading.notes == ()
 
 
