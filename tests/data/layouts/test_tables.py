@@ -104,8 +104,8 @@ def test_a_table_is_understood(tmp_path, name, text):
     reading = read(make(tmp_path, FOUR, **{name: text}))
     assert labels(reading) == CATS
     assert set(splits(reading).values()) == {""}
-    assert reading.source == ".".join(name.split("_"))
-    assert reading.read_from == (reading.source,)
+    assert reading.source.endswith(".".join(name.split("_")))
+    assert reading.read_from == (".".join(name.split("_")),)
     assert reading.notes == ()
 
 
@@ -713,3 +713,11 @@ def test_a_class_is_a_line_of_text(tmp_path, name):
     told = refused(make(tmp_path, FOUR, labels_csv=rows))
     assert "a class is a line of at most 300 characters that print" in told
     assert "(4.jpg)" in told
+
+
+def test_a_column_taken_because_it_is_the_last_is_named(tmp_path):
+    rows = "filename,{}\n1.jpg,5\n2.jpg,6\n3.jpg,5\n4.jpg,6\n"
+    root = make(tmp_path, FOUR, sizes_csv=rows.format("width"))
+    assert read(root).source == "column width of sizes.csv"
+    assert read(root, label_column="width").source == "sizes.csv"
+    assert read(make(root, "", sizes_csv=rows.format("label"))).source == "sizes.csv"

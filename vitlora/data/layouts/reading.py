@@ -243,10 +243,14 @@ class Place:
         """
         found: dict[str, Path] = {}
         for path in self.listing.pictures:
-            if found.setdefault(self.name(path), path) != path:
+            name = self.name(path)
+            if (other := found.setdefault(name, path)) != path:
+                folders = other.parent != path.parent
+                shared = name.rpartition("/")[0] if folders else name
                 raise DataError(
-                    f"{self.folder} holds two pictures of one name, '{printable(self.name(path))}',"
-                    " their accents written in different Unicode forms; rename or remove one"
+                    f"{self.folder} holds two {'folders' if folders else 'pictures'} named "
+                    f"'{printable(shared)}', their accents written in different Unicode forms; "
+                    "rename or remove one"
                 )
         return found
 

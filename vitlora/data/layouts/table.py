@@ -79,9 +79,10 @@ class Tables:
             pairs = finder.find(labelled, splits)
             splits = splits if any(splits) else folder_splits(labelled, pairs)
             pictures = pictures_of(labelled, pairs, splits)
+        last = {printable(role.label, 80): 0 for role in roles if role.last}
         return Reading(
             self.name,
-            source,
+            f"column {a_few(last, 3)} of {source}" if last else source,
             pictures,
             _classes(roles, names),
             notes=(

@@ -40,6 +40,7 @@ class Roles:
         one_hot: A column for each class, 1 where the picture is of it.
         split: Says which split a picture is in; empty for none.
         group: Says what a split must not part; empty for none.
+        last: Whether ``label`` was taken only because no other column is left.
     """
 
     file: str
@@ -47,6 +48,7 @@ class Roles:
     one_hot: tuple[str, ...] = ()
     split: str = ""
     group: str = ""
+    last: bool = False
 
 
 def roles_of(
@@ -80,7 +82,7 @@ def roles_of(
     if table.name.rpartition("/")[2] == _ONE_HOT_FILE:
         return Roles(file, "", tuple(name for name in left if name != _NO_CLASS), split, group)
     if label := _label(table, left, peeked):
-        return Roles(file, label, (), split, group)
+        return Roles(file, label, (), split, group, not _by_name([label], _LABELS))
     if len(left) > 1 and all(_is_zero_or_one(table, name) for name in left):
         return Roles(file, "", tuple(left), split, group)
     raise DataError(
