@@ -10,6 +10,7 @@ from vitlora.data.class_names import doubts
 from vitlora.data.folder import SPLITS, Folder, Origin, Sample
 from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
+from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
 from vitlora.data.layouts.label_names import in_order, is_class_name
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
 from vitlora.data.listing import describe
@@ -56,6 +57,8 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
 def _stripped(place: Place, reading: Reading) -> Reading:
     """Returns a reading whose classes have no spaces around their names.
 
+    Folders keep theirs: on a disk, ``dog`` and ``dog `` are two folders.
+
     Raises:
         DataError: A class's name is not one line of text.
     """
@@ -69,7 +72,8 @@ def _stripped(place: Place, reading: Reading) -> Reading:
             f"{place.root}: a class is a line of at most 300 characters that print, not blank and "
             f"without '..'; found {a_few(names, 5)} in {reading.source}"
         )
-    if all(name == name.strip() for name in every):
+    folders = (Folders.name, NestedFolders.name, ClassFolders.name)
+    if reading.layout in folders or all(name == name.strip() for name in every):
         return reading
     pictures = [replace(one, label=one.label.strip()) for one in reading.pictures]
     classes = reading.classes and tuple(dict.fromkeys(name.strip() for name in reading.classes))

@@ -177,3 +177,8 @@ def test_two_pictures_of_one_name_in_other_unicode_forms_are_refused(tmp_path: P
         pytest.skip("this disk takes both forms for one")
     with pytest.raises(DataError, match="two pictures named 'cat/caf"):
         read(root)
+
+
+def test_a_folder_s_name_keeps_its_spaces(tmp_path, make_folder):
+    root = make_folder(tmp_path, classes=("dog", "dog "), splits=())
+    assert read_folder(root).classes == ("dog", "dog ")
