@@ -61,7 +61,11 @@ def test_healthy_folder_is_said_to_be_so(root, capsys):
     assert run("--data", root) == 0
     out, err = capsys.readouterr()
     assert out == (
-        f"{root}: 50 pictures in 2 classes, labels from class folders: train 40, val 10\n"
+        f"{root}: 50 pictures in 2 classes, labels from class folders\n"
+        "layout   folders\n"
+        "splits   train 40, val 10\n"
+        "classes  a 25, b 25\n"
+        "\n"
         "nothing wrong\n"
     )
     assert err == ""
@@ -74,16 +78,37 @@ def test_sick_folder_is_reported_and_left_alone(sick, capsys):
     assert contents(sick) == before
     out = capsys.readouterr().out
     assert out.isascii()
-    assert out.splitlines()[1] == "4 errors, 2 warnings"
-    blocks = dict(block.split("\n", 1) for block in out.split("\n\n")[1:])
+    assert out.split("\n\n")[1] == "4 errors, 2 warnings"
+    blocks = dict(block.split("\n", 1) for block in out.split("\n\n")[2:])
     assert "train/a/torn <b>.jpg  (" in blocks["error    pictures that cannot be read: 1"]
     assert (
         "train/a/02.jpg  =  val/b/two.jpg\n"
-        in (blocks["error    files that stand in two or more classes: 1"])
+        in (blocks["error    the same file in two or more classes: 1"])
     )
-    scenes = blocks["error    scenes that stand in two or more splits: 4"].splitlines()
+    scenes = blocks["error    the same scene in two or more splits: 4"].splitlines()
     assert len(scenes) == 5 and scenes[3].strip() == "... and 1 more"
     assert all("-> " in block for block in blocks.values())
+
+
+def test_what_was_understood_is_told_first(root, capsys):
+    (root / "val").rename(root / "test")
+    assert run("--data", root) == 0
+    said = "splits   train 40, test 10; fit holds out 20% of each class in train for val\n"
+    assert said in capsys.readouterr().out
+    assert run("--data", root / "train") == 0
+    said = "splits   none; fit holds out 20% of each class for val\n"
+    assert said in capsys.readouterr().out
+
+
+def test_a_table_is_read_as_its_options_say(root, capsys):
+    rows = [f"{one.relative_to(root)},{one.parent.name},x" for one in sorted(root.rglob("*.jpg"))]
+    (root / "labels.csv").write_text("\n".join(["file,kind,where", *rows]))
+    table = [root / "labels.csv", "--data.label_column"]
+    assert run("--data", *table, "kind") == 0
+    out = capsys.readouterr().out
+    assert "labels from labels.csv\nlayout   table\nsplits   train 40, val 10\n" in out
+    assert run("--data", *table, "kin") == 2
+    assert "data.label_column is 'kin' (did you mean 'kind'?)" in capsys.readouterr().err
 
 
 def test_warnings_alone_are_no_failure(root):

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -371,6 +372,52 @@ def test_ten_thousand_pictures_make_a_page_of_a_few_megabytes(
     assert sum(n for name, n in page.images.items() if name.startswith("cell")) == 400
     assert "9,950 more" in page.text
     assert (tmp_path / "r.html").stat().st_size < 8_000_000  # noise is the worst there is
+
+
+@pytest.fixture(scope="module")
+def large_page(bundle: Bundle, tmp_path_factory: Any) -> Path:
+    """A report on 20,000 answers by chance, of 1,000 classes."""
+    folder = tmp_path_factory.mktemp("many")
+    names = tuple(f"class {n:03}" for n in range(1000))
+    record = replace(bundle.record, classes=names, confidence=None)
+    many = replace(bundle, record=record)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 300, 300, 3), np.uint8)
+    paths = [folder / f"{number}.jpg" for number in range(8)]
+    for path, one in zip(paths, pixels, strict=True):
+        Image.fromarray(one).save(path)
+    logits = torch.randn(20_000, 1000, generator=torch.manual_seed(0))
+    logits[:10_000, 3] += 4  # so that some confusions are more frequent than others
+    samples = tuple(Sample(paths[i % 8], 7 * i % 999) for i in range(20_000))  # none of class 999
+    answers = Answers(samples, logits, torch.zeros(20_000, 1), {})
+    pictures = Pictures(folder, "test", list(samples), (), Seen(len(samples)))
+    content = ReportPage(many, pictures, answers)
+    network = Predictor(bundle).network
+    network.head = torch.nn.Linear(network.head.in_features, 1000)
+    html = content.html(network, torch.device("cpu"), "")
+    (folder / "page.html").write_text(html, "utf-8")
+    return folder / "page.html"
+
+
+def test_a_thousand_classes_make_a_small_page_with_the_worst_first(large_page: Path) -> None:
+    page, html = Page(large_page), large_page.read_text("utf-8")
+    assert large_page.stat().st_size < 8_000_000  # noise is the worst there is
+    assert "1,000 classes are too many for a matrix" in page.text
+    links = re.findall(
+        r'<a href="#(cell-\d+-3)">class (\d+) taken for class 003</a>: (\d+) of', html
+    )
+    assert len(links) == 30
+    counts = [int(count) for _, _, count in links]
+    assert counts == sorted(counts, reverse=True) and counts[-1] > 1
+    cells = {name for name in page.images if name.startswith("cell")}
+    assert cells == {cell for cell, _, _ in links}
+    assert "The other 970 classes" in page.text
+    rows = re.findall(
+        r'class="name-cell">class (\d+)</th><td>(\d+)</td><td>([\d.]+)%.*?([\d.]+)%</td><td class',
+        html,
+    )
+    f1 = [float(row[-1]) for row in rows]
+    assert len(rows) == 999 and f1 == sorted(f1)
+    assert html.index("class 999</th>") > html.rindex("%</td><td>")  # without pictures: the last
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])

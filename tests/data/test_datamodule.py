@@ -201,6 +201,73 @@ def test_a_split_is_checked_once(make_folder, tmp_path, monkeypatch):
     assert checked == [8, 8, 0]  # no test pictures are left to compare with
 
 
+def in_a_large_folder(make_folder, root, monkeypatch):
+    monkeypatch.setattr(inspection, "MANY", 17)
+    return make_folder(root, count=5)  # 20 pictures
+
+
+def test_of_a_large_folder_only_files_that_look_wrong_are_decoded(
+    make_folder, tmp_path, monkeypatch, capsys
+):
+    root, decoded = in_a_large_folder(make_folder, tmp_path, monkeypatch), []
+
+    def counting(paths, *more):
+        decoded.extend(paths := [*paths])
+        return fingerprints(paths, *more)
+
+    monkeypatch.setattr(inspection, "fingerprints", counting)
+    Image.new("RGB", (40, 40)).save(root / "train" / "a" / "0.webp")
+    Image.new("I;16", (40, 40), 9).save(root / "train" / "a" / "deep.png")
+    data = ready(root)
+    data.setup("fit")
+    assert [path.name for path in decoded] == ["0.webp", "deep.png"]
+    assert capsys.readouterr().err.count("only the beginning and end of each file") == 1
+    for options in ({"check_copies": True}, {"skip_unreadable": True}):
+        decoded.clear()
+        ready(root, **options).setup("fit")
+        assert len(decoded) == 22
+
+
+@pytest.mark.parametrize("kept", [0, 2, 200, -1])
+def test_files_cut_off_are_named_in_a_large_folder_too(make_folder, tmp_path, monkeypatch, kept):
+    root = in_a_large_folder(make_folder, tmp_path, monkeypatch)
+    file = root / "train" / "a" / "0.jpg"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"1 of 10 train pictures cannot be read:\n.*a/0\.jpg: "):
+        ready(root).setup("fit")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_damaged_in_the_middle_is_named_when_it_is_loaded(
+    make_folder, tmp_path, monkeypatch, workers
+):
+    root = in_a_large_folder(make_folder, tmp_path, monkeypatch)
+    file = root / "train" / "a" / "0.jpg"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:200] + whole[-2:])
+    data = ready(root, num_workers=workers)
+    data.setup("fit")
+    with pytest.raises(DataError) as raised:
+        list(data.train_dataloader())
+    assert str(raised.value).startswith(f"{file}: damaged picture (")
+    assert str(raised.value).endswith("or set data.skip_unreadable to true")
+    assert "\n" not in str(raised.value)
+    assert raised.value.__cause__ is None
+    with pytest.raises(DataError, match="1 of 10 train pictures cannot be read"):
+        ready(root, check_copies=True).setup("fit")
+
+
+def test_the_bundle_of_a_large_folder_knows_its_pictures(make_folder, tmp_path, monkeypatch):
+    root = make_folder(tmp_path, count=5)
+    usual = ready(root)
+    usual.setup("fit")
+    monkeypatch.setattr(inspection, "MANY", 17)
+    large = ready(root)
+    large.setup("fit")
+    assert large.usage() == usual.usage()
+    assert len(large.usage().train) > 1
+
+
 def test_skip_unreadable_trains_without_them_and_says_so(make_folder, tmp_path, capsys):
     make_folder(tmp_path)
     (tmp_path / "train" / "a" / "torn.jpg").touch()
@@ -364,8 +431,8 @@ def test_copies_in_two_splits_or_classes_are_said_once_before_training(tmp_path,
     data.setup("fit")
     err = capsys.readouterr().err
     assert err.count("\n") == 3
-    assert "warning: 1 scene stands in two splits or more, such as train/a/0.png and val/a/" in err
-    assert "warning: 1 scene stands in two classes or more, such as train/a/0.png and" in err
+    assert "warning: 1 scene is in two or more splits, such as train/a/0.png and val/a/" in err
+    assert "warning: 1 scene is in two or more classes, such as train/a/0.png and" in err
     assert "data.groups duplicates" in err and f"vitlora doctor --data {tmp_path}" in err
 
 

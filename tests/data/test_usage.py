@@ -312,7 +312,7 @@ def test_what_lies_in_the_wrong_folder_is_left_out(tmp_path: Path, capsys: Any) 
     again.follow(before)
     assert [again.folder.counts(part) for part in ("train", "val")] == [[4] * 3, [5] * 3]
     err = capsys.readouterr().err
-    assert "3 pictures are left out of val/ and test/: the bundle that training goes on from" in err
+    assert "3 pictures are left out of val/ and test/: the bundle of --from was trained" in err
     assert "3 pictures are left out: they were held out from the bundle" in err
     shutil.rmtree(tmp_path / "val")
     put_all([("val", 0, 3)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vitlora.metrics.label_noise import out_of_fold, suspects
+from vitlora.metrics.label_noise import judged, neighbours, suspects
 
 
 def blobs(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,7 +20,7 @@ def test_planted_mistakes_are_found_and_named():
     wrong = torch.arange(0, 300, 31)
     labels = true.clone()
     labels[wrong] = (true[wrong] + 1) % 4
-    found = suspects(out_of_fold(features, labels), labels)
+    found = suspects(judged(features, labels), labels)
     assert {one.index for one in found} == set(wrong.tolist())
     assert all(one.likely == true[one.index] and one.given == labels[one.index] for one in found)
     assert [one.confidence for one in found] == sorted((o.confidence for o in found), reverse=True)
@@ -28,18 +28,18 @@ def test_planted_mistakes_are_found_and_named():
 
 def test_clean_labels_have_no_suspects():
     features, labels = blobs(300, 4)
-    assert suspects(out_of_fold(features, labels), labels) == []
+    assert suspects(judged(features, labels), labels) == []
 
 
 def test_a_picture_is_as_likely_as_those_labelled_so_or_it_does_not_count():
-    """The rule of Northcutt et al. 2021, section 3, written out."""
+    """The rule of Northcutt et al. 2021, section 3, at nine tenths, written out."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, 3, (200,), generator=generator)
     probabilities = torch.randn(200, 3, generator=generator).mul(2).softmax(1)
     mean = [float(probabilities[labels == c, c].mean()) for c in range(3)]
     expected = set()
     for index, row in enumerate(probabilities.tolist()):
-        sure = [c for c in range(3) if row[c] >= mean[c]]
+        sure = [c for c in range(3) if row[c] >= 0.9 * mean[c]]
         if sure:
             likely = max(sure, key=lambda c: row[c])
             if likely != labels[index] and row[likely] > row[labels[index]]:
@@ -47,12 +47,28 @@ def test_a_picture_is_as_likely_as_those_labelled_so_or_it_does_not_count():
     assert {(one.index, one.likely) for one in suspects(probabilities, labels)} == expected
 
 
+def test_neighbours_are_weighed_by_their_cosine_after_whitening():
+    """The formula in float64, a picture at a time."""
+    features, labels = blobs(40, 3)
+    wide = features * torch.linspace(1, 30, 8)
+    centred = (wide - wide.mean(0)).double()
+    left, lengths, _ = torch.linalg.svd(centred, full_matrices=False)
+    variance = lengths**2 / 40
+    white = left * lengths / (variance + variance.mean()).sqrt()
+    for index, row in enumerate(neighbours(wide, labels)):
+        cosine = torch.cosine_similarity(white[index], white, dim=1)
+        near = [i for i in cosine.argsort(descending=True).tolist() if i != index][:15]
+        weights = (cosine[near] / 0.1).exp()
+        expected = [float(weights[labels[near] == c].sum() / weights.sum()) for c in range(3)]
+        torch.testing.assert_close(row, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
 def test_copies_do_not_vouch_for_each_other():
     """Twins with one wrong label would each be learnt from the other."""
     features, true = blobs(200, 2)
     twice, labels = features.repeat(2, 1), true.repeat(2)
     labels[[3, 203]] = 1 - labels[3]
-    apart = out_of_fold(twice, labels, [*range(200), *range(200)])
+    apart = judged(twice, labels, [*range(200), *range(200)])
     assert {one.index for one in suspects(apart, labels)} == {3, 203}
 
 

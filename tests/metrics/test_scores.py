@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -254,3 +255,15 @@ def test_up_to_25_classes_are_all_shown(count: int) -> None:
     names = tuple(f"class{index}." for index in range(count))
     text = Scores(names, torch.eye(count), torch.arange(count)).to_text()
     assert all(name in text for name in names) == (count == 25)
+
+
+def test_json_of_a_thousand_classes_holds_the_cells_that_are_not_empty():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 1000, generator=rng)
+    labels = torch.randint(1000, (500,), generator=rng)
+    record = Scores(tuple(map(str, range(1000))), logits, labels).to_json()
+    assert len(json.dumps(record)) < 200_000
+    expected = Counter(zip(labels.tolist(), logits.argmax(1).tolist(), strict=True))
+    cells = record["confusion"]["counts"]
+    assert {(true, guess): count for true, guess, count in cells} == expected
+    assert record["confusion"]["cells"] == ["true", "predicted", "count"]

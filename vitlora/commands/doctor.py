@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
     from vitlora.data.doctor.finding import Finding
     from vitlora.data.doctor.survey import Picture, Survey
 
-_SHOWN = 3  # names, or groups, of each finding on the console
 _TILES, _MEMBERS = 24, 6  # pictures, or groups, of each finding on the page; of each group
 _BASE = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"  # as fit takes
-_BAR = 20  # characters
 _OURS = b"<title>The folder doctor"  # as its page has it
 
 
@@ -95,10 +92,9 @@ def doctor(
 
     shares = Shares(val_fraction, test_fraction, seed)
     shares.of(Survey(root, ["all"]))  # a mistake in them is told before the work
-    progress = _progress if sys.stderr.isatty() else None
-    found = survey(root, progress, layout)
+    found = survey(root, layout)
     if not found.pictures:
-        raise DataError(f"--data '{root}' has no pictures in class folders")
+        raise DataError(f"--data '{root}' has no labelled pictures")
     findings = examine(found)
     if check_labels:
         from vitlora.evaluation.labels import contradicted
@@ -156,15 +152,9 @@ class Examination:
 
     def to_text(self) -> str:
         """Returns each finding with a few of its files and what to do."""
-        lines = [f"{self.survey.root}: {_summary(self.survey)}", _tally(self.findings)]
-        for finding in self.findings:
-            items = finding.groups or finding.files
-            lines += ["", f"{finding.severity:<8} {finding.title}"]
-            lines += [f"         {_item(finding, item)}" for item in items[:_SHOWN]]
-            lines += [f"         ... and {len(items) - _SHOWN:,} more"] * (len(items) > _SHOWN)
-            lines += [f"         -> {finding.advice}"]
-        # a name may hold a line feed
-        text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+        from vitlora.data.doctor.text import text_of
+
+        text = text_of(self.survey, self.findings)
         if self.copy is None:
             return text
         from vitlora.data.doctor.survey import RECORD
@@ -183,6 +173,9 @@ class Examination:
         }
         return {
             "data": str(self.survey.root),
+            "layout": self.survey.layout,
+            "labels": self.survey.labels,
+            "notes": list(self.survey.notes),
             "pictures": {
                 split: {label: counts[split, label] for label in self.survey.classes}
                 for split in self.survey.splits
@@ -206,40 +199,8 @@ def _check_copy(out: Path, root: Path) -> None:
         raise UsageError(f"--fix '{out}' lies in --data '{root}'; name a folder outside")
 
 
-def _progress(done: int, total: int) -> None:
-    if done % max(1, total // 100) == 0 or done == total:
-        filled = done * _BAR // total
-        end = "\r" + " " * 60 + "\r" if done == total else ""
-        line = f"\rlooking [{'#' * filled}{'.' * (_BAR - filled)}] {done:,} of {total:,} pictures"
-        print(line, end=end, file=sys.stderr, flush=True)
-
-
-def _summary(found: Survey) -> str:
-    counts = Counter(picture.split for picture in found.pictures)
-    splits = ", ".join(f"{split} {counts[split]:,}" for split in found.splits if split != "all")
-    classes = (
-        f"{len(found.pictures):,} pictures in {len(found.classes)} classes, labels from "
-        f"{found.labels}"
-    )
-    return f"{classes}: {splits}" if splits else classes
-
-
-def _tally(findings: Sequence[Finding]) -> str:
-    from vitlora.data.doctor.finding import SEVERITIES
-
-    counts = Counter(finding.severity for finding in findings)
-    said = [f"{n} {word}{'s' * (n != 1)}" for word in SEVERITIES if (n := counts[word])]
-    return ", ".join(said) or "nothing wrong"
-
-
-def _item(finding: Finding, item: str | list[str]) -> str:
-    if isinstance(item, list):
-        more = f"  and {len(item) - _MEMBERS} more" * (len(item) > _MEMBERS)
-        return "  =  ".join(item[:_MEMBERS]) + more
-    return f"{item}  ({finding.why[item]})" if item in finding.why else item
-
-
 def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> None:
+    from vitlora.data.doctor.text import summary, tally, understood
     from vitlora.pages.page import render
 
     pictures = {picture.name: picture for picture in found.pictures}
@@ -258,8 +219,9 @@ def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> Non
     page = render(
         "doctor.html",
         root=str(found.root),
-        summary=_summary(found),
-        tally=_tally(findings),
+        summary=summary(found),
+        understood=understood(found),
+        tally=tally(findings),
         splits=["pictures"] if found.splits == ["all"] else found.splits,
         rows=rows,
         findings=shown,

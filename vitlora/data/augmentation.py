@@ -103,13 +103,13 @@ class Augmentation:
         self._crop.ratio = (low * width / height, high * width / height)
 
     def seed(self, *entropy: int) -> None:
-        """Starts the random draws anew, each step's independent of the others'.
+        """Seeds the random draws, each step's independent of the others'.
 
         albumentations' own ``set_random_seed`` gives every step the same seed, and so the same
         draws: as of 2.0.8, two coin flips of one picture always agree.
 
         Args:
-            entropy: Numbers from 0 that decide on the draws. Every loader worker needs its own.
+            entropy: Numbers from 0 that determine the draws; each loader worker needs its own.
         """
         steps = list(_with_parts(self._compose))
         for step, sequence in zip(

@@ -89,7 +89,7 @@ def _unpack_as(image: ImageFile.ImageFile, rawmode: str) -> None:
 
 
 def whole_range(values: NDArray[Any], mode: str) -> ValueRange:
-    """Returns what a picture of which nothing is known is scaled by."""
+    """Returns the range for a picture whose own range is not known."""
     top = float(np.nan_to_num(values, posinf=0, neginf=0).max(initial=0))
     if mode == "F":
         return 0.0, max(top, 1.0)

@@ -33,7 +33,7 @@ def to_srgb(image: Image.Image, profile: bytes, at_least: int | None = None) -> 
 
     Args:
         image: The picture, 8 bits, opaque.
-        profile: The ICC profile by which its values are meant.
+        profile: The ICC profile of its values.
         at_least: Shortest side in pixels that is enough. A picture that needs to be turned is then
             averaged to 1/2, 1/4 or 1/8, as a JPEG is decoded: 12 megapixels take 0.3 s otherwise.
     """
@@ -60,7 +60,7 @@ def _names_adobe(image: Image.Image) -> bool:
 
 @lru_cache(_KEPT)
 def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
-    """Returns what turns a profile's colours into sRGB; None if nothing needs to, or can."""
+    """Returns the transform from a profile to sRGB; None if none is needed or possible."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         mode = _MODES.get(getattr(source.profile, "xcolor_space", ""))

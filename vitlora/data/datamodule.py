@@ -19,7 +19,7 @@ from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.read import read_folder
 from vitlora.data.splits import check_shares
 from vitlora.data.usage import Usage
-from vitlora.data.value_range import find_range, range_text, read_range
+from vitlora.data.value_range import range_text, read_range
 from vitlora.errors import UsageError
 from vitlora.notes import note, tell
 
@@ -43,7 +43,7 @@ class FolderData(LightningDataModule):
         test_fraction: Share of each class held out for testing when the folder has no splits; 1
             makes every picture a test picture where none is yet.
         split_seed: Seed of that split; the bundle carries it.
-        groups: Pictures never to be parted by that split: duplicates for those that look the same,
+        groups: Pictures that the split keeps together: duplicates for those that look the same,
             or a CSV file with the columns file (relative to root) and group that lists every
             picture; null for none.
         resplit: Pool train/, val/ and test/ and split the pictures anew, as if they were class
@@ -54,8 +54,8 @@ class FolderData(LightningDataModule):
         num_workers: Processes that load pictures; null picks by the machine, 0 loads in the main
             process.
         skip_unreadable: Train without the pictures that cannot be read, instead of stopping.
-        check_copies: Compare all pictures before training, and warn of copies in two splits or two
-            classes; false saves the time: 27 core-seconds for 100,000 pictures.
+        check_copies: Decode and compare all pictures before training, and warn of copies in two
+            splits or two classes; null does so for up to 50,000 pictures.
         known_classes: Classes that come first, in this order, and need no folder: those of the
             bundle that --from names, which sets it.
         layout: How the pictures are stored; null recognises it. folders, nested, class_folders,
@@ -65,7 +65,7 @@ class FolderData(LightningDataModule):
         file_column: Column of a table that names the pictures; null finds it by its name.
         label_column: Column of a table with the classes; null finds it by its name.
         split_column: Column of a table with train, val or test; null finds it by its name.
-        group_column: Column of a table with what must not be parted by a split, such as the
+        group_column: Column of a table with groups that a split keeps together, such as the
             patient; null finds it by its name.
         label_names: Text file with the name of class 0, 1, 2 ... on each line, where labels are
             numbers.
@@ -90,7 +90,7 @@ class FolderData(LightningDataModule):
         fold: int = 0,
         num_workers: int | None = None,
         skip_unreadable: bool = False,
-        check_copies: bool = True,
+        check_copies: bool | None = None,
         known_classes: list[str] | None = None,
         value_range: list[float] | None = None,
         layout: str | None = None,
@@ -155,7 +155,7 @@ class FolderData(LightningDataModule):
 
     @property
     def before(self) -> Usage:
-        """What the trainings that this one goes on from used pictures for."""
+        """How earlier trainings used pictures, if this one continues a bundle."""
         return self.division.before
 
     @before.setter
@@ -168,25 +168,25 @@ class FolderData(LightningDataModule):
         return len(self.folder.classes)
 
     def record(self) -> dict[str, Any]:
-        """Returns what a bundle says of its data."""
+        """Returns what a bundle records about its data."""
         return {**self.division.record(), "reading": self._reading}
 
     def digest(self, split: str) -> str | None:
-        """Returns the digest of a split as it lies in the folder, unreadable pictures included."""
+        """Returns the digest of a split, unreadable pictures included."""
         return self.division.digest(split)
 
     def usage(self) -> Usage:
-        """Returns what pictures are used for, those of the trainings this one goes on from too."""
+        """Returns how this training and the ones it continues use pictures."""
         return self.division.usage()
 
     def follow(self, before: Usage) -> str:
-        """Leaves each picture where earlier trainings had it: see ``Division.follow``."""
+        """Keeps each picture in the split of earlier trainings: see ``Division.follow``."""
         return self.division.follow(before)
 
     def setup(self, stage: str) -> None:
         """Checks that the pictures of a stage can be read, and takes the model's preprocessing.
 
-        Before training it also says so, in a line or two, if copies stand in two splits or classes.
+        Before training it also warns of copies in two splits or classes.
 
         Raises:
             DataError: A split is missing, or pictures are unreadable; each is named.
@@ -216,11 +216,11 @@ class FolderData(LightningDataModule):
         return self._loader(pictures, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Returns the validation batches, preprocessed as the weights ask."""
+        """Returns the validation batches, preprocessed as the weights need."""
         return self._loader(self.pictures("val"), shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Returns the test batches, preprocessed as the weights ask."""
+        """Returns the test batches, preprocessed as the weights need."""
         return self._loader(self.pictures("test"), shuffle=False)
 
     def view_dataloader(self, split: str, view: int) -> DataLoader[Any]:
@@ -228,7 +228,7 @@ class FolderData(LightningDataModule):
 
         Args:
             split: ``train``, ``val`` or ``test``.
-            view: Which of the many ways to look at a picture, from 0; those of ``train`` differ.
+            view: Number of the view, from 0; ``train`` is augmented differently in each.
         """
         views = Views(self.pictures(split), torch.initial_seed(), view)
         return self._loader(views, shuffle=False, again=False)
@@ -279,14 +279,14 @@ class FolderData(LightningDataModule):
         known = preprocessing.value_range
         if known is not None and self.value_range not in (None, known):
             raise UsageError(
-                f"data.value_range is {range_text(self.value_range)}, but the bundle that training "
-                f"goes on from reads values {range_text(known)}; leave it out"
+                f"data.value_range is {range_text(self.value_range)}, but the bundle of --from "
+                f"reads values {range_text(known)}; leave it out"
             )
         if known is not None or "train" not in self.folder.splits:
             return preprocessing
         if self.value_range is not None:
             return replace(preprocessing, value_range=self.value_range)
-        found = find_range(sample.path for sample in self.folder.splits["train"])
+        found = self._inspection.find_range("train")
         if found.value_range is not None:
             note(f"training: {found.to_text()}")
         return replace(preprocessing, value_range=found.value_range)

@@ -1,5 +1,6 @@
 """Picture files as a torch dataset. Light to import: spawned loader workers import it anew."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from vitlora.data.augmentation import Augmentation, Transform
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.folder import Sample
-from vitlora.data.images import Side, open_image
+from vitlora.data.images import MemoryShortError, Side, open_image
+from vitlora.errors import DataError
+
+# how torch hands on what a loader process raised: a traceback, then the class and its message
+_RAISED = re.compile(r"Original Traceback.*^vitlora\.\S+Error: (.*)", re.DOTALL | re.MULTILINE)
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -22,7 +27,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         at_least: Length of a side in pixels worth decoding; None decodes every pixel.
         value_range: The values that become 0 and 255 in files deeper than 8 bits.
         srgb: Whether the colours that a picture's profile describes are turned into sRGB.
-        side: The side that ``at_least`` is about.
+        side: The side that ``at_least`` refers to.
     """
 
     def __init__(
@@ -52,12 +57,12 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
 
 class Views(Dataset[tuple[torch.Tensor, int]]):
-    """Looks at each picture in a way that the seed, the view and its place alone decide.
+    """Augments each picture in a way that depends on the seed, the view and its index alone.
 
     Args:
-        pictures: Their augmentation is seeded anew for each picture.
-        seed: Of the run.
-        view: Which of many looks, from 0.
+        pictures: The pictures; their augmentation is seeded for each one.
+        seed: Seed of the run.
+        view: Number of the view, from 0.
     """
 
     def __init__(self, pictures: ImageDataset, seed: int, view: int) -> None:
@@ -79,7 +84,7 @@ class Views(Dataset[tuple[torch.Tensor, int]]):
 class PictureLoader(DataLoader[Any]):
     """Batches of pictures; or, once ``keep`` was called, of what was computed from them.
 
-    An epoch that was asked for but has not begun by then is served the latter, too.
+    ``keep`` also changes an epoch whose iterator exists but has not started.
     """
 
     _kept: DataLoader[Any] | None = None
@@ -95,7 +100,19 @@ class PictureLoader(DataLoader[Any]):
     def _epoch(self, pictures: Any) -> Iterator[Any]:
         if self._kept is not None:
             pictures = self._kept  # the workers' last reference goes
-        yield from pictures
+        try:
+            yield from pictures
+        except DataError as error:
+            raise _in_a_line(error) from None
+
+
+def _in_a_line(error: DataError) -> DataError:
+    """Returns what was wrong with a picture, without the traceback of a loader process."""
+    raised = _RAISED.search(str(error))
+    line = (raised[1] if raised else str(error)).strip()
+    if isinstance(error, MemoryShortError):
+        return MemoryShortError(line)
+    return DataError(f"{line}; mend or remove it, or set data.skip_unreadable to true")
 
 
 def seed_worker(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""Which of a folder's pictures is in which split: found so, drawn, or as trainings had it."""
+"""Which picture is in which split: as found, as drawn, or as in an earlier training."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from vitlora.data.usage import Usage, contents, used, with_copies
 from vitlora.errors import DataError, UsageError, a_few, counted
 from vitlora.notes import note
 
-_FAR = 0.05  # of all pictures, a split's share may be off by without a word
+_FAR = 0.05  # of all pictures: a split whose share is further off gets a note
 
 
 class Division:
@@ -22,20 +22,20 @@ class Division:
         found: The folder as it was read.
         draw: Shares, seed and folds of a draw, as ``Folder.split`` takes them.
         groups: ``duplicates``, a CSV file, or None.
-        resplit: Whether splits that are there already are pooled and drawn anew.
-        known_classes: Those of the bundle that training goes on from.
+        resplit: Pool the folder's own splits and draw new ones.
+        known_classes: The classes of the bundle that training continues.
 
     Attributes:
-        found: The pictures as they were found, or pooled where that was asked for.
-        folder: The pictures of each split, now.
+        found: The pictures as they were found; pooled if ``resplit`` is set.
+        folder: The current pictures of each split.
         drawn: Whether the splits were drawn, not found as folders.
         grouping: Digest of the groups the draw kept together; None where there were none.
         recalled: Whether the splits of a training were put back.
-        before: What the trainings did that this one goes on from.
-        contents: What pictures are known by, as far as their files were read.
+        before: How earlier trainings used pictures, if this one continues a bundle.
+        contents: First bytes of the SHA-256 of each file that was read so far.
 
     Raises:
-        UsageError: The options ask for a draw, but the folder is split already.
+        UsageError: The options ask for a draw, but the folder already has splits.
         DataError: The classes have too few pictures.
     """
 
@@ -73,18 +73,18 @@ class Division:
         self._digests = {split: self.folder.digest(split) for split in self.folder.splits}
 
     def record(self) -> dict[str, Any]:
-        """Returns what a bundle says of its data."""
+        """Returns what a bundle records about its data."""
         drawn = {**self._draw, **({"resplit": True} if self._resplit else {})}
         return split_record(
             self.folder, self._digests, drawn if self.drawn else None, self.grouping
         )
 
     def digest(self, split: str) -> str | None:
-        """Returns the digest of a split as it lies in the folder, unreadable pictures included."""
+        """Returns the digest of a split, unreadable pictures included."""
         return self._digests.get(split)
 
     def usage(self) -> Usage:
-        """Returns what pictures are used for, those of the trainings this one goes on from too."""
+        """Returns how this training and the ones it continues use pictures."""
         splits = self.folder.splits
         known = self._known(sample for samples in splits.values() for sample in samples)
         now = {
@@ -94,16 +94,16 @@ class Division:
         return self.before.joined(used(now))
 
     def follow(self, before: Usage) -> str:
-        """Leaves each picture, by its content, on the side that earlier trainings had it on.
+        """Keeps each picture in the split that earlier trainings had it in, known by its content.
 
-        What was held out stays held out, what was trained on is never scored, and only new pictures
-        are drawn. Where the folder is split already, what stands on the wrong side is left out.
+        Held-out pictures stay held out, training pictures are never scored, and only new pictures
+        are drawn. If the folder has splits of its own, pictures in the wrong one are left out.
 
         Args:
-            before: Of the bundle that training goes on from.
+            before: How the trainings of the bundle used pictures.
 
         Returns:
-            What became of the pictures, in a line.
+            How many pictures were kept and how many are new, in one line.
 
         Raises:
             DataError: Nothing is left to train on, or to validate on.
@@ -135,8 +135,8 @@ class Division:
             if wanted and part not in self.folder.splits:
                 why = "held out" if part == "train" else "was trained on"
                 raise DataError(
-                    f"{self.folder.root} has no picture left to {what}: the bundle that training "
-                    f"goes on from {why} all of them; add pictures that it does not know"
+                    f"{self.folder.root} has no picture left to {what}: the bundle of --from "
+                    f"{why} all of them; add pictures that it does not know"
                 )
         counts = self.folder.counts("train")
         unlearnt = [
@@ -154,15 +154,15 @@ class Division:
         return f"kept {counted(stay, 'picture')} on the side they were on, {new:,} new"
 
     def recall(self, before: Usage, split: str, least: float) -> int | None:
-        """Puts back the splits of a training by the contents of its pictures; others are left out.
+        """Restores the splits of a training by the contents of its pictures; leaves out all others.
 
         Args:
-            before: Of the training.
-            split: The one that is wanted: where none of its pictures is found, nothing is done.
-            least: Share of the pictures that must be known, in ``[0, 1]``; else nothing is done.
+            before: How the training used pictures.
+            split: The split that is needed; if none of its pictures is found, nothing changes.
+            least: Share of the pictures that must be known, in ``[0, 1]``; else nothing changes.
 
         Returns:
-            How many pictures are left out since they are new; None if nothing was done.
+            How many new pictures are left out; None if nothing changed.
         """
         samples = [sample for some in self.found.splits.values() for sample in some]
         known = self._known(samples)
@@ -178,18 +178,18 @@ class Division:
         return new
 
     def test_all(self) -> None:
-        """Scores what is for testing in the folder, or all of it where nothing is."""
+        """Makes the folder's test pictures, or all pictures if it has none, the only split."""
         self._take(self.found.all_for_testing().splits)
 
     def leave_out(self, before: Usage, split: str) -> int:
-        """Leaves out of a split, as its owner has it, what trainings used on another side only.
+        """Removes from a split of the folder the pictures that trainings used in another one only.
 
         Args:
-            before: Of the trainings.
+            before: How the trainings used pictures.
             split: ``train``, ``val`` or ``test``.
 
         Returns:
-            How many pictures that are.
+            How many pictures were removed.
         """
         samples = self.folder.splits.get(split, [])
         known = self._known(samples)
@@ -204,7 +204,7 @@ class Division:
         return len(samples) - len(kept)
 
     def _split(self, pool: Folder, source: str | None) -> Folder:
-        """Returns the pictures split as asked; what the draw needs besides is recorded."""
+        """Draws the splits, and keeps what is needed to draw them again."""
         if self._draw["test"] == 1 or (source is None and not pool.groups):
             return pool.split(**self._draw)
         self._groups = groups = groups_of(pool, source)
@@ -216,36 +216,36 @@ class Division:
         return folder
 
     def _take(self, splits: dict[str, list[Sample]]) -> None:
-        """Replaces the splits; those left empty go."""
+        """Replaces the splits; empty ones are dropped."""
         splits = {split: splits[split] for split in SPLITS if splits.get(split)}
         self.folder = replace(self.folder, splits=splits)
         self._digests = {split: self.folder.digest(split) for split in splits}
 
     def _known(self, samples: Iterable[Sample]) -> dict[Path, bytes]:
-        """Returns by which contents pictures are known; each file is read once."""
+        """Returns the first bytes of each file's SHA-256; each file is read once."""
         paths = {sample.path for sample in samples}
         self.contents |= contents(paths - self.contents.keys())
         return self.contents
 
 
 def _fits(side: str | None, split: str) -> bool:
-    """Returns whether a split may hold a picture of that side: none trained on is scored."""
+    """Returns whether a split may hold a picture of that side: training pictures are not scored."""
     return side is None or (side == "train") == (split == "train")
 
 
 def _left_out(sides: Sequence[str], drawn: bool) -> Iterator[str]:
-    """Yields what to say of pictures that found no place, by the sides they were on."""
+    """Yields a line for the pictures left out, by the sides they were on."""
     trained = sum(side == "train" for side in sides)
     if trained:
         yield (
-            f"{_counted(trained)} left out of val/ and test/: the bundle that training goes on "
-            "from was trained on them"
+            f"{_counted(trained)} left out of val/ and test/: the bundle of --from was trained "
+            "on them"
         )
     if held := len(sides) - trained:
         but = "their groups hold some it was trained on" if drawn else "lie in train/ now"
         yield (
-            f"{_counted(held)} left out: they were held out from the bundle that training goes on "
-            f"from, and stay so, but {but}"
+            f"{_counted(held)} left out: they were held out from the bundle of --from, and stay "
+            f"so, but {but}"
         )
 
 
@@ -254,7 +254,7 @@ def _counted(pictures: int) -> str:
 
 
 def _note_shares(folder: Folder, found: Folder, draw: dict[str, Any]) -> None:
-    """Says so where whole groups leave a split far from what was asked."""
+    """Notes a split whose share is far from the one asked for, because groups stay whole."""
     total = len(found.splits["all"])
     val = (1 - draw["test"]) / draw["folds"] if "folds" in draw else draw["val"]
     for part, asked in (("val", val), ("test", draw["test"])):
@@ -272,7 +272,7 @@ def split_record(
     drawn: dict[str, Any] | None,
     grouping: str | None = None,
 ) -> dict[str, Any]:
-    """Returns what a bundle says of its data: enough to draw the same split and to notice change.
+    """Returns what a bundle records about its data: enough to draw it again and notice changes.
 
     Args:
         folder: Already split.

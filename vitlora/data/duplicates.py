@@ -7,9 +7,7 @@ ways a picture can lie, where hashing each anew would take eight times as long.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product
@@ -24,7 +22,7 @@ from vitlora.data.bit_depth import ValueRange
 from vitlora.data.hamming import ROWS, bits_apart, near_pairs
 from vitlora.data.images import MemoryShortError, open_marked
 from vitlora.data.value_range import find_range
-from vitlora.data.waiting import shown
+from vitlora.data.waiting import in_threads, shown
 from vitlora.errors import DataError
 
 # On TrashNet every pair within 46 bits shows one scene twice, and the first that does not is 48
@@ -35,7 +33,7 @@ _SIDE, _KEPT = 64, 16  # pixels transformed, frequencies kept, along each axis
 _CORRELATION = 0.8  # of the small grey pictures: 0.85 and more where TrashNet shows a scene twice
 _COLOUR = 30.0  # of 255, in the worst of 16 patches: 11 and less there
 _FLAT = 2.0  # standard deviation of grey, of 255: with less there is nothing to compare but bytes
-_AT_ONCE = 8192  # pictures whose hashes are made at once, which takes 3 kB each
+_AT_ONCE = 8192  # pictures hashed at once; each takes 3 kB
 _WAYS = tuple(product((False, True), repeat=3))  # transposed, mirrored, upside down
 # the first waves of the cosine transform (DCT-II, orthonormal): (_KEPT, _SIDE)
 _COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(_KEPT), np.arange(_SIDE) + 0.5))
@@ -45,7 +43,7 @@ _ODD = np.where(np.arange(_KEPT) % 2, -1, 1).astype(np.float32)  # mirroring tur
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What of a picture is compared.
+    """The parts of a picture that are compared.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -82,15 +80,13 @@ def near_duplicates(paths: Sequence[Path], distance: int = DISTANCE) -> list[int
         MemoryShortError: There is too little memory for a picture, which may be good.
     """
     read = partial(fingerprint_or_bytes, value_range=find_range(paths).value_range)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        prints = pool.map(read, paths)
-        return group(list(shown(prints, len(paths), f"reading {len(paths):,} pictures")), distance)
+    return group(list(in_threads(read, paths, f"reading {len(paths):,} pictures")), distance)
 
 
 def fingerprints(
     paths: Iterable[Path], value_range: ValueRange | None = None
 ) -> tuple[dict[Path, Fingerprint], dict[Path, str]]:
-    """Returns the fingerprints of pictures, and of those that cannot be decoded to their end why.
+    """Returns the fingerprints of pictures, and why the others cannot be decoded.
 
     JPEGs are decoded at a small scale, which still reads the whole file.
 
@@ -107,9 +103,8 @@ def fingerprints(
             return str(error)
 
     paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        prints = shown(pool.map(read, paths), len(paths), f"reading {len(paths):,} pictures")
-        found = dict(zip(paths, prints, strict=True))
+    prints = in_threads(read, paths, f"reading {len(paths):,} pictures")
+    found = dict(zip(paths, prints, strict=True))
     return (
         {path: one for path, one in found.items() if isinstance(one, Fingerprint)},
         {path: line for path, line in found.items() if isinstance(line, str)},
@@ -117,7 +112,7 @@ def fingerprints(
 
 
 def fingerprint(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
-    """Returns what of a picture file is compared with others; decodes the file to its end.
+    """Returns the fingerprint of a picture file, which is decoded to its end.
 
     Args:
         path: The file.
@@ -131,7 +126,7 @@ def fingerprint(path: Path, value_range: ValueRange | None = None) -> Fingerprin
 
 
 def fingerprint_of(image: Image.Image, digest: bytes, outside: bool = False) -> Fingerprint:
-    """Returns what of an upright RGB picture is compared with others.
+    """Returns the fingerprint of an upright RGB picture.
 
     Args:
         image: The picture.
@@ -150,7 +145,7 @@ def fingerprint_of(image: Image.Image, digest: bytes, outside: bool = False) -> 
 
 
 def fingerprint_or_bytes(path: Path, value_range: ValueRange | None = None) -> Fingerprint:
-    """Returns a picture's fingerprint; of a file that is no readable picture, that of a flat one.
+    """Returns a picture's fingerprint; for a file that cannot be read, that of a flat picture.
 
     Raises:
         DataError: The file is missing or may not be read.

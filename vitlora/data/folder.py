@@ -12,7 +12,7 @@ from vitlora.data.splits import Wanted, deal, wanted_folds, wanted_shares
 from vitlora.errors import DataError, a_few, counted
 
 SPLITS = ("train", "val", "test")
-# what a bundle's record says of a draw -> the option under ``data`` that asked for it
+# a bundle's record of a draw -> the option under ``data`` that sets it
 DRAW = {
     "val": "val_fraction",
     "test": "test_fraction",
@@ -22,7 +22,7 @@ DRAW = {
     "folds": "folds",
     "fold": "fold",
 }
-VAL_FRACTION = 0.2  # held out of class folders unless another share is asked for
+VAL_FRACTION = 0.2  # of class folders, held out by default
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sample:
     Attributes:
         path: The file; it may lie in an archive.
         label: Index of its class.
-        name: What draws and digests know it by; empty for its path below the folder.
+        name: Its name in draws and digests; empty for its path below the folder.
     """
 
     path: Path
@@ -47,8 +47,8 @@ class Origin:
     Attributes:
         layout: Name of its layout.
         labels: Where its labels come from, in a few words.
-        classes: All classes that pictures have there, sorted, those left out too.
-        notes: What a user should know of it, a line each.
+        classes: All classes that pictures have there, sorted, unused ones included.
+        notes: What a user should know about it, a line each.
     """
 
     layout: str
@@ -66,7 +66,7 @@ class Folder:
         classes: Class names in label order, Unicode-normalised (NFC).
         splits: ``train``, ``val`` and ``test`` as far as they exist, and ``all`` for pictures that
             are still to be split.
-        groups: Of pictures by name, where the folder itself says which belong together.
+        groups: Group of each picture, by name, where the folder itself defines groups.
         source: How it was read.
     """
 
@@ -120,23 +120,22 @@ class Folder:
     ) -> "Folder":
         """Returns the pictures of ``all`` divided into train, val and (where ``test`` > 0) test.
 
-        Every class is divided by the same shares; with ``test`` 1 every picture is for testing,
-        unless some are already. What lies in other splits stays there. A class with too few
-        pictures, or groups, to hold one out is trained on. Which side a new picture falls on
-        depends on the seed, the paths and the groups alone: the same on every machine. Of those
-        that are known, their side is kept.
+        Every class is divided by the same shares; with ``test`` 1 every picture is a test picture,
+        unless the folder has some already. Other splits stay as they are. A class with too few
+        pictures, or groups, to hold one out is trained on. The split of a new picture depends on
+        the seed, the paths and the groups alone: it is the same on every machine.
 
         Args:
             val: Share of each class for validation; ignored with ``folds``.
             test: Share of each class for testing.
             seed: Of the draw.
             groups: The group of each picture of ``all``, in that order: a group is never divided.
-                None where every picture stands for itself.
-            folds: Divide what is not for testing into so many parts of equal size.
-            fold: The part to validate on, ``0 <= fold < folds``; the others are for training.
-            known: ``train``, ``val`` or ``test`` for pictures whose side is settled; the others of
-                their group go with them, and the rest is drawn. A held-out picture whose group was
-                trained on has no place and is left out.
+                None makes every picture a group of its own.
+            folds: Divide the pictures that are not for testing into this many equal parts.
+            fold: The part to validate on, ``0 <= fold < folds``; train on the others.
+            known: ``train``, ``val`` or ``test`` for pictures whose split is fixed. The rest of
+                their group goes with them, and all others are drawn. A held-out picture whose group
+                was trained on is left out.
 
         Raises:
             DataError: No class has enough pictures to hold one out; a class has too few pictures,
@@ -176,7 +175,7 @@ class Folder:
     def _train_on_few(
         self, parts: Sequence[str], wanted: Wanted, sizes: Sequence[Counter[int]]
     ) -> None:
-        """Changes what is wanted of classes too small for every part: training comes first.
+        """Changes the shares of classes that are too small for every part: training comes first.
 
         Raises:
             DataError: All classes are.
@@ -201,7 +200,8 @@ class Folder:
     def _whole_groups(self, groups: Sequence[int], seed: int) -> list[list[Sample]]:
         """Returns the pictures of each group, the groups in the order of the draw.
 
-        The picture whose name sorts first draws for its group, so that large groups are not early.
+        The picture whose name sorts first draws for its group, so that large groups do not tend to
+        come first.
         """
         found: dict[int, list[Sample]] = {}
         for sample, group in zip(self.splits["all"], groups, strict=True):
@@ -244,7 +244,7 @@ class Folder:
     def _check_everywhere(
         self, dealt: Sequence[Sequence[Sample]], wanted: Wanted, parts: Sequence[str]
     ) -> None:
-        """Refuses all classes at once that groups leave out of a part that should have them."""
+        """Refuses, all at once, classes that groups keep out of a part that should have them."""
         missing = {
             label
             for samples, some in zip(dealt, wanted, strict=True)
@@ -261,7 +261,7 @@ class Folder:
             )
 
     def grouping_digest(self, groups: Sequence[int]) -> str:
-        """Returns a SHA-256 over which pictures of ``all`` stand together."""
+        """Returns a SHA-256 of which pictures of ``all`` belong to the same group."""
         together: dict[int, list[str]] = {}
         for sample, group in zip(self.splits["all"], groups, strict=True):
             together.setdefault(group, []).append(self.name(sample))
@@ -280,14 +280,14 @@ class Folder:
 
 
 def as_bytes(name: str) -> bytes:
-    """Returns a path's UTF-8; of a file whose name is none, the bytes it has on the disk."""
+    """Returns a path as UTF-8; a name that is not UTF-8 keeps its bytes."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def _settled(
     whole: Sequence[list[Sample]], known: Mapping[Path, str]
 ) -> tuple[dict[str, list[Sample]], list[list[Sample]]]:
-    """Returns the pictures of groups whose side is settled, by split, and the other groups."""
+    """Returns the pictures of groups whose split is known, by split, and the other groups."""
     splits: dict[str, list[Sample]] = {part: [] for part in SPLITS}
     others = []
     for group in whole:

@@ -23,11 +23,11 @@ def groups_of(folder: Folder, source: str | None) -> list[int]:
         folder: Its pictures are those of ``all``.
         source: ``duplicates`` for pictures that look the same, or a CSV file with the columns
             ``file`` (relative to the folder) and ``group``, which names every picture; None for
-            the groups that the folder itself gives, a picture without one standing for itself.
+            the folder's own groups, where a picture without one is a group by itself.
 
     Raises:
         UsageError: There is no such file.
-        DataError: The file is no such CSV, or names other pictures than the folder holds.
+        DataError: The file is not such a CSV, or its pictures are not those of the folder.
     """
     samples = folder.splits["all"]
     if source is None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 _BITS, _PARTS = 256, 14  # fewer parts: more values to look up; more: more hashes to compare
 ROWS = 64  # compared with all others at once; the working set then fits a processor's cache
-_STAGE = 8192  # rows after which the tables let go of what lies before
+_STAGE = 8192  # rows after which the tables drop earlier hashes
 _DEARER = 16  # times as long a pair takes that a table named, as one of all pairs
 
 Hashes = NDArray[np.uint64]

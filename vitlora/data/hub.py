@@ -13,7 +13,7 @@ def hub_name(root: str | PurePath) -> str:
     """Returns ``hf://owner/name`` or ``hf://owner/name/config``; empty for another place.
 
     Raises:
-        UsageError: The place begins with ``hf:`` and goes on in another way.
+        UsageError: The place begins with ``hf:``, but is not of this form.
     """
     text = root if isinstance(root, str) else root.as_posix()
     start = _START.match(text)
@@ -28,7 +28,7 @@ def hub_name(root: str | PurePath) -> str:
 
 
 def address(root: str | Path) -> str:
-    """Returns what a bundle remembers a place by: its name on the hub, or its absolute path."""
+    """Returns how a bundle records a place: its name on the hub, or its absolute path."""
     return hub_name(root) or str(Path(root).expanduser().resolve())
 
 
@@ -38,7 +38,7 @@ def arrow_files(place: str) -> dict[str, list[Path]]:
     No code of the dataset is run: the library has not done so since its version 4.
 
     Args:
-        place: Its name, as of ``hub_name``.
+        place: Its name, as ``hub_name`` returns it.
 
     Raises:
         DataError: The library is not installed, the hub cannot be reached, or it has no such
@@ -70,7 +70,7 @@ def arrow_files(place: str) -> dict[str, list[Path]]:
 
 
 def _said(error: Exception) -> str:
-    """Returns what went wrong, and what to do, in a line."""
+    """Returns what went wrong and what to do, in one line."""
     said = printable(" ".join(str(error).split()) or type(error).__name__)
     if isinstance(error, ConnectionError):
         return f"cannot be downloaded ({said}); go online once, then it is kept"

@@ -78,7 +78,7 @@ def open_image(
             16 bits for integers, and 0 to 1, or to the picture's largest value, for floats.
         srgb: Turn the colours that a profile describes into sRGB; else its values are kept as if
             they were sRGB.
-        side: The side that ``at_least`` is about.
+        side: The side that ``at_least`` refers to.
 
     Raises:
         DataError: The file is missing, torn, too large, or no picture Pillow can read.
@@ -101,10 +101,22 @@ def open_marked(
         MemoryShortError: As :func:`open_image`.
     """
     with reading(path) as image:
-        cut = stored_colour(image) not in {None, *IN_FULL}
-        values = _load(path, image, at_least, side)
-        opened = upright(image, values, value_range, srgb, at_least)
-        return Opened(opened.image, cut or opened.outside) if values is None else opened
+        return decoded(path, image, at_least, value_range, srgb, side)
+
+
+def decoded(
+    path: str | os.PathLike[str],
+    image: ImageFile.ImageFile,
+    at_least: int | None = None,
+    value_range: ValueRange | None = None,
+    srgb: bool = True,
+    side: Side = "short",
+) -> Opened:
+    """Returns what ``open_marked`` does of a picture that ``reading`` has opened."""
+    cut = stored_colour(image) not in {None, *IN_FULL}
+    values = _load(path, image, at_least, side)
+    opened = upright(image, values, value_range, srgb, at_least)
+    return Opened(opened.image, cut or opened.outside) if values is None else opened
 
 
 def upright(
@@ -116,7 +128,7 @@ def upright(
 ) -> Opened:
     """Returns a decoded picture as upright 8-bit RGB; of a deep one its values count.
 
-    Where nothing needs to be done it returns the picture itself, without what it was opened with.
+    A picture that needs no change is returned itself, without its metadata.
     """
     outside = False
     turn = _TURNS.get(orientation(image))
@@ -132,7 +144,7 @@ def upright(
         plain = to_srgb(plain, profile, at_least)
     elif plain.mode != "RGB":
         plain = plain.convert("RGB")
-    plain.info = {}  # done with: nobody applies them again
+    plain.info = {}  # already applied; nobody must apply it again
     return Opened(plain, outside)
 
 
@@ -155,7 +167,7 @@ def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
-    """Opens a picture file; what goes wrong with it inside becomes one line.
+    """Opens a picture file; any error inside the block becomes one line that names the file.
 
     Raises:
         DataError: The file is missing, torn, too large, or no picture Pillow can read.

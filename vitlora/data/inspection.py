@@ -1,32 +1,46 @@
-"""What is said of a division's pictures before they are used: unreadable ones, and copies."""
+"""What vitlora tells a user about pictures before it uses them: unreadable ones, and copies."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.division import Division
 from vitlora.data.doctor.leaks import leak_notes
 from vitlora.data.duplicates import Fingerprint, fingerprints
-from vitlora.data.folder import Folder
+from vitlora.data.folder import Folder, Sample
+from vitlora.data.picture_file import looks_whole
 from vitlora.data.usage import content_of
-from vitlora.data.value_range import range_text
+from vitlora.data.value_range import Found, find_range, range_text
+from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError, a_few, a_few_lines, counted
 from vitlora.notes import note, warn
 from vitlora.shell import typed
+
+MANY = 50_000  # pictures; to decode more takes minutes in which nothing is trained
 
 
 class Inspection:
     """Looks at each picture once, before anything is computed from it.
 
+    It decodes every picture of a usual folder. Of more than 50,000 it decodes those that do not
+    begin and end as a JPEG or PNG does, unless an option needs all of them.
+
     Args:
         division: Whose pictures; unreadable ones are taken out of its folder's splits.
         skip_unreadable: Go on without them, instead of stopping.
-        check_copies: Compare the pictures.
+        check_copies: Compare the pictures; None compares up to 50,000.
     """
 
-    def __init__(self, division: Division, skip_unreadable: bool, check_copies: bool) -> None:
+    def __init__(
+        self, division: Division, skip_unreadable: bool, check_copies: bool | None
+    ) -> None:
         self.division = division
         self.skip_unreadable = skip_unreadable
         self.check_copies = check_copies
+        total = sum(map(len, division.folder.splits.values()))
+        self._brief = total > MANY and not skip_unreadable and not check_copies
+        self._to_decode: dict[str, tuple[Sequence[Sample], list[Path]]] = {}
         self._checked: dict[str, Folder] = {}  # splits as they were; a new division has a new one
         self._prints: dict[Path, Fingerprint] = {}
         self._compared = False
@@ -56,7 +70,7 @@ class Inspection:
         if self._checked.get(split) is folder:
             return
         samples = folder.splits[split]
-        prints, problems = fingerprints((sample.path for sample in samples), value_range)
+        prints, problems = fingerprints(self._paths_to_decode(split), value_range)
         self._prints |= prints
         outside = [path for path, one in prints.items() if one.outside]
         self._note_outside(split, outside, value_range)
@@ -85,6 +99,24 @@ class Inspection:
             )
         self._checked[split] = folder
 
+    def find_range(self, split: str) -> Found:
+        """Returns the scale that suits the pictures of a split."""
+        found = find_range(self._paths_to_decode(split))
+        return replace(found, pictures=len(self.division.folder.splits[split]))
+
+    def _paths_to_decode(self, split: str) -> list[Path]:
+        """Returns the files of a split that are decoded before it is used."""
+        samples = self.division.folder.splits[split]
+        paths = [sample.path for sample in samples]
+        if not self._brief:
+            return paths
+        before, chosen = self._to_decode.get(split, (None, []))
+        if before is not samples:
+            whole = in_threads(looks_whole, paths, f"checking {len(paths):,} files")
+            chosen = [path for path, yes in zip(paths, whole, strict=True) if not yes]
+            self._to_decode[split] = samples, chosen
+        return chosen
+
     def compare(self, value_range: ValueRange | None) -> None:
         """Warns of copies in two splits or classes, once, after training's splits were checked.
 
@@ -94,7 +126,14 @@ class Inspection:
         if self._compared:
             return
         folder, self._compared = self.division.folder, True
-        if not self.check_copies:
+        if self._brief:
+            total = sum(map(len, folder.splits.values()))
+            note(
+                f"of {total:,} pictures only the beginning and end of each file are checked, and "
+                "copies are not looked for; data.check_copies true decodes and compares all"
+            )
+            return
+        if self.check_copies is False:
             note(
                 "copies in two splits or classes are not looked for, as data.check_copies is false"
             )

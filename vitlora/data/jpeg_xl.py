@@ -1,4 +1,4 @@
-"""What the first bytes of a JPEG XL file say, before any of it is decoded.
+"""Size and kind of a JPEG XL picture, read from its first bytes without decoding.
 
 Source: ISO/IEC 18181-1:2022, annex D (image header); 18181-2, clause 9 (boxes).
 """

@@ -10,7 +10,7 @@ from typing import Literal
 
 from vitlora.data.archives import is_archive, members, open_file
 from vitlora.data.jpeg_xl import BOXED
-from vitlora.data.picture_file import HEIC
+from vitlora.data.picture_file import HEIC, JPEG, PNG
 from vitlora.errors import DataError, a_few, counted
 
 Kind = Literal["other", "hidden", "linked", "closed"]
@@ -25,13 +25,13 @@ SUFFIXES = frozenset(_SUFFIXES.split())
 # Camera raw: some of it is a TIFF inside, of a thumbnail.
 _RAW_SUFFIXES = ".dng .cr2 .cr3 .nef .nrw .arw .raf .orf .rw2 .pef .srw .3fr .iiq .x3f"
 _RAW = frozenset(_RAW_SUFFIXES.split())
-# What lies beside pictures by the thousand and need not be opened to be known.
+# Files that often lie beside pictures in thousands; their endings are enough to know them.
 _NO_SUFFIXES = ".txt .json .xml .csv .tsv .yaml .yml .md .html .py .npy .npz .pt .cls"
 _NONE = frozenset(_NO_SUFFIXES.split())
 _KNOWN = SUFFIXES | _RAW | _NONE
 _STARTS = (
-    (0, b"\xff\xd8\xff"),  # JPEG
-    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, JPEG),
+    (0, PNG),
     (0, b"GIF87a"),
     (0, b"GIF89a"),
     (8, b"WEBP"),
@@ -63,7 +63,7 @@ class Listing:
     folders: list[Path] = field(default_factory=list)
 
     def note(self, kind: Kind, path: Path) -> None:
-        """Puts a file or folder down as passed over."""
+        """Records a file or folder as passed over."""
         self.passed_over.setdefault(kind, []).append(path)
 
     def check_open(self) -> None:
@@ -80,7 +80,7 @@ class Listing:
 
 
 def list_pictures(folder: Path) -> Listing:
-    """Returns the pictures below a folder, to its depths, and what is passed over.
+    """Returns all pictures below a folder, and what is passed over.
 
     A file is a picture by its ending, or, where it has none or an unknown one, by its first bytes.
     Links to files and folders are followed, each folder once, under its own name where it has one.
@@ -125,8 +125,8 @@ def _list_archive(archive: Path) -> Listing:
 def is_picture(file: Path) -> bool:
     """Returns whether a file is taken for a picture: by its ending, else by its first bytes.
 
-    A link to nothing is one by its ending, so that it is reported; a pipe or a socket never is: it
-    would keep its reader waiting.
+    A broken link counts by its ending, so that it is reported. A pipe or a socket never counts: it
+    would block its reader.
     """
     if file.name.startswith(".") or not (_named_as_picture(file) or _unknown(file)):
         return False
@@ -138,7 +138,7 @@ def _named_as_picture(file: PurePath) -> bool:
 
 
 def _unknown(file: PurePath) -> bool:
-    """Returns whether the ending says neither that it is a picture nor that it is none."""
+    """Returns whether the ending leaves open whether it is a picture."""
     return file.suffix.lower() not in _KNOWN
 
 
@@ -159,7 +159,7 @@ def by_ending(passed_over: Iterable[PurePath]) -> str:
 
 
 def _and_above(folder: Path) -> set[str]:
-    """Returns where a folder and those above it really are: a link to one of them is a loop."""
+    """Returns the real paths of a folder and those above it: a link to one of them is a loop."""
     real = Path(os.path.realpath(folder))
     return {str(path) for path in (real, *real.parents)}
 
@@ -180,7 +180,7 @@ def _walk(folder: Path, found: Listing, seen: set[str]) -> Iterator[Path]:
             if entry.name.startswith(".") or (entry.name.startswith("__") and _is_folder(entry)):
                 found.note("hidden", path)
             elif not _is_folder(entry):
-                # an entry that is a plain file needs no question to the disk
+                # a plain file needs no further system call
                 plain = entry.is_file(follow_symlinks=False) and _named_as_picture(path)
                 yes = plain or is_picture(path)
                 found.pictures.append(path) if yes else found.note("other", path)
@@ -204,7 +204,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _is_special(file: Path) -> bool:
     try:
         return not stat.S_ISREG(file.stat().st_mode)
-    except OSError:  # a link to nothing, say: its name decides
+    except OSError:  # a broken link, say: its name decides
         return False
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 SHARED = Path("/dev/shm")
 MORE_ROOM = "docker run --shm-size=2g"
 
-_AHEAD = 2  # batches that each process makes before they are asked for: torch's default
+_AHEAD = 2  # batches that each process prepares in advance: torch's default
 _IN_USE = 2  # batches that training holds: the one it computes with, and the next
 # how torch and the kernel say that it is full
 _FULL = ("Bus error", "shared memory", "unable to write to file </torch", "No space left on device")

@@ -1,5 +1,6 @@
 """A picture file of any kind -> Pillow's image, its pixels not yet decoded."""
 
+import io
 import os
 from contextlib import suppress
 from importlib.util import find_spec
@@ -13,7 +14,10 @@ from vitlora.errors import DataError
 
 # Pixels decoded at most, as Pillow's own limit: 0.5 GB as RGB. A large JPEG is decoded smaller.
 MOST_PIXELS = 178_956_970
-_JPEG = b"\xff\xd8\xff"
+JPEG = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
+PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_DEPTH = 24  # place of the byte that says how many bits a PNG has for each colour
 # of ISO/IEC 23008-12; in mif1 and msf1, AVIF may be as well
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _ORIENTATIONS = range(1, 9)  # of EXIF
@@ -29,7 +33,7 @@ def open_picture(path: Path) -> ImageFile.ImageFile:
     """
     start = _start(path)
     source = path if os.path.exists(path) else open_file(path)  # noqa: PTH110 - in an archive, names may be long
-    if start.startswith(_JPEG):
+    if start.startswith(JPEG):
         # past Pillow's limit on the nominal size: what counts is how large it is decoded
         return JpegImagePlugin.JpegImageFile(source)
     if start.startswith((BARE, BOXED)):
@@ -48,7 +52,35 @@ def open_picture(path: Path) -> ImageFile.ImageFile:
 
 def is_jpeg(path: Path) -> bool:
     """Returns whether a file begins as a JPEG does."""
-    return _start(path).startswith(_JPEG)
+    return _start(path).startswith(JPEG)
+
+
+def looks_whole(path: Path) -> bool:
+    """Returns whether a file begins and ends as a JPEG does, or as a PNG of 8 bits or fewer.
+
+    That shows a file that was cut off, is empty or holds something else, without decoding it; not
+    damage in the middle. False says nothing: other formats, and padding after the end, give it too.
+    """
+    try:
+        if path.is_fifo():  # it would keep its reader waiting
+            return False
+        with _unbuffered(path) as file:
+            start = file.read(_PNG_DEPTH + 1)
+            file.seek(max(len(start), file.seek(0, os.SEEK_END) - len(_PNG_END)))
+            end = file.read()
+    except (OSError, DataError):
+        return False
+    if start.startswith(PNG):
+        return end == _PNG_END and start[_PNG_DEPTH] <= 8
+    return start.startswith(JPEG) and end.endswith(_JPEG_END)
+
+
+def _unbuffered(path: Path) -> io.FileIO | io.BufferedReader | io.BytesIO:
+    """Opens a file, also one inside an archive, so that no more of it is read than asked for."""
+    try:
+        return io.FileIO(path)
+    except OSError:
+        return open_file(path)
 
 
 def orientation(image: Image.Image) -> int:
@@ -78,7 +110,7 @@ def reason(path: Path, error: Exception) -> str:
     start = _start(path)
     if _is_heic(start) and not find_spec("pillow_heif"):
         return "HEIC photos need the package pillow-heif; install it, or export them as JPEG"
-    if _is_heic(start):  # what is wrong with these the plugins do not say
+    if _is_heic(start):  # the plugins do not say what is wrong with these
         return "damaged HEIC photo"
     if start.startswith((BARE, BOXED)):
         return "damaged JPEG XL picture"

@@ -1,4 +1,4 @@
-"""What a set of weights wants of a picture before it becomes a tensor."""
+"""How a picture becomes the tensor that a set of weights expects."""
 
 import math
 import os
@@ -20,7 +20,7 @@ CropMode = Literal["center", "squash", "border"]
 # A JPEG decoded at no less than so many times the side it is resized to answers alike (see
 # benchmarks/results/predicting.jsonl); with fewer pixels than a camera's it is decoded in full.
 _AMPLE, _CAMERA = 3, 1344
-# What a bundle, which may come from anywhere, can ask for.
+# Limits on a bundle, which may come from anywhere.
 _MOST_PIXELS, _LEAST_SHARE, _MOST_COLOUR = 4096, 0.1, 1e4
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
@@ -39,8 +39,8 @@ class Preprocessing:
         crop_mode: timm's name: ``center``, ``squash`` or ``border``; see ``seeing``.
         value_range: The values that become 0 and 255 in files deeper than 8 bits; None where
             training had no such files.
-        srgb: Whether the colours that a picture's profile describes are turned into sRGB; bundles
-            from before there was a choice were trained without.
+        srgb: Whether the colours that a picture's profile describes are turned into sRGB; False for
+            older bundles, which do not record it.
     """
 
     image_size: int
@@ -66,10 +66,10 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Preprocessing":
-        """Reads what ``dataclasses.asdict`` and JSON made of it.
+        """Reads the JSON of ``dataclasses.asdict``.
 
         Raises:
-            KeyError, TypeError, ValueError: Something else made it.
+            KeyError, TypeError, ValueError: The fields are not those of a preprocessing.
         """
         mean, std = (tuple(map(float, fields[name])) for name in ("mean", "std"))
         size, share = fields["image_size"], float(fields["crop_pct"])
@@ -162,12 +162,12 @@ class Preprocessing:
 
 
 class Thickened:
-    """Widens a picture too thin to be seen once its long side is scaled; others pass unchanged.
+    """Widens a picture whose short side would shrink to nothing; others stay unchanged.
 
     timm's ``ResizeKeepRatio`` rounds such a short side to 0 pixels, which Pillow refuses.
 
     Args:
-        size: What its long side is scaled to, in pixels.
+        size: Length in pixels to which the long side is scaled.
     """
 
     def __init__(self, size: int) -> None:

@@ -57,8 +57,8 @@ class Dataset:
 
 _TRASHNET = "https://raw.githubusercontent.com/garythung/trashnet/6fa2b878c6c1b4304b91109070ce0edf9279bb31/data"
 
-# The archive's size and SHA-256 are those its authors' commit on the hub states (Git LFS); the
-# lists' were computed from the authors' repository at the commit named.
+# The archive's size and SHA-256 come from its authors' commit on the hub (Git LFS); those of the
+# lists were computed from the authors' repository at the commit in the URL.
 DATASETS: dict[str, Dataset] = {
     "trashnet": Dataset(
         about="TrashNet: 2,527 photos of waste on a white board, 512 x 384 pixels, 6 classes",

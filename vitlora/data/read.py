@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlora.data.archives import check_sealed
+from vitlora.data.class_names import doubts
 from vitlora.data.folder import SPLITS, Folder, Origin, Sample
 from vitlora.data.hub import hub_name
 from vitlora.data.layouts import layout_named, recognised
@@ -17,7 +18,7 @@ def check_root(root: str | Path, option: str = "data.root") -> Path:
     """Returns the path of a folder, archive or file that lists pictures, or a dataset's on the hub.
 
     Raises:
-        DataError: There is none, or it is an archive that cannot be read in place.
+        DataError: There is no such place, or it is an archive that cannot be read in place.
     """
     if hub_name(root):
         return Path(root)
@@ -36,7 +37,7 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
 
     Args:
         root: A folder, an archive, or a file that lists pictures.
-        options: What is said of it; the layout is recognised unless it is among them.
+        options: How it is stored; the layout is recognised unless it is among them.
 
     Raises:
         DataError: The place is missing, no layout fits, or several do; or the layout finds
@@ -46,6 +47,7 @@ def read_place(root: str | Path, options: LayoutOptions | None = None) -> tuple[
     options = options or LayoutOptions()
     place = Place(check_root(root))
     layout = layout_named(options.layout) if options.layout else recognised(place, options)
+    options.check_used(layout)
     return place, layout.read(place, options)
 
 
@@ -62,7 +64,7 @@ def read_folder(
         classes: The classes to use, in label order; None for all, in the order the place gives
             them, else sorted by name.
         known: Classes that come first, in this order, and need no picture.
-        options: What is said of the place.
+        options: How the place is stored.
 
     Raises:
         DataError: As ``read_place``; or a class has no picture to train on.
@@ -87,6 +89,8 @@ def read_folder(
             f"{len(never):,} of {counted(len(reading.classes or ()), 'class')} that "
             f"{reading.source} names have no picture and are left out: {a_few(never, 5)}"
         )
+    counts = Counter(one.label for one in reading.pictures if one.label in labels)
+    notes += [f"{doubt.what}; {doubt.advice}" for doubt in doubts(counts)]
     if reading.passed_over:
         notes.append(f"passed over {describe(reading.passed_over)}")
     if "train" in splits and "val" not in splits and "all" not in splits:
@@ -127,7 +131,7 @@ def _class_names(
 def _empty_to_train(
     reading: Reading, wanted: Sequence[str] | None, known: Sequence[str]
 ) -> list[str]:
-    """Returns the classes whose place for training pictures is there, but empty."""
+    """Returns the classes whose folder of training pictures is empty."""
     empty = [*reading.empty.get("", []), *reading.empty.get("train", [])]
     left_out = set(known) | ({*empty} - set(map(normal, wanted)) if wanted is not None else set())
     return [name for name in empty if name not in left_out]
@@ -136,7 +140,7 @@ def _empty_to_train(
 def _check_wanted(
     root: Path, names: Sequence[str], known: Sequence[str], everywhere: Sequence[str]
 ) -> None:
-    """Refuses classes that somebody asks for and that are not there.
+    """Refuses unknown classes in ``data.classes``.
 
     Raises:
         UsageError: They name a class twice, or one that is not there, or not those known first.
@@ -157,7 +161,7 @@ def _check_wanted(
 
 
 def _check_trained(root: Path, reading: Reading, names: Sequence[str]) -> None:
-    """Refuses classes of which there is nothing to train on, if there is anything to train on.
+    """Refuses classes without training pictures, if other classes have some.
 
     Raises:
         DataError: There are such classes.

@@ -6,7 +6,13 @@ a row group for each picture, which can be the whole file (``benchmarks/rows.py`
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
 
 _INDEXED = b"ARROW1"  # how the format with an index at its end begins, which may be compressed
 _ROWS_AT_ONCE = 100
+_COPY = re.compile(r"[0-9a-f]{32}\.arrow")  # other files in the folder of copies are left alone
+_UNUSED = 30 * 24 * 3600  # seconds after which a copy is removed
 _MOST_DIGITS = 18  # of a row's number: what 64 bits hold
 
 
@@ -25,7 +33,7 @@ def need_pyarrow(what: Path | str) -> Any:
     """Returns the module pyarrow.
 
     Args:
-        what: What asks for it, for the error.
+        what: What needs it, for the error.
 
     Raises:
         DataError: It is not installed.
@@ -71,7 +79,7 @@ class Rows(Mapping[str, int]):
         """Returns a picture's bytes.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: There is no picture of that name.
         """
         return self._cell(name).to_pybytes()
 
@@ -114,7 +122,6 @@ def copy_rows(opened: BinaryIO, target: Path, name: Path) -> None:
         OSError: The copy cannot be written.
     """
     arrow = need_pyarrow(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         schema, batches = _batches(arrow, opened)
         with draft(target) as new:
@@ -138,6 +145,46 @@ def _batches(arrow: Any, opened: BinaryIO) -> tuple[Any, Iterable[Any]]:
         return indexed.schema, map(indexed.get_batch, range(indexed.num_record_batches))
     stream = arrow.ipc.open_stream(opened)
     return stream.schema, stream
+
+
+@cache
+def use_copies(folder: Path) -> None:
+    """Keeps the copies in a folder from being removed for as long as this process lives.
+
+    If no other process uses them, those that none has used for 30 days are removed first. Windows
+    has no such lock; it does not remove a file that is mapped.
+
+    Args:
+        folder: Created if needed.
+
+    Raises:
+        OSError: It cannot be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        _remove_unused(folder)
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)  # never closed, and forked loader processes inherit it
+    with suppress(OSError):  # others use them, or a network drive has no locks
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_unused(folder)
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH)
+
+
+def mark_used(copy: Path) -> None:
+    """Marks a copy as used now, by its time of access: that of writing says whether it changed."""
+    with suppress(OSError):  # another user's
+        os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
+
+
+def _remove_unused(folder: Path) -> None:
+    for file in folder.iterdir():
+        with suppress(OSError):
+            if _COPY.fullmatch(file.name) and time.time() - file.stat().st_atime > _UNUSED:
+                file.unlink()
 
 
 def can_be_mapped(path: Path) -> bool:

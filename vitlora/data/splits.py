@@ -13,10 +13,10 @@ Wanted = list[list[int]]  # pictures of each class: wanted[part][class]
 
 
 def check_shares(val: float, test: float, folds: int | None, fold: int) -> None:
-    """Refuses shares and folds that cannot be, as options under ``data`` ask for them.
+    """Checks the options for shares and folds under ``data``.
 
     Raises:
-        UsageError: They cannot.
+        UsageError: They are out of range or exclude each other.
     """
     if folds is None and not (0 < val < 1 and 0 <= test < 1 - val) and test != 1:
         raise UsageError(
@@ -40,10 +40,10 @@ def wanted_shares(
 ) -> tuple[list[str], Wanted]:
     """Returns the parts of a split and how many pictures of each class belong in them.
 
-    What is left for ``train`` may be none or negative: then the class is too small.
+    The number for ``train`` may be zero or negative: then the class is too small.
 
     Args:
-        counts: Pictures of each class; of none, none are wanted.
+        counts: Pictures of each class; a class without pictures gets none.
         val: Share held out for validation, ``0 < val < 1``; never less than a picture.
         test: Share held out for testing, ``0 <= test < 1``; never less than a picture unless 0.
         there: Pictures of each class that the parts have already, if any: then a share may be less
@@ -81,7 +81,7 @@ def wanted_folds(
     given = 0
     for n, kept in zip(counts, held, strict=True):
         each, extra = divmod(n - kept, folds)
-        for place in range(folds):  # the next class goes on giving where this one stopped
+        for place in range(folds):  # the next class starts at the fold where this one ended
             wanted[(given + place) % folds].append(each + (place < extra))
         given += extra
     parts = ["val" if index == fold else "train" for index in range(folds)]
@@ -157,7 +157,7 @@ def _exchanges(
 
 
 class _Balance:
-    """How many pictures of each class the parts have beyond what is wanted."""
+    """How many more pictures of each class the parts have than they should."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted

@@ -1,9 +1,7 @@
-"""What pictures were used for, known by their content: no new name or place changes it."""
+"""How trainings used pictures, known by their content: renaming or moving them changes nothing."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from vitlora.data.archives import open_file
+from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError
 
 # Of a file's SHA-256. One of 10,000 other pictures agrees with one of 100,000 in 1 of 1,100 cases.
@@ -20,13 +19,13 @@ _PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Usage:
-    """What a network's training, and those it went on from, did with their pictures.
+    """How a network's training, and the ones it continued, used their pictures.
 
     Attributes:
-        train: First 5 bytes of the SHA-256 of the files that were trained on.
-        val: Of those that were validated on.
-        test: Of those that were kept for testing.
-        whole: Whether all trainings are counted: not where one went on from an older bundle.
+        train: First 5 bytes of the SHA-256 of each file that was trained on.
+        val: The same for validation.
+        test: The same for testing.
+        whole: Whether all trainings are included; False if one continued a bundle without a record.
     """
 
     train: frozenset[bytes] = frozenset()
@@ -37,12 +36,12 @@ class Usage:
     def side(self, content: bytes | None) -> str | None:
         """Returns ``train``, ``val`` or ``test``; None for a picture that is new.
 
-        Where a picture was used for more than one, the first of these counts.
+        The first of these counts for a picture that was used for several.
         """
         return next((part for part in _PARTS if content in getattr(self, part)), None)
 
     def joined(self, other: "Usage") -> "Usage":
-        """Returns what two trainings together used pictures for."""
+        """Returns the pictures of both."""
         both = {part: getattr(self, part) | getattr(other, part) for part in _PARTS}
         return Usage(**both, whole=self.whole and other.whole)
 
@@ -56,8 +55,8 @@ class Usage:
         """Reads what ``to_bytes`` wrote.
 
         Raises:
-            ValueError: Its tensors are others.
-            SafetensorError: It is no safetensors file.
+            ValueError: Its tensors are not those of a ``Usage``.
+            SafetensorError: It is not a safetensors file.
         """
         tensors = load(content)
         whole = tensors.pop("partial", None) is None
@@ -70,7 +69,7 @@ class Usage:
 
 
 def contents(paths: Iterable[Path]) -> dict[Path, bytes]:
-    """Returns what ``Usage`` knows files by; a file that cannot be opened is left out."""
+    """Returns the first bytes of each file's SHA-256; a file that cannot be opened is left out."""
 
     def read(path: Path) -> bytes | None:
         try:
@@ -80,9 +79,8 @@ def contents(paths: Iterable[Path]) -> dict[Path, bytes]:
             return None
 
     paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = zip(paths, pool.map(read, paths), strict=True)
-        return {path: content for path, content in found if content is not None}
+    found = zip(paths, in_threads(read, paths, f"hashing {len(paths):,} files"), strict=True)
+    return {path: content for path, content in found if content is not None}
 
 
 def content_of(digest: bytes) -> bytes:
@@ -91,11 +89,11 @@ def content_of(digest: bytes) -> bytes:
 
 
 def with_copies(groups: Sequence[int], known: Sequence[bytes | None]) -> list[int]:
-    """Returns the groups of pictures, those that share a file of the same bytes made one.
+    """Returns the groups of pictures, merged where they hold files with the same bytes.
 
     Args:
         groups: The number of each picture's group.
-        known: What each picture is known by; None where it could not be read.
+        known: First bytes of each picture's SHA-256; None if it could not be read.
     """
     leader: dict[int, int] = {}
 
@@ -114,7 +112,7 @@ def with_copies(groups: Sequence[int], known: Sequence[bytes | None]) -> list[in
 
 
 def used(parts: Mapping[str, Iterable[bytes]]) -> Usage:
-    """Returns what one training used pictures for, by the names of its splits."""
+    """Returns the usage of one training from the contents of its splits."""
     train, val, test = (frozenset(parts.get(part, ())) for part in _PARTS)
     return Usage(train, val, test)
 

@@ -1,13 +1,11 @@
 """One scale for the pictures of a folder that are deeper than 8 bits.
 
 16-bit files hold 12-bit values, or temperatures from 7,000 to 9,000, or CT numbers from -1,024:
-what is black and what is white is not in the file. It must be the same for all pictures, in
-training and after.
+the file does not say which values are black and white. The scale must be the same for all pictures,
+in training and afterwards.
 """
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,15 @@ from numpy.typing import NDArray
 
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.images import MemoryShortError, deep_values
+from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError
 
 # What black-to-white ranges end at: floats in [0, 1]; 8, 10, 12, 14 and 16 bits
 _ENDS = (1, 255, 1023, 4095, 16383, 65535)
 _TAIL = 0.001  # of a picture's pixels, at both ends: dead and hot ones
 _FAR = 4  # times as bright as nearly all pixels of the folder: dead, or "no data"
-_STRANGE = 50  # one picture of so many may lie outside the range of the others
-_LOOKED_AT = 2**18  # pixels of a picture whose quantiles are taken
+_STRANGE = 50  # one picture in 50 may lie outside the range of the others
+_LOOKED_AT = 2**18  # most pixels of a picture whose quantiles are taken
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Levels:
     """The values of one picture.
 
     Attributes:
-        low: That which one of 1,000 pixels is below.
-        high: That which one of 1,000 pixels is above.
+        low: One pixel in 1,000 lies below it.
+        high: One pixel in 1,000 lies above it.
         top: The largest.
         whole: Whether they are integers.
     """
@@ -79,8 +78,8 @@ def find_range(paths: Iterable[Path]) -> Found:
         MemoryShortError: There is too little memory for a picture.
     """
     paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        levels = [one for one in pool.map(_levels_of, paths) if one is not None]
+    doing = "looking for pictures deeper than 8 bits"
+    levels = [one for one in in_threads(_levels_of, paths, doing) if one is not None]
     return Found(_common(levels) if levels else None, len(levels), len(paths))
 
 
@@ -90,10 +89,10 @@ def range_text(value_range: ValueRange | None) -> str:
 
 
 def read_range(given: Any) -> ValueRange | None:
-    """Returns a range that somebody wrote.
+    """Returns a range from an option or a file.
 
     Raises:
-        ValueError: It is not two finite numbers, the lower first.
+        ValueError: It is not a pair of finite numbers, the lower first.
     """
     if given is None:
         return None

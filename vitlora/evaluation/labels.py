@@ -10,7 +10,7 @@ from vitlora.data.folder import Sample
 from vitlora.errors import UsageError
 from vitlora.evaluation.answers import answer
 from vitlora.hardware import pick_device
-from vitlora.metrics.label_noise import out_of_fold, suspects
+from vitlora.metrics.label_noise import judged, suspects
 
 _FEW = 5  # pictures of a class, one for each fold: of fewer nothing can be said
 
@@ -20,7 +20,7 @@ def contradicted(
 ) -> Finding | None:
     """Returns the pictures that are probably labelled wrongly, the surest first, if there are any.
 
-    Every picture is judged by linear probes that were not fitted on it or on a copy of it.
+    Neither a picture's own label nor that of a copy of it counts when it is judged.
 
     Args:
         survey: All that lies in the folder.
@@ -46,7 +46,7 @@ def contradicted(
     answers = answer(base.module.to(pick_device(device)).eval(), samples, base.preprocessing)
     copies = {p.name: -1 - n for n, group in enumerate(copy_groups(pictures)) for p in group}
     groups = [copies.get(sample.name, place) for place, sample in enumerate(answers.samples)]
-    found = suspects(out_of_fold(answers.features, answers.labels, groups), answers.labels)
+    found = suspects(judged(answers.features, answers.labels, groups), answers.labels)
     if not found:
         return None
     why = {answers.samples[one.index].name: f"others say {classes[one.likely]}" for one in found}

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,11 @@ def axis(values: Sequence[float], least: float = 0.0) -> Axis:
 
 
 def shown_in_cells(
-    labels: Sequence[int], predicted: Sequence[int], confidence: Sequence[float], most: int
+    labels: Sequence[int],
+    predicted: Sequence[int],
+    confidence: Sequence[float],
+    most: int,
+    linked: Collection[tuple[int, int]] | None = None,
 ) -> dict[tuple[int, int], list[int]]:
     """Returns which pictures stand behind each cell of the confusion matrix.
 
@@ -110,6 +114,7 @@ def shown_in_cells(
         predicted: Its predicted class.
         confidence: Of that prediction.
         most: Pictures in all cells together.
+        linked: The cells that are shown; None for all.
 
     Returns:
         (true class, predicted class) -> indices of pictures.
@@ -120,6 +125,7 @@ def shown_in_cells(
     turns = sorted(
         (true == guess, place, true, guess)
         for (true, guess), indices in cells.items()
+        if linked is None or (true, guess) in linked
         for place in range(len(indices))
     )
     kept: dict[tuple[int, int], list[int]] = defaultdict(list)

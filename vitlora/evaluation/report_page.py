@@ -21,7 +21,7 @@ from vitlora.pages.page import render
 _THUMBNAILS = 400
 _WORST, _LEAST_SURE = 24, 12
 _MOST_CLASSES = 30  # a larger matrix is unreadable: its largest mistakes are listed
-_MOST_PAIRS = 12
+_PAIRS, _MOST_PAIRS = 12, 30  # mistakes listed beside a matrix, and without one
 _MOST_PROBLEMS = 50
 
 
@@ -60,6 +60,11 @@ class ReportPage:
         """Returns everything but problems and the pictures the network looked at."""
         record, scores = self.bundle.record, self.scores
         small = len(scores.classes) <= _MOST_CLASSES
+        confusions = scores.confusions(_PAIRS if small else _MOST_PAIRS)
+        columns = (column.tolist() for column in scores.per_class())
+        per_class = list(zip(scores.classes, *columns, strict=True))
+        if not small:  # the worst first, those without pictures last
+            per_class.sort(key=lambda row: (not row[4], row[3]))
         logs = self.bundle.folder / "logs" / "metrics.csv"
         return {
             "bundle": self.bundle,
@@ -70,12 +75,13 @@ class ReportPage:
             "known": record.confidence,
             "threshold": describe_threshold(record.confidence) if record.confidence else None,
             "sure": self.answered(),
-            "per_class": list(
-                zip(scores.classes, *(c.tolist() for c in scores.per_class()), strict=True)
-            ),
+            "per_class": per_class,
+            "most_classes": _MOST_CLASSES,
             "matrix": scores.confusion.tolist() if small else None,
-            "confusions": scores.confusions(_MOST_PAIRS),
-            "cells": self._cells(),
+            "confusions": confusions,
+            "cells": self._cells(
+                None if small else {(true, guess) for true, guess, _ in confusions}
+            ),
             "reliability": [
                 ("as the network says it", self.plain),
                 ("after the temperature", scores),
@@ -109,9 +115,14 @@ class ReportPage:
         figures = {i: self._figure(i, *uris) for i, uris in zip(indices, drawn, strict=True)}
         return {name: [figures[index] for index in some] for name, some in chosen.items()}
 
-    def _cells(self) -> dict[tuple[int, int], list[Figure]]:
+    def _cells(self, linked: set[tuple[int, int]] | None) -> dict[tuple[int, int], list[Figure]]:
+        """Returns the pictures behind the matrix: of all its cells, or of those with a link."""
         chosen = numbers.shown_in_cells(
-            self.labels.tolist(), self.predicted.tolist(), self.confidence.tolist(), _THUMBNAILS
+            self.labels.tolist(),
+            self.predicted.tolist(),
+            self.confidence.tolist(),
+            _THUMBNAILS,
+            linked,
         )
         value_range = self.bundle.record.preprocessing.value_range
         return {

@@ -18,6 +18,7 @@ from vitlora.metrics.intervals import Interval, macro_f1, macro_f1_interval, wil
 
 _TOP = 3  # as many classes as predict shows
 _MOST_CLASSES, _WORST = 25, 15  # with more classes than the first, only the second are listed
+_MOST_IN_MATRIX = 100  # classes: the JSON of 1,000 would be 7 MB of zeros
 _NOTHING = f"{'-':>5}   {'-':>5}  {'-':>5}"  # for a class without images
 _BINS = 15  # of the calibration error, as Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
@@ -193,9 +194,8 @@ class Scores:
     def to_json(self) -> dict[str, object]:
         """Returns everything as plain lists and numbers."""
         columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
-        more = {"auroc": self.auroc, "calibration_error": self.calibration_error}
-        if len(self.classes) > _TOP:
-            more[f"top_{_TOP}"] = self.top_k(_TOP)
+        top = {f"top_{_TOP}": self.top_k(_TOP)} if len(self.classes) > _TOP else {}
+        more = {"auroc": self.auroc, "calibration_error": self.calibration_error, **top}
         return {
             **self.summary(),
             "accuracy_interval": [round(x, 6) for x in self.accuracy_interval],
@@ -206,12 +206,16 @@ class Scores:
                 {"class": name, "precision": p, "recall": r, "f1": f, "images": n}
                 for name, p, r, f, n in columns
             ],
-            "confusion": {
-                "rows": "true",
-                "columns": "predicted",
-                "counts": self.confusion.tolist(),
-            },
+            "confusion": self._confusion_json(),
         }
+
+    def _confusion_json(self) -> dict[str, object]:
+        """Returns the matrix; of more than 100 classes only the cells that are not 0."""
+        if len(self.classes) <= _MOST_IN_MATRIX:
+            return {"rows": "true", "columns": "predicted", "counts": self.confusion.tolist()}
+        cells = self.confusion.to_sparse()
+        counts = torch.cat([cells.indices(), cells.values()[None]]).T.tolist()
+        return {"cells": ["true", "predicted", "count"], "counts": counts}
 
     def confusions(self, most: int) -> list[tuple[int, int, int]]:
         """Returns the most frequent mistakes as (true class, predicted class, count).
@@ -253,8 +257,7 @@ class Scores:
 
     def _table(self, most: int) -> list[str]:
         """Returns a heading and a line for each class, or for the ``most`` with the lowest F1."""
-        columns = zip(self.classes, *(column.tolist() for column in self.per_class()), strict=True)
-        rows = list(columns)
+        rows = [*zip(self.classes, *(c.tolist() for c in self.per_class()), strict=True)]
         if len(rows) > most:  # those without images have no F1
             rows = sorted((row for row in rows if row[4]), key=lambda row: row[3])[:most]
         width = max(len(name) for name in (*(row[0] for row in rows), "class"))
@@ -286,11 +289,10 @@ class Scores:
         header = " ".join(f"{index:>{cell}}" for index in range(1, len(self.classes) + 1))
         lines += ["", f"{'confusion (row: true, column: predicted)':<{width + 4}}"]
         lines.append(f"{'':<{width}}      {header}")
-        for index, (name, row) in enumerate(
-            zip(self.classes, self.confusion.tolist(), strict=True)
-        ):
+        rows = zip(self.classes, self.confusion.tolist(), strict=True)
+        for number, (name, row) in enumerate(rows, 1):
             cells = " ".join(f"{count:>{cell}}" for count in row)
-            lines.append(f"{name:<{width}}  {index + 1:>2}  {cells}")
+            lines.append(f"{name:<{width}}  {number:>2}  {cells}")
         return lines
 
 

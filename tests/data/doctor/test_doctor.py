@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from vitlora.data import waiting
 from vitlora.data.datamodule import FolderData
 from vitlora.data.doctor import examine
 from vitlora.data.doctor.finding import Finding
 from vitlora.data.doctor.leaks import leak_notes
 from vitlora.data.doctor.survey import survey
 from vitlora.data.duplicates import fingerprints
+from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError
 
@@ -302,6 +304,46 @@ def test_files_and_folders_without_permission_are_errors(root):
     assert findings["closed"].files == ["val/a/"]
 
 
+def test_two_spellings_of_a_class_are_named_with_their_counts(root):
+    (root / "train/A").mkdir()
+    for number in range(12):
+        scene(200 + number).save(root / f"train/A/{number}.jpg", quality=90)
+    finding = found(root)["alike_classes"]
+    assert finding.severity == "warning"
+    assert finding.what.endswith("accents: 'A' (12 pictures) and 'a' (15 pictures)")
+
+
+def test_a_tool_s_folder_for_no_label_is_found(root):
+    (root / "train/a").rename(root / "train/no_label")
+    (root / "val/a").rename(root / "val/no_label")
+    assert "'no_label' (15 pictures)" in found(root)["unlabelled_class"].what
+
+
+def by_table(root: Path, label) -> dict[str, Finding]:
+    """Returns what is found where a table says the class of each picture."""
+    pictures = sorted(root.glob("train/*/*.jpg"))
+    rows = [f"{one.relative_to(root)},{label(one)}" for one in pictures]
+    (root / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    findings = examine(survey(root, options=LayoutOptions("table")))
+    return {finding.kind: finding for finding in findings}
+
+
+def test_labels_of_a_table_that_the_class_folder_contradicts_are_found(root):
+    swapped = {"00": "b", "02": "b", "01": "a"}
+    finding = by_table(root, lambda one: swapped.get(one.stem, one.parent.name.upper()))
+    assert finding["other_folder"].why == {
+        "train/a/00.jpg": "labelled b",
+        "train/a/02.jpg": "labelled b",
+        "train/b/01.jpg": "labelled a",
+    }
+    assert "labels.csv" in finding["other_folder"].what
+
+
+@pytest.mark.parametrize("classes", ["xy", "aX"])
+def test_folders_that_are_no_classes_contradict_nothing(root, classes):
+    assert "other_folder" not in by_table(root, lambda one: classes[int(one.stem) % 3 > 0])
+
+
 COPIES = {
     "same_two_labels": ("train/a/00.jpg", "train/b/copy.jpg", "same", "error"),
     "same_two_splits": ("train/a/00.jpg", "val/a/copy.jpg", "same", "error"),
@@ -328,6 +370,18 @@ def test_planted_copy_is_found_and_no_other(root, kind):
     assert findings[kind].severity == severity
     assert findings[kind].groups == [[source, target]]
     assert findings[kind].count == 1
+
+
+def test_scenes_that_fit_may_part_are_a_warning_that_says_how_not_to(root):
+    (root / "val").rename(root / "test")
+    copy(root / "train/a/00.jpg", root / "train/a/copy.png", "alike")
+    for place in (root, root / "train"):  # val is drawn from train, or from all
+        finding = found(place)["alike_twice"]
+        assert finding.severity == "warning" and "--data.groups duplicates" in finding.advice
+    data = FolderData(str(root / "train"), groups="duplicates")
+    names = {"a/00.jpg", "a/copy.png"}
+    in_train = {s.path.relative_to(root / "train").as_posix() for s in data.folder.splits["train"]}
+    assert names <= in_train or not names & in_train
 
 
 def test_copy_in_another_split_and_class_is_both(root):
@@ -357,15 +411,28 @@ def test_size_that_differs_within_a_class_tells_nothing(root):
     assert "giveaway" not in found(root)
 
 
+def test_a_giveaway_names_a_few_of_many_classes(tmp_path):
+    noise = np.random.default_rng(0)
+    for label in range(30):
+        folder = tmp_path / f"{label:02}"
+        folder.mkdir()
+        for number in range(4):
+            pixels = noise.integers(0, 255, (40 + label, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    what = found(tmp_path)["giveaway"].what
+    assert "the size of the file alone foretells 100% of the classes" in what
+    assert "00 40 x 40, 01 40 x 41, " in what and what.endswith("09 40 x 49 and 20 more")
+
+
 def test_class_folders_alone_need_two(root):
     (root / "train/b").rename(root / "b")
     assert found(root / "train")["few_classes"].severity == "error"
 
 
-def test_progress_is_told_to_the_end(root):
-    seen: list[tuple[int, int]] = []
-    survey(root, lambda done, total: seen.append((done, total)))
-    assert seen == [(n + 1, 30) for n in range(30)]
+def test_a_long_look_is_told(root, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "_PATIENCE", 0.0)
+    survey(root)
+    assert "looking at 30 pictures …" in capsys.readouterr().err
 
 
 def test_training_is_warned_of_copies_in_a_line_each(root):
@@ -373,8 +440,8 @@ def test_training_is_warned_of_copies_in_a_line_each(root):
     folder = read_folder(root)
     prints = fingerprints(s.path for samples in folder.splits.values() for s in samples)[0]
     assert list(leak_notes(folder, prints)) == [
-        "1 scene stands in two splits or more, such as train/a/00.jpg and val/b/copy.jpg",
-        "1 scene stands in two classes or more, such as train/a/00.jpg and val/b/copy.jpg",
+        "1 scene is in two or more splits, such as train/a/00.jpg and val/b/copy.jpg",
+        "1 scene is in two or more classes, such as train/a/00.jpg and val/b/copy.jpg",
     ]
     (root / "val/b/copy.jpg").unlink()
     assert list(leak_notes(read_folder(root), prints)) == []

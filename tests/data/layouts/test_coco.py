@@ -48,7 +48,7 @@ def test_one_file_beside_its_pictures(tmp_path: Path) -> None:
     assert reading.layout == "coco"
     assert labels(reading) == {"1.jpg": "cat", "2.jpg": "dog"}
     assert reading.classes == ("cat", "dog", "bus")  # in the order of their ids
-    assert reading.notes == (f"2 pictures of {tmp_path} not used: no label in result.json",)
+    assert reading.notes == (f"2 pictures in {tmp_path} not used: no class in result.json",)
     assert (reading.source, reading.read_from) == ("result.json", ("result.json",))
 
 
@@ -107,7 +107,7 @@ def test_a_picture_that_is_listed_twice(tmp_path: Path) -> None:
     write(tmp_path / "x.json", coco({"1.jpg": 3, "images/1.jpg": 3, "2.jpg": 7}))
     reading = read(tmp_path)
     assert labels(reading) == {"images/1.jpg": "cat", "images/2.jpg": "dog"}
-    assert reading.notes == ("x.json names 1 picture again, with the same label",)
+    assert reading.notes == ("x.json names 1 picture again, with the same class",)
 
 
 def test_several_categories_of_a_picture_are_refused(tmp_path: Path) -> None:

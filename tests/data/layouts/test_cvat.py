@@ -47,7 +47,7 @@ def test_a_task(tmp_path: Path) -> None:
         reading = read(root, layout="cvat")
         assert labels(reading) == {"images/1.jpg": "cat", "images/a b/2.jpg": "dog"}
         assert reading.classes == ("dog", "cat", "bus")  # in the project's order
-        assert reading.notes == (f"1 picture of {root} not used: no label in annotations.xml",)
+        assert reading.notes == (f"1 picture in {root} not used: no class in annotations.xml",)
 
 
 def test_a_project_has_subsets(tmp_path: Path) -> None:

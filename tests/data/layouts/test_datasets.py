@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import socket
+import subprocess
 import sys
 import tarfile
 import time
@@ -197,6 +199,49 @@ def test_a_copy_that_cannot_be_written_is_told(tmp_path, elsewhere):
     refused(file, "cannot be copied to", "rows")
 
 
+def in_another_process(file: Path) -> None:
+    """Reads a place as a new run does."""
+    code = f"from vitlora.data.read import read_place; read_place({str(file)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_copies_that_no_run_used_for_a_month_are_removed(tmp_path, elsewhere):
+    fcntl = pytest.importorskip("fcntl")
+    files = [
+        parquet(tmp_path / f"{name}.parquet", {"image": [picture(0)], "label": [name]})
+        for name in "abc"
+    ]
+    cache, copies = elsewhere / ".cache/vitlora/rows", dict[Path, Path]()
+    for file in files:
+        before = {*cache.glob("*")}
+        in_another_process(file)
+        (copies[file],) = {*cache.glob("*")} - before
+    foreign = cache / "notes.arrow"
+    foreign.touch()
+    month = time.time() - 31 * 24 * 3600
+    for old in (foreign, copies[files[0]], copies[files[1]]):
+        os.utime(old, (month, old.stat().st_mtime))
+    written = copies[files[1]].stat().st_mtime_ns
+    handle = os.open(cache, os.O_RDONLY)  # another run reads its copies
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    in_another_process(files[1])
+    assert copies[files[0]].exists()
+    os.close(handle)
+    in_another_process(files[2])
+    assert {*cache.iterdir()} == {foreign, copies[files[1]], copies[files[2]]}
+    assert copies[files[1]].stat().st_mtime_ns == written
+
+
+def test_a_run_keeps_its_copies_from_being_removed(tmp_path, elsewhere):
+    fcntl = pytest.importorskip("fcntl")
+    file = parquet(tmp_path / "a.parquet", {"image": [picture(0)], "label": ["a"]})
+    read(file)
+    handle = os.open(elsewhere / ".cache/vitlora/rows", os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)
+
+
 PICTURES = [picture(number) for number in range(4)]
 
 
@@ -276,7 +321,7 @@ def test_columns_of_splits_and_groups_count(tmp_path):
     assert [one.group for one in reading.pictures] == ["p", "q", "", "p"]
     columns["split"] = ["train", "nonsense", "", "train"]
     file = parquet(tmp_path / "a.parquet", columns)
-    refused(file, "neither train, val nor test", "000001 ('nonsense'), 000002 ('')")
+    refused(file, "1 row with an unknown split: 000001 ('nonsense')")
     columns["split"] = [""] * 4
     _, reading = read_place(parquet(tmp_path / "a.parquet", columns))
     assert {one.split for one in reading.pictures} == {""}

@@ -19,7 +19,7 @@ def test_numbers_of_classes(tmp_path: Path) -> None:
         reading = read(root, layout="fiftyone")
         assert labels(reading) == {"data/1.jpg": "cat", "data/a.b.jpg": "dog"}
         assert reading.classes == ("dog", "cat")
-        assert reading.notes == (f"1 picture of {root} not used: no label in labels.json",)
+        assert reading.notes == (f"1 picture in {root} not used: no class in labels.json",)
 
 
 def test_the_file_may_be_the_root(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_folder_for_each_split(tmp_path: Path) -> None:
             "1 picture listed twice, with something else each time: data/1 and 1 ",
         ),
         ({"labels": [1]}, "labels is .1.; expected an object"),
-        ({"classes": ["dog", "dog"]}, "classes has a name twice: dog"),
+        ({"classes": ["dog", "dog"]}, "classes 0 and 1 have one name, 'dog'"),
         ({"classes": ["dog", 5]}, "class 1 is 5; expected text"),
     ],
 )

@@ -99,7 +99,7 @@ def test_json(tmp_path: Path) -> None:
         assert reading.layout == "label_studio"
         assert labels(reading) == {"1.jpg": "cat", "2.jpg": "1e3"}
         assert len(reading.notes) == 1
-        assert reading.notes[0].startswith(f"1 picture of {root} not used: no label in project-1")
+        assert reading.notes[0].startswith(f"1 picture in {root} not used: no class in project-1")
 
 
 def test_json_min(tmp_path: Path) -> None:
@@ -284,5 +284,5 @@ def test_several_exports_are_refused(tmp_path: Path) -> None:
     task = ({"image": "1.jpg"}, [annotation(choice("cat"))])
     for name in ("a.json", "b.json"):
         write(tmp_path / name, full([task]))
-    with pytest.raises(DataError, match=r"several Label Studio exports \(a.json, b.json\)"):
+    with pytest.raises(DataError, match=r"several exports of Label Studio \(a.json, b.json\)"):
         read(tmp_path)

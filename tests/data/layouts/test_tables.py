@@ -125,7 +125,7 @@ def test_a_parquet_file_is_understood(tmp_path):
     assert labels(reading) == CATS
     assert [one.group for one in reading.pictures] == ["1", "1", "2", ""]
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1 nothing")
-    assert "metadata.parquet is no whole Parquet file" in refused(tmp_path)
+    assert "metadata.parquet is not a whole Parquet file" in refused(tmp_path)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_pictures_elsewhere(tmp_path):
     make(tmp_path / "elsewhere", FOUR)
     root = make(tmp_path / "here", "", labels_csv=ROWS)
     assert labels(read(root, images=str(tmp_path / "elsewhere"))) == CATS
-    assert "none of the 4 pictures" in refused(root / "labels.csv")
+    assert "4 of 4 pictures not found" in refused(root / "labels.csv")
 
 
 @pytest.mark.parametrize("above", ["", "photos/"])
@@ -404,6 +404,14 @@ def test_roboflow_classification_as_one_hot(tmp_path):
     assert "(1 row with an empty one)" in reading.notes[-1]
 
 
+def test_pictures_that_roboflow_marks_as_unlabelled_have_no_class(tmp_path):
+    table = "filename,Unlabeled,zebra,ant\n1.jpg,0,1,0\n2.jpg,0,0,1\n3.jpg,1,0,0\n"
+    reading = read(make(tmp_path, "1.jpg 2.jpg 3.jpg", _classes_csv=table))
+    assert labels(reading) == {"1.jpg": "zebra", "2.jpg": "ant"}
+    assert reading.classes == ("zebra", "ant")
+    assert reading.notes[0].endswith("no class in _classes.csv (1 row with an empty one)")
+
+
 def test_several_classes_a_picture_are_refused(tmp_path):
     root = roboflow(tmp_path, train="1.jpg,1,1\n2.jpg,0,1\n", valid="4.jpg,1,1\n")
     told = refused(root)
@@ -477,8 +485,9 @@ def test_the_file_of_names_that_is_given_counts(tmp_path):
         ("1.jpg,cat\n2.jpg,dog\n", "Its columns (in the first line): 1.jpg, cat"),
         ("file,size,hue\n1.jpg,5,7\n", "t.csv has no column of classes, such as label, class or "
          "category; name one with data.label_column. Its columns: file, size, hue"),
-        ("file,label\nx/7.jpg,cat\nx/8.jpg,dog\n", "t.csv: none of the 2 pictures named is in "
-         "{root}, which has 4: line 2 ('x/7.jpg'), line 3 ('x/8.jpg')"),
+        ("file,label\nx/7.jpg,cat\nx/8.jpg,dog\n", "t.csv: 2 of 2 pictures not found in "
+         "{root}: line 2 ('x/7.jpg'), line 3 ('x/8.jpg'); put them there, or name their folder "
+         "with data.images, or their column with data.file_column"),
         ("file,label\n1.jpg,\n", "t.csv: no class in any of 1 row (column label)"),
         (ROWS.encode() + b"5.jpg,caf\xe9\n", "{root}/t.csv, line 6: not UTF-8; save the file as"),
         (ROWS.encode("utf-16"), "not UTF-8"),
@@ -522,7 +531,24 @@ def test_lines_that_are_no_json_are_refused(tmp_path):
 def test_a_row_that_repeats_another_is_noted(tmp_path):
     reading = read(make(tmp_path, FOUR, t_csv=ROWS + "1.jpg,cat\n./1.jpg,cat\n"))
     assert labels(reading) == CATS
-    assert reading.notes == ("2 rows of t.csv repeat a row before",)
+    assert reading.notes == ("t.csv names 2 pictures again, with the same class",)
+
+
+def test_capital_letters_do_not_part_a_row_from_its_picture(tmp_path):
+    text = "file,label\nA/1.JPG,cat\na/2.jpg,dog\n3,cat\nIMG,dog\n"
+    reading = read(make(tmp_path, "a/1.jpg a/2.jpg 3.JPG img.png", t_csv=text))
+    assert [*labels(reading)] == ["3.JPG", "a/1.jpg", "a/2.jpg", "img.png"]
+    assert reading.notes == (
+        "2 pictures named in t.csv with other capital letters than on the disk: A/1.JPG is "
+        "a/1.jpg, IMG is img.png",
+    )
+
+
+def test_capital_letters_count_where_both_are_there(tmp_path):
+    root = make(tmp_path, "1.jpg 1.JPG", t_csv="file,label\n1.JPG,cat\n1.jpg,dog\n")
+    assert labels(read(root)) == {"1.JPG": "cat", "1.jpg": "dog"}
+    both = make(tmp_path / "b", "1.jpg 1.JPG", t_csv="file,label\n1.Jpg,cat\n1.jpg,dog\n")
+    assert "line 2: '1.Jpg' could be any of 1.JPG, 1.jpg" in refused(both)
 
 
 def test_empty_classes_are_noted(tmp_path):

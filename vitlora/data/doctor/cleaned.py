@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitlora.data.archives import open_file
-from vitlora.data.doctor.flaws import endings
 from vitlora.data.doctor.leaks import copy_groups, file_of
+from vitlora.data.doctor.single import endings
 from vitlora.data.doctor.survey import RECORD, Picture, Survey
 from vitlora.data.folder import SPLITS, VAL_FRACTION, Folder, Sample
 from vitlora.errors import DataError, UsageError

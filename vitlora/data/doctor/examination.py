@@ -1,6 +1,6 @@
 """The folder doctor: what is wrong with an image folder, before it costs a training run."""
 
-from vitlora.data.doctor import flaws, leaks
+from vitlora.data.doctor import flaws, leaks, names, single
 from vitlora.data.doctor.finding import SEVERITIES, Finding
 from vitlora.data.doctor.survey import Survey
 
@@ -8,11 +8,12 @@ from vitlora.data.doctor.survey import Survey
 def examine(survey: Survey) -> list[Finding]:
     """Returns what is wrong with a folder, the worst first."""
     parts = (
-        flaws.classes,
-        flaws.files,
+        single.files,
+        names.folders,
+        names.names,
         leaks.copies,
+        flaws.classes,
         leaks.giveaways,
-        flaws.looks,
         flaws.unused,
     )
     found = [finding for part in parts for finding in part(survey)]

@@ -10,6 +10,7 @@ from vitlora.data.doctor.finding import Finding, Severity
 from vitlora.data.doctor.survey import Picture, Survey
 from vitlora.data.duplicates import Fingerprint, group
 from vitlora.data.folder import Folder, Sample
+from vitlora.errors import a_few
 
 _TELLING = 0.1  # accuracy over the majority guess worth a word; noise alone must give less
 
@@ -19,6 +20,13 @@ _SPLIT_ADVICE = "keep one of each, or split anew: vitlora doctor --data DIR --fi
 _LABEL_ADVICE = (
     "decide which class is right and remove the others; --fix OUT leaves all of them out"
 )
+_PARTED = "fit may put one of them in train and another in val"
+_TWICE_ADVICE = {  # by the kind of copies, and whether fit is yet to split them
+    ("same", False): "remove copies: they weigh double",
+    ("same", True): f"remove copies: they weigh double, and {_PARTED}",
+    ("alike", False): "nothing, unless you split the folder anew: then keep them together",
+    ("alike", True): f"add --data.groups duplicates to fit, or {_PARTED}",
+}
 
 
 def copy_groups(pictures: Sequence[Picture]) -> list[list[Picture]]:
@@ -38,23 +46,23 @@ def copies(survey: Survey) -> Iterator[Finding]:
     ]
     look_alike = [pictures for pictures in alike if len({file_of(p) for p in pictures}) > 1]
     kinds: list[tuple[str, str, list[list[Picture]], Severity]] = [
-        ("same", "files", same, "error"),
-        ("alike", "scenes", look_alike, "warning"),
+        ("same", "the same file", same, "error"),
+        ("alike", "the same scene", look_alike, "warning"),
     ]
     for kind, what, groups, severity in kinds:
         labels = [g for g in groups if len({p.label for p in g}) > 1]
         splits = [g for g in groups if len({p.split for p in g}) > 1]
-        within = [g for g in groups if g not in labels and g not in splits]
-        where = f"{what} that stand in two or more"
+        torn = {id(g) for g in (*labels, *splits)}
+        within = [g for g in groups if id(g) not in torn]
+        where = f"{what} in two or more"
         yield from _found(f"{kind}_two_labels", severity, f"{where} classes", _LABEL_ADVICE, labels)
         yield from _found(f"{kind}_two_splits", "error", f"{where} splits", _SPLIT_ADVICE, splits)
+        parted = any(g[0].split == survey.drawn for g in within)
         yield from _found(
             f"{kind}_twice",
-            "warning" if kind == "same" else "note",
-            f"{what} that stand twice or more within a class of a split",
-            "remove copies: they weigh double"
-            if kind == "same"
-            else "nothing; but keep them together if you split the folder anew",
+            "warning" if kind == "same" or parted else "note",
+            f"{what} twice or more in one class",
+            _TWICE_ADVICE[kind, parted],
             within,
         )
 
@@ -79,10 +87,8 @@ def giveaways(survey: Survey) -> Iterator[Finding]:
     guess = max(Counter(labels).values()) / len(labels)
     if scores[best] - guess < max(_TELLING, 3 * sqrt(0.25 / len(pictures))):
         return
-    shown = ", ".join(
-        f"{label} {_commonest(properties[best], [p for p in pictures if p.label == label])}"
-        for label in sorted(set(labels))
-    )
+    by_label = sorted(_sorted_by(pictures, labels), key=lambda some: some[0].label)
+    shown = a_few(f"{some[0].label} {_commonest(properties[best], some)}" for some in by_label)
     yield Finding(
         "giveaway",
         "warning",
@@ -106,10 +112,16 @@ def _foretold(keys: Sequence[Hashable], labels: Sequence[str]) -> float:
         sides.append(seen[label] % 2)
         halves[sides[-1]][key][label] += 1
         seen[label] += 1
-    right = 0
-    for key, label, side in zip(keys, labels, sides, strict=True):
-        counts = halves[1 - side][key] or everywhere
-        right += label == max(counts, key=lambda name: (counts[name], everywhere[name], name))
+
+    def commonest(counts: Counter[str]) -> str:
+        return max(counts, key=lambda name: (counts[name], everywhere[name], name))
+
+    usual = commonest(everywhere)
+    guesses = [{key: commonest(counts) for key, counts in half.items()} for half in halves]
+    right = sum(
+        guesses[1 - side].get(key, usual) == label
+        for key, label, side in zip(keys, labels, sides, strict=True)
+    )
     return right / len(labels)
 
 
@@ -129,14 +141,14 @@ def leak_notes(folder: Folder, prints: Mapping[Path, Fingerprint]) -> Iterator[s
     groups = _sorted_by(placed, group([prints[one.path] for _, _, one in placed]))
     parted = [g for g in groups if len({split for split, _, _ in g}) > 1]
     if parted:
-        yield f"{_counted(parted)} in two splits or more{_such_as(folder, parted, 0)}"
+        yield f"{_counted(parted)} in two or more splits{_such_as(folder, parted, 0)}"
     torn = [g for g in groups if len({label for _, label, _ in g}) > 1]
     if torn:
-        yield f"{_counted(torn)} in two classes or more{_such_as(folder, torn, 1)}"
+        yield f"{_counted(torn)} in two or more classes{_such_as(folder, torn, 1)}"
 
 
 def _counted(groups: Sequence[object]) -> str:
-    return "1 scene stands" if len(groups) == 1 else f"{len(groups)} scenes stand"
+    return "1 scene is" if len(groups) == 1 else f"{len(groups)} scenes are"
 
 
 def _such_as(folder: Folder, groups: Sequence[Sequence[tuple[str, str, Sample]]], of: int) -> str:

@@ -1,8 +1,5 @@
-"""Everything that lies in an image folder, looked at once: what the folder doctor judges."""
+"""One look at everything in an image folder, from which the folder doctor judges."""
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,10 +11,11 @@ from PIL import Image
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.duplicates import Fingerprint, fingerprint
 from vitlora.data.folder import SPLITS
-from vitlora.data.images import open_image, orientation, reading
+from vitlora.data.images import decoded, orientation, reading
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading
 from vitlora.data.read import read_place
 from vitlora.data.value_range import Found, find_range
+from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError
 
 RECORD = "fixed.json"  # beside the splits of a cleaned copy; says what was left out and why
@@ -68,13 +66,14 @@ class Survey:
         root: The folder.
         splits: Those found; ``all`` for pictures that are still to be split.
         labels: Where the classes come from, in a few words.
+        layout: Name of the layout it is stored in.
         notes: What a user should know of how the folder was read, a line each.
         classes: Names of all classes, sorted.
         present: Split and class of every class folder there is, or of every class of a table.
         pictures: In the order of their names.
         unused: Names of files and folders that training passes over, by kind: ``hidden``,
             ``beside`` (pictures without a class), ``folders`` (without a picture that has one),
-            ``other`` (files that are no pictures), ``linked`` (links to folders that are looked
+            ``other`` (files that are not pictures), ``linked`` (links to folders that are looked
             through anyway), ``closed`` (folders that may not be read).
         depth: The scale of the training pictures deeper than 8 bits.
     """
@@ -82,6 +81,7 @@ class Survey:
     root: Path
     splits: list[str]
     labels: str = "class folders"
+    layout: str = "folders"
     notes: tuple[str, ...] = ()
     classes: list[str] = field(default_factory=list)
     present: set[tuple[str, str]] = field(default_factory=set)
@@ -95,25 +95,27 @@ class Survey:
         return self.depth.value_range
 
     @property
+    def drawn(self) -> str:
+        """The split of which ``fit`` holds out a part to validate; empty where there is a val."""
+        if "val" in self.splits:
+            return ""
+        return next((split for split in ("all", "train") if split in self.splits), "")
+
+    @property
     def readable(self) -> list[Picture]:
         """The pictures that can be read."""
         return [picture for picture in self.pictures if picture.problem is None]
 
 
-def survey(
-    root: Path,
-    report: Callable[[int, int], None] | None = None,
-    options: LayoutOptions | None = None,
-) -> Survey:
+def survey(root: Path, options: LayoutOptions | None = None) -> Survey:
     """Returns all that lies in a folder, every picture decoded.
 
     Args:
         root: As ``data.root``.
-        report: Called with the number of pictures done and of all, now and then.
-        options: What is said of the folder; its layout is recognised unless it is among them.
+        options: How the folder is stored; the layout is recognised unless it is among them.
 
     Raises:
-        DataError: There is no such folder, or it cannot be told what is a class.
+        DataError: There is no such folder, or its classes are unclear.
         UsageError: There is no layout of that name.
     """
     place, reading = read_place(root, options)
@@ -121,17 +123,14 @@ def survey(
     filled = {(one.split or "all", one.label) for one in reading.pictures}
     splits = {split for split, _ in filled | empty}
     found = Survey(root, [part for part in ("all", *SPLITS) if part in splits], reading.source)
-    found.notes, found.present = reading.notes, filled | empty
+    found.layout, found.notes, found.present = reading.layout, reading.notes, filled | empty
     found.classes = sorted({label for _, label in found.present})
     found.unused = _unused(place, reading)
     pictures = [Picture(p.path, p.name, p.split or "all", p.label) for p in reading.pictures]
     found.depth = find_range(p.path for p in pictures if p.split in ("train", "all"))
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for picture in pool.map(partial(look, value_range=found.value_range), pictures):
-            found.pictures.append(picture)
-            if report:
-                report(len(found.pictures), len(pictures))
-    found.pictures.sort(key=lambda picture: picture.name)
+    see = partial(look, value_range=found.value_range)
+    seen = in_threads(see, pictures, f"looking at {len(pictures):,} pictures")
+    found.pictures = sorted(seen, key=lambda picture: picture.name)
     return found
 
 
@@ -159,7 +158,7 @@ def look(picture: Picture, value_range: ValueRange | None = None) -> Picture:
         with reading(path) as image:
             kind, mode, size = image.format or "", image.mode, image.size
             turned = orientation(image) != 1
-        grey = open_image(path, _SIDE, value_range).convert("L")
+            grey = decoded(path, image, _SIDE, value_range).image.convert("L")
     except (DataError, OSError) as error:
         problem = str(error).removeprefix(f"{path}: ")
         if path.is_symlink() and not path.exists():
@@ -178,6 +177,6 @@ def _measured(grey: Image.Image) -> tuple[float, float, float]:
         size = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
         grey = grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
     pixels = np.asarray(grey)
-    edges = float(cv2.Laplacian(pixels, cv2.CV_32F).var())
-    contrast = float(pixels.std())
-    return float(pixels.mean()), contrast, edges / max(contrast**2, 1e-6)
+    light, contrast = (float(one.item()) for one in cv2.meanStdDev(pixels))
+    edges = cv2.meanStdDev(cv2.Laplacian(pixels, cv2.CV_32F))[1].item() ** 2
+    return light, contrast, edges / max(contrast**2, 1e-6)

@@ -7,7 +7,7 @@ from vitlora.data.layouts.fiftyone import FiftyOne
 from vitlora.data.layouts.folders import ClassFolders, Folders, NestedFolders
 from vitlora.data.layouts.label_studio import LabelStudio
 from vitlora.data.layouts.reading import Layout, LayoutOptions, Place
-from vitlora.data.layouts.table import Tables, has_class_folders
+from vitlora.data.layouts.table import Tables
 from vitlora.data.layouts.webdataset import WebDataset
 from vitlora.errors import DataError, UsageError, a_few, counted, nearest
 
@@ -47,9 +47,8 @@ def recognised(place: Place, options: LayoutOptions) -> Layout:
         DataError: None fits, or several do.
     """
     fitting = [layout for layout in LAYOUTS if layout.recognises(place, options)]
-    if len(fitting) > 1 and not has_class_folders(place):
-        # images/ beside a table is where its pictures lie, not a class
-        fitting = [layout for layout in fitting if not isinstance(layout, Folders)]
+    if not fitting and place.file is None and any("/" in name for name in place.pictures):
+        return Folders()  # which says what is wrong with them
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -6,19 +6,13 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from vitlora.data.layouts.exports import (
-    Entry,
-    Files,
-    checked,
-    exports_in,
-    json_of,
-    reading_of,
-)
-from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
+from vitlora.data.layouts.entries import Entry
+from vitlora.data.layouts.exports import Export, checked, json_of, reading_of
+from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of_file
 from vitlora.errors import DataError, a_few, printable, shown
 
 
-class Coco:
+class Coco(Export):
     """Objects ``images``, ``annotations`` and ``categories``; boxes and outlines are not looked at.
 
     As https://cocodataset.org/#format-data describes them. Each file may be a split, by its own
@@ -27,24 +21,23 @@ class Coco:
 
     name: ClassVar[str] = "coco"
     what: ClassVar[str] = "COCO's JSON with one category for each picture"
+    wanted: ClassVar[str] = (
+        "COCO file; expected a .json with the lists images, annotations and categories"
+    )
 
-    def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``."""
-        return bool(_exports(place))
+    def is_one(self, ends: bytes) -> bool:
+        """Returns whether a file is COCO's: captions have no categories."""
+        pictures = re.search(rb'"images"\s*:\s*\[|"file_name"', ends)
+        classes = re.search(rb'"categories"\s*:\s*\[|"category_id"', ends)
+        return ends.startswith(b"{") and bool(pictures and classes)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, "images")
-        files = _exports(place)
-        if not files:
-            raise DataError(
-                f"{place.root} has no COCO file; expected a .json with the lists images, "
-                "annotations and categories"
-            )
-        wholes = {name: checked(json_of(place, path), dict, name) for name, path in files.items()}
+        files = self.found(place).items()
+        wholes = {name: checked(json_of(place, path), dict, name) for name, path in files}
         # some list pictures alone: image_info_test2017.json
         wholes = {name: one for name, one in wholes.items() if one.get("annotations")} or wholes
-        splits = {name: _split(name) for name in wholes}
+        splits = {name: split_of_file(name) for name in wholes}
         _check_splits(place, splits)
         known: dict[str, None] = {}  # classes in the order of their ids, the first file's first
         entries: list[Entry] = []
@@ -53,27 +46,6 @@ class Coco:
             known |= dict.fromkeys(names.values())
             entries += _entries(whole, name, names, splits[name])
         return reading_of(self.name, wholes, entries, place, options, [*known])
-
-
-def _exports(place: Place) -> Files:
-    return exports_in(place, ".json", _is_coco)
-
-
-def _is_coco(ends: bytes) -> bool:
-    """Returns whether a file is COCO's: captions have no categories."""
-    pictures = re.search(rb'"images"\s*:\s*\[|"file_name"', ends)
-    classes = re.search(rb'"categories"\s*:\s*\[|"category_id"', ends)
-    return ends.startswith(b"{") and bool(pictures and classes)
-
-
-def _split(file: str) -> str:
-    """Returns the split that a file's name, or else its folder's, speaks of; empty for none."""
-    path = PurePosixPath(file)
-    for text in (path.stem, path.parent.name):
-        words = re.findall("[a-z]+", text.lower())
-        if len(found := {split for word in words if (split := split_of(word))}) == 1:
-            return found.pop()
-    return ""
 
 
 def _check_splits(place: Place, splits: Mapping[str, str]) -> None:

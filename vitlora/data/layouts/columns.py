@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vitlora.data.layouts.label_names import checked_names
-from vitlora.data.layouts.reading import LayoutOptions, normal, split_of
-from vitlora.errors import DataError, UsageError, a_few, nearest, printable
+from vitlora.data.layouts.reading import LayoutOptions, normal
+from vitlora.errors import DataError, a_few, printable
 
 if TYPE_CHECKING:
     import pyarrow
@@ -59,8 +59,10 @@ def columns_of(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> 
     labels = [name for name in types if _note(notes, name) == "ClassLabel"]
     if len(labels) != 1:
         labels = [name for name in _LABELS if name in (labels or types)][:1] or labels
-    picture = _one(pictures, "pictures", "file_column", options.file_column, types, where)
-    label = _one(labels, "classes", "label_column", options.label_column, types, where)
+    picture = options.column("file", types, where)
+    picture = picture or _one(pictures, "pictures", "file_column", types, where)
+    label = options.column("label", types, where)
+    label = label or _one(labels, "classes", "label_column", types, where)
     if not _holds(types[picture]) or "/" in picture or picture in ("", ".", ".."):
         raise DataError(
             f"{where}: the column '{printable(picture, 80)}' ({types[picture]}) holds no picture "
@@ -71,8 +73,8 @@ def columns_of(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> 
         picture,
         label,
         checked_names(names, f"{where}, column {label}") if isinstance(names, list) else (),
-        _named("split", "split_column", options.split_column, types, where),
-        _named("group", "group_column", options.group_column, types, where),
+        options.column("split", types, where) or "split" * ("split" in types),
+        options.column("group", types, where) or "group" * ("group" in types),
     )
 
 
@@ -116,27 +118,6 @@ def texts(table: "pyarrow.Table", name: str, names: Sequence[str], where: str) -
     return ["" if value is None else normal(str(value)) for value in values]
 
 
-def splits_in(values: Mapping[str, str], name: str, where: str) -> dict[str, str]:
-    """Returns the split of each row of a column; all are empty if it names none.
-
-    Args:
-        values: What the column says, by the row's name.
-        name: The column's.
-        where: The dataset, for errors.
-
-    Raises:
-        DataError: A row names another split, or some rows name one and others none.
-    """
-    known = {value: split_of(value) or "" for value in {*values.values()}}
-    wrong = [f"{row} ('{printable(v, 40)}')" for row, v in values.items() if not known[v]]
-    if wrong and any(known):
-        raise DataError(
-            f"{where}: the column '{name}' says neither train, val nor test in row "
-            f"{a_few(wrong, 5)}"
-        )
-    return {row: known[value] for row, value in values.items()}
-
-
 def paths_alone(table: "pyarrow.Table", name: str) -> bool:
     """Returns whether a picture is only named in a column, by its path, and not in it."""
     column: Any = table.column(name)
@@ -172,36 +153,14 @@ def _is(column: "pyarrow.ChunkedArray", *names: str) -> bool:
     return str(column.type).partition("<")[0].partition("[")[0] in names
 
 
-def _one(
-    found: list[str],
-    what: str,
-    option: str,
-    given: str | None,
-    types: Mapping[str, Any],
-    where: str,
-) -> str:
-    """Returns the one column that was given or found.
+def _one(found: list[str], what: str, option: str, types: Mapping[str, object], where: str) -> str:
+    """Returns the one column that was found.
 
     Raises:
-        UsageError: There is none of the name that was given.
         DataError: There are none or several to choose from.
     """
-    if given is not None:
-        return _named("", option, given, types, where)
     if len(found) == 1:
         return found[0]
     columns = a_few((f"{printable(name, 40)} ({str(kind)[:40]})" for name, kind in types.items()))
     which = f"several columns of {what} ({a_few(found)})" if found else f"no column of {what}"
     raise DataError(f"{where} has {which}; name one with data.{option}. Its columns: {columns}")
-
-
-def _named(usual: str, option: str, given: str | None, types: Mapping[str, Any], where: str) -> str:
-    """Returns the column that was given, or that has the usual name; empty for none."""
-    if given is None:
-        return usual if usual in types else ""
-    if given not in types:
-        raise UsageError(
-            f"data.{option} is '{given}'{nearest(given, types)}, which is no column of {where}; "
-            f"found: {a_few(printable(name, 40) for name in types)}"
-        )
-    return given

@@ -6,7 +6,8 @@ from typing import ClassVar
 from xml.parsers import expat
 
 from vitlora.data.archives import open_file
-from vitlora.data.layouts.exports import Entry, Files, exports_in, reading_of
+from vitlora.data.layouts.entries import Entry
+from vitlora.data.layouts.exports import Export, reading_of
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
 from vitlora.errors import DataError, counted, printable
 
@@ -14,8 +15,8 @@ _NAMES_OF_CLASSES = ["labels", "label", "name"]
 _NO_SUBSET = "default"  # what CVAT writes for a task of a project that is in no subset
 
 
-class Cvat:
-    """``<image name="1.jpg"><tag label="cat"/></image>``; boxes and tracks are no classes.
+class Cvat(Export):
+    """``<image name="1.jpg"><tag label="cat"/></image>``; boxes and tracks give no class.
 
     As https://docs.cvat.ai/docs/other/xml_format describes version 1.1, and as CVAT 2 writes it
     (``dump_as_cvat_annotation`` and ``_export_project`` in
@@ -26,20 +27,18 @@ class Cvat:
 
     name: ClassVar[str] = "cvat"
     what: ClassVar[str] = "CVAT for images 1.1, with tags"
+    ending: ClassVar[str] = ".xml"
+    wanted: ClassVar[str] = (
+        ".xml that begins with <annotations>; in CVAT, export the task as 'CVAT for images 1.1'"
+    )
 
-    def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``."""
-        return bool(_exports(place))
+    def is_one(self, ends: bytes) -> bool:
+        """See ``Export``."""
+        return b"<annotations" in ends[:4096]
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, "images")
-        files = _exports(place)
-        if not files:
-            raise DataError(
-                f"{place.root} has no .xml that begins with <annotations>; in CVAT, export the "
-                "task as 'CVAT for images 1.1'"
-            )
+        files = self.found(place)
         parsed = [_Parsed(name, path) for name, path in files.items()]
         entries = [entry for one in parsed for entry in one.entries]
         if shapes := sum(one.shapes for one in parsed) * (not any(one.labels for one in entries)):
@@ -49,10 +48,6 @@ class Cvat:
             )
         classes = dict.fromkeys(name for one in parsed for name in one.classes)
         return reading_of(self.name, files, entries, place, options, [*classes] or None)
-
-
-def _exports(place: Place) -> Files:
-    return exports_in(place, ".xml", lambda ends: b"<annotations" in ends[:4096])
 
 
 class _Parsed:

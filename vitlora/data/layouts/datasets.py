@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vitlora.data.archives import open_file, size_and_time
 from vitlora.data.hub import arrow_files
-from vitlora.data.layouts.columns import Columns, columns_of, paths_alone, splits_in, texts
+from vitlora.data.layouts.columns import Columns, columns_of, paths_alone, texts
+from vitlora.data.layouts.entries import Entry, checked_splits, told_of
 from vitlora.data.layouts.label_names import named, names_in
-from vitlora.data.layouts.reading import Labelled, LayoutOptions, Place, Reading, split_of
+from vitlora.data.layouts.reading import COLUMNS, Labelled, LayoutOptions, Place, Reading, split_of
 from vitlora.data.layouts.shards import one_dataset, shard_splits
-from vitlora.data.rows import Rows, can_be_mapped, copy_rows
+from vitlora.data.rows import Rows, can_be_mapped, copy_rows, mark_used, use_copies
 from vitlora.data.waiting import shown
 from vitlora.errors import DataError, a_few, counted, printable
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".parquet", ".arrow")
 _CACHE = "~/.cache/vitlora/rows"
-_USED = ("file_column", "label_column", "split_column", "group_column", "label_names")
 
 
 class Datasets:
@@ -33,6 +33,7 @@ class Datasets:
 
     name: ClassVar[str] = "datasets"
     what: ClassVar[str] = "Parquet or Arrow files that hold the pictures"
+    uses: ClassVar[tuple[str, ...]] = (*COLUMNS, "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
         """See ``Layout``. Beside pictures, such a file would be a table of them."""
@@ -40,19 +41,21 @@ class Datasets:
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, *_USED)
         shards = _on_hub(place.hub) if place.hub else _here(place)
         columns = _columns(shards, options)
         rows = [row for shard in shards for row in _rows(shard, columns)]
+        entries = [entry for _, entry in rows]
         names = () if columns.names else names_in(place, options)
-        labels = named({r.name: r.label for r in rows}, names, options.label_names or "")
-        splits = {row.name: row.split for row in rows}
-        if not any(shard.split for shard in shards):
-            splits = splits_in(splits, columns.split, place.hub or str(place.root))
+        labels = {entry.where: entry.labels[0] for entry in entries}
+        labels = named(labels, names, options.label_names or "")
+        splits = [""] * len(rows)
+        if any(split_of(split) for split in {entry.split for entry in entries}):
+            with told_of(place.hub or str(place.root)):
+                splits = checked_splits(entries)
         pictures = [
-            Labelled(row.path, row.name, labels[row.name], splits[row.name], row.group)
-            for row in rows
-            if labels[row.name]
+            Labelled(path, entry.where, labels[entry.where], split, entry.group)
+            for (path, entry), split in zip(rows, splits, strict=True)
+            if labels[entry.where]
         ]
         return Reading(
             self.name,
@@ -84,17 +87,6 @@ class _Shard:
     def table(self) -> "pyarrow.Table":
         """Its rows."""
         return Rows(str(self.file)).table
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A picture, and what its row says of it; empty for what it does not say."""
-
-    path: Path
-    name: str
-    label: str
-    split: str
-    group: str
 
 
 def _files(place: Place) -> dict[str, Path]:
@@ -189,14 +181,16 @@ def _mapped(path: Path) -> Path:
     what = f"{path.absolute()}\n{size_and_time(path)}"
     digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
     kept = Path(_CACHE).expanduser() / f"{digest[:32]}.arrow"
-    if not kept.exists():
-        try:
+    try:
+        use_copies(kept.parent)
+        if not kept.exists():
             with open_file(path) as opened:
                 copy_rows(opened, kept, path)
-        except OSError as error:
-            raise DataError(
-                f"{path}: its rows cannot be copied to {kept.parent} ({error.strerror or error})"
-            ) from None
+        mark_used(kept)
+    except OSError as error:
+        raise DataError(
+            f"{path}: its rows cannot be copied to {kept.parent} ({error.strerror or error})"
+        ) from None
     return kept
 
 
@@ -217,8 +211,8 @@ def _columns(shards: Sequence[_Shard], options: LayoutOptions) -> Columns:
     return columns
 
 
-def _rows(shard: _Shard, columns: Columns) -> Iterator[_Row]:
-    """Yields the rows of a shard.
+def _rows(shard: _Shard, columns: Columns) -> Iterator[tuple[Path, Entry]]:
+    """Yields the picture of each row of a shard, and what the row says of it.
 
     Raises:
         DataError: A column holds something else than it should.
@@ -238,13 +232,8 @@ def _rows(shard: _Shard, columns: Columns) -> Iterator[_Row]:
     before = f"{shard.split}/" if shard.split else ""
     folder = shard.file / columns.picture
     for row, (label, split, group) in enumerate(zip(*said, strict=False)):
-        yield _Row(
-            folder / str(row),
-            f"{before}{shard.first + row:06d}",
-            label,
-            shard.split or split,
-            group,
-        )
+        name = f"{before}{shard.first + row:06d}"
+        yield folder / str(row), Entry(name, (name,), (label,), shard.split or split, group)
 
 
 def _notes(unlabelled: int, shards: Iterable[_Shard]) -> Iterator[str]:

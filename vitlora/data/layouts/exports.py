@@ -3,73 +3,73 @@
 import codecs
 import io
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from vitlora.data.archives import open_file
-from vitlora.data.layouts.lookup import Lookup
-from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
-from vitlora.data.layouts.table_rows import (
-    TableRow,
+from vitlora.data.layouts.entries import (
+    Entry,
+    Finder,
     check_labels,
     checked_splits,
-    listed,
+    notes_of,
     pictures_of,
+    told_of,
 )
+from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
 from vitlora.errors import DataError, a_few, counted, shown
 
 _MOST_FILES = 100  # more .json or .xml than this lie beside their pictures, one for each
 _ENDS = 2**16  # bytes at either end by which an export is recognised
-_LONGEST_NAME = 4096
 
 Kind = TypeVar("Kind")
 Files = dict[str, Path]  # by their names in the place
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What an export says of one picture.
+class Export(ABC):
+    """What the exports of labelling tools have in common, as layouts.
 
     Attributes:
-        where: File and row, for errors: ``labels.json, image 7``.
-        names: How the picture may be called, the likeliest first, as it is written last.
-        labels: Its classes; none for a picture that nobody has labelled.
-        split: Name of its split, as it is written; empty for none.
-        group: What a split must not part; empty for none.
-        beside: Folder of the export in the place.
+        ending: Of their files, with the dot.
+        wanted: What to say where there is none.
     """
 
-    where: str
-    names: tuple[str, ...]
-    labels: tuple[str, ...]
-    split: str = ""
-    group: str = ""
-    beside: str = ""
+    uses: ClassVar[tuple[str, ...]] = ("images",)
+    ending: ClassVar[str] = ".json"
+    wanted: ClassVar[str]
 
-    @property
-    def row(self) -> TableRow:
-        """The same as a row of a table."""
-        labels = tuple(map(normal, self.labels))
-        return TableRow(self.where, self.names[-1], labels, self.split, self.group, self.beside)
+    @abstractmethod
+    def is_one(self, ends: bytes) -> bool:
+        """Returns whether a file is such an export.
 
+        Args:
+            ends: Its first 64 KiB, from the first character on, and its last.
+        """
 
-def exports_in(place: Place, ending: str, like: Callable[[bytes], bool]) -> Files:
-    """Returns the files of a place that look like a tool's exports.
+    def recognises(self, place: Place, options: LayoutOptions) -> bool:
+        """See ``Layout``."""
+        return bool(self.files(place))
 
-    Args:
-        place: Where to look; a file that was named is the only one looked at.
-        ending: Of such files, with the dot.
-        like: Tells from the first 64 KiB, without what comes before the first character, and the
-            last.
-    """
-    files = {place.file.name: place.file} if place.file else place.others
-    found = {name: path for name, path in files.items() if path.suffix.lower() == ending}
-    if len(found) > _MOST_FILES:
-        return {}
-    return {name: path for name, path in found.items() if like(_ends(path))}
+    def files(self, place: Place) -> Files:
+        """Returns the exports in a place; a file that was named is the only one looked at."""
+        files = {place.file.name: place.file} if place.file else place.others
+        found = {name: path for name, path in files.items() if path.suffix.lower() == self.ending}
+        if len(found) > _MOST_FILES:
+            return {}
+        return {name: path for name, path in found.items() if self.is_one(_ends(path))}
+
+    def found(self, place: Place) -> Files:
+        """Returns the same.
+
+        Raises:
+            DataError: There are none.
+        """
+        if not (files := self.files(place)):
+            raise DataError(f"{place.root} has no {self.wanted}")
+        return files
 
 
 def json_of(place: Place, path: Path) -> Any:
@@ -120,38 +120,32 @@ def reading_of(
         classes: Their names in label order, where the exports give an order.
 
     Raises:
-        DataError: No picture has a label; or some have several, a class that is no plain text, a
+        DataError: No picture has a label; or some have several, a class that is not plain text, a
             split of an unknown name or none where others have one; or some are not there, or are
-            there once for several entries. All of one kind are told at once.
+            there once for several entries. One error lists all of a kind.
     """
     files = tuple(files)
     source = a_few(files, 3)
-    labelled = [entry for entry in entries if entry.labels]
+    before = f"{source}, " if len(files) == 1 else ""
+    labelled = [
+        one._replace(where=one.where.removeprefix(before), labels=tuple(map(normal, one.labels)))
+        for one in entries
+        if one.labels
+    ]
     if not labelled:
         raise DataError(f"{source}: none of {counted(len(entries), 'picture')} has a label")
-    if len(files) == 1:
-        short = f"{source}, "
-        labelled = [replace(one, where=one.where.removeprefix(short)) for one in labelled]
-    rows = [entry.row for entry in labelled]
-    try:
-        check_labels(rows)
-        splits = checked_splits(rows)
-        pairs = _found(labelled, splits, place, options)
-        pictures, repeated = pictures_of(rows, pairs, splits)
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
-    there = Lookup(place, options).place
-    unused = len(there.pictures) - len(pictures)
-    notes = {
-        f"{counted(unused, 'picture')} of {there.folder} not used: no label in {source}": unused,
-        f"{source} names {counted(repeated, 'picture')} again, with the same label": repeated,
-    }
+    finder = Finder(place, options)
+    with told_of(source):
+        check_labels(labelled)
+        splits = checked_splits(labelled)
+        pairs = finder.find(labelled, splits)
+        pictures = pictures_of(labelled, pairs, splits)
     return Reading(
         layout,
         source,
         pictures,
         tuple(map(normal, classes)) if classes is not None else None,
-        notes=tuple(note for note, count in notes.items() if count),
+        notes=tuple(notes_of(source, finder.place, labelled, pairs)),
         read_from=files,
     )
 
@@ -176,56 +170,3 @@ def _ends(path: Path) -> bytes:
             return start.removeprefix(codecs.BOM_UTF8).lstrip() + opened.read()
     except (OSError, DataError):  # whoever reads it reports that
         return b""
-
-
-def _found(
-    entries: Sequence[Entry], splits: Sequence[str], place: Place, options: LayoutOptions
-) -> list[tuple[Path, str]]:
-    """Returns the path and name of each entry's picture.
-
-    Raises:
-        DataError: Some are not there.
-    """
-    lookups = {split: Lookup(place, options, split) for split in dict.fromkeys(splits)}
-    pairs = [_find(one, lookups[split]) for one, split in zip(entries, splits, strict=True)]
-    # where x/1.jpg is in the folder 1.jpg lies in, x/y/1.jpg is not that picture
-    lookup = Lookup(place, options)
-    beyond = [
-        lookup.beyond(one.names[-1], pair[1]) if pair and "/" in one.names[-1] else None
-        for one, pair in zip(entries, pairs, strict=True)
-    ]
-    roots = {root for root in beyond if root is not None}
-    astray = {root for root in roots if _is_below(root, roots)}
-    missing = [
-        one.row
-        for one, pair, root in zip(entries, pairs, beyond, strict=True)
-        if not pair or root in astray
-    ]
-    if missing:
-        raise DataError(
-            f"{len(missing):,} of {counted(len(entries), 'picture')} not found in "
-            f"{lookup.place.folder}: {listed(missing, lambda row: row.file)}; put them there, or "
-            "name their folder with data.images"
-        )
-    return [pair for pair in pairs if pair]
-
-
-def _find(entry: Entry, lookup: Lookup) -> tuple[Path, str] | None:
-    """Returns a picture's path and name: of the name written, before one that only ends alike."""
-    names = [normal(name) for name in entry.names if len(name) <= _LONGEST_NAME]
-    if entry.beside:
-        names = [*(f"{entry.beside}/{name}" for name in names), *names]
-    for name in names:
-        if name in lookup.pictures:
-            return lookup.pictures[name], name
-    found = (lookup.find(name, where=entry.where) for name in names)
-    return next((pair for pair in found if pair), None)
-
-
-def _is_below(folder: str, others: Container[str]) -> bool:
-    """Returns whether a folder lies in one of others; all lie in the one without a name."""
-    while folder:
-        folder = folder.rpartition("/")[0]
-        if folder in others:
-            return True
-    return False

@@ -1,24 +1,18 @@
 """FiftyOne's ``labels.json`` beside a folder ``data/``."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from vitlora.data.layouts.exports import (
-    Entry,
-    Files,
-    checked,
-    exports_in,
-    json_of,
-    reading_of,
-)
+from vitlora.data.layouts.entries import Entry
+from vitlora.data.layouts.exports import Export, Files, checked, json_of, reading_of
+from vitlora.data.layouts.label_names import checked_names
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, split_of
-from vitlora.errors import DataError, a_few, printable, shown
+from vitlora.errors import DataError, printable, shown
 
 
-class FiftyOne:
+class FiftyOne(Export):
     """``{"classes": [...], "labels": {"name of a picture without its ending": a class}}``.
 
     What FiftyOne calls a FiftyOneImageClassificationDataset, as version 1.22.1 writes it
@@ -30,25 +24,32 @@ class FiftyOne:
 
     name: ClassVar[str] = "fiftyone"
     what: ClassVar[str] = "FiftyOne's labels.json for classification"
+    wanted: ClassVar[str] = (
+        "labels.json with the keys classes and labels, which FiftyOneImageClassificationDataset "
+        "writes"
+    )
 
-    def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``."""
-        return bool(_exports(place))
+    def is_one(self, ends: bytes) -> bool:
+        """Returns whether a file begins with classes and labels: no boxes, no lists of images."""
+        if not re.match(rb'\{\s*"classes"\s*:\s*(null\s*,|\[)', ends):
+            return False
+        return b'"bounding_box"' not in ends and b'"images"' not in ends
+
+    def files(self, place: Place) -> Files:
+        """Returns the exports in a place, which are called ``labels.json`` unless one is named."""
+        files = super().files(place)
+        usual = {name: path for name, path in files.items() if name.endswith("labels.json")}
+        return files if place.file else usual
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, "images")
-        files = _exports(place)
-        if not files:
-            raise DataError(
-                f"{place.root} has no labels.json with the keys classes and labels, which "
-                "FiftyOneImageClassificationDataset writes"
-            )
+        files = self.found(place)
         known: list[str] = []
         entries: list[Entry] = []
         for file, path in files.items():
             whole = checked(json_of(place, path), dict, file)
-            classes = _classes(whole.get("classes"), file)
+            names = checked(whole.get("classes") or [], list, f"{file}, classes")
+            classes = checked_names(names, f"{file}, classes")
             known += [name for name in classes if name not in known]
             folder = str(PurePosixPath(file).parent).removeprefix(".")
             split = folder.rpartition("/")[2]
@@ -58,32 +59,6 @@ class FiftyOne:
                 labels = _labels(value, classes, where)
                 entries.append(Entry(where, (f"data/{key}", key), labels, split, beside=folder))
         return reading_of(self.name, files, entries, place, options, known or None)
-
-
-def _exports(place: Place) -> Files:
-    files = exports_in(place, ".json", _is_fiftyone)
-    usual = {name: path for name, path in files.items() if name.endswith("labels.json")}
-    return files if place.file else usual
-
-
-def _is_fiftyone(ends: bytes) -> bool:
-    """Returns whether a file begins with classes and labels: no boxes, no lists of images."""
-    if not re.match(rb'\{\s*"classes"\s*:\s*(null\s*,|\[)', ends):
-        return False
-    return b'"bounding_box"' not in ends and b'"images"' not in ends
-
-
-def _classes(value: object, file: str) -> Sequence[str]:
-    """Returns the names of the classes; none where the file leaves them out.
-
-    Raises:
-        DataError: They are no list of texts, or a name is there twice.
-    """
-    names = [] if value is None else checked(value, list, f"{file}, classes")
-    names = [checked(name, str, f"{file}, class {number}") for number, name in enumerate(names)]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{file}: classes has a name twice: {a_few(map(printable, twice), 5)}")
-    return names
 
 
 def _labels(value: object, classes: Sequence[str], where: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import ClassVar
 
+from vitlora.data.layouts.lookup import split_in
 from vitlora.data.layouts.reading import Labelled, LayoutOptions, Place, Reading, split_of
 from vitlora.data.layouts.tree import Tree
 from vitlora.errors import DataError, a_few, counted, printable
@@ -13,31 +14,53 @@ from vitlora.errors import DataError, a_few, counted, printable
 _COMPARED = 100  # sibling folders, each with each other
 
 
+# of each picture by its name: its split, and its class or nothing where it is not used
+_Found = dict[str, tuple[str, tuple[str, ...]]]
+
+
 class Folders:
     """Split folders under any of their usual names; else each folder is a class."""
 
     name: ClassVar[str] = "folders"
     what: ClassVar[str] = "a folder for each class, inside train, val and test folders or not"
+    uses: ClassVar[tuple[str, ...]] = ()
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``."""
-        return place.file is None and any("/" in name for name in place.pictures)
+        """Returns whether the folders give pictures at least two classes.
+
+        Those called ``train_images`` and ``test_images`` do not, nor does an ``images`` beside a
+        table.
+        """
+        if place.file is not None or not any("/" in name for name in place.pictures):
+            return False
+        try:
+            found, _ = self._found(Tree(place), options)
+        except DataError:
+            return False
+        classes = {parts[0] for _, parts in found.values() if parts}
+        return sum(not split_in(name) for name in classes) > 1
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name)
         tree = Tree(place)
+        return _reading(self.name, tree, *self._found(tree, options))
+
+    def _found(self, tree: Tree, options: LayoutOptions) -> tuple[_Found, dict[str, str]]:
+        """Returns what pictures are, and which folders are splits.
+
+        Raises:
+            DataError: The folders can mean two things.
+        """
         if inside := _splits_inside(tree):
-            paths = {name: (split_of(parts[1]) or "", parts[:1]) for name, parts in inside.items()}
-            return _reading(self.name, tree, paths, {})
+            found = {name: (split_of(parts[1]) or "", parts[:1]) for name, parts in inside.items()}
+            return found, {}
         splits = _splits(tree)
         if options.layout is None:
             _check_one_meaning(tree, splits)
-        paths = {name: (split, parts[:1]) for name, split, parts in _below(tree, splits)}
-        return _reading(self.name, tree, paths, splits)
+        return {name: (split, parts[:1]) for name, split, parts in _below(tree, splits)}, splits
 
 
-class NestedFolders:
+class NestedFolders(Folders):
     """As ``Folders``, but the innermost folders are the classes."""
 
     name: ClassVar[str] = "nested"
@@ -47,33 +70,22 @@ class NestedFolders:
         """Never: ``Folders`` reads such a place, and refuses what it cannot tell apart."""
         return False
 
-    def read(self, place: Place, options: LayoutOptions) -> Reading:
-        """See ``Layout``."""
-        options.check_used(self.name)
-        tree = Tree(place)
+    def _found(self, tree: Tree, options: LayoutOptions) -> tuple[_Found, dict[str, str]]:
         splits = _splits(tree)
         below = list(_below(tree, splits))
         leaves = _leaf_names({parts for _, _, parts in below if parts})
-        paths = {name: (split, (leaves[parts],) if parts else ()) for name, split, parts in below}
-        return _reading(self.name, tree, paths, splits)
+        found = {name: (split, (leaves[parts],) if parts else ()) for name, split, parts in below}
+        return found, splits
 
 
-class ClassFolders:
+class ClassFolders(NestedFolders):
     """Each folder is a class, whatever it is called."""
 
     name: ClassVar[str] = "class_folders"
     what: ClassVar[str] = "a folder for each class, even one called train or test"
 
-    def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """Never: as ``NestedFolders``."""
-        return False
-
-    def read(self, place: Place, options: LayoutOptions) -> Reading:
-        """See ``Layout``."""
-        options.check_used(self.name)
-        tree = Tree(place)
-        paths = {name: (split, parts[:1]) for name, split, parts in _below(tree, {})}
-        return _reading(self.name, tree, paths, {})
+    def _found(self, tree: Tree, options: LayoutOptions) -> tuple[_Found, dict[str, str]]:
+        return {name: (split, parts[:1]) for name, split, parts in _below(tree, {})}, {}
 
 
 def _splits(tree: Tree) -> dict[str, str]:

@@ -8,32 +8,26 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 from urllib.parse import parse_qs, unquote
 
-from vitlora.data.layouts.exports import (
-    Entry,
-    Files,
-    checked,
-    exports_in,
-    json_of,
-    reading_of,
-)
+from vitlora.data.layouts.entries import Entry
+from vitlora.data.layouts.exports import Export, checked, json_of, reading_of
 from vitlora.data.layouts.label_studio_tasks import Task, agreed, tasks_in
 from vitlora.data.layouts.lookup import Lookup
-from vitlora.data.layouts.reading import LayoutOptions, Place, Reading
+from vitlora.data.layouts.reading import COLUMNS, LayoutOptions, Place, Reading
 from vitlora.data.listing import SUFFIXES
-from vitlora.errors import DataError, UsageError, a_few, counted, nearest, printable
+from vitlora.errors import DataError, a_few, counted, printable
 
 _PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # what it puts before the name of an uploaded file
 _SPLIT = "split"  # the field that names splits, unless data.split_column is another
 
 
-class LabelStudio:
+class LabelStudio(Export):
     """A list of tasks with annotations (JSON), or of entries with a choice each (JSON-MIN).
 
     As https://labelstud.io/guide/export and https://labelstud.io/guide/task_format describe them,
     and as label-studio-sdk 2.1.2 writes JSON-MIN (``label_studio_sdk/converter/converter.py``).
 
-    - Predictions and drafts are no labels, nor are annotations that were cancelled, nor choices
-      that belong to a region.
+    - Predictions, drafts, cancelled annotations and choices that belong to a region are not
+      labels.
     - Of one annotator the newest annotation counts. Several annotators must agree, unless an
       annotation is the ground truth: then it counts alone. JSON-MIN does not say which is.
     - A picture is known by the end of its path or address, with or without the eight digits that
@@ -42,36 +36,27 @@ class LabelStudio:
 
     name: ClassVar[str] = "label_studio"
     what: ClassVar[str] = "Label Studio's export as JSON or JSON-MIN, with choices"
+    uses: ClassVar[tuple[str, ...]] = ("images", *COLUMNS)
+    wanted: ClassVar[str] = "export of Label Studio, as JSON or JSON-MIN"
 
-    def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``."""
-        return bool(_exports(place))
+    def is_one(self, ends: bytes) -> bool:
+        """See ``Export``."""
+        full = b'"annotations"' in ends or b'"completions"' in ends
+        return bool(re.match(rb"\[\s*\{", ends)) and (full or b'"annotation_id"' in ends)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        columns = ("file_column", "label_column", "split_column", "group_column")
-        options.check_used(self.name, "images", *columns)
-        files = _exports(place)
-        if len(files) != 1:
-            found = f"several Label Studio exports ({a_few(files, 5)})" if files else "no export"
+        files = self.found(place)
+        if len(files) > 1:
             raise DataError(
-                f"{place.root} has {found}; expected one of Label Studio's, as JSON or JSON-MIN: "
-                "name it as data.root"
+                f"{place.root} has several exports of Label Studio ({a_few(files, 5)}); name the "
+                "one to read as data.root"
             )
         ((file, path),) = files.items()
         tasks = tasks_in(checked(json_of(place, path), list, file), file)
         lookup = Lookup(place, options)
         entries = list(_entries(tasks, file, lookup, options))
         return reading_of(self.name, files, entries, place, options)
-
-
-def _exports(place: Place) -> Files:
-    return exports_in(place, ".json", _is_label_studio)
-
-
-def _is_label_studio(ends: bytes) -> bool:
-    full = b'"annotations"' in ends or b'"completions"' in ends
-    return bool(re.match(rb"\[\s*\{", ends)) and (full or b'"annotation_id"' in ends)
 
 
 def _entries(
@@ -84,8 +69,8 @@ def _entries(
     """
     fields = dict.fromkeys(key for task in tasks for key in task.data)
     picture = _picture_field(tasks, fields, file, options)
-    split = _field(fields, "split_column", options.split_column) or _SPLIT
-    group = _field(fields, "group_column", options.group_column)
+    split = options.column("split", fields, file) or _SPLIT
+    group = options.column("group", fields, file)
     question = _question(tasks, {picture, split, group}, file, options)
     names = _Names(lookup)
     disagreed: list[str] = []
@@ -120,7 +105,7 @@ def _picture_field(
         UsageError: There is none of the name given.
         DataError: None or several look like it.
     """
-    if given := _field(fields, "file_column", options.file_column):
+    if given := options.column("file", fields, file):
         return given
     found = {k: None for task in tasks for k, value in task.data.items() if _is_picture(value)}
     if len(found) != 1:
@@ -142,7 +127,7 @@ def _question(
     """
     asked = {key: None for task in tasks for one in task.answers for key in one.choices}
     found = {key: None for key in asked if key not in {*others}}
-    if given := _field(asked, "label_column", options.label_column):
+    if given := options.column("label", asked, file):
         return given
     if not found:
         raise DataError(
@@ -154,19 +139,6 @@ def _question(
             f"{file}: {_listed(found)} may hold the classes; choose with data.label_column"
         )
     return next(iter(found))
-
-
-def _field(known: Mapping[str, None], option: str, given: str | None) -> str:
-    """Returns the name given by an option; empty for none.
-
-    Raises:
-        UsageError: It is not among those known.
-    """
-    if given is not None and given not in known:
-        raise UsageError(
-            f"data.{option} is '{given}'{nearest(given, known)}; the export has {_listed(known)}"
-        )
-    return given or ""
 
 
 def _listed(fields: Iterable[str]) -> str:

@@ -124,7 +124,7 @@ def _time(annotation: Mapping[str, Any]) -> str:
 
 
 def _classes(value: object) -> tuple[str, ...] | None:
-    """Returns the classes that a value names; None if it is no choice.
+    """Returns the classes that a value names; None if it is not a choice.
 
     One choice is a text in JSON-MIN; several, and each of JSON, are ``{"choices": [...]}``.
     """

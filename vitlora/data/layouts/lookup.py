@@ -2,9 +2,10 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
 
 from vitlora.data.layouts.reading import LayoutOptions, Place, normal, split_of
 from vitlora.errors import DataError, UsageError, a_few, printable
@@ -51,10 +52,11 @@ class Lookup:
                 for name, path in self.pictures.items()
                 if name.rpartition("/")[0] in kept
             }
+        self._known = cache(self._by_last_parts)
         self._folder = f"{normal(self.place.folder.absolute().as_posix())}/"
 
     def find(self, name: str, beside: str = "", where: str = "") -> tuple[Path, str] | None:
-        """Returns a picture's path and its name in the place; None if it is not there.
+        """Returns a picture's path and its name in the place, by ``exact``, else by ``alike``.
 
         Args:
             name: As it is written.
@@ -64,12 +66,27 @@ class Lookup:
         Raises:
             DataError: The name fits several pictures.
         """
+        return self.exact(name, beside) or self.alike(name, beside, where)
+
+    def exact(self, name: str, beside: str = "") -> tuple[Path, str] | None:
+        """Returns the picture of a name that is relative to ``beside`` or to the place."""
         plain = self._plain(name)
         for full in (f"{beside}/{plain}" if beside else plain, plain):
             if full in (self.place.pictures if "/" in plain else self.pictures):
                 return self.place.pictures[full], full
-        found = self._by_tail(plain, self._names, _as_it_is)
-        found = found or self._by_tail(plain, self._stems, _without_ending)
+        return None
+
+    def alike(self, name: str, beside: str = "", where: str = "") -> tuple[Path, str] | None:
+        """Returns the one picture that agrees with the last parts of a name.
+
+        An ending may lack; where no picture agrees, capital letters do not count either.
+
+        Raises:
+            DataError: The name fits several pictures.
+        """
+        plain = self._plain(name)
+        full = f"{beside}/{plain}" if beside else plain
+        found = next(filter(None, (self._by_tail(full, cut) for cut in _CUTS)), [])
         if len(found) > 1:
             raise DataError(
                 f"{where or self.place.root}: '{printable(plain)}' could be any of "
@@ -78,12 +95,12 @@ class Lookup:
         return (self.pictures[found[0]], found[0]) if found else None
 
     def beyond(self, name: str, picture: str) -> str:
-        """Returns the first folders of a name as it is written that a picture found by it lacks.
+        """Returns the leading folders of a written name that the picture it found does not have.
 
-        Empty for a name that agrees with the picture's from its first folder on.
+        Empty where the whole name agrees.
         """
         parts, real = self._plain(name).split("/")[:-1], picture.split("/")[:-1]
-        while parts and real and parts[-1] == real[-1]:
+        while parts and real and parts[-1].casefold() == real[-1].casefold():
             parts, real = parts[:-1], real[:-1]
         return "/".join(parts)
 
@@ -95,29 +112,28 @@ class Lookup:
         parts = text.removeprefix(self._folder).split("/")
         return "/".join([part for part in parts if part not in ("", ".")])
 
-    def _by_tail(
-        self, plain: str, known: dict[str, list[str]], cut: Callable[[str], str]
-    ) -> list[str]:
-        """Returns the pictures that share the most last parts with a name."""
-        parts = plain.split("/")
+    def _by_tail(self, name: str, cut: "_Cut") -> list[str]:
+        """Returns the pictures that share the most last parts with a name, after the cut."""
+        known, parts = self._known(cut), cut.name(name).split("/")
         length = 2 if "/".join(parts[-2:]) in known else 1
         found = known.get("/".join(parts[-length:]), [])
         while len(found) > 1 and length < len(parts):
             length += 1
             tail = "/".join(parts[-length:])
-            nearer = [name for name in found if f"/{cut(name)}".endswith(f"/{tail}")]
+            nearer = [name for name in found if f"/{cut.picture(name)}".endswith(f"/{tail}")]
             if not nearer:
                 break
             found = nearer
         return found
 
-    @cached_property
-    def _names(self) -> dict[str, list[str]]:
-        return _by_last_parts(self.pictures, _as_it_is)
-
-    @cached_property
-    def _stems(self) -> dict[str, list[str]]:
-        return _by_last_parts(self.pictures, _without_ending)
+    def _by_last_parts(self, cut: "_Cut") -> dict[str, list[str]]:
+        """Returns names by their last part, and by their last two: some repeat in all folders."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.pictures:
+            parts = cut.picture(name).rsplit("/", 2)
+            for length in range(1, min(len(parts), 2) + 1):
+                found["/".join(parts[-length:])].append(name)
+        return found
 
 
 def split_in(folder: str) -> str:
@@ -127,14 +143,10 @@ def split_in(folder: str) -> str:
     """
     for part in folder.split("/"):
         words = re.findall(r"[^\W\d_]+", part.casefold())
-        splits = [split for word in words if (split := split_of(word))]
-        if len(splits) == 1 and all(split_of(word) or word in _NEUTRAL for word in words):
-            return splits[0]
+        splits = [word for word in words if split_of(word)]
+        if len(splits) == 1 and {*words} - {*splits} <= _NEUTRAL:
+            return split_of(splits[0]) or ""
     return ""
-
-
-def _as_it_is(name: str) -> str:
-    return name
 
 
 def _without_ending(name: str) -> str:
@@ -142,11 +154,16 @@ def _without_ending(name: str) -> str:
     return f"{folder}{slash}{last.rpartition('.')[0] or last}"
 
 
-def _by_last_parts(names: Iterable[str], cut: Callable[[str], str]) -> dict[str, list[str]]:
-    """Returns names by their last part, and by their last two: some names repeat in all folders."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        parts = cut(name).rsplit("/", 2)
-        for length in range(1, min(len(parts), 2) + 1):
-            found["/".join(parts[-length:])].append(name)
-    return found
+class _Cut(NamedTuple):
+    """What of two names is compared: of the one that is looked for, and of a picture's."""
+
+    name: Callable[[str], str]
+    picture: Callable[[str], str]
+
+
+_CUTS = (
+    _Cut(str, str),
+    _Cut(str, _without_ending),
+    _Cut(str.casefold, str.casefold),
+    _Cut(str.casefold, lambda name: _without_ending(name).casefold()),
+)

@@ -1,16 +1,17 @@
 """What a layout makes of a place: pictures with a class, and a split where the place gives one."""
 
+import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol
 
 from vitlora.data.archives import is_archive, open_file
 from vitlora.data.hub import hub_name
 from vitlora.data.listing import Listing, list_pictures
-from vitlora.errors import DataError, UsageError, a_few, nearest
+from vitlora.errors import DataError, UsageError, a_few, nearest, printable
 
 # what people call the parts of a split -> what they are called here
 SPLIT_NAMES: Mapping[str, str] = {
@@ -19,10 +20,25 @@ SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
+COLUMNS = ("file_column", "label_column", "split_column", "group_column")  # options of tables
+
 
 def split_of(name: str) -> str | None:
     """Returns ``train``, ``val`` or ``test`` for a split's usual names, in any case; else None."""
     return SPLIT_NAMES.get(name.strip().casefold())
+
+
+def splits_in(text: str) -> set[str]:
+    """Returns the splits that words of a text name: ``{"val"}`` for ``instances_val2017``."""
+    words = re.findall(r"[^\W\d_]+", text)
+    return {split for word in words if (split := split_of(word))}
+
+
+def split_of_file(name: str) -> str:
+    """Returns the split that the name of a file, or else of its folder, says; empty for none."""
+    path = PurePosixPath(name)
+    found = (splits_in(text) for text in (path.stem, path.parent.name))
+    return next((splits.pop() for splits in found if len(splits) == 1), "")
 
 
 def normal(name: str) -> str:
@@ -32,7 +48,7 @@ def normal(name: str) -> str:
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """What somebody says of a place, the options under ``data`` of the same names.
+    """How a place is stored: the options under ``data`` of the same names.
 
     Attributes:
         layout: Name of a layout; None recognises it.
@@ -87,16 +103,34 @@ class LayoutOptions:
         known = {name: place for name, place in places.items() if place is not None}
         return replace(self, **{n: str(Path(p).expanduser().resolve()) for n, p in known.items()})
 
-    def check_used(self, layout: str, *used: str) -> None:
+    def check_used(self, layout: "Layout") -> None:
         """Refuses options that a layout does not look at.
 
         Raises:
             UsageError: There are some.
         """
-        unused = sorted(self.given().keys() - {"layout", *used})
-        if unused:
+        if unused := sorted(self.given().keys() - {"layout", *layout.uses}):
             names = a_few(f"data.{name}" for name in unused)
-            raise UsageError(f"the layout {layout} does not use {names}; leave it out")
+            raise UsageError(f"the layout {layout.name} does not use {names}; leave it out")
+
+    def column(self, role: str, known: Collection[str], where: str) -> str:
+        """Returns the column that an option names; empty if it was not given.
+
+        Args:
+            role: ``file``, ``label``, ``split`` or ``group``.
+            known: The columns there are.
+            where: The table, for errors.
+
+        Raises:
+            UsageError: There is none of that name.
+        """
+        name = getattr(self, f"{role}_column")
+        if name is not None and name not in known:
+            raise UsageError(
+                f"data.{role}_column is '{name}'{nearest(name, known)}, which is not a column of "
+                f"{where}; found: {a_few(printable(one, 40) for one in known)}"
+            )
+        return name or ""
 
     def given(self) -> dict[str, str]:
         """Returns the options that were given, by name."""
@@ -155,13 +189,15 @@ class Layout(Protocol):
     Attributes:
         name: What ``data.layout`` calls it.
         what: What it reads, in a few words, for messages and help.
+        uses: The options that it looks at; the others are refused.
     """
 
     name: ClassVar[str]
     what: ClassVar[str]
+    uses: ClassVar[tuple[str, ...]]
 
     def recognises(self, place: "Place", options: LayoutOptions) -> bool:
-        """Returns whether a place is stored in this way, by its look; nothing is reported yet."""
+        """Returns whether a place looks as if it were stored in this way; reports nothing."""
         ...
 
     def read(self, place: "Place", options: LayoutOptions) -> Reading:
@@ -195,7 +231,7 @@ class Place:
 
     @cached_property
     def listing(self) -> Listing:
-        """All that lies in the folder, to its depths. Looked at once."""
+        """Everything in the folder and below, listed once."""
         return Listing() if self.hub else list_pictures(self.folder)
 
     @cached_property
@@ -205,7 +241,7 @@ class Place:
 
     @cached_property
     def others(self) -> dict[str, Path]:
-        """Its files that are no pictures, by their names in it, sorted."""
+        """Its files that are not pictures, by their names in it, sorted."""
         others = self.listing.passed_over.get("other", [])
         return {self.name(path): path for path in sorted(others)}
 

@@ -1,9 +1,8 @@
 """Shards: the files that a large dataset is kept in, and the split each of them belongs to."""
 
-import re
 from collections.abc import Iterable
 
-from vitlora.data.layouts.reading import Place, split_of
+from vitlora.data.layouts.reading import Place, split_of, splits_in
 from vitlora.errors import DataError, a_few, printable
 
 
@@ -34,8 +33,8 @@ def shard_splits(names: Iterable[str], place: Place) -> dict[str, str]:
 
 def _split(name: str, place: Place) -> str:
     *folders, file = name.split("/")
-    words = [*folders, *re.split(r"[^a-z]+", file.rpartition(".")[0].casefold())]
-    splits = sorted({split for word in words if (split := split_of(word))})
+    above = {split for folder in folders if (split := split_of(folder))}
+    splits = sorted(above | splits_in(file.rpartition(".")[0]))
     if len(splits) > 1:
         raise DataError(
             f"{place.root}: {printable(name)} can belong to {' or '.join(splits)}; expected a "
@@ -45,7 +44,7 @@ def _split(name: str, place: Place) -> str:
 
 
 def one_dataset(names: Iterable[str], place: Place) -> None:
-    """Refuses shards in several folders, but for those of splits: nobody says that they are one.
+    """Refuses shards in several folders, unless these are splits: they may be different datasets.
 
     Raises:
         DataError: They lie in several.

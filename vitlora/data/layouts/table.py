@@ -3,25 +3,33 @@
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from vitlora.data.layouts.folders import Folders
-from vitlora.data.layouts.label_names import named, names_in
-from vitlora.data.layouts.lookup import split_in
-from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal, split_of
-from vitlora.data.layouts.table_columns import Roles, names_pictures, roles_of
-from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
-from vitlora.data.layouts.table_rows import (
+from vitlora.data.layouts.entries import (
+    Entry,
     Finder,
-    TableRow,
     check_labels,
     checked_splits,
     folder_splits,
+    listed,
+    notes_of,
     pictures_of,
-    rows_of,
+    told_of,
 )
+from vitlora.data.layouts.folders import Folders
+from vitlora.data.layouts.label_names import named, names_in
+from vitlora.data.layouts.reading import (
+    COLUMNS,
+    LayoutOptions,
+    Place,
+    Reading,
+    normal,
+    split_of,
+    split_of_file,
+)
+from vitlora.data.layouts.table_columns import Roles, labels_in, names_pictures, roles_of
+from vitlora.data.layouts.table_file import ENDINGS, Table, peek_table, read_table
 from vitlora.errors import DataError, VitloraError, a_few, counted, printable
 
 _MOST_TABLES = 100  # more than this lie beside their pictures, one for each
@@ -36,6 +44,7 @@ class Tables:
 
     name: ClassVar[str] = "table"
     what: ClassVar[str] = "a table (.csv, .tsv, .jsonl, .parquet) of pictures and their classes"
+    uses: ClassVar[tuple[str, ...]] = (*COLUMNS, "images", "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
         """See ``Layout``. Beside class folders, a table counts if it gives pictures a class."""
@@ -50,28 +59,27 @@ class Tables:
             return True
         # pictures, a table and nothing else: reading it will say what is wrong with it
         alone = all(name.lower().endswith(_TEXTS) for name in place.others)
-        return alone and bool(finder.place.pictures) and not has_class_folders(place)
+        return alone and bool(finder.place.pictures) and not Folders().recognises(place, options)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        finder = Finder(place, options)
+        finder = Finder(place, options, columns=True)
         files, unused = _chosen(place, options, finder)
         tables = [read_table(place, path) for path in files.values()]
         roles = [roles_of(table, options, finder.knows) for table in tables]
         rows = [row for pair in zip(tables, roles, strict=True) for row in _rows(*pair, len(files))]
         source = a_few(map(printable, files), 3)
-        with _told_of(source):
+        with told_of(source):
             labelled = _labelled(rows, roles)
         labels = {row.where: row.labels[0] for row in labelled}
         names, beside, notes = _names(place, options, files, {*labels.values()})
         labels = named(labels, names, options.label_names or "")
         labelled = [row._replace(labels=(labels[row.where],)) for row in labelled]
-        with _told_of(source):
+        with told_of(source):
             splits = checked_splits(labelled)
-            found = finder.find(labelled, splits)
-            if not any(splits):
-                splits = folder_splits(labelled, [name for _, name in found])
-            pictures, repeated = pictures_of(labelled, found, splits)
+            pairs = finder.find(labelled, splits)
+            splits = splits if any(splits) else folder_splits(labelled, pairs)
+            pictures = pictures_of(labelled, pairs, splits)
         return Reading(
             self.name,
             source,
@@ -81,23 +89,10 @@ class Tables:
                 *unused,
                 *notes,
                 *_grouped(source, roles, any(splits)),
-                *_repeated(source, repeated),
-                *_unlabelled(source, finder.place, len(pictures), len(rows) - len(labelled)),
+                *notes_of(source, finder.place, labelled, pairs, len(rows) - len(labelled)),
             ),
             read_from=(*files, *beside),
         )
-
-
-def has_class_folders(place: Place) -> bool:
-    """Returns whether the folders of a place give its pictures at least two classes.
-
-    Those called ``train_images`` and ``test_images`` do not.
-    """
-    try:
-        labels = {one.label for one in Folders().read(place, LayoutOptions()).pictures}
-    except DataError:
-        return False
-    return len({label for label in labels if not split_in(label)}) > 1
 
 
 def _tables(place: Place) -> Files:
@@ -146,13 +141,13 @@ def _chosen(place: Place, options: LayoutOptions, finder: Finder) -> tuple[Files
     files = _tables(place)
     if not files:
         raise DataError(
-            f"{place.root} is no table and holds none at its top or in a split folder; expected "
+            f"{place.root} is not a table and holds none at its top or in a split folder; expected "
             "a .csv, .tsv, .jsonl or .parquet file with a row for each picture"
         )
     if len(files) == 1:
         return files, []
     chosen = {n: p for n, p in files.items() if _gives_classes(place, p, options, finder)}
-    splits = [_split(name) for name in chosen]
+    splits = [split_of_file(name) for name in chosen]
     if not chosen or (len(chosen) > 1 and ("" in splits or len({*splits}) < len(splits))):
         which = a_few(map(printable, chosen or files))
         what = "several tables of classes" if chosen else "tables, none of pictures and classes"
@@ -164,32 +159,46 @@ def _chosen(place: Place, options: LayoutOptions, finder: Finder) -> tuple[Files
     return chosen, [f"{a_few(others, 3)} not used: no classes of pictures"] if others else []
 
 
-def _split(name: str) -> str:
-    """Returns the split that a table's folder or a word of its name says; empty for none."""
-    folder, _, file = name.rpartition("/")
-    words = re.split(r"[\W\d_]+", file.rpartition(".")[0])
-    splits = {split for word in words if (split := split_of(word))}
-    return split_of(folder.rpartition("/")[2]) or (splits.pop() if len(splits) == 1 else "")
+def _rows(table: Table, roles: Roles, tables: int) -> list[Entry]:
+    """Returns what the rows of a table say, each named with its file where there are several.
+
+    Raises:
+        DataError: A cell under a class is neither 0 nor 1, or rows name no picture.
+    """
+    files, nothing = table.cells(roles.file), [""] * len(table.numbers)
+    said = zip(
+        files,
+        labels_in(table, roles),
+        table.cells(roles.split) if roles.split else [split_of_file(table.name)] * len(files),
+        table.cells(roles.group) if roles.group else nothing,
+        strict=True,
+    )
+    before = f"{table.name} " if tables > 1 else ""
+    beside = table.name.rpartition("/")[0]
+    rows = [
+        Entry(
+            before + table.where(number),
+            (file,),
+            tuple(map(normal, labels)),
+            split,
+            normal(group),
+            beside,
+        )
+        for number, (file, labels, split, group) in enumerate(said)
+    ]
+    if without := [row for row in rows if not row.written]:
+        raise DataError(
+            f"{table.name}: {counted(len(without), 'row')} without a picture in the column "
+            f"'{printable(roles.file, 80)}': {listed(without)}; name it, or leave the row out"
+        )
+    return rows
 
 
-def _rows(table: Table, roles: Roles, tables: int) -> list[TableRow]:
-    return rows_of(table, roles, _split(table.name), f"{table.name} " if tables > 1 else "")
-
-
-@contextmanager
-def _told_of(source: str) -> Iterator[None]:
-    """Puts the tables' names before what is wrong with their rows."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
-
-
-def _labelled(rows: Sequence[TableRow], roles: Iterable[Roles]) -> list[TableRow]:
+def _labelled(rows: Sequence[Entry], roles: Iterable[Roles]) -> list[Entry]:
     """Returns the rows with a class.
 
     Raises:
-        DataError: There are none; or some have several, or one that is no line of text.
+        DataError: There are none; or some have several, or one that is not one line of text.
     """
     labelled = [row for row in rows if row.labels]
     if not labelled:
@@ -224,7 +233,7 @@ def _names(
     numbers = _in_order(labels)
     note = (
         f"{printable(beside[0])} not used: it names {counted(len(names), 'class')}, and the labels "
-        f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it nevertheless "
+        f"are {numbers[0]} to {numbers[-1]} ({len(numbers):,} of them); to use it all the same "
         "add data.label_names"
     )
     return (), [], [note]
@@ -254,17 +263,3 @@ def _grouped(source: str, roles: Iterable[Roles], split: bool) -> Iterator[str]:
             f"pictures with the same {a_few(map(printable, columns))} in {source} stay on one side "
             "of the split"
         )
-
-
-def _repeated(source: str, count: int) -> Iterator[str]:
-    if count:
-        yield f"{counted(count, 'row')} of {source} repeat a row before"
-
-
-def _unlabelled(source: str, place: Place, used: int, empty: int) -> Iterator[str]:
-    """Yields how many pictures have no class."""
-    rows = f" ({counted(empty, 'row')} with an empty one)" if empty else ""
-    if unused := len(place.pictures) - used:
-        yield f"{counted(unused, 'picture')} in {place.root} not used: no class in {source}{rows}"
-    elif empty:
-        yield f"{counted(empty, 'row')} of {source} not used: no class"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vitlora.data.layouts.reading import LayoutOptions, split_of
 from vitlora.data.layouts.table_file import Table
-from vitlora.errors import DataError, UsageError, a_few, nearest, printable
+from vitlora.errors import DataError, a_few, printable
 
 # Names of columns, the likeliest first: without what parts their words, in small letters.
 _FILES = (
@@ -23,7 +23,10 @@ _LABELS = (
 _SPLITS = "split splits set subset dataset partition datasplit"
 _GROUPS = "group groupid patient patientid subject subjectid lesion lesionid session sessionid"
 _LOOKED_AT = 100  # values by which a column of pictures is known
-_ONE_HOT_FILE = "_classes.csv"  # Roboflow's
+_ONE_HOT_FILE, _NO_CLASS = (
+    "_classes.csv",
+    "Unlabeled",
+)  # Roboflow's; 1 for a picture without a class
 _ZERO_OR_ONE = {"": False, "0": False, "0.0": False, "1": True, "1.0": True}
 
 
@@ -62,7 +65,7 @@ def roles_of(
         DataError: There is no column of pictures or classes; or there are several of classes.
     """
     given = {
-        role: _given(table, f"{role}_column", getattr(options, f"{role}_column"))
+        role: options.column(role, table.columns, table.name)
         for role in ("file", "label", "split", "group")
     }
     left = [name for name in table.columns if name not in given.values() and not _is_index(name)]
@@ -75,7 +78,7 @@ def roles_of(
     if given["label"]:
         return Roles(file, given["label"], (), split, group)
     if table.name.rpartition("/")[2] == _ONE_HOT_FILE:
-        return Roles(file, "", tuple(left), split, group)
+        return Roles(file, "", tuple(name for name in left if name != _NO_CLASS), split, group)
     if label := _label(table, left, peeked):
         return Roles(file, label, (), split, group)
     if len(left) > 1 and all(_is_zero_or_one(table, name) for name in left):
@@ -115,22 +118,6 @@ def labels_in(table: Table, roles: Roles) -> list[tuple[str, ...]]:
 def _is_index(name: str) -> bool:
     """Returns whether a column holds the numbers that pandas gives rows."""
     return re.fullmatch(r"(Unnamed: \d+|__index_level_\d+__)?", name) is not None
-
-
-def _given(table: Table, option: str, name: str | None) -> str:
-    """Returns the column of a name that was given; empty if none was.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if name is None:
-        return ""
-    if name not in table.columns:
-        raise UsageError(
-            f"data.{option} is '{name}'{nearest(name, table.columns)}, which is no column of "
-            f"{table.name}; found: {_shown(table.columns)}"
-        )
-    return name
 
 
 def _file(table: Table, columns: Sequence[str], is_picture: Callable[[str], bool]) -> str:

@@ -104,7 +104,7 @@ def _csv(name: str, text: str, torn: bool) -> Table:
         ) from None
     columns, rows, numbers = tuple(map(str.strip, [*rows, []][1])), rows[2:], numbers[1:]
     _check_columns(name, columns)
-    if torn:  # rows of another length are told when the whole is read
+    if torn:  # rows of another length are refused when the whole is read
         whole = [n for n, row in enumerate(rows) if len(row) == len(columns)]
         rows, numbers = [rows[n] for n in whole], [numbers[n] for n in whole]
     places = {column: index for index, column in enumerate(columns)}
@@ -130,7 +130,7 @@ def _check_columns(name: str, columns: Sequence[str]) -> None:
 
 
 def _check_widths(table: Table, widths: Sequence[int]) -> None:
-    """Refuses rows with other than one cell for each column.
+    """Refuses rows that have more or fewer cells than there are columns.
 
     Raises:
         DataError: There are some.
@@ -200,7 +200,9 @@ def _opened(name: str, path: Path) -> "ParquetFile":
     try:
         return parquet.ParquetFile(pyarrow.BufferReader(data))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{name} is no whole Parquet file ({printable(str(error), 80)})") from None
+        raise DataError(
+            f"{name} is not a whole Parquet file ({printable(str(error), 80)})"
+        ) from None
 
 
 def _parquet_column(name: str, path: Path, count: int, column: str) -> list[str]:

@@ -15,7 +15,7 @@ class Node:
 
     Attributes:
         folders: Those in it, by name.
-        own: How many pictures lie in it itself.
+        own: How many pictures lie directly in it.
     """
 
     folders: "dict[str, Node]" = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Node:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether there are pictures in it, to its depths."""
+        """Whether there are pictures in it or below."""
         return bool(self.own) or any(node.has_pictures for node in self.folders.values())
 
     @property

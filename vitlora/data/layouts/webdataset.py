@@ -27,21 +27,21 @@ class WebDataset:
     what: ClassVar[str] = (
         "tar shards in which 000017.jpg has its label in 000017.cls, .json or .txt"
     )
+    uses: ClassVar[tuple[str, ...]] = ("label_column", "label_names")
 
     def recognises(self, place: Place, options: LayoutOptions) -> bool:
-        """See ``Layout``. Captions beside pictures in class folders are no labels."""
+        """See ``Layout``. Captions beside pictures in class folders are not labels."""
         tars = _tars(place)
         if not tars or (place.pictures and place.folder not in tars):
             return False
-        samples = _Tar(tars[0], place).samples
+        samples = _TarShard(tars[0], place).samples
         kinds = {kind for sample in samples.values() for kind in sample.labels if sample.picture}
         folders = {key.rpartition("/")[0] for key in samples}
         return "cls" in kinds or (bool(kinds) and len(folders) == 1)
 
     def read(self, place: Place, options: LayoutOptions) -> Reading:
         """See ``Layout``."""
-        options.check_used(self.name, "label_column", "label_names")
-        shards = [_Tar(path, place) for path in _tars(place)]
+        shards = [_TarShard(path, place) for path in _tars(place)]
         if not shards:
             raise DataError(f"{place.root} holds no tar files; expected shard-000000.tar and so on")
         splits = shard_splits([shard.name for shard in shards], place)
@@ -60,7 +60,7 @@ class WebDataset:
         pictures.sort(key=lambda one: one.name)
         bare = len(labels) - len(pictures)
         notes = (f"{counted(bare, 'picture')} without a label not used",) if bare else ()
-        read_from = tuple(shard.name for shard in shards)
+        read_from = (*(shard.name for shard in shards), *_NAMES)
         return Reading(
             self.name, f".{kind} files", pictures, names or None, {}, (), notes, read_from
         )
@@ -84,7 +84,7 @@ class _Sample:
         return self.pictures[0] if self.pictures else ""
 
 
-class _Tar:
+class _TarShard:
     """A tar file.
 
     Args:
@@ -169,7 +169,7 @@ def _tars(place: Place) -> list[Path]:
     return [path for path in tars if is_archive(path)]  # not those inside a zip
 
 
-def _kind(shards: list[_Tar], options: LayoutOptions) -> str:
+def _kind(shards: list[_TarShard], options: LayoutOptions) -> str:
     """Returns the kind of files that the labels are in: ``.json`` without one counts least.
 
     Raises:
