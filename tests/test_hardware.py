@@ -157,7 +157,7 @@ def test_memory_that_runs_out_is_one_line_in_every_command(monkeypatch, capsys):
 
     monkeypatch.setattr("vitlora.commands.doctor.doctor", full)
     assert main(["doctor", "--data", "photos"]) == 1
-    assert capsys.readouterr().err.startswith("vitlora: memory ran out; take smaller batches")
+    assert capsys.readouterr().err.startswith("vitlora: out of memory; use smaller batches")
 
 
 def test_cpu_without_pytorchs_private_probes_computes_in_fp32(machine, monkeypatch):

@@ -124,10 +124,10 @@ def test_home_folder_is_expanded(tmp_path, state, monkeypatch):
 
 
 def test_missing_file_names_the_option_and_what_it_should_hold(tmp_path):
-    message = r"model\.weights '.*gone\.safetensors': no such file; expected https://huggingface"
+    message = r"--weights '.*gone\.safetensors': no such file; expected https://huggingface"
     with pytest.raises(BackboneError, match=message):
         load_backbone(NAME, 2, tmp_path / "gone.safetensors")
-    message = r"the folder holds neither model\.safetensors\.index\.json nor model\.safetensors"
+    message = r"the folder has neither model\.safetensors\.index\.json nor model\.safetensors"
     with pytest.raises(BackboneError, match=message):
         load_backbone(NAME, 2, tmp_path)
 
@@ -246,7 +246,7 @@ def test_offline_message_names_the_url_and_the_option(tmp_path, monkeypatch, kin
         load_backbone("torchvision/vit_b_16", 2)
     line = str(raised.value)
     assert "https://download.pytorch.org/models/vit_b_16-c867db91.pth" in line
-    assert "--model.weights FILE" in line and "--weights FILE" in line and "\n" not in line
+    assert "pass --weights FILE" in line and "\n" not in line
 
 
 @pytest.mark.parametrize("size", [161, 8, 15, 1, -16])

@@ -146,7 +146,7 @@ def test_weights_of_another_width_are_refused(tmp_path):
     with pytest.raises(BackboneError, match=r"a\.safetensors does not hold .* is .*, expected \("):
         load_backbone(f"timm/{TINY[0]}", 2, file)
     module.pos_embed.data = torch.zeros(1, 100, 64)  # no square: timm cannot even resample it
-    with pytest.raises(BackboneError, match=r"model\.weights does not fit timm/test_vit"):
+    with pytest.raises(BackboneError, match=r"the file of --weights does not fit timm/test_vit"):
         load_backbone(f"timm/{TINY[0]}", 2, saved(module, file))
 
 
@@ -216,4 +216,4 @@ def test_offline_without_a_cached_file_says_where_to_get_it_and_how_to_pass_it(m
         load_backbone(f"timm/{TINY[0]}", 2)
     line = str(raised.value)
     assert "https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors" in line
-    assert "--model.weights FILE" in line and "\n" not in line
+    assert "pass --weights FILE" in line and "\n" not in line

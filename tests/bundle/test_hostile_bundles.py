@@ -257,7 +257,7 @@ def test_texts_that_do_not_print_are_refused(bundle: Path, field: str, text: str
 @pytest.mark.parametrize("value", ["a\nb\x1b[31m", "x" * 200_000, ["\x9b"] * 10**4])
 def test_values_of_a_run_are_shown_in_short(bundle: Path, value: Any) -> None:
     read = load_bundle(bundle)
-    with pytest.raises(BundleError, match="does not take") as caught:
+    with pytest.raises(BundleError, match="does not accept") as caught:
         check(read, "data", {"seed": value}, {"seed": int})
     said = str(caught.value).removeprefix(str(bundle))
     assert said.isprintable() and len(said) < 300

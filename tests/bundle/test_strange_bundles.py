@@ -189,7 +189,7 @@ def test_each_key_of_a_strangers_config_that_is_no_option_is_refused(
     for key, value in KEYS.items():
         put("config.yaml", {**config, "data": {**config["data"], key: value}})
         stands(home, lambda: main(COMMANDS["validate"]), capsys)
-        with pytest.raises(BundleError, match="which this vitlora does not know"):
+        with pytest.raises(BundleError, match="which this version of vitlora does not know"):
             to_score(load_bundle("x"))
 
 
@@ -224,11 +224,11 @@ def test_every_field_of_a_strangers_record_is_checked(value: Any, home: Path) ->
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"batch_size=8": 1}, "'data.batch_size=8', which this vitlora does not know"),
-        ({"batch_size": "8"}, "data.batch_size to '8', which that option does not take"),
-        ({"classes": "a"}, "data.classes to 'a', which that option does not take"),
-        ({"split_seed": True}, "data.split_seed to True, which that option does not take"),
-        ({"root": "//server/share"}, "a place on another machine, which no bundle may choose"),
+        ({"batch_size=8": 1}, "'data.batch_size=8', which this version of vitlora does not know"),
+        ({"batch_size": "8"}, "data.batch_size to '8', which that option does not accept"),
+        ({"classes": "a"}, "data.classes to 'a', which that option does not accept"),
+        ({"split_seed": True}, "data.split_seed to True, which that option does not accept"),
+        ({"root": "//server/share"}, "a path on another machine, which a bundle may not choose"),
         ({"groups": "\\\\server\\share"}, "set it yourself with --data.groups"),
     ],
 )

@@ -73,7 +73,7 @@ def test_groups_are_drawn_again_by_every_command(photos, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert "things.csv': no such file" in line
     assert main(["test", "--data.test_fraction", "1"]) == 1  # training's pictures among them
-    assert "the split's options changed" in capsys.readouterr().err
+    assert "the options of the split changed" in capsys.readouterr().err
 
 
 def test_other_pictures_are_tested_without_the_groups(photos, make_folder, capsys):
@@ -105,7 +105,7 @@ def test_folds_validate_every_picture_once(photos, capsys):
     with_fold_1 = find_validation(load_bundle("checkpoints/1")).folder
     assert with_fold_1.digest("val") == split["digests"]["val"]
     assert main(["validate", "--checkpoint", "checkpoints/1", "--data.fold", "0"]) == 1
-    assert "not the one held out in training" in capsys.readouterr().err
+    assert "not the one of training" in capsys.readouterr().err
 
 
 def test_a_split_folder_is_split_anew_when_asked(make_folder, capsys):
@@ -151,4 +151,4 @@ def test_a_split_drawn_in_training_is_not_taken_from_folders_later(photos, capsy
     for words in (["test"], ["validate"], ["report", "checkpoints/x"]):
         capsys.readouterr()
         assert main(words) == 1
-        assert "training drew its splits from" in capsys.readouterr().err
+        assert "its own split folders are used" in capsys.readouterr().err

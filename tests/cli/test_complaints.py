@@ -32,7 +32,7 @@ TYPED = [
     ),
     (
         "--trainer.logger CSVLogger --trainer.logger.flush_logs_every_n_steps often",
-        "trainer.logger.flush_logs_every_n_steps is 'often'; expected int",
+        "trainer.logger.flush_logs_every_n_steps is 'often'; expected a whole number",
     ),
     ("--trainer.logger collections.OrderedDict", "trainer.logger is 'collections.OrderedDict'"),
     ("--trainer.logger+ CSVLogger", "trainer.logger: CSVLogger needs save_dir"),
@@ -42,7 +42,7 @@ TYPED = [
     ("--model.adapter.rank 1_000", "model.adapter.rank is '1_000'; expected a decimal number"),
     # callbacks
     ("--trainer.callbacks Timr", "trainer.callbacks has 'Timr', * (did you mean 'Timer'?)"),
-    ("--trainer.callbacks foo.Bar", "trainer.callbacks has 'foo.Bar', which is not a class"),
+    ("--trainer.callbacks foo.Bar", "trainer.callbacks has 'foo.Bar', which was not found"),
     ("--trainer.callbacks EarlyStopping", "trainer.callbacks: EarlyStopping needs monitor; add"),
     ("--trainer.callbacks+ EarlyStopping", "trainer.callbacks: EarlyStopping needs monitor; add"),
     (
@@ -51,19 +51,19 @@ TYPED = [
     ),
     (
         "--trainer.callbacks EarlyStopping --trainer.callbacks.patience x",
-        "trainer.callbacks.patience is 'x'; expected int",
+        "trainer.callbacks.patience is 'x'; expected a whole number",
     ),
     (
         "--trainer.callbacks ModelCheckpoint --trainer.callbacks.every_n_epochs x",
-        "trainer.callbacks.every_n_epochs is 'x'; expected int or null",
+        "trainer.callbacks.every_n_epochs is 'x'; expected a whole number or null",
     ),
     (
         "--trainer.callbacks ThroughputMonitor --trainer.callbacks.batch_size_fn len",
-        "trainer.callbacks.batch_size_fn is 'len'; expected the path of a function",
+        "trainer.callbacks.batch_size_fn is 'len'; expected a function",
     ),
     # strategies, profilers, plugins, devices
-    ("--trainer.strategy ddpp", "trainer.strategy is ddpp; vitlora trains on 1 device"),
-    ("--trainer.strategy ddp_spawn", "trainer.strategy is ddp_spawn; vitlora trains on 1 device"),
+    ("--trainer.strategy ddpp", "trainer.strategy is ddpp; leave it out"),
+    ("--trainer.strategy ddp_spawn", "trainer.strategy is ddp_spawn; leave it out"),
     ("--trainer.strategy DDPStrategy", "trainer.strategy * vitlora trains on 1 device"),
     ("--trainer.num_nodes 2", "trainer.num_nodes is 2; vitlora trains on 1 device"),
     ("--trainer.profiler simpel", "profiler"),
@@ -87,8 +87,8 @@ TYPED = [
     ("--model.adapter 3", "model.adapter '3' is unknown; expected one of Lora, LinearProbe"),
     ("--model.adapter EarlyStopping", "model.adapter 'EarlyStopping' is unknown; expected one of"),
     # the length of a run
-    ("--trainer.max_epochs null", "trainer.max_epochs is null, and the learning rate falls over"),
-    ("--trainer.max_epochs null --trainer.max_time 00:00:01:00", "its length must be known"),
+    ("--trainer.max_epochs null", "trainer.max_epochs is null, but the learning rate schedule"),
+    ("--trainer.max_epochs null --trainer.max_time 00:00:01:00", "needs the run's length"),
     ("--trainer.max_epochs -1", "trainer.max_epochs is -1; expected at least 1"),
     ("--trainer.max_steps 0", "trainer.max_steps is 0; expected at least 1"),
 ]
@@ -109,7 +109,7 @@ WRITTEN = [
     ("trainer: {logger: [{class_path: CSVLoger}]}", "trainer.logger 'CSVLoger' is unknown"),
     (
         "trainer: {logger: {class_path: CSVLogger, save_dir: x}}",
-        "trainer.logger takes class_path and init_args; put its options in the latter",
+        "trainer.logger takes class_path and init_args; move its options into init_args",
     ),
     ("trainer: {logger: {name: x}}", "without a class_path; expected class_path and init_args"),
     ("trainer: {callbacks: [{class_path: Timr}]}", "trainer.callbacks 'Timr' is unknown"),
@@ -120,7 +120,7 @@ WRITTEN = [
     ),
     (
         "trainer: {callbacks: {class_path: EarlyStopping, monitor: val/acc}}",
-        "trainer.callbacks takes class_path and init_args; put its options in the latter",
+        "trainer.callbacks takes class_path and init_args; move its options into init_args",
     ),
     (
         "trainer: {callbacks: [{monitor: val/acc}]}",
@@ -129,27 +129,36 @@ WRITTEN = [
     ("model: {adapter: [Lora]}", "model.adapter is ['Lora']; expected the name of a class"),
     (
         "model: {adapter: {class_path: Lora, init_args: 3}}",
-        "model.adapter: init_args of Lora are no mapping",
+        "model.adapter: init_args of Lora must map",
     ),
     (
         "model: {adapter: {class_path: Lora, init_args: {rank: x}}}",
-        "model.adapter.rank is 'x'; expected int",
+        "model.adapter.rank is 'x'; expected a whole number",
     ),
 ]
 
 # callbacks that would spoil a run: the words of each, and why it is refused
 REFUSED = [
-    ("WeightAveraging", "the scores would be the average's"),
-    ("EMAWeightAveraging", "the scores would be the average's"),
-    ("StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1", "averages when training ends"),
-    ("ModelPruning --trainer.callbacks.pruning_fn l1_unstructured", "masks in the place"),
-    ("BackboneFinetuning", "for model.adapter to say"),
+    ("WeightAveraging", "the scores would be those of averaged weights"),
+    ("EMAWeightAveraging", "the scores would be those of averaged weights"),
+    (
+        "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1",
+        "averages at the end of training",
+    ),
+    ("ModelPruning --trainer.callbacks.pruning_fn l1_unstructured", "replaces the weights"),
+    ("BackboneFinetuning", "model.adapter chooses"),
     ("BatchSizeFinder", "data.batch_size auto"),
     ("LearningRateFinder", "another model.lr"),
-    ("GradientAccumulationScheduler --trainer.callbacks.scheduling '{1: 2}'", "falls over as many"),
+    (
+        "GradientAccumulationScheduler --trainer.callbacks.scheduling '{1: 2}'",
+        "the learning rate schedule counts",
+    ),
     ("DeviceStatsMonitor", "needs a logger of its own"),
-    ("ModelCheckpoint --model.quantization nf4", "cannot be read back"),
-    ("OnExceptionCheckpoint --trainer.callbacks.dirpath x --model.quantization nf4", "read back"),
+    ("ModelCheckpoint --model.quantization nf4", "cannot be loaded"),
+    (
+        "OnExceptionCheckpoint --trainer.callbacks.dirpath x --model.quantization nf4",
+        "cannot be loaded",
+    ),
 ]
 
 

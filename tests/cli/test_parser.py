@@ -82,7 +82,7 @@ def test_positions_and_names_are_the_same() -> None:
 
 def test_what_stands_after_the_star_has_a_name() -> None:
     said = refused("a", "b", "3", function=two)
-    assert "sample does not know what to do with '3'; 'vitlora sample --help' lists" in said
+    assert "sample: unexpected argument '3'; see 'vitlora sample --help'" in said
     assert read("--seed", "3", "a", function=two) == {"folder": Path("a"), "seed": 3}
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_looks_like_an_option_is_named_by_its_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("-x.jpg").touch()
-    assert "does not accept -x.jpg; for the file of that name type ./-x.jpg" in refused("-x.jpg")
+    assert "does not accept -x.jpg; for the file of that name, type ./-x.jpg" in refused("-x.jpg")
     assert read("./-x.jpg") == {"images": ["./-x.jpg"]}
 
 
@@ -176,14 +176,17 @@ def test_without_options_of_fit_a_dotted_one_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "sample needs IMAGES; 'vitlora sample --help' lists what it takes"),
+        ([], "sample needs IMAGES; see 'vitlora sample --help'"),
         (["a", "--top-k", "x"], "--top-k is 'x'; expected a whole number"),
         (["a", "--top-k", "1.5"], "--top-k is '1.5'; expected a whole number"),
         (["a", "--top-k", "null"], "--top-k is 'null'; expected a whole number"),
         (["a", "--val-fraction", "half"], "--val-fraction is 'half'; expected a number"),
         (["a", "--precision", "16"], "--precision is '16'; expected one of 32, bf16, auto"),
         (["a", "--show=maybe"], "--show is 'maybe'; expected true or false"),
-        (["a", "--seeds", "1,x"], "--seeds is '1,x'; expected a whole number each, with commas"),
+        (
+            ["a", "--seeds", "1,x"],
+            "--seeds is '1,x'; expected a whole number each, separated by commas",
+        ),
         (["a", "--seeds", ""], "--seeds is ''; expected a whole number each"),
         (["a", "--top-k"], "--top-k needs a value"),
         (["a", "--top-k", "--show"], "--top-k needs a value"),
@@ -276,10 +279,13 @@ def test_every_example_can_be_read(command: str) -> None:
 
     line = CommandLine(command, function_of(command), RENAMED.get(command))
     examples = line.help().split("\nexamples:\n")[1].replace("\\\n", " ").splitlines()
+    read = 0
     for example in examples:
         words = shlex.split(example.partition(" | ")[0].partition(" > ")[0])
         if words[:2] == ["vitlora", command]:
             line.read(take_json(words[2:])[0])
+            read += 1
+    assert read
 
 
 def test_results_in_json_say_whose_they_are(tmp_path: Path, capsys: Any, make_folder: Any) -> None:

@@ -208,7 +208,9 @@ def test_one_word_may_be_given_by_position(tmp_path: Path, monkeypatch: Any) -> 
     words, inherited = run_options("fit", ["demo.yaml", "--data", "x", "--json"], run=False)
     assert inherited["output"] == str(Path("checkpoints/demo")) and inherited["json"] == "-"
     assert words[-2:] == ["--data.root", "x"] and words[0] == "--config"
-    with pytest.raises(UsageError, match=r"'photos' stands alone; name pictures with --data"):
+    with pytest.raises(
+        UsageError, match=r"unexpected argument 'photos'; expected CONFIG.yaml, or --data"
+    ):
         run_options("fit", ["photos"])
     with pytest.raises(BundleError, match="checkpoint 'nowhere': no such folder"):
         run_options("test", ["nowhere"])
@@ -232,7 +234,7 @@ def test_no_config_decides_where_a_result_goes(tmp_path: Path, monkeypatch: Any)
     Path("mine.yaml").write_text("json: stolen.json\ndata:\n  root: .\n")
     words, inherited = run_options("fit", ["mine.yaml"])
     assert inherited["json"] is None and "stolen" not in " ".join(words)
-    with pytest.raises(UsageError, match="json belongs to the command line"):
+    with pytest.raises(UsageError, match="json is for the command line"):
         vitlora.fit("mine.yaml", json="x.json")
     with pytest.raises(UsageError, match="fit needs --config FILE or --data FOLDER"):
         vitlora.fit()

@@ -173,7 +173,7 @@ def test_what_is_printed_says_where_and_what_next(tmp_path: Path, capsys: Any) -
     lines = said.out.splitlines()
     assert lines[0].startswith(f"bundle   {out}  (") and lines[0].endswith(", 6 layers adapted")
     assert lines[2] == f'test     vitlora test --checkpoint "{out}" --data FOLDER'
-    assert said.err.startswith("note: PEFT does not save which base weights, order of classes")
+    assert said.err.startswith("note: PEFT does not save the base weights, order of classes")
     found = json.loads((tmp_path / "x.json").read_text())
     assert (found["checkpoint"], found["backbone"]) == (str(out), BACKBONE)
     assert found["classes"] == ["can", "glass", "tyre"] and len(found["layers"]) == 6
@@ -218,7 +218,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle in disguise": (_pickled, "torn or no safetensors file"),
     "only a pickle": (_only_bin, r"adapter_model.bin, a pickle.*safe_serialization=True"),
     "truncated": (_truncated, "torn or no safetensors file"),
-    "no config": (lambda f: (f / CONFIG).unlink(), "holds no PEFT adapter"),
+    "no config": (lambda f: (f / CONFIG).unlink(), "has no adapter_config.json"),
     "config no json": (lambda f: (f / CONFIG).write_text("{") and None, "is not JSON"),
     "config a list": (
         lambda f: (f / CONFIG).write_text("[]") and None,
@@ -316,7 +316,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: edit(f, base_model_name_or_path="timm/vit_tiny_patch16_224.augreg_in21k"),
         "says the adapter was made for timm/vit_tiny_patch16_224.augreg_in21k",
     ),
-    "a bundle": (lambda f: (f / "vitlora.json").write_text("{}") and None, "is a bundle already"),
+    "a bundle": (lambda f: (f / "vitlora.json").write_text("{}") and None, "is already a bundle"),
 }
 
 
@@ -349,7 +349,12 @@ def test_a_head_of_another_size_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", ["", "a", "a,a,b", "a,,b", ","])
 def test_odd_classes_are_refused(classes: str, tmp_path: Path, capsys: Any) -> None:
-    refused(tmp_path, tmp_path / "bundle", "--classes is .* expected at least 2 names", classes)
+    refused(
+        tmp_path,
+        tmp_path / "bundle",
+        "--classes is .* expected at least 2 different names",
+        classes,
+    )
     assert adopt(tmp_path, tmp_path / "bundle", classes=classes) == 2
     assert f"--classes is '{classes}'; expected at least 2" in capsys.readouterr().err
 
@@ -369,7 +374,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     save(tmp_path / "peft", target_modules=["qkv"])
     adopt(tmp_path / "peft", tmp_path / "bundle")
     before = {path: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
-    message = "exists, and adopt overwrites nothing"
+    message = "already exists; choose another"
     refused(tmp_path / "peft", tmp_path / "bundle", message, classes="x,y,z")
     assert {path: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == before
 

@@ -28,7 +28,7 @@ def test_it_learns_again_for_another_error_rate(bundle: Path, capsys: Any) -> No
     assert "temperature" in out and "on 16 validation pictures" in out
     first = load_bundle(bundle).record.confidence
     assert first is not None and first.chosen_for == {"max_error": 0.05, "certainty": 0.9}
-    assert "16 validation pictures cannot promise that at most 5.0% of any answers" in out
+    assert "16 validation pictures cannot show that at most 5.0% of the answers" in out
     assert main(["calibrate", str(bundle), "--coverage", "0.5", "--device", "cpu"]) == 0
     again = load_bundle(bundle).record.confidence
     assert again is not None and again.chosen_for == {"coverage": 0.5}
@@ -53,7 +53,7 @@ def test_mistakes_are_one_line(bundle: Path, tmp_path: Path, capsys: Any) -> Non
     shutil.rmtree(tmp_path / "photos" / "val")
     assert "no longer has the val split of training" in complaint()
     shutil.rmtree(tmp_path / "photos")
-    assert "pass --data DIR" in complaint()
+    assert "name a folder with the same classes with --data" in complaint()
     assert load_bundle(bundle).record.confidence is None
 
 
@@ -73,9 +73,9 @@ def test_other_validation_pictures_are_told_by_content(
     save_bundle(old, record, loaded.tensors, loaded.peft, "model: {}\n")
     words = ["calibrate", str(old), "--device", "cpu"]
     assert main(words) == 1
-    assert "are not those held out in training" in capsys.readouterr().err
+    assert "are not those of training" in capsys.readouterr().err
     assert main([*words, "--data", str(tmp_path / "photos")]) == 0
-    assert "is taken at its word" in capsys.readouterr().err
+    assert "it is assumed that" in capsys.readouterr().err
 
 
 def test_a_copy_drawn_otherwise_than_in_training(
@@ -94,4 +94,4 @@ def test_a_copy_drawn_otherwise_than_in_training(
     assert main(["calibrate", str(tmp_path / "bundle"), *words]) == 0  # its pictures are known
     assert "the val pictures of training were found by their content" in capsys.readouterr().err
     assert main(["calibrate", str(tmp_path / "old"), *words]) == 1
-    assert "are not those held out in training" in capsys.readouterr().err
+    assert "are not those of training" in capsys.readouterr().err

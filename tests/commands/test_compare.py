@@ -130,7 +130,7 @@ def test_table_holds_what_the_bundles_say_and_a_second_time_runs_nothing(
     processes.commands.clear()
     assert compare(photos, *words) == 0
     assert processes.commands == []
-    assert "from before" in capsys.readouterr().out
+    assert "from an earlier run" in capsys.readouterr().out
     assert json.loads((folder / "comparison.json").read_text()) == fields
 
     assert compare(photos, *words, "--trainer.max_epochs", "2") == 2
@@ -175,7 +175,7 @@ def test_interrupted_says_how_to_go_on_and_goes_on(
     words = ["--methods", "linear", "--seeds", "0,1", "--output", "out"]
     assert compare(photos, *words) == 130
     out, err = capsys.readouterr()
-    assert "1 of 2 runs are kept; the same command goes on" in out and "stopped" in err
+    assert "1 of 2 runs kept; the same command continues" in out and "stopped" in err
     processes.before = lambda words: 0
     processes.commands.clear()
     assert compare(photos, *words) == 0
@@ -191,7 +191,7 @@ def test_interrupted_says_how_to_go_on_and_goes_on(
 def test_killed_run_says_so(photos: Path, processes: Processes, capsys: Any) -> None:
     processes.before = lambda words: -9
     assert compare(photos, "--methods", "linear", "--output", "out") == 1
-    assert "failed: ended by SIGKILL; out of memory?" in capsys.readouterr().out
+    assert "failed: killed by SIGKILL; out of memory?" in capsys.readouterr().out
 
 
 def test_without_a_test_split_validation_is_scored_and_said(
@@ -221,15 +221,15 @@ def test_without_a_test_split_validation_is_scored_and_said(
         (["--margin", "much"], "--margin is 'much'; expected a number"),
         (["--data", "elsewhere"], "--data.root is given twice"),
         (["--from", "x"], "compare does not accept --from"),
-        (["--model.quantization", "nf4"], "--model.quantization is what the methods differ in"),
-        (["--model.adapter=Lora"], "--model.adapter is what the methods differ in"),
+        (["--model.quantization", "nf4"], "--model.quantization is set by each method"),
+        (["--model.adapter=Lora"], "--model.adapter is set by each method"),
         (["--seed_everything", "3"], "did you mean '--seeds'"),
         (["--print_config"], "compare does not accept --print_config"),
         (["--model.lrr", "1"], "did you mean 'model.lr'"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs is 'x'"),
         (["--config", "none.yaml"], "no such file"),
-        (["--output", "full"], "holds something that is not a comparison"),
-        (["--output", "full/file"], "is a file"),
+        (["--output", "full"], "holds something else than a comparison"),
+        (["--output", "full/file"], "a file; expected a folder"),
     ],
 )
 def test_mistakes_are_one_line_before_any_training(
@@ -295,20 +295,20 @@ def test_pictures_are_split_as_fit_splits_them(photos: Path, tmp_path: Path) -> 
             40,
             1,
             0.02,
-            "40 test pictures: differences below about 18 points cannot be told apart; showing "
-            "that a cheaper method is within 2 points of the best takes about 2,000 pictures (if "
-            "two methods disagree on one picture in ten)",
+            "40 test pictures cannot show differences below about 18 points; showing "
+            "that a cheaper method is within 2 points of the best takes about 2,000 pictures "
+            "(assuming that two methods disagree on one picture in ten)",
         ),
         (
             9000,
             3,
             0.01,
-            "9,000 test pictures: differences below about 0.8 points cannot be told apart; they "
-            "usually show that a cheaper method is within 1 point of the best, where the two are "
-            "equally good (if two methods disagree on one picture in ten, and the spread of the "
-            "seeds comes on top)",
+            "9,000 test pictures cannot show differences below about 0.8 points; they "
+            "usually show that a cheaper method is within 1 point of the best if both are equally "
+            "good (assuming that two methods disagree on one picture in ten; the spread of the "
+            "seeds adds to this)",
         ),
-        (40, 1, 0.0, "40 test pictures: differences below about 18 points cannot be told apart"),
+        (40, 1, 0.0, "40 test pictures cannot show differences below about 18 points"),
     ],
 )
 def test_what_the_pictures_can_show_is_said_before(

@@ -48,6 +48,23 @@ def sick(root: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def table(tmp_path: Path):
+    """Returns what writes a table of pictures, each with its class and group."""
+
+    def write(rows: list[tuple[str, str]]) -> Path:
+        folder = tmp_path / "listed"
+        folder.mkdir()
+        for number in range(len(rows)):
+            scene(number).save(folder / f"{number:02}.jpg", quality=90)
+        lines = [f"{number:02}.jpg,{label},{group}" for number, (label, group) in enumerate(rows)]
+        text = "\n".join(["file,label,patient", *lines, ""])
+        (folder / "labels.csv").write_text(text, "utf-8")
+        return folder
+
+    return write
+
+
 def contents(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
@@ -203,6 +220,20 @@ def test_fix_of_class_folders_holds_out_a_fifth(root, tmp_path):
     assert read_folder(tmp_path / "x").counts("val") == [4, 4]
 
 
+def test_fix_keeps_the_groups_of_a_table_and_their_copies_whole(table, tmp_path):
+    rows = [("ab"[n // 3 % 2], f"p{n // 3}" if n < 42 else "") for n in range(60)]
+    photos = table(rows)
+    ImageOps.mirror(Image.open(photos / "00.jpg")).save(
+        photos / "06.jpg"
+    )  # p0 and p2 share a scene
+    assert run("--data", photos, "--fix", tmp_path / "x") == 0
+    record = json.loads((tmp_path / "x" / "fixed.json").read_text("utf-8"))
+    side = {old: new.split("/")[0] for new, old in record["from"].items()}
+    parts = [{side[f"{n:02}.jpg"] for n in range(m, m + 3)} for m in range(0, 42, 3)]
+    assert all(len(part) == 1 for part in parts) and parts[0] == parts[2]
+    assert len(side) == 60 and list(side.values()).count("val") == pytest.approx(12, abs=3)
+
+
 def test_fix_copies_where_links_fail(root, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("another disk")
@@ -211,6 +242,18 @@ def test_fix_copies_where_links_fail(root, tmp_path, monkeypatch):
     assert run("--data", root, "--fix", tmp_path / "x") == 0
     copied = list((tmp_path / "x").rglob("*.jpg"))
     assert len(copied) == 50 and all(p.stat().st_nlink == 1 for p in copied)
+
+
+@pytest.mark.parametrize("label", ["../../evil", "pets/cat", "up\\down", "..", ".wild", "__x"])
+def test_fix_refuses_a_class_that_is_no_plain_folder_name(label, table, tmp_path, capsys):
+    photos = table([(label, ""), ("ok", "")] * 10)
+    before = sorted(tmp_path.rglob("*"))
+    assert run("--data", photos, "--fix", tmp_path / "new" / "clean") == 1
+    assert capsys.readouterr().err == (
+        f"vitlora: --fix makes a folder for each class, which cannot be called {label!r}; rename "
+        "the class: no / or \\, and no . or __ at the beginning\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_fix_that_fails_leaves_nothing(root, tmp_path, monkeypatch, capsys):
@@ -231,8 +274,8 @@ def test_fix_that_fails_leaves_nothing(root, tmp_path, monkeypatch, capsys):
 MISTAKES = {
     "no such folder": (["--data", "{tmp}/gone"], 1, "gone': no such folder"),
     "no pictures": (["--data", "{tmp}"], 1, "holds no pictures"),
-    "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "exists already"),
-    "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "lies in --data"),
+    "out exists": (["--data", "{root}", "--fix", "{tmp}"], 2, "already exists"),
+    "out inside": (["--data", "{root}", "--fix", "{root}/x"], 2, "is inside --data"),
     "html nowhere": (
         ["--data", "{root}", "--html", "{tmp}/no/x.html"],
         2,
@@ -272,7 +315,7 @@ def test_it_overwrites_nothing_but_its_own(tmp_path, make_folder, capsys):
         (tmp_path / name).write_text("mine")
     for option, name, said in (
         ("--html", "log.html", "was not written by vitlora"),
-        ("--html", "photos/new.html", "lies in --data"),
+        ("--html", "photos/new.html", "is inside --data"),
         ("--json", "log", "expected a file name that ends in .json"),
     ):
         assert main(["doctor", "--data", str(photos), f"{option}={tmp_path / name}"]) == 2

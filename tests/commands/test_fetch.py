@@ -251,7 +251,7 @@ def test_what_a_broken_network_left_is_resumed(home: Home) -> None:
     home.cuts = [1000] + [0] * 20
     said = refused("small")
     assert f"{home.url}/{ARCHIVE} could not be downloaded" in said
-    assert "the same command goes on where this stopped" in said
+    assert "run the same command again to continue" in said
     assert "--downloads FOLDER" in said
     part = Path("datasets/.small.part") / ARCHIVE
     assert part.read_bytes() == home.files[ARCHIVE][:1000]
@@ -374,7 +374,7 @@ def test_a_wrong_file_by_hand_is_named_and_kept(home: Home, tmp_path: Path) -> N
     (folder / ARCHIVE).write_bytes(b"<html>log in first</html>")
     said = refused("small", "--downloads", str(folder), kind=DataError)
     assert said.startswith(f"{folder / ARCHIVE} has 25 bytes; expected")
-    assert f"download {home.url}/{ARCHIVE} again" in said
+    assert f"download it again from {home.url}/{ARCHIVE}" in said
     assert (folder / ARCHIVE).exists()
     assert not home.asked
 
@@ -405,7 +405,7 @@ def test_a_picture_that_a_list_names_must_be_there(home: Home, monkeypatch) -> N
     fewer = {name: content for name, content in members().items() if "tyre2" not in name}
     publish(home, monkeypatch, packed(fewer))
     said = refused("small", kind=DataError)
-    assert said.startswith(f"{ARCHIVE} lacks 1 of the pictures")
+    assert said.startswith(f"{ARCHIVE} lacks 1 picture")
     assert "tyre2.jpg" in said
     assert left() == [".small.part"]  # no folder half filled
 
@@ -420,7 +420,7 @@ def test_what_exists_is_left_alone(home: Home, tmp_path: Path, kind: str) -> Non
     else:
         output.symlink_to(tmp_path / "nowhere")
     said = refused("small", "--output", str(output), kind=UsageError)
-    assert f"'{output}' exists, and fetch overwrites nothing" in said
+    assert f"'{output}' already exists; choose another" in said
     assert not home.asked
     assert os.path.lexists(output)
 
@@ -441,7 +441,7 @@ def test_a_disk_that_fills_up_is_one_line(home: Home, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(fetch.shutil, "copyfileobj", full)
         said = refused("small")
-    assert "is full (kept for the next try:" in said
+    assert "is full (finished parts are kept in" in said
     assert left() == [".small.part"]
     asked = len(home.asked)
     main(["small"])
@@ -511,7 +511,7 @@ def test_the_drawn_dataset_needs_no_network(home: Home, few: None, capsys: Any) 
     assert "offline" in said and "\n  vitlora fit --config demo.yaml --data " in said
     assert read_folder("datasets/waste5-drawn").counts("train") == [2] * 5
     assert vitlora(["fetch", fetch.DRAWN]) == 0
-    assert "drawn before\n" in capsys.readouterr().out
+    assert "already drawn\n" in capsys.readouterr().out
 
 
 def test_the_drawn_dataset_goes_where_it_is_told(home: Home, few: None, capsys: Any) -> None:

@@ -165,12 +165,12 @@ def test_drawn_split_is_found_again(tmp_path: Path, make_folder: Any, capsys: An
     next((root / "a").iterdir()).unlink()
     held = merge(bundle, tmp_path / "4.safetensors")["pictures"]["count"]
     assert held in (5, 6)  # those that were held out are known by their content
-    assert "note: the folder is not as it was" in capsys.readouterr().err or held == 6
+    assert "note: the folder has changed since training" in capsys.readouterr().err or held == 6
     save_bundle(bundle.folder, bundle.record, bundle.tensors, bundle.peft, "model: {}\n")
-    with pytest.raises(BundleError, match=r"is not the one held out in training.*new pictures"):
+    with pytest.raises(BundleError, match=r"is not the one of training.*new pictures"):
         command(bundle.folder, tmp_path / "3.safetensors")
     shutil.rmtree(root)
-    with pytest.raises(DataError, match=r"no longer at .*pass --data DIR"):
+    with pytest.raises(DataError, match=r"no longer at .*.*with --data"):
         command(bundle.folder, tmp_path / "3.safetensors")
     assert not list(tmp_path.glob("*3*"))
 
@@ -190,7 +190,7 @@ def test_json_says_what_the_proof_says(lora: Bundle, tmp_path: Path, capsys: Any
     said = capsys.readouterr()
     found = json.loads(said.out)  # nothing else is printed there
     assert (found.pop("command"), bool(found.pop("vitlora"))) == ("merge", True)
-    assert found == proof and "proving on the validation pictures" in said.err
+    assert found == proof and "comparing on the validation pictures" in said.err
     assert vitlora(["merge", str(lora.folder), "--output", str(tmp_path / "y.safetensors")]) == 0
 
 
@@ -286,8 +286,8 @@ def test_output_is_never_overwritten(lora: Bundle, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_text("mine")
     (tmp_path / "b.json").write_text("mine")
     cases = {
-        "a.safetensors": "a.safetensors exists, and merge overwrites nothing",
-        "b.safetensors": "b.json exists, and merge overwrites nothing",
+        "a.safetensors": "a.safetensors already exists",
+        "b.safetensors": "b.json already exists",
         "c.pth": r"expected a name that ends in \.safetensors",
         "none/c.safetensors": "its folder does not exist",
     }

@@ -209,7 +209,7 @@ def test_a_push_is_one_commit_of_the_bundles_files_and_nothing_else(
     large = {files[name] for name in files if name.endswith(".safetensors")}
     assert set(hub.large.values()) == large  # by the large way
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"to the private {hub.url}/{REPO}:"
+    assert out[0] == f"uploading to the private {hub.url}/{REPO}:"
     assert {line.split()[0] for line in out[1:7]} == files.keys()
     assert out[-1] == f"{hub.url}/{REPO}"
 
@@ -222,7 +222,7 @@ def test_a_push_is_one_commit_of_the_bundles_files_and_nothing_else(
 def test_a_push_says_what_its_files_give_away(bundle: Path, hub: Hub, capsys: Any) -> None:
     assert vitlora(["push", str(bundle), REPO]) == 0
     said = capsys.readouterr().err
-    assert "note: pictures.safetensors tells whoever has a picture whether it was trained" in said
+    assert "note: pictures.safetensors reveals whether a given picture was used in training" in said
 
 
 def test_json_says_where_it_went(bundle: Path, hub: Hub, capsys: Any) -> None:
@@ -233,7 +233,7 @@ def test_json_says_where_it_went(bundle: Path, hub: Hub, capsys: Any) -> None:
     assert found["files"] == {name: len(content) for name, content in files.items()}
     assert (found["repository"], found["url"]) == (REPO, f"{hub.url}/{REPO}")
     assert (found["private"], found["checkpoint"]) == (True, str(bundle))
-    assert said.err.startswith(f"to the private {hub.url}/{REPO}:")
+    assert said.err.startswith(f"uploading to the private {hub.url}/{REPO}:")
 
 
 def test_a_bundle_without_a_card_gets_one_on_the_hub_alone(bundle: Path, hub: Hub) -> None:
@@ -315,14 +315,14 @@ def test_private_is_not_promised_where_the_repository_is_public(bundle: Path, hu
     ("token", "refusals", "expected"),
     [
         ("wrong", {}, ["(401: the hub's own reason)", "the token is not valid", "hf auth login"]),
-        ("reads", {}, ["(403: the hub's own reason)", "the token may not write there"]),
+        ("reads", {}, ["(403: the hub's own reason)", "the token has no write access"]),
         ("writes", {"/create": 404}, ["(404: the hub's own reason)", "check the owner's name"]),
         ("writes", {"/create": 400}, ["(400: the hub's own reason)"]),
         ("writes", {"/create": 500}, ["(500: the hub's own reason)", "try again later"]),
-        ("writes", {"/preupload/main": 403}, ["(403: ", "may not write"]),
-        ("writes", {"/batch": 403}, ["(403: ", "may not write"]),
+        ("writes", {"/preupload/main": 403}, ["(403: ", "has no write access"]),
+        ("writes", {"/batch": 403}, ["(403: ", "has no write access"]),
         ("writes", {"/commit/main": 409}, ["(409: ", "somebody else is changing it"]),
-        ("writes", {"/commit/main": 412}, ["(412: ", "somebody else changed it meanwhile"]),
+        ("writes", {"/commit/main": 412}, ["(412: ", "somebody else has just changed it"]),
     ],
 )
 def test_the_hubs_refusals_are_one_line(
@@ -369,7 +369,7 @@ def test_without_a_token_nothing_is_asked(
 )
 def test_a_repository_is_an_owner_and_a_name(bundle: Path, hub: Hub, repo: str) -> None:
     said = refused(bundle, repo, kind=UsageError)
-    assert f"REPOSITORY is '{repo}'; expected owner/name" in said
+    assert f"REPOSITORY is '{repo}'; expected OWNER/NAME" in said
     assert not hub.asked
 
 

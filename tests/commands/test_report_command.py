@@ -133,7 +133,7 @@ def test_headline_numbers_are_right(bundle: Bundle, page: Page) -> None:
     answers = predictions(bundle)
     right = sum(answer.label == answer.path.parent.name for answer in answers)
     assert f"accuracy {100 * right / len(answers):.1f}%" in page.text
-    assert f"{right} of {len(answers)} pictures got their right class" in page.text
+    assert f"{right} of {len(answers)} pictures classified correctly" in page.text
     for name in CLASSES:
         found = [a for a in answers if a.path.parent.name == name]
         recall = sum(a.label == name for a in found) / len(found)
@@ -144,7 +144,9 @@ def test_mistakes_come_surest_first_with_their_confidence(bundle: Bundle, page: 
     wrong = [a for a in predictions(bundle) if a.label != a.path.parent.name]
     wrong.sort(key=lambda answer: -answer.confidence)
     shown = page.text.partition("Worst mistakes Wrong")[2].partition("Least sure The")[0]
-    expected = [f"{a.label} {100 * a.confidence:.1f}% is {a.path.parent.name}" for a in wrong]
+    expected = [
+        f"{a.label} {100 * a.confidence:.1f}% true class: {a.path.parent.name}" for a in wrong
+    ]
     places = [shown.find(line) for line in expected]
     assert -1 not in places
     assert places == sorted(places)
@@ -190,11 +192,11 @@ def test_unreadable_pictures_are_listed_and_left_out(
     page = Page(tmp_path / "r.html")
     assert "6 pictures of" in page.text
     assert "split all" in page.text
-    assert "1 picture cannot be read and so not be scored" in page.text
+    assert "1 picture not scored, because unreadable" in page.text
     assert "torn.jpg" in page.text
-    assert "does not know these classes: stranger" in page.text
+    assert "bundle does not have: stranger" in page.text
     said = capsys.readouterr()
-    assert "6 images" in said.out
+    assert "6 pictures" in said.out
     assert "note: left out 1 unreadable picture; see the page" in said.err
 
 
@@ -228,11 +230,11 @@ def test_a_temperature_and_a_threshold_are_applied(bundle: Bundle, tmp_path: Pat
     share = sum(answered) / len(paths)
     error = sum(a and w for a, w in zip(answered, wrong, strict=True)) / sum(answered)
     assert len(paths) - sum(answered) == 5
-    assert f"Here {share:.1%} of the pictures are answered (" in page.text
-    assert f") and {error:.1%} of those answers are wrong (" in page.text
-    assert "which promises nothing for new ones" in page.text  # an older bundle's threshold
+    assert f"Here {share:.1%} of the pictures get a sure answer (" in page.text
+    assert f") and {error:.1%} of these are wrong (" in page.text
+    assert "which says nothing about new pictures" in page.text  # an older bundle's threshold
     assert f"{float(sure.min()):.1%}" in page.text  # the least sure picture's
-    assert "After the temperature" in page.text
+    assert "After calibration" in page.text
     assert "temperature 4.00" in page.text
 
 
@@ -317,8 +319,8 @@ def test_bad_folders_are_refused_in_a_line(
     whole = make_folder(tmp_path / "whole", CLASSES, splits=("val",), count=1)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"data": tmp_path / "none"}, "--data '.*none': no such folder"),
-        ({"data": lacking}, "does not know .did you mean '<b>&\"é'"),
-        ({"data": whole, "split": "test"}, "has no split 'test'; it has val"),
+        ({"data": lacking}, "has no such class .did you mean '<b>&\"é'"),
+        ({"data": whole, "split": "test"}, "has no test split; choose --split val"),
     ]
     for options, message in cases:
         with pytest.raises(DataError, match=message) as caught:
@@ -337,18 +339,18 @@ def test_drawn_splits_are_the_ones_held_out(tmp_path: Path, make_folder: Any) ->
     assert "3 pictures of" in page.text
     assert "split val" in page.text
     assert "Training chose its best epoch on these pictures" in page.text
-    assert "none is byte for byte a training picture" in page.text
+    assert "none is an exact copy of a training picture" in page.text
     moved = shutil.copytree(root, tmp_path / "moved")
     report(bundle.folder, data=moved, output=out)
     assert "3 pictures of" in Page(out).text  # a copy is recognised, and split the same
     (held_out,) = (a.name for a in (sample.path for sample in held) if a.parent.name == "b")
     (moved / "b" / held_out).unlink()
     report(bundle.folder, data=moved, output=out)
-    assert "of 3 val pictures held out then, 2 are there and count" in Page(out).text
+    assert "2 of 3 val pictures are still there and are scored" in Page(out).text
     assert "2 pictures of" in Page(out).text
     for sample in held:
         sample.path.unlink(missing_ok=True)
-    with pytest.raises(BundleError, match="is not the one held out in training"):
+    with pytest.raises(BundleError, match="is not the one of training"):
         report(bundle.folder, output=out)
 
 

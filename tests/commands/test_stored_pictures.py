@@ -1,12 +1,13 @@
 """Commands that read labelled pictures take fit's options of how these are stored."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import train
+from runs import MICRO, train
 
 from vitlora import doctor, report
 from vitlora.bundle.checkpoint import load_bundle
@@ -77,3 +78,25 @@ def test_other_options_are_refused(
     assert said in capsys.readouterr().err
     with pytest.raises(UsageError, match="does not say how pictures are stored"):
         doctor(tmp_path / "photos", resplit=True)
+
+
+def test_training_s_own_folder_is_read_as_then_also_when_it_is_named(
+    make_folder: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    photos = make_folder(tmp_path / "photos", splits=(), count=6)
+    rows = [
+        f"{p.relative_to(photos)},{'b' if i % 2 else 'a'},{p.parent.name}"
+        for i, p in enumerate(sorted(photos.rglob("*.jpg")))
+    ]
+    (photos / "labels.csv").write_text("\n".join(["file,label,kind", *rows]))
+    options = {key: value for key, value in MICRO.items() if key != "data.num_workers"}
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    stored = ["--data.label_column", "kind", "--layout", "table"]
+    output = str(tmp_path / "bundle")
+    assert main(["fit", "--data", str(photos), *stored, *words, "--output", output]) == 0
+    found = []
+    for named in ([], ["--data", str(photos)]):
+        capsys.readouterr()
+        assert main(["validate", output, *named, "--device", "cpu", "--json", "-"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]

@@ -117,7 +117,7 @@ def test_an_archive_written_anew_is_read_anew(make_folder, tmp_path):
 @pytest.mark.parametrize("name", ["../cat/1.jpg", "/cat/1.jpg", "a/../../1.jpg", "cat\\1.jpg"])
 def test_names_that_point_elsewhere_are_refused(tmp_path, ending, name):
     archive = with_member(tmp_path / f"x{ending}", name)
-    with pytest.raises(DataError, match="names outside itself"):
+    with pytest.raises(DataError, match="names that lead outside it"):
         list_pictures(archive)
 
 
@@ -172,3 +172,23 @@ def test_names_may_be_longer_inside_than_on_a_disk(make_folder, tmp_path):
     archive = with_member(tmp_path / "x.zip", f"cat/{'y' * 300}.jpg", photo.read_bytes())
     (path,) = list_pictures(archive).pictures
     assert open_image(path).size == (40, 40)
+
+
+def test_a_hard_link_in_a_tar_is_the_file_packed_before_it(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.jpg").write_bytes(b"picture")
+    os.link(tmp_path / "a/1.jpg", tmp_path / "a/2.jpg")
+    with tarfile.open(tmp_path / "x.tar", "w") as packed:
+        packed.add(tmp_path / "a", "a")
+    assert sorted(archives.members(tmp_path / "x.tar")) == ["a/1.jpg", "a/2.jpg"]
+    for name in ("a/1.jpg", "a/2.jpg"):
+        with archives.open_file(tmp_path / "x.tar" / name) as file:
+            assert file.read() == b"picture"
+
+
+@pytest.mark.parametrize("name", ["a/" * 101 + "1.jpg", "a" * 4097 + ".jpg"])
+def test_names_that_no_disk_has_are_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        packed.writestr(name, b"")
+    with pytest.raises(DataError, match="names of more than 4,096 characters or 100 folders"):
+        archives.members(tmp_path / "x.zip")

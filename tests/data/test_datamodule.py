@@ -164,12 +164,15 @@ def test_unreadable_pictures_stop_training_and_are_all_named(make_folder, tmp_pa
     make_folder(tmp_path, splits=("train", "val", "test"))
     (tmp_path / "train" / "a" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "train" / "b" / "void.png").touch()
+    (tmp_path / "val" / "a" / "torn.jpg").touch()
+    (tmp_path / "test" / "a" / "torn.jpg").touch()
     data = ready(tmp_path)
     with pytest.raises(DataError) as raised:
         data.setup("fit")
     message = str(raised.value)
-    assert message.startswith("2 of 10 train pictures cannot be read:")
+    assert message.startswith("4 of 28 pictures cannot be read:")
     assert "train/a/torn.jpg: " in message and "train/b/void.png: the file is empty" in message
+    assert "val/a/torn.jpg: " in message and "test/a/torn.jpg: " in message
     assert "0.jpg" not in message
     assert "data.skip_unreadable" in message
 
@@ -233,7 +236,7 @@ def test_files_cut_off_are_named_in_a_large_folder_too(make_folder, tmp_path, mo
     root = in_a_large_folder(make_folder, tmp_path, monkeypatch)
     file = root / "train" / "a" / "0.jpg"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"1 of 10 train pictures cannot be read:\n.*a/0\.jpg: "):
+    with pytest.raises(DataError, match=r"1 of 20 pictures cannot be read:\n.*a/0\.jpg: "):
         ready(root).setup("fit")
 
 
@@ -253,7 +256,7 @@ def test_a_picture_damaged_in_the_middle_is_named_when_it_is_loaded(
     assert str(raised.value).endswith("or set data.skip_unreadable to true")
     assert "\n" not in str(raised.value)
     assert raised.value.__cause__ is None
-    with pytest.raises(DataError, match="1 of 10 train pictures cannot be read"):
+    with pytest.raises(DataError, match="1 of 20 pictures cannot be read"):
         ready(root, check_copies=True).setup("fit")
 
 
@@ -452,7 +455,7 @@ def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(
 ):
     make_folder(tmp_path, splits=("train", "val", "test"))
     ready(tmp_path).setup("fit")
-    assert capsys.readouterr().err == ""
+    assert "scene" not in capsys.readouterr().err  # of copies; work that takes long has a line, too
     (tmp_path / "test/a/torn.jpg").touch()
     pixels = np.random.default_rng(5).integers(80, 180, (8, 8, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize((90, 90), Image.Resampling.BICUBIC)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from vitlora.data import groups as groups_module
-from vitlora.data.groups import groups_of
+from vitlora.data.groups import groups_of, merged
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 
@@ -138,3 +139,19 @@ def test_real_copies_stand_together(tmp_path, make_folder):
     found = together(folder, groups_of(folder, "duplicates"))
     assert frozenset({"a/0.jpg", "b/copy.png"}) in found
     assert frozenset({"a/1.jpg"}) in found
+
+
+def test_a_folder_s_own_groups_stay_together_whatever_else_does(folder, tmp_path):
+    own = replace(folder, groups={"a/1.jpg": "patient", "b/0.jpg": "patient"})
+    file = written(tmp_path, "file,group", *ROWS)  # a/0 and b/0 belong together
+    found = together(own, groups_of(own, file))
+    assert found == {frozenset({"a/0.jpg", "b/0.jpg", "a/1.jpg"}), frozenset({"b/1.jpg"})}
+    alone = together(own, groups_of(own, None))
+    patient = frozenset({"a/1.jpg", "b/0.jpg"})
+    assert alone == {patient, frozenset({"a/0.jpg"}), frozenset({"b/1.jpg"})}
+
+
+def test_groups_with_a_key_in_common_are_merged():
+    assert merged([0, 1, 2, 3], [b"x", b"y", b"x", None]) == [0, 1, 0, 3]
+    assert merged([0, 0, 1, 1, 2, 2], [b"a", b"b", b"b", b"c", b"c", b"d"]) == [0] * 6
+    assert merged([5, 5, 7], [None, None, None]) == [5, 5, 7]

@@ -179,7 +179,7 @@ def test_drift_refuses_a_closed_folder_and_predict_says_it(closed):
     found, _ = find_images([str(closed)])
     bad = [str(one) for one in found if isinstance(one, DataError)]
     paths = [one for one in found if isinstance(one, Path)]
-    assert len(paths) == 2 and bad == [f"{closed}/a/shut: may not be read"]
+    assert len(paths) == 2 and bad == [f"{closed}/a/shut: permission denied"]
 
 
 def test_what_was_passed_over_is_said_by_ending():

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from vitlora.data.datamodule import FolderData
-from vitlora.data.usage import Usage, contents, used, with_copies
+from vitlora.data.usage import Usage, contents, used
 from vitlora.errors import DataError
 
 CLASSES = ("a", "b", "c")
@@ -73,12 +73,6 @@ def test_what_was_trained_on_is_never_held_out() -> None:
 def test_other_tensors_are_refused(tensors: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Usage.from_bytes(save(tensors))
-
-
-def test_copies_join_groups() -> None:
-    assert with_copies([0, 1, 2, 3], [b"x", b"y", b"x", None]) == [0, 1, 0, 3]
-    assert with_copies([0, 0, 1, 1, 2, 2], [b"a", b"b", b"b", b"c", b"c", b"d"]) == [0] * 6
-    assert with_copies([5, 5, 7], [None, None, None]) == [5, 5, 7]
 
 
 class Photos:

@@ -48,5 +48,5 @@ def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path, make_folder:
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     backbone = micro(2)
-    with pytest.raises(DataError, match="none of 1 pictures can be read"):
+    with pytest.raises(DataError, match="no picture can be read, of 1; the first: "):
         answer(backbone.module, [Sample(tmp_path / "x.jpg", 0)], backbone.preprocessing)

@@ -83,12 +83,12 @@ def test_what_was_held_out_stays_so_through_two_continuations(
     scored = score("validate", "--checkpoint", "first")
     assert scored["images"] == sum(first.record.split["counts"]["val"])
     assert (scored["seen_in_training"], scored["seen_in_validation"]) == (0, scored["images"])
-    assert "12 new ones are left out" in capsys.readouterr().err
+    assert "12 new pictures left out" in capsys.readouterr().err
     assert score("test", "--checkpoint", "first")["images"] == 6
 
     second = fit("second", "--from", "first", "--model.lr", "0.0001")
     out = capsys.readouterr().out
-    assert "goes on from first: kept 24 pictures on the side they were on, 12 new" in out
+    assert "continuing from first: kept 24 pictures on the side they were on, 12 new" in out
     assert "the old test set, 6 pictures" in out
     third = fit("third", "--from", "second", "--model.lr", "0.0001")
     known = contents(photos.rglob("*.jpg"))
@@ -177,17 +177,17 @@ def test_an_older_bundle_is_compared_with_its_folder_or_said_to_be_unknown(
     assert child.usage == new.usage
     added(photos)
     assert main(["validate", "--checkpoint", "old", *RUN]) == 1
-    assert "is not the one held out in training" in capsys.readouterr().err
+    assert "is not the one of training" in capsys.readouterr().err
     assert (
         score("test", *words, "--data.folds", "null", "--data.fold", "0")["seen_in_training"]
         is None
     )
-    assert "if it is a copy of it, training pictures may be among" in capsys.readouterr().err
+    assert "if it is a copy of it, training pictures may be scored" in capsys.readouterr().err
     child = fit("late", "--from", "old", "--model.lr", "0.0001")
-    assert "does not record which pictures it was trained on" in capsys.readouterr().err
+    assert "does not record its training pictures" in capsys.readouterr().err
     assert child.usage is not None and not child.usage.whole
     score("validate", "--checkpoint", "late")
-    assert "so they may be among those scored" in capsys.readouterr().err
+    assert "so some may be scored" in capsys.readouterr().err
 
 
 def test_a_torn_or_foreign_list_of_pictures_is_refused(photos: Path, capsys: Any) -> None:
@@ -220,7 +220,9 @@ def test_a_split_folder_whose_owner_moved_pictures(photos: Path, capsys: Any) ->
     capsys.readouterr()
     scored = score("validate", "--checkpoint", "first")  # the one it was trained on is left out
     assert (scored["images"], scored["seen_in_training"]) == (5, 0)
-    assert "1 picture in val/ left out: a training had" in capsys.readouterr().err
+    assert (
+        "1 picture in val/ left out: training used them in another split" in capsys.readouterr().err
+    )
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save("split/val/a/new.jpg")  # what is added changes nothing in that
     assert score("validate", "--checkpoint", "second")["seen_in_training"] == 0

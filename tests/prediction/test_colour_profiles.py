@@ -144,7 +144,7 @@ def test_fit_has_a_choice_and_scoring_and_going_on_keep_it(
     words = ["fit", "--from", str(tmp_path / "off"), "--data", str(where / "photos")]
     capsys.readouterr()
     assert vitlora([*words, "--data.srgb", "true"]) == 2
-    assert "--data.srgb cannot be chosen with --from" in capsys.readouterr().err
+    assert "--data.srgb cannot be combined with --from" in capsys.readouterr().err
     (tmp_path / "run.yaml").write_text("data: {srgb: true}\n")
     assert vitlora([*words, "--config", str(tmp_path / "run.yaml")]) == 2
     assert "the config sets data.srgb to true, but" in capsys.readouterr().err

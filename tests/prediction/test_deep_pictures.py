@@ -105,7 +105,7 @@ def test_pictures_outside_the_scale_are_marked(
     assert json.loads(capsys.readouterr().out)["outside"] is True
     page = tmp_path / "page.html"
     report(where / "bundle", data=tmp_path / "new", output=page)
-    assert "16 pictures have values outside the range of training" in page.read_text()
+    assert "16 pictures with values outside the range of training" in page.read_text()
 
 
 def test_a_deep_picture_is_marked_where_training_had_none(where: Path) -> None:

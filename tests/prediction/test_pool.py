@@ -355,7 +355,7 @@ def test_what_belongs_to_another_base_is_refused(
         "frozen weights in float32 and nf4 in blocks of 128, not float32": {
             "storage": Storage("nf4", block_size=128)
         },
-        "was fine-tuned in full: it is a whole network": {"method": "FullFineTuning"},
+        "was fine-tuned in full, so it shares no base": {"method": "FullFineTuning"},
     }
     for number, (message, changes) in enumerate(cases.items()):
         make_bundle(tmp_path / str(number), weights, **changes)
@@ -389,7 +389,7 @@ def test_damaged_bundles_are_refused(two: AdapterPool, tmp_path: Path) -> None:
     bundle = load_bundle(tmp_path / "waste")
     head = "base_model.model.head.weight"
     cases = {
-        "changes pos_embed, which all pictures of a batch have in common": {
+        "changes pos_embed, which all pictures of a batch share": {
             **bundle.tensors,
             "base_model.model.pos_embed": torch.ones(1, 17, 32),
         },
@@ -415,16 +415,16 @@ def test_damaged_bundles_are_refused(two: AdapterPool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: p.load("waste", "x"), "an adapter named 'waste' is loaded already"),
+        (lambda p: p.load("waste", "x"), "an adapter named 'waste' is already loaded"),
         (lambda p: p.remove("wast"), r"no adapter is named 'wast' \(did you mean 'waste'\?\)"),
         (lambda p: p.classes("bird"), r"'bird' \(did you mean 'birds'\?\); loaded: waste, birds"),
-        (lambda p: p.forward(pictures(2), ["waste"]), "1 names for 2 pictures"),
-        (lambda p: p.forward(pictures(5), "waste"), "the text 'waste' for 5 pictures"),
-        (lambda p: p.logits([], ["waste"]), "1 names for 0 pictures"),
+        (lambda p: p.forward(pictures(2), ["waste"]), "1 name, for 2 pictures"),
+        (lambda p: p.forward(pictures(5), "waste"), "the text 'waste', for 5 pictures"),
+        (lambda p: p.logits([], ["waste"]), "1 name, for 0 pictures"),
         (lambda p: p.forward(pictures(1, 48), ["waste"]), r"\(1, 3, 48, 48\) of torch.float32"),
         (lambda p: p.forward(pictures(1)[0], ["waste"]), r"expected \(B, 3, 64, 64\)"),
         (lambda p: p.forward(pictures(1).byte(), ["waste"]), "of torch.uint8; expected"),
-        (lambda p: AdapterPool({}), "there is no adapter to load"),
+        (lambda p: AdapterPool({}), r"checkpoints is {}; expected a dict"),
     ],
 )
 def test_mistakes_in_a_call_are_one_clear_line(
@@ -505,5 +505,5 @@ def test_open_pictures_are_answered_too(two: AdapterPool, tmp_path: Path) -> Non
     assert (one.path, other.path) == (Path(), tmp_path / "a.png")
     assert one.top == other.top and len(one.top) == 5
     assert two.predict([], []) == []
-    with pytest.raises(UsageError, match="expected a list of a name for each"):
+    with pytest.raises(UsageError, match="expected a list with the name of an adapter"):
         two.predict([image], [])

@@ -108,7 +108,7 @@ def test_a_clear_best_is_advised_although_it_is_dearer() -> None:
     rows = compare([make("linear", range(30), trainable=10), make("lora", range(5))])
     assert rows[0].clear
     assert advise(rows, "test") == (
-        "Take lora: accuracy 0.950 on 100 test pictures and 1 seed is clearly the best; "
+        "Choose lora: clearly the best, with accuracy 0.950 on 100 test pictures and 1 seed; "
         "clearly worse: linear (0.700)."
     )
 
@@ -124,9 +124,9 @@ def test_not_shown_to_differ_is_not_shown_to_be_equal() -> None:
     assert [row.clear for row in rows] == [False, False, False]
     advice = advise(rows, "test")
     assert advice.startswith(
-        "Take lora (accuracy 0.900), the most accurate on 40 test pictures and 1 seed. They do not "
-        "tell it apart from linear (0.775) and qlora (0.900). That a cheaper one is within 2 "
-        "points of it is not shown: if the two are equally good, about "
+        "Choose lora (accuracy 0.900), the most accurate on 40 test pictures and 1 seed. It is not "
+        "clearly better than linear (0.775) and qlora (0.900). No cheaper one is shown to be "
+        "within 2 points of it: if both are equally good, about "
     )
     # 5 pictures differ, and 2 are added: (1.96 + 0.84)^2 * 7 / 42 / 0.02^2
     assert advice.endswith(" about 3,300 pictures would show it.")
@@ -141,11 +141,11 @@ def test_the_cheapest_shown_to_be_within_the_margin_is_advised() -> None:
     rows = compare(runs)
     assert [row.clear for row in rows] == [False, False, True]
     assert advise(rows, "val") == (
-        "Take lora (accuracy 0.958): the cheapest that 3000 val pictures and 1 seed show to be "
-        "within 2 points of the best, full (0.960); it is at most 0.5 points below any other, with "
-        "95% certainty; clearly worse: linear (0.700)."
+        "Choose lora (accuracy 0.958): with 3,000 val pictures and 1 seed, it is the cheapest "
+        "shown to be within 2 points of the best, full (0.960). It is at most 0.5 points below any "
+        "other, with 95% certainty; clearly worse: linear (0.700)."
     )
-    assert advise(rows, "val", 0.004).startswith("Take full (accuracy 0.960), the most accurate")
+    assert advise(rows, "val", 0.004).startswith("Choose full (accuracy 0.960), the most accurate")
     assert "is within" not in advise(rows, "val", 0.0)
 
 
@@ -154,8 +154,10 @@ def test_a_clearly_worse_method_may_be_near_enough() -> None:
         [make("full", [], trainable=10**6, count=9000), make("lora", range(60), count=9000)]
     )
     assert rows[1].clear
-    assert advise(rows, "test").startswith("Take lora (accuracy 0.993): the cheapest")
-    assert advise(rows, "test", 0.005).startswith("Take full: accuracy 1.000")
+    assert advise(rows, "test").startswith("Choose lora (accuracy 0.993): with ")
+    assert advise(rows, "test", 0.005).startswith(
+        "Choose full: clearly the best, with accuracy 1.000"
+    )
 
 
 def test_how_far_behind_is_bonett_and_prices_interval() -> None:
@@ -220,7 +222,7 @@ def test_no_pictures_shrink_what_the_seeds_add() -> None:
         for seed, count in enumerate(counts)
     ]
     assert advise(compare(runs), "test").endswith(
-        "is not shown: if the two are equally good, it takes more seeds to show it, not more "
+        "within 2 points of it: if both are equally good, showing it takes more seeds, not more "
         "pictures."
     )
 
@@ -229,7 +231,7 @@ def test_no_number_below_those_scored_is_named() -> None:
     linear = make("linear", range(46), trainable=10, count=2400)
     rows = compare([linear, make("lora", range(46, 76), count=2400)])
     assert advise(rows, "test", 0.012).endswith(
-        "is not shown, although 2,400 pictures usually show it if the two are equally good."
+        "of it, although 2,400 pictures usually show it if both are equally good."
     )
 
 
@@ -243,14 +245,14 @@ def test_the_method_taken_is_not_called_clearly_worse() -> None:
     rows = compare(runs)
     assert [row.clear for row in rows] == [False, True, True, True]
     advice = advise(rows, "test")
-    assert advice.startswith("Take linear (accuracy 0.990): the cheapest")
+    assert advice.startswith("Choose linear (accuracy 0.990): with ")
     assert advice.endswith("clearly worse: bad (0.900).")
 
 
 def test_four_pictures_do_not_make_a_method_clearly_better() -> None:
     rows = compare([make("linear", range(4), trainable=10), make("lora", [])])
     assert not rows[0].clear  # a bootstrap of four would say so
-    assert advise(rows, "test").startswith("Take lora (accuracy 1.000), the most accurate")
+    assert advise(rows, "test").startswith("Choose lora (accuracy 1.000), the most accurate")
 
 
 def test_seeds_that_overlap_are_not_clear() -> None:
@@ -287,7 +289,7 @@ def test_equals_are_seldom_called_clearly_worse() -> None:
 
 
 def test_nothing_to_compare_is_said() -> None:
-    assert advise([], "test") == "No run finished, so there is nothing to advise."
+    assert advise([], "test") == "No run finished, so there is no recommendation."
     assert advise(compare([make("lora", range(10))]), "test").startswith(
         "Only lora finished (accuracy 0.900 on 100 test pictures and 1 seed)"
     )

@@ -557,7 +557,7 @@ def test_a_run_goes_on_where_only_later_ones_cannot_find_its_features(
 
     monkeypatch.setattr("vitlora.training.cache.shelf.write_whole", fail)
     assert torch.equal(_keep(tmp_path, 3.0), torch.full((6, 4), 3.0))
-    assert "later runs will not find it: No space left" in capsys.readouterr().out
+    assert "later runs cannot reuse it: No space left" in capsys.readouterr().out
 
 
 def test_features_of_an_older_version_are_found(tmp_path):

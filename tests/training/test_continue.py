@@ -209,7 +209,7 @@ def test_an_old_class_without_a_folder_keeps_its_output(
         shutil.rmtree(tmp_path / "some" / split / "b")
     assert go_on(bundle.folder, tmp_path / "some", "--model.class_weights", "true") == 0
     said = capsys.readouterr()
-    assert "has no training pictures of b: they may be forgotten" in said.err
+    assert "has no training pictures of b, so the network may forget" in said.err
     assert load_bundle(tmp_path / "new").record.classes == ("b", "c", "a")
     assert "the old test set, 8 pictures, before -> after: accuracy" in said.out
     words = ["--checkpoint", str(tmp_path / "new"), "--trainer.accelerator", "cpu"]
@@ -279,18 +279,18 @@ def test_old_pictures_that_are_gone_are_a_note(pictures: Path, tmp_path: Path, c
     (tmp_path / "old/test/b/0.jpg").unlink()
     (tmp_path / "old/val/b/0.jpg").unlink()
     assert go_on(bundle.folder, pictures / "new") == 0
-    assert "were changed; pass --old-data DIR" in capsys.readouterr().err
+    assert "have changed; pass --old-data DIR" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "old")
     assert go_on(bundle.folder, pictures / "new") == 0
-    assert "no longer where they were; pass --old-data" in capsys.readouterr().err
+    assert "are gone; pass --old-data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.backbone", BACKBONE], "--model.backbone cannot be chosen with --from"),
-        (["--model.adapter.rank", "2"], "--model.adapter.rank cannot be chosen"),
-        (["--model.quantization=nf4"], "--model.quantization cannot be chosen"),
+        (["--model.backbone", BACKBONE], "--model.backbone cannot be combined with --from"),
+        (["--model.adapter.rank", "2"], "--model.adapter.rank cannot be combined"),
+        (["--model.quantization=nf4"], "--model.quantization cannot be combined"),
         (["--data.classes", "[c,b,a]"], "expected it to begin with the classes known already"),
         (["--data.classes", "[b,a]"], "begin with the classes known already, in their order: b, c"),
         (["--output", "first"], "--output and --from are both first"),

@@ -65,8 +65,8 @@ def test_sgd_has_momentum() -> None:
 @pytest.mark.parametrize(
     ("name", "device", "message"),
     [
-        ("paged_adamw8bit", "cpu", "does not run on cpu; take adamw8bit or adamw"),
-        ("adamw8bit", "mps", "does not run on mps; take adamw"),
+        ("paged_adamw8bit", "cpu", "does not run on cpu; choose adamw8bit or adamw"),
+        ("adamw8bit", "mps", "does not run on mps; choose adamw"),
         ("adam", "cpu", "model.optimizer is 'adam'; expected one of adamw"),
     ],
 )

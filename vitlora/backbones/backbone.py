@@ -233,11 +233,11 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
         file = find_weights(weights)
         if file is None and Path(weights).expanduser().is_dir():
             raise BackboneError(
-                f"model.weights '{weights}': the folder holds neither {INDEX} nor "
+                f"--weights '{weights}': the folder has neither {INDEX} nor "
                 f"model.safetensors; expected {source.url}"
             )
         if file is None:
-            raise BackboneError(f"model.weights '{weights}': no such file; expected {source.url}")
+            raise BackboneError(f"--weights '{weights}': no such file; expected {source.url}")
         return file
     try:
         return source.fetch()
@@ -245,8 +245,7 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
     except Exception as error:
         raise BackboneError(
             f"the weights of {source.id} are not on this machine and could not be downloaded "
-            f"({type(error).__name__}); get {source.url} and pass --model.weights FILE "
-            "(vitlora predict: --weights FILE)"
+            f"({type(error).__name__}); download {source.url} and pass --weights FILE"
         ) from error
 
 

@@ -129,7 +129,7 @@ def _convert(name: str, state: StateDict, module: nn.Module) -> StateDict:
         patch = tuple(value.shape[2:])
         if key.endswith(_PATCHES) and value.ndim == 4 and patch != expected:
             raise BackboneError(
-                f"model.weights was trained on patches of {patch[0]} pixels; timm/{name} has "
+                f"the file of --weights has patches of {patch[0]} pixels; timm/{name} needs "
                 f"patches of {expected[0]}"
             )
     try:
@@ -137,7 +137,7 @@ def _convert(name: str, state: StateDict, module: nn.Module) -> StateDict:
             renamed = _FAMILIES[type(module)](state, module)
     except Exception as error:  # timm's renaming fails in many ways on tensors of other models
         reason = str(error).partition("\n")[0]
-        raise BackboneError(f"model.weights does not fit timm/{name}: {reason}") from None
+        raise BackboneError(f"the file of --weights does not fit timm/{name}: {reason}") from None
     if getattr(module, "attn_pool", None) is None:  # SigLIP's; timm's *_gap models do not use it
         renamed = {k: v for k, v in renamed.items() if not k.startswith("attn_pool.")}
     return renamed

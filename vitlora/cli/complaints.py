@@ -1,14 +1,14 @@
-"""What jsonargparse says of a wrong configuration, in one line of ours: key, class, what to do."""
+"""Turns jsonargparse's complaints about a configuration into one clear line."""
 
 import inspect
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from lightning.pytorch import Trainer as LightningTrainer
 
 from vitlora.adapters import Lora
+from vitlora.cli.words import NAMES
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, nearest, nearest_of
 from vitlora.metrics.unsure import Unsure
@@ -16,7 +16,7 @@ from vitlora.training import Trainer
 from vitlora.training.classifier import Classifier
 
 _ADAPTERS = ("Lora", "LinearProbe", "FullFineTuning")
-_HOMES = {  # where a class that is named without its module is looked for
+_HOMES = {  # modules in which a class named alone is found
     "trainer.callbacks": "lightning.pytorch.callbacks",
     "trainer.logger": "lightning.pytorch.loggers",
     "trainer.plugins": "lightning.pytorch.plugins",
@@ -29,7 +29,7 @@ _OWNERS: dict[str, type] = {
     "trainer": Trainer,
     "unsure": Unsure,
 }
-# jsonargparse tries these, too, where a class was named or none was
+# base classes, which jsonargparse also tries
 _BASES = ("Adapter", "Callback", "Logger", "Profiler", "Strategy")
 _NEXT = r"(?= - (?:Problem|Expected|Import path|Not a valid|Does not)| Given value|$)"
 _VALUE = (
@@ -40,12 +40,12 @@ _VALUE = (
 )
 
 
-def explained(error: Exception, config: Any = None) -> UsageError:
+def explained(error: Exception, config: object = None) -> UsageError:
     """Returns jsonargparse's complaint in one line.
 
     Args:
-        error: The complaint; its text is a tree of what was tried.
-        config: The configuration, to find the key where the complaint names none.
+        error: The complaint; its text lists everything that jsonargparse tried.
+        config: The configuration, to find the key if the complaint names none.
     """
     text = " ".join(str(error).split())
     named = re.match(r'Parser key "([\w.]+)"', text)
@@ -55,7 +55,7 @@ def explained(error: Exception, config: Any = None) -> UsageError:
 
 
 def _unknown_option(text: str) -> str | None:
-    """Returns what is wrong with an option that no group has."""
+    """Returns the complaint about an option that does not exist."""
     unknown = re.search(
         r"unrecognized arguments: --([\w.-]+)|does not accept option '([\w.]+)'", text
     )
@@ -70,7 +70,7 @@ def _unknown_key(key: str) -> str:
 
 
 def _of_a_class(key: str, text: str) -> str | None:
-    """Returns what is wrong with a class that was found, or with what it was given."""
+    """Returns the complaint about a class that was found, or about its options."""
     problem = rf"Problem with given class_path '([\w.]+)': (.+?){_NEXT}"
     found = [(m[1], m[2], m.start()) for m in re.finditer(problem, text)]
     ours = [one for one in found if one[0].rpartition(".")[2] not in _BASES]
@@ -87,16 +87,16 @@ def _of_a_class(key: str, text: str) -> str | None:
     if wrong := value.match(text, start):
         return _wrong_value(f"{key}.{wrong[1]}", wrong)
     if "object has no attribute 'keys'" in what:
-        return f"{key}: init_args of {name} are no mapping; expected its options by name"
+        return f"{key}: init_args of {name} must map its options' names to values"
     if package := re.search(r"pip install (?:-U )?['\"]?([\w.-]+[^'\"`\s]*)", what):
         return (
-            f"{key}: {name} needs the package {package[1]}, which is not installed; type pip "
-            f"install '{package[1]}'"
+            f"{key}: {name} needs the package {package[1]}, which is not installed; run "
+            f"pip install '{package[1]}'"
         )
     if lost := re.match(r"No module named '?([\w.]+)", what):
         return (
-            f"{key} '{path}': there is no module {lost[1]}; correct the path, or install the "
-            "package that has it"
+            f"{key} '{path}': there is no module {lost[1]}; correct the path, or install its "
+            "package"
         )
     if lost := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", what):
         names = [one for one in dir(sys.modules.get(lost[1])) if not one.startswith("_")]
@@ -106,13 +106,13 @@ def _of_a_class(key: str, text: str) -> str | None:
 
 def _unaccepted(key: str, path: str, option: str, bare: bool) -> str:
     if option == "class_path":
-        return f"{key} takes class_path and init_args; put its options in the latter"
+        return f"{key} takes class_path and init_args; move its options into init_args"
     if bare:
         return f"{key} has {option}, but no class_path; expected class_path and init_args"
     wanted = f"{key}.{option}"
     if key == "model.adapter":
         if option in _options(Lora):
-            return f"{wanted} belongs to the Lora adapter; the one chosen has no such option"
+            return f"{wanted} is an option of Lora; the chosen adapter has no such option"
         return _unknown_key(wanted)
     home, _, name = path.rpartition(".")
     options = _options(getattr(sys.modules.get(home), name, object))
@@ -121,7 +121,7 @@ def _unaccepted(key: str, path: str, option: str, bare: bool) -> str:
 
 
 def _of_a_name(key: str, text: str) -> str | None:
-    """Returns what is wrong with a name that no class has, or with what is not a name."""
+    """Returns the complaint about a class that was not found, or a value that names no class."""
     if lost := re.search(r"Expected a dot import path string: (\S+)", text):
         if key == "model.adapter":
             names: Iterable[str] = _ADAPTERS
@@ -129,20 +129,18 @@ def _of_a_name(key: str, text: str) -> str | None:
         else:
             home = _HOMES.get(key, "")
             names = getattr(sys.modules.get(home), "__all__", ())
-            if lost[1] in names:  # which a package that is missing hides
-                return (
-                    f"{key} '{lost[1]}' cannot be found by its name alone; write {home}.{lost[1]}"
-                )
-            wanted = "a class of " + f"{home}, or the path of another" if home else "package.Class"
+            if lost[1] in names:  # a missing package hides it
+                return f"{key} '{lost[1]}' was not found; write {home}.{lost[1]}"
+            wanted = f"a class of {home}, or package.Class" if home else "package.Class"
         return f"{key} '{lost[1]}' is unknown; expected {wanted}{nearest(lost[1], names)}"
     if given := re.search(r"is abstract .*Given value: (.*)$", text):
         if "'class_path'" in given[1]:
-            return f"{key} takes class_path and init_args; put its options in the latter"
+            return f"{key} takes class_path and init_args; move its options into init_args"
         return f"{key} is {given[1]}, without a class_path; expected class_path and init_args"
     if given := re.search(r"Not a valid subclass of \w+\. Got value: (.*?) Subclass types", text):
         return f"{key} is {given[1]}; expected the name of a class, or class_path and init_args"
     if re.search(r"Unable to load config", text):
-        return f"--{key} takes a YAML file; its options are set one by one, as --{key}.NAME VALUE"
+        return f"--{key} takes a YAML file; to set one option, write --{key}.NAME VALUE"
     return None
 
 
@@ -153,15 +151,17 @@ def _of_a_value(key: str, text: str) -> str | None:
 
 def _wrong_value(key: str, wrong: re.Match[str]) -> str:
     if wrong["path"]:
-        return f"{key} is '{wrong['path']}'; expected the path of a function, as package.function"
+        return f"{key} is '{wrong['path']}'; expected a function, as package.function"
     wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", wrong["union"] or wrong["type"])
     wanted = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", wanted)
     wanted = re.sub(r"Literal\[(.+?)\]", r"one of \1", wanted).replace(", NoneType", " or null")
+    names = {kind.__name__: name for kind, name in NAMES.items()}
+    wanted = re.sub(r"(?<!\[)\b(int|float|bool|str)\b(?!\])", lambda kind: names[kind[0]], wanted)
     return f"{key} is {wrong['given'] or wrong['value']!r}; expected {wanted}"
 
 
-def _key_of(text: str, config: Any) -> str:
-    """Returns the key under which the class stands that could not be made."""
+def _key_of(text: str, config: object) -> str:
+    """Returns the key of the class that could not be created."""
     found = re.search(r"Problem with given class_path '([\w.]+)'", text)
     for group, options in _items(config):
         for name, value in _items(options):
@@ -171,24 +171,23 @@ def _key_of(text: str, config: Any) -> str:
     return "config"
 
 
-def _items(fields: Any) -> Iterable[tuple[str, Any]]:
-    """Returns the keys of a mapping, or of jsonargparse's namespace, with what they hold."""
+def _items(fields: object) -> Iterable[tuple[str, object]]:
+    """Returns the keys and values of a mapping, or of jsonargparse's namespace."""
     if isinstance(fields, dict):
         return fields.items()
     return vars(fields).items() if hasattr(fields, "__dict__") else ()
 
 
-def _options(owner: Any) -> list[str]:
-    """Returns the names of what a class is made with."""
+def _options(owner: type) -> list[str]:
+    """Returns the names of a class's options."""
     if owner is object:
         return []
-    named = inspect.signature(owner.__init__).parameters.values()
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [one.name for one in named if one.name != "self" and one.kind not in kinds]
+    named = inspect.signature(owner).parameters.values()
+    return [p.name for p in named if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
 
 
 def _nearest_key(key: str) -> str:
-    """Returns a hint for an unknown dotted key, or for a lone word that may be the end of one."""
+    """Returns a hint for an unknown dotted key, or for the last part of one."""
     ends = {
         name: f"{group}.{name}"
         for group, owner in _OWNERS.items()

@@ -1,4 +1,4 @@
-"""``fit --from``: where a run begins that goes on from a bundle, and what it may forget."""
+"""``fit --from``: continues from a bundle, and measures what is forgotten."""
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from vitlora.notes import note
 
 
 def follow(parent: Bundle, data: FolderData) -> str:
-    """Keeps held out what a bundle held out; returns what became of the pictures."""
+    """Keeps the parent's held-out pictures held out; returns what happened to the pictures."""
     before = usage_of(parent)
     if before is not None:
         return f": {data.follow(before)}"
@@ -20,43 +20,40 @@ def follow(parent: Bundle, data: FolderData) -> str:
     digests = parent.record.split["digests"]
     if any(data.digest(split) != digests[split] for split in digests):
         note(
-            f"{parent.folder} does not record which pictures it was trained on, and its folder "
-            "is gone or has changed: some may be validated on now, so scores may be too high"
+            f"{parent.folder} does not record its training pictures, and their folder is gone or "
+            "has changed: some may be validated on now, so scores may be too high"
         )
     return ""
 
 
 def note_absent(data: FolderData) -> None:
-    """Notes classes without training pictures."""
+    """Notes the classes that have no training pictures."""
     folder = data.folder
     if absent := folder.absent("train"):
         note(
-            f"{folder.root} has no training pictures of {a_few(absent)}: they may be "
-            "forgotten; old pictures among the new ones prevent that"
+            f"{folder.root} has no training pictures of {a_few(absent)}, so the network may forget "
+            "these classes; add old pictures to prevent that"
         )
 
 
 def remembered(
     parent: Bundle, network: nn.Module, data: FolderData, old: str | None
 ) -> OldPictures | None:
-    """Returns a bundle's answers to its old pictures, before anything is trained.
+    """Returns the parent's answers to its old pictures, before training; None if they are gone.
 
     Args:
         parent: The bundle.
         network: Its merged network.
         data: The new pictures.
-        old: Where the old ones lie, if not where they were.
-
-    Returns:
-        None where the old pictures are gone.
+        old: Folder of the old pictures, if they were moved.
 
     Raises:
-        DataError: There are none in ``old``.
+        DataError: ``old`` has no old pictures.
     """
     try:
         return remember(parent, network, data.folder.splits.get("train", []), old)
     except DataError as error:
         if old:
             raise
-        note(f"{error}; pass --old-data DIR to measure what is forgotten")
+        note(f"{error}; pass --old-data DIR to measure forgetting")
         return None

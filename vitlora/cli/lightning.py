@@ -1,6 +1,5 @@
-"""The command line: ``fit``, ``validate`` and ``test`` on Lightning's CLI."""
+"""``fit``, ``validate`` and ``test`` on Lightning's CLI."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from vitlora.cli.lightning_parser import (
     prepare,
     show_only_ours,
 )
-from vitlora.cli.scoring import check_fits
+from vitlora.cli.scoring import check_fits, diverged
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
@@ -32,7 +31,6 @@ from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory, is_out_of_memory
 from vitlora.memory import Batches, MemoryFullError
-from vitlora.metrics.scores import Scores
 from vitlora.metrics.unsure import Unsure
 from vitlora.notes import note, tell
 from vitlora.shell import SHORT, typed
@@ -43,19 +41,18 @@ from vitlora.training.continued import check_output, start
 _DESCRIPTIONS = {
     "fit": "Trains an adapter on a folder of pictures and writes a bundle.",
     "validate": "Scores a bundle on its validation split.",
-    "test": "Scores a bundle on a test split.",
+    "test": "Scores a bundle on its test split.",
 }
 _SHORT = ", ".join(f"{short} for {name}" for short, name in SHORT.items() if "." in name)
 _DRIVEN_BY_US = {"ckpt_path", "weights_only", "verbose", "datamodule", "model"}
 
 
 class VitloraCLI(LightningCLI):
-    """Puts a model, a folder and a trainer together and runs one subcommand.
+    """Creates a model, a folder and a trainer, and runs one subcommand.
 
     Args:
-        inherited: Names of options and the values they have unless a config or the words typed say
-            otherwise.
-        args: The words after the program's name.
+        inherited: Option -> value, overridden by configs and arguments.
+        args: The arguments after the program's name.
     """
 
     def __init__(self, inherited: Mapping[str, Any], args: list[str]) -> None:
@@ -87,7 +84,7 @@ class VitloraCLI(LightningCLI):
         }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the groups in the order in which people need them; Lightning puts its own first."""
+        """Adds the groups in order of importance; Lightning puts its own first."""
         parser.add_lightning_class_args(FolderData, "data")
         parser.add_lightning_class_args(Classifier, "model")
         parser.add_lightning_class_args(Trainer, "trainer")
@@ -96,25 +93,25 @@ class VitloraCLI(LightningCLI):
         parser.usage = "vitlora fit|validate|test [CONFIG.yaml | CHECKPOINT] [any option below]"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what belongs neither to the trainer nor to the model nor to the data."""
+        """Adds the other options."""
         add_run_options(parser)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.set_defaults(self._inherited)
 
     def before_instantiate_classes(self) -> None:
-        """Takes the enumerations among the defaults of classes by value: YAML knows no others.
+        """Replaces enumerations by their values, for YAML, and checks numbers.
 
         Raises:
-            UsageError: A word was read as another number than it spells.
+            UsageError: An argument was read as another number than it says.
         """
         by_value(self.config)
         check_numbers(self.config[str(self.subcommand)], self._words)
 
     def instantiate_classes(self) -> None:
-        """Makes model, data and trainer; what a named class refuses is said with its key.
+        """Creates model, data and trainer.
 
         Raises:
-            UsageError: A class could not be made of what it was given.
+            UsageError: A class does not accept its options; the message names its key.
         """
         try:
             super().instantiate_classes()
@@ -124,26 +121,24 @@ class VitloraCLI(LightningCLI):
             raise explained(error, self.config.get(str(self.subcommand))) from None
 
     def before_fit(self) -> None:
-        """Attaches the callbacks that tell of the run and keep it."""
+        """Adds the callbacks that report and save the run; prepares to continue from a bundle."""
         config = self.config.fit
         if config.output == "":
-            raise UsageError("output is empty; expected a folder")
-        if config.checkpoint:
-            raise UsageError("--checkpoint belongs to validate and test; fit goes on --from one")
+            raise UsageError("--output is empty; expected a folder")
         quantization = self.model.storage.quantization
         if self.trainer.checkpoint_callbacks and quantization != "none":
             name = type(self.trainer.checkpoint_callbacks[0]).__name__
             raise UsageError(
-                f"{name} (trainer.enable_checkpointing) keeps the whole network, which cannot be "
-                f"read back with model.quantization {quantization}; leave it out: the bundle keeps "
-                "the best epoch"
+                f"{name} (trainer.enable_checkpointing) saves the whole network, which cannot be "
+                f"loaded with model.quantization {quantization}; leave it out: the bundle has the "
+                "best epoch"
             )
         output = Path(config.output or "checkpoints/run")
         parent = config["from"] and load_bundle(config["from"])
         if parent:
             check_output(output, parent)
         elif config.old_data:
-            raise UsageError("--old-data belongs to --from; leave it out")
+            raise UsageError("--old-data is for --from; leave it out, or add --from")
         self.run_folder = RunFolder(
             output,
             run_config=self._run_config(),
@@ -154,15 +149,15 @@ class VitloraCLI(LightningCLI):
         if parent:
             start(self.model, parent)
             data = self.datamodule
-            tell(f"goes on from {parent.folder}{follow(parent, data)}")
+            tell(f"continuing from {parent.folder}{follow(parent, data)}")
             note_absent(data)
             self.memory = remembered(parent, self._merged(parent), data, config.old_data)
         trainer: Any = self.trainer
-        # before the others: some look for its loggers
+        # first, because other callbacks need its loggers
         trainer.callbacks = [Summary(), self.run_folder, *trainer.callbacks]
 
     def fit(self, model: Classifier, datamodule: FolderData) -> None:
-        """Trains, with a batch that fits if that is asked for; says clearly if none did."""
+        """Trains, after finding the batch size if it is auto; explains if memory runs out."""
         batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
         if datamodule.auto_batch:
             tell(batches.settle())
@@ -170,20 +165,20 @@ class VitloraCLI(LightningCLI):
             self.trainer.fit(model, datamodule=datamodule)
 
     def after_fit(self) -> None:
-        """Prints how good the kept epoch is, where it lies, and what to type next."""
+        """Prints the scores of the best epoch, calibrates the bundle, and says what to do next."""
         if not self.run_folder.written:
             raise UsageError("nothing was trained: trainer.limit_train_batches leaves no batch")
         if self.run_folder.best is None:
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
-        self.model.release()  # the bundle is read back, and its base may fill the memory
+        self.model.release()  # makes room for the bundle's network
         precision = self.trainer.precision
         tell(
-            f"\nvalidation, epoch {self.run_folder.best_epoch} (kept), in {precision}, before "
+            f"\nvalidation, epoch {self.run_folder.best_epoch} (the best), in {precision}, before "
             f"calibration\n\n{scores.to_text()}"
         )
-        if said := _ran_away(scores):
-            note(said)
+        if warning := diverged(scores):
+            note(warning)
         self._calibrate(folder)
         if self.memory is not None:
             bundle = load_bundle(folder)
@@ -193,14 +188,11 @@ class VitloraCLI(LightningCLI):
         tell(f"predict  {typed('vitlora', 'predict', 'IMAGE.jpg', '--checkpoint', folder)}")
 
     def bundle(self) -> Bundle:
-        """Returns what ``fit`` wrote."""
+        """Returns the bundle that ``fit`` wrote."""
         return load_bundle(self.run_folder.folder)
 
     def _calibrate(self, folder: Path) -> None:
-        """Looks at the pictures once more, through the network that will predict.
-
-        What goes wrong here takes nothing from a training that went well.
-        """
+        """Calibrates the bundle with the network that will predict; an error is only noted."""
         data = self.datamodule
         splits, unsure = data.folder.splits, self._get(self.config_init, "unsure")
         try:
@@ -212,8 +204,8 @@ class VitloraCLI(LightningCLI):
                 raise
             reason = str(error) if isinstance(error, VitloraError) else "the device is full"
             note(
-                f"the bundle is kept, but its confidence is not calibrated ({reason}); "
-                f"'{typed('vitlora', 'calibrate', folder, '--device', 'cpu')}' does it"
+                f"the bundle is saved, but not calibrated ({reason}); run "
+                f"'{typed('vitlora', 'calibrate', folder, '--device', 'cpu')}'"
             )
         else:
             if bundle.record.confidence is not None:
@@ -252,17 +244,17 @@ class VitloraCLI(LightningCLI):
 
 
 def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
-    """Runs one subcommand; a ``fit`` that ran out of memory once more if it may.
+    """Runs one subcommand; tries ``fit`` again with a smaller batch if memory ran out.
 
     Args:
-        args: The words after the program's name; ``--config`` names are files by now.
-        inherited: What options are if neither a config nor a word says so; nothing of it is parsed.
+        args: The arguments after the program's name; ``--config`` is followed by YAML text.
+        inherited: Option -> value, overridden by configs and arguments; not parsed.
 
     Returns:
-        What ran.
+        The finished run.
 
     Raises:
-        VitloraError: A mistake a user can mend.
+        VitloraError: A mistake that the user can fix.
     """
     try:
         return run(args, inherited)
@@ -271,14 +263,14 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
             raise
         note(str(full))
         args = [*args, *full.again]
-    free_memory()  # the network and its step went with the exception
+    free_memory()  # here, because the exception held the network
     return run(args, inherited)
 
 
 def run(
     args: list[str], inherited: Mapping[str, Any], kind: type[VitloraCLI] = VitloraCLI
 ) -> VitloraCLI:
-    """Reads the words and runs a subcommand; what is wrong with them is one line.
+    """Reads the arguments and runs a subcommand.
 
     Args:
         args: As for ``main``.
@@ -286,7 +278,7 @@ def run(
         kind: The class that reads and runs.
 
     Raises:
-        UsageError: A word or a config is wrong.
+        UsageError: An argument or a config is wrong.
     """
     prepare()
     try:
@@ -297,13 +289,3 @@ def run(
         if not is_lightnings(error):
             raise
         raise UsageError(" ".join(str(error).split())) from None
-
-
-def _ran_away(scores: Scores) -> str | None:
-    """Returns a note if a network is far surer of wrong answers than one that guesses."""
-    if scores.loss <= 2 * (guessing := math.log(len(scores.classes))):
-        return None
-    return (
-        f"a loss of {scores.loss:.3g} is far above that of guessing, {guessing:.2f}: "
-        "training ran away; lower model.lr"
-    )

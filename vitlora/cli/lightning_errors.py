@@ -1,4 +1,4 @@
-"""Errors by which Lightning and its callbacks end a run, as lines of ours."""
+"""Turns errors of Lightning and its callbacks into one clear line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from vitlora.errors import UsageError, VitloraError
 
 
 def is_lightnings(error: BaseException) -> bool:
-    """Returns whether Lightning itself raised an error: it does where an option cannot be."""
+    """Returns whether Lightning itself raised an error, as it does for a wrong option."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -18,13 +18,13 @@ def is_lightnings(error: BaseException) -> bool:
 
 @contextmanager
 def stopped_by_callbacks() -> Iterator[None]:
-    """Turns the errors by which Lightning's callbacks end a training into lines of ours."""
+    """Turns the errors with which Lightning's callbacks stop training into ours."""
     try:
         yield
     except TrainingSpikeException as spike:
         raise VitloraError(
-            f"trainer.callbacks: SpikeDetection stopped training ({spike}); the best epoch before, "
-            "if there was one, is kept. Lower model.lr, or leave the callback out"
+            f"trainer.callbacks: SpikeDetection stopped training ({spike}); the best epoch so far, "
+            "if any, is saved. Lower --model.lr, or leave the callback out"
         ) from None
     except RuntimeError as error:
         if not str(error).startswith("Early stopping conditioned on metric"):

@@ -1,4 +1,4 @@
-"""Lightning's parser of fit, validate and test, made to read and write what was typed."""
+"""The parser of fit, validate and test: Lightning's, with our YAML and our help."""
 
 import argparse
 import inspect
@@ -20,21 +20,18 @@ from vitlora.training import Trainer
 
 
 class Parser(LightningArgumentParser):
-    """Keeps all options of a run in its configuration, also those that the help does not show.
-
-    jsonargparse makes another of this class for the help of a class's options.
-    """
+    """Writes all options of a run into its configuration, even those that the help hides."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"prog": "vitlora fit", **options})
 
     def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
-        """Returns YAML; what is read back on the way holds values, not words typed.
+        """Returns YAML with values, not text.
 
-        jsonargparse leaves out what the help does not show: here, Lightning's own options of the
-        trainer. Those that were set belong to the run.
+        jsonargparse leaves out options that the help hides, here those of Lightning's trainer. The
+        ones that were set belong to the run.
         """
-        if "skip_none" in options:  # Lightning's word for it, which jsonargparse 4.49 renamed
+        if "skip_none" in options:  # Lightning's name for it; jsonargparse 4.49 renamed it
             options["skip_unset"] = options.pop("skip_none")
         hidden = [
             action
@@ -53,45 +50,24 @@ class Parser(LightningArgumentParser):
 
 
 def add_run_options(parser: LightningArgumentParser) -> None:
-    """Adds what belongs neither to the trainer nor to the model nor to the data."""
-    parser.add_argument(
-        "--output",
-        type=str | None,
-        default=None,
-        help="Folder that receives the bundle; checkpoints/<config name> if not given.",
-    )
-    parser.add_argument(
-        "--from",
-        type=str | None,
-        default=None,
-        help="fit: the bundle to go on from; its base, adapter and classes are kept, new "
-        "classes of data.root are added.",
-    )
-    parser.add_argument(
-        "--old_data",
-        type=str | None,
-        default=None,
-        help="fit --from: where the bundle's old pictures lie, if no longer where they were, "
-        "to see what is forgotten.",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        type=str | None,
-        default=None,
-        help="validate and test: the bundle to score; the newest under checkpoints/ if not given.",
-    )
-    parser.add_argument(
-        "--json",
-        type=str | None,
-        default=None,
-        help="Write the scores as JSON; without a file, print that alone.",
-    )
+    """Adds the options that belong to neither data, model nor trainer."""
+    texts = {
+        "output": "fit: folder for the bundle; null for checkpoints/CONFIG's name.",
+        "from": "fit: bundle to continue from. Its base, adapter and classes are kept; new classes "
+        "of data.root are added.",
+        "old_data": "fit --from: folder of the bundle's old pictures, if they have moved; used to "
+        "measure forgetting.",
+        "checkpoint": "validate, test: bundle to score; null for the newest in checkpoints/.",
+        "json": "Write the scores as JSON to this file; without a file, print only them.",
+    }
+    for name, text in texts.items():
+        parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
 
 
 def show_only_ours(parser: LightningArgumentParser) -> None:
-    """Leaves out of the help what Lightning's Trainer adds, and a file for a whole group.
+    """Hides Lightning's own trainer options and each group's YAML file from the help.
 
-    Both work all the same.
+    They work all the same.
     """
     ours = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
     for action in parser._actions:
@@ -102,7 +78,7 @@ def show_only_ours(parser: LightningArgumentParser) -> None:
 
 
 def by_value(fields: Any) -> None:
-    """Replaces the enumerations among a configuration's values: YAML knows none."""
+    """Replaces a configuration's enumerations by their values, for YAML."""
     for name, value in list(vars(fields).items()):
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, Namespace):
@@ -112,16 +88,16 @@ def by_value(fields: Any) -> None:
 
 
 def check_numbers(options: Namespace, words: Sequence[str]) -> None:
-    """Refuses words, and those of configs, that were read as other numbers than they spell.
+    """Refuses values that jsonargparse read as other numbers than they say, such as 1:30.
 
     Args:
-        options: What was read.
-        words: As for Lightning's CLI.
+        options: The values.
+        words: The arguments.
 
     Raises:
-        UsageError: There is such a word.
+        UsageError: There is such a value.
     """
-    for name, word in dict(_given(words)).items():  # the last one counts
+    for name, word in dict(_given(words)).items():  # the last one wins
         group, _, last = name.rpartition(".")
         value = options.get(name, options.get(f"{group}.init_args.{last}"))
         if read_otherwise(word, value):
@@ -129,7 +105,7 @@ def check_numbers(options: Namespace, words: Sequence[str]) -> None:
 
 
 def _given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
-    """Yields the options that words set, configs included, by their dotted names."""
+    """Yields dotted name and text of each option in the arguments and configs."""
     for word, after in pairwise([*words, ""]):
         name, equals, value = word.partition("=")
         if name == "--config":
@@ -139,10 +115,10 @@ def _given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
 
 
 def prepare() -> None:
-    """Teaches jsonargparse our YAML; leaves out what is noise to a user."""
+    """Sets jsonargparse to our YAML, and silences messages that do not help users."""
     set_loader(yaml_text.MODE, yaml_text.as_typed, (yaml.YAMLError,))
     set_dumper("yaml", yaml_text.write)
     for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # a hint to raise num_workers, and one about logging intervals longer than a short epoch
+    # hints to raise num_workers, and about logging intervals longer than an epoch
     warnings.filterwarnings("ignore", module="lightning.pytorch")

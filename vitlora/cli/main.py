@@ -1,20 +1,19 @@
-"""Runs the command typed, prints its result, and says a mistake in one line."""
+"""Runs a command, prints its result, and reports mistakes in one line."""
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import Any
 
 from vitlora import __version__
-from vitlora.cli.results import check_json, printing, show, take_json
+from vitlora.cli.results import Result, check_json, printing, show, take_json
 from vitlora.errors import UsageError, VitloraError, nearest
 from vitlora.notes import note
 
-# A command is a typed function in a module without torch at its top. What it returns has
-# `to_text()` and `to_json()` (of ON_LIGHTNING `to_json()` alone), and perhaps an exit `status`; an
-# iterator yields such results.
+# A command is a typed function in a module that does not import torch at its top. It returns a
+# result with `to_text()` and `to_json()` (those of ON_LIGHTNING only `to_json()`), and perhaps an
+# exit `status`; or an iterator over such results.
 COMMANDS = {
     "configs": "vitlora.commands.configs:configs",
     "fetch": "vitlora.commands.fetch:fetch",
@@ -32,14 +31,14 @@ COMMANDS = {
     "adopt": "vitlora.commands.adopt:adopt",
     "push": "vitlora.commands.push:push",
 }
-ON_LIGHTNING = ("fit", "validate", "test")  # whose words Lightning's CLI reads
-RENAMED = {  # old names of parameters, which go on working
+ON_LIGHTNING = ("fit", "validate", "test")  # Lightning's CLI reads their arguments
+RENAMED = {  # old names of parameters, which still work
     "plan": {"method": "methods"},
     "report": {"out": "output"},
     "fetch": {"from": "downloads"},
 }
-_HELP = """'vitlora COMMAND --help' says what a command takes, 'vitlora fit --help' every option.
-To begin:
+_HELP = """'vitlora COMMAND --help' shows the options of a command.
+To start:
   vitlora fetch waste5-drawn
   vitlora fit --config demo.yaml
   vitlora predict datasets/waste5-drawn/test/tyre/000.jpg
@@ -52,13 +51,13 @@ def main(args: Sequence[str] | None = None) -> int:
     _survive_any_console()
     try:
         return _run(words)
-    except BrokenPipeError:  # whoever read our output has enough
+    except BrokenPipeError:  # as in 'vitlora configs | head -1'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except SystemExit as end:  # Lightning makes one of Ctrl-C
+    except SystemExit as end:  # Lightning's reaction to Ctrl-C
         if isinstance(end.__context__, KeyboardInterrupt):
             return 130
         raise
@@ -79,7 +78,7 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
-    # it warns of an optional kernel package that CPUs do without
+    # it warns about an optional package
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     command, *options = words
     if command not in COMMANDS:
@@ -94,7 +93,7 @@ def _run(words: list[str]) -> int:
 
 
 def _call(command: str, words: list[str]) -> int:
-    """Calls a command's function with what the words stand for, and shows its result."""
+    """Calls a command's function with the arguments, and prints its result."""
     from vitlora.cli.parser import CommandLine
 
     line = CommandLine(command, function_of(command), RENAMED.get(command))
@@ -111,14 +110,14 @@ def _call(command: str, words: list[str]) -> int:
         return show(command, line.function(**arguments), target)
 
 
-def function_of(command: str) -> Callable[..., Any]:
+def function_of(command: str) -> Callable[..., Result | Iterator[Result | VitloraError]]:
     """Returns the function that a command calls."""
     module, _, name = COMMANDS[command].partition(":")
     return getattr(import_module(module), name)
 
 
 def _overview() -> str:
-    """Returns the commands with the first sentence of what their functions say of themselves."""
+    """Returns the commands, each with the first line of its function's docstring."""
     lines = [f"vitlora {__version__}: fine-tune Vision Transformers on a folder of images", ""]
     for command in COMMANDS:
         said = (function_of(command).__doc__ or "").strip().splitlines()[0]
@@ -127,7 +126,7 @@ def _overview() -> str:
 
 
 def _as_user_error(error: Exception) -> VitloraError | None:
-    """Returns the error if a user can mend it, with the command line's own put into our words."""
+    """Returns an error that the user can fix, in our words; None for others."""
     if isinstance(error, VitloraError):
         return error
     if isinstance(error, OSError) and error.filename is not None:
@@ -139,14 +138,14 @@ def _as_user_error(error: Exception) -> VitloraError | None:
         if lost := lost_workers(error):
             return VitloraError(lost)
         if is_out_of_memory(error):
-            return VitloraError("memory ran out; take smaller batches, or run on the CPU")
+            return VitloraError("out of memory; use smaller batches, or --device cpu")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's
         return UsageError(" ".join(str(error).split()))
     return None
 
 
 def _survive_any_console() -> None:
-    """Lets names outside the console's code page print as '?' instead of ending the program."""
+    """Prints '?' for characters that the console does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore

@@ -1,4 +1,4 @@
-"""The ``plan`` command, which reads the options of ``fit`` as that does."""
+"""The ``plan`` command, which takes the options of ``fit``."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ def plan(
     classes: int | None = None,
     measure: bool = False,
     png: str | Path | None = None,
-    **options: Any,
+    **options: object,
 ) -> Plan:
-    """Says which method fits into the memory, before training.
+    """Estimates the memory of each method before training.
 
-    Counted is what each method takes of it, with and without checkpointing, and how many pictures
-    fit at once. No model is built; neither the pictures nor the base's weights need be there.
+    It covers each method with and without checkpointing, and recommends one. No model is built, so
+    neither the pictures nor the base's weights are needed.
 
-    The columns: bytes of the base, of what is trained, of gradients and optimiser; of activations
-    kept for each picture; the peak at some batches; how many pictures fit at most.
+    Columns: bytes of the base, of trained parameters, of gradients and optimiser state; activations
+    per picture; the peak at some batch sizes; the largest batch that fits.
 
     Args:
         config: YAML files, as for fit.
-        data: Folder of pictures (data.root).
-        vram: Memory of the GPU to plan for, as 6GB (default: what is free here).
-        methods: Some of those that 'vitlora compare --help' explains.
-        batches: Pictures at once to show the peak for (default: 1, 8 and those of a step).
-        classes: How many, where the folder of pictures is not there yet.
-        measure: Time ten steps of what fits, on this machine.
-        png: Also draw the bars, to this file.
-        options: Any option of fit with a dot in its name, or that by its short name.
+        data: Folder of pictures.
+        vram: Memory of the GPU to plan for, such as 6GB (default: free memory of this machine).
+        methods: Methods to plan for; 'vitlora compare --help' explains them.
+        batches: Batch sizes to show the peak for (default: 1, 8 and the configured one).
+        classes: Number of classes, if the folder of pictures does not exist yet.
+        measure: Also time ten training steps of each method that fits, on this machine.
+        png: Also draw a bar chart to this PNG file.
+        options: Any option of fit with a dot in its name, or its short name.
 
     Returns:
-        What each method takes, and which one to take.
+        The memory of each method, and the one to choose.
 
     Raises:
-        UsageError: An option is wrong, or a method does not go with the configuration.
-        DataError: The folder of pictures is there, and cannot be used.
+        UsageError: An option is wrong, or a method does not suit the configuration.
+        DataError: The folder of pictures exists, but cannot be used.
         BackboneError: The base is unknown.
 
     Examples:
@@ -63,7 +63,7 @@ def plan(
     """
     methods = check_methods(methods)
     if any(batch < 1 for batch in batches):
-        raise UsageError(f"--batches has {min(batches)}; expected whole numbers from 1, as in 1,8")
+        raise UsageError(f"--batches has {min(batches)}; expected numbers from 1, such as 1,8")
     if classes is not None and classes < 2:
         raise UsageError(f"--classes is {classes}; expected at least 2")
     check_target("--png", png, (".png",), b"vitlora")
@@ -86,7 +86,7 @@ def plan(
 
 
 def _command(way: Way, config: dict[str, Any], batch: int, most: int, words: Sequence[str]) -> str:
-    """Returns what to type for the picked way."""
+    """Returns the command that trains with the chosen method."""
     added = ["--data.batch_size", str(batch)]
     if batch < most:
         steps = -(-most // batch) * config["trainer"]["accumulate_grad_batches"]

@@ -1,4 +1,4 @@
-"""The whole configuration of a ``fit`` that is not run."""
+"""The whole configuration of a ``fit``, without running it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from vitlora.cli.lightning import VitloraCLI, run
 
 
 def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the whole configuration of a ``fit``, as plain values; makes and runs nothing.
+    """Returns the whole configuration of a ``fit`` as plain values.
 
     Args:
-        args: The words after ``fit``, as for ``main``.
+        args: The arguments after ``fit``, as for ``main``.
         inherited: As for ``main``.
 
     Raises:
-        UsageError: A word or a config is wrong.
+        UsageError: An argument or a config is wrong.
     """
     return yaml.safe_load(run(["fit", *args], inherited, _Reader)._run_config())
 
@@ -25,7 +25,7 @@ class _Reader(VitloraCLI):
     """Stops once everything is read."""
 
     def instantiate_classes(self) -> None:
-        """Makes nothing."""
+        """Creates nothing."""
 
     def _set_seed(self) -> None:
         """Leaves this process's random numbers alone."""

@@ -1,4 +1,4 @@
-"""What a command says: its result as text or JSON, and what the library logs meanwhile."""
+"""Prints a command's result as text or JSON, and the library's log messages."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from vitlora import __version__
 from vitlora.errors import VitloraError
@@ -15,24 +15,24 @@ from vitlora.notes import LOG, NOTE
 
 
 class Result(Protocol):
-    """What a command returns; it may have an exit ``status`` beside."""
+    """The result of a command; it may also have an exit ``status``."""
 
     def to_text(self) -> str:
-        """Returns what is printed."""
+        """Returns the text to print."""
         ...
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain values."""
+    def to_json(self) -> Mapping[str, object]:
+        """Returns JSON values."""
         ...
 
 
 def take_json(words: Sequence[str], alone: bool = False) -> tuple[list[str], str | None]:
-    """Returns the words without ``--json [FILE]``, and the file; ``-`` for the screen.
+    """Returns the arguments without ``--json [FILE]``, and the file; ``-`` for the screen.
 
     Args:
-        words: As typed.
-        alone: Whether the command takes no words without a name but its first. Otherwise the word
-            after ``--json`` is the file only if it ends in ``.json``: it may be a picture.
+        words: The arguments.
+        alone: Whether only the first argument may be without a name. Otherwise the argument after
+            ``--json`` may be a picture, and is the file only if it ends in ``.json``.
     """
     left: list[str] = []
     target: str | None = None
@@ -55,7 +55,7 @@ def take_json(words: Sequence[str], alone: bool = False) -> tuple[list[str], str
 
 
 def check_json(target: str | None) -> None:
-    """Refuses, before the work, to write the result over anything but an earlier one.
+    """Refuses a file that cannot be written, or that is not an earlier result.
 
     Raises:
         UsageError: Another program wrote the file, or it cannot be written.
@@ -67,13 +67,13 @@ def check_json(target: str | None) -> None:
 
 @contextmanager
 def printing(quiet: bool) -> Iterator[None]:
-    """Prints what the library logs: what it does to stdout, notes and warnings to stderr.
+    """Prints the library's log: progress to stdout, notes and warnings to stderr.
 
     Args:
-        quiet: Keep stdout for the result: say on stderr what is being done.
+        quiet: Keep stdout for the result, and print progress to stderr.
     """
     for handler in LOG.handlers:
-        if isinstance(handler, _Printer):  # one is enough: whoever called already prints
+        if isinstance(handler, _Printer):  # the caller already prints
             before, handler.quiet = handler.quiet, quiet
             try:
                 yield
@@ -104,7 +104,7 @@ class _Printer(logging.Handler):
 
 
 def show(command: str, result: Result | Iterator[Result | VitloraError], target: str | None) -> int:
-    """Prints a command's result, or each as it comes; writes the JSON; returns the exit status."""
+    """Prints one result or each of several, writes the JSON, and returns the exit status."""
     several = isinstance(result, Iterator)
     status, kept = 0, []
     for one in result if several else [result]:
@@ -125,23 +125,23 @@ def show(command: str, result: Result | Iterator[Result | VitloraError], target:
     return status
 
 
-def write_result(command: str, fields: Mapping[str, Any], target: str | None) -> None:
-    """Writes a result as JSON, with what makes ``check_json`` know it again.
+def write_result(command: str, fields: Mapping[str, object], target: str | None) -> None:
+    """Writes a result as JSON, marked so that ``check_json`` recognises it.
 
     Args:
-        command: That gave it.
-        fields: Plain values.
-        target: The file; ``-`` for the screen, in ASCII, which survives every console and pipe.
-            None writes nothing.
+        command: The command of the result.
+        fields: JSON values.
+        target: The file; ``-`` for the screen, in ASCII, which every console can print; None to
+            write nothing.
 
     Raises:
-        UsageError: The command itself has written that file, or it cannot be written.
+        UsageError: The command itself wrote that file, or it cannot be written.
     """
     if target is None:
         return
     check_json(target)
-    told = {"vitlora": __version__, "command": command, **fields}
+    marked = {"vitlora": __version__, "command": command, **fields}
     if target == "-":
-        print(json.dumps(told, indent=1))
+        print(json.dumps(marked, indent=1))
     else:
-        write_whole(Path(target), json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        write_whole(Path(target), json.dumps(marked, indent=1, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
-"""What ``fit``, ``validate`` and ``test`` are given: words typed, configs, and a bundle's values.
+"""Options of ``fit``, ``validate`` and ``test``: from arguments, configs and a bundle.
 
-A bundle counts less than a config, a config less than what is typed. torch is imported only once
-there is a bundle to read: mistakes are told before.
+Arguments override configs, configs override the bundle. torch is imported only to read a bundle,
+so mistakes are reported before.
 """
 
 from collections.abc import Sequence
@@ -20,37 +20,38 @@ from vitlora.data.read import check_root
 from vitlora.errors import UsageError
 from vitlora.shell import long_name
 
-_GROUPS = ("data", "model", "trainer", "unsure")  # of options, in configs and on the command line
-_KEYS = (  # beside them
+_GROUPS = ("data", "model", "trainer", "unsure")  # groups of options
+_KEYS = (  # options outside groups
     *("output", "from", "old_data", "checkpoint", "json", "seed_everything"),
     *("config", "print_config", "help"),
 )
-_VIEW = ("image_size", "crop_mode")  # refused later, with what they should be
-_PLACE = ("accelerator", "devices", "enable_progress_bar")  # of trainer, which change no number
+_VIEW = ("image_size", "crop_mode")  # checked later, to say what they should be
+_PLACE = ("accelerator", "devices", "enable_progress_bar")  # trainer's, with no effect on scores
 
 
 def run_options(
     command: str, options: list[str], run: bool = True
 ) -> tuple[list[str], dict[str, Any]]:
-    """Resolves bare config names, the bundle to score or to go on from, and the default output.
+    """Resolves config names, the bundle to score or to continue from, and the default output.
 
     Args:
         command: ``fit``, ``validate`` or ``test``.
-        options: The words after it.
-        run: Whether the command is run; else the pictures need not be there.
+        options: The arguments after it.
+        run: Whether the command will run; if not, the pictures may be missing.
 
     Returns:
-        The words for Lightning's CLI; what options are unless a config or a word says otherwise.
+        The arguments for Lightning's CLI; values of options that these arguments do not set.
 
     Raises:
         UsageError: A mistake that shows before anything is loaded.
         BundleError: The bundle is damaged, or there is none.
     """
+    short = any(word.partition("=")[0] == "--data" for word in options)
     options, target = take_json(_long_names(command, options), alone=True)
     options, configs = _without_configs(options)
     runs = [_read_config(path) for path in configs]
     for one in runs:
-        one.pop("json", None)  # where a result goes, no file decides
+        one.pop("json", None)  # only arguments say where the result goes
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
     for name in [*names, *(f"--{key}" for one in runs for key in one)]:
         _check_group(name)
@@ -60,42 +61,47 @@ def run_options(
     if not asks and command == "fit":
         if run and not runs and "--data.root" not in names:
             raise UsageError(
-                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
+                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists the configs"
             )
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
     elif not asks:
         inherited = _to_score(command, options, names, runs)
     if not run:
         inherited = {"data.root": "PHOTOS", **inherited}
-    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names) and (
-        root := _chosen("data.root", options, runs)
-    ):
-        check_root(root)
-    # configs first: what is typed counts more, wherever it stands
-    # and as what they hold: jsonargparse would read the files in the console's code page
+    elif not any(name.startswith(("--print_config", "--help", "-h")) for name in names):
+        if command == "fit" and _chosen("checkpoint", options, runs):
+            raise UsageError(
+                "--checkpoint is for validate and test; to continue from a bundle, pass --from"
+            )
+        if root := _chosen("data.root", options, runs):
+            typed = "--data.root" in names
+            check_root(root, ("--data" if short else "--data.root") if typed else "data.root")
+    # configs come first, so that arguments override them, and as text, because jsonargparse would
+    # read the files in the console's code page
     words = [word for one in runs for word in ("--config", _as_yaml(one))] + options
     return words, {**inherited, "json": target}
 
 
 def _long_names(command: str, typed: list[str]) -> list[str]:
-    """Returns the words, each option by its own name, what is given by position by its own, too."""
+    """Returns the arguments with full option names, and a name for the one given by position."""
     options = [word for option in typed for word in _split_equals(option)]
-    if options and not options[0].startswith("-"):  # each takes one word by position
+    if options and not options[0].startswith("-"):
         config = options[0].endswith((".yaml", ".yml"))
         if command == "fit" and not config:
             raise UsageError(
-                f"'{options[0]}' stands alone; name pictures with --data, a config by .yaml"
+                f"unexpected argument '{options[0]}'; expected CONFIG.yaml, or --data FOLDER for "
+                "pictures"
             )
         options.insert(0, "--config" if config else "--checkpoint")
     return [
-        # --data FILE.yaml is jsonargparse's way to give a whole group
+        # jsonargparse reads a whole group from --data FILE.yaml
         word if word == "--data" and after.endswith((".yaml", ".yml")) else long_name(word)
         for word, after in pairwise([*options, ""])
     ]
 
 
 def _without_configs(options: list[str]) -> tuple[list[str], list[Path]]:
-    """Returns the words without ``--config FILE``, and the files."""
+    """Returns the arguments without ``--config FILE``, and the files."""
     left, configs, waiting = list[str](), list[Path](), list(options)
     while waiting:
         word = waiting.pop(0)
@@ -107,7 +113,7 @@ def _without_configs(options: list[str]) -> tuple[list[str], list[Path]]:
 
 
 def _check_group(name: str) -> None:
-    """Refuses an option of a misspelt group; what is wrong within a group is found later."""
+    """Refuses an option of a misspelt group; options within groups are checked later."""
     key = name.removeprefix("--")
     group, dot, rest = key.rstrip("+").partition(".")
     close = get_close_matches(group, (*_GROUPS, *_KEYS), 1, 0.75)
@@ -121,7 +127,7 @@ def _check_group(name: str) -> None:
 def _to_fit(
     name: str, options: list[str], names: list[str], runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns what a training starts with; leaves out of its configs what a bundle decides."""
+    """Returns a training's defaults; drops options from its configs that the bundle sets."""
     parent = _chosen("from", options, runs)
     if parent is None:
         return {"output": str(Path("checkpoints") / name)}
@@ -146,14 +152,15 @@ def _to_score(
     names: list[str],
     runs: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Returns what a scoring starts with; leaves out of config files what belongs to training."""
+    """Returns a scoring's defaults; drops options of training from its configs."""
     if "--from" in names or "--old_data" in names:
-        raise UsageError(f"--from and --old-data belong to fit, not to {command}")
-    sparing = [f"--model.{key}" for key in ("weights", *_VIEW)]
+        raise UsageError(f"--from and --old-data are for fit, not for {command}; leave them out")
+    allowed = [f"--model.{key}" for key in ("weights", *_VIEW)]
     for name in names:
-        if name.startswith(("--model", "--unsure")) and name not in sparing:
+        if name.startswith(("--model", "--unsure")) and name not in allowed:
             raise UsageError(
-                f"{command} does not accept {name}: a bundle is scored as it was trained"
+                f"{command} does not accept {name}, because it scores the bundle as it was "
+                "trained; leave it out"
             )
     named = _chosen("checkpoint", options, runs)
     folder = newest_bundle() if named is None else check_there(named)
@@ -169,7 +176,7 @@ def _to_score(
                 f"the config sets model.backbone to {base}, but {bundle.folder} was trained on "
                 f"{bundle.record.backbone}; name the bundle to score with --checkpoint"
             )
-        whole = bundle.record.method == "FullFineTuning"  # it holds every weight itself
+        whole = bundle.record.method == "FullFineTuning"  # the bundle holds every weight
         _keep(run, "model", _VIEW if whole else ("weights", *_VIEW))
         _keep(run, "trainer", _PLACE)
         for key in ("checkpoint", "unsure", "output", "from", "old_data"):
@@ -178,17 +185,17 @@ def _to_score(
             _mapping(run, "data").pop(key, None)
     chosen = {name.removeprefix("--") for name in names}
     chosen |= {f"data.{key}" for run in runs for key in _mapping(run, "data")}
-    inherited = to_score(bundle, chosen)
+    inherited = to_score(bundle, chosen, _chosen("data.root", options, runs))
     if "data.root" not in {*inherited, *chosen}:
         raise UsageError(
-            f"the pictures {bundle.folder} was trained on are not known; pass --data.root FOLDER"
+            f"{bundle.folder} does not record its training pictures; pass --data FOLDER"
         )
-    # in fp32, as prediction computes
+    # fp32, as in prediction
     return {**inherited, "trainer.precision": "32-true", "checkpoint": str(bundle.folder)}
 
 
 def _chosen(key: str, options: list[str], runs: list[dict[str, Any]]) -> str | None:
-    """Returns the folder that is named: on the command line, else in the last config with one."""
+    """Returns a folder from the arguments, else from the last config that sets it."""
     typed = [index for index, word in enumerate(options) if word == f"--{key}"]
     if typed and typed[-1] + 1 == len(options):
         raise UsageError(f"--{key} needs a value")
@@ -202,7 +209,7 @@ def _chosen(key: str, options: list[str], runs: list[dict[str, Any]]) -> str | N
 
 
 def _keep(run: dict[str, Any], group: str, keys: Sequence[str]) -> None:
-    """Leaves all but some options of a group out of a config, and those that are null."""
+    """Keeps only some options of a config's group, and drops those that are null."""
     kept = {key: value for key, value in _mapping(run, group).items() if key in keys}
     run[group] = {k: v for k, v in kept.items() if yaml_text.values(v) is not None}
 
@@ -213,28 +220,28 @@ def _mapping(run: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _split_equals(option: str) -> list[str]:
-    """Returns ``--name=value`` as two words for the options looked at here."""
+    """Splits ``--name=value`` for the options that this module reads."""
     name, equals, value = option.partition("=")
     ours = ("--config", "-c", "--checkpoint", "--output", "--from", "--data.root")
     return [name, value] if equals and (name in ours or long_name(name) != name) else [option]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Returns what a config holds, as ``yaml_text.read``; refuses what is not a YAML mapping."""
+    """Returns a config's content, as ``yaml_text.read`` does; refuses all but a YAML mapping."""
     try:
-        content: Any = yaml_text.read(path.read_text("utf-8-sig"))
+        content = yaml_text.read(path.read_text("utf-8-sig"))
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8; save it as UTF-8") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no keys; expected data:, model: or trainer:")
+        raise UsageError(f"{path} has no keys; expected data:, model: or trainer:")
     run = _nested(content)
     for group in _GROUPS:
         if isinstance(run.get(group), dict):
             run[group] = _nested(run[group])
         elif isinstance(run.get(group), str) and yaml_text.values(run[group]) is not None:
-            run[group] = _read_config(find_config(str(run[group])))  # a file of its own
+            run[group] = _read_config(find_config(str(run[group])))  # a separate file
     return run
 
 
@@ -247,15 +254,14 @@ def _nested(options: dict[Any, Any]) -> dict[str, Any]:
         for group in groups:
             inside = inside.setdefault(group, {})
             if not isinstance(inside, dict):
-                raise UsageError(f"the config has both {group} and {name}; write one of them")
-        inside[last] = {**inside[last], **value} if _both(inside.get(last), value) else value
+                raise UsageError(f"the config has both {group} and {name}; remove one of them")
+        before = inside.get(last)
+        if isinstance(before, dict) and isinstance(value, dict):
+            value = before | value
+        inside[last] = value
     return nested
 
 
-def _both(one: object, other: object) -> bool:
-    return isinstance(one, dict) and isinstance(other, dict)
-
-
 def _as_yaml(run: dict[str, Any]) -> str:
-    """Returns ASCII that reads as what was typed in a config."""
+    """Returns a config as ASCII YAML, with every value as it was typed."""
     return yaml.safe_dump(yaml_text.typed(run), default_style='"')

@@ -1,5 +1,6 @@
-"""``validate`` and ``test``: what must hold before a bundle is scored."""
+"""Checks before a bundle is scored, and of the scores."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,37 +8,49 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, a_few
+from vitlora.metrics.scores import Scores
 from vitlora.training.classifier import Classifier
 
-_FEW = 10  # names that a line lists
+_FEW = 10  # classes to list
 
 
 def check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
-    """Refuses to score a bundle on other views of pictures, or on other classes, than its own.
+    """Refuses to score a bundle with another preprocessing or other classes than its own.
 
     Raises:
         BundleError: They differ.
     """
     record, folder = bundle.record, data.folder
-    trained = record.preprocessing  # what is read of a file is as in training, whatever is asked
+    trained = record.preprocessing  # values are always scaled as in training
     model.backbone.preprocessing = replace(
         model.backbone.preprocessing, value_range=trained.value_range, srgb=trained.srgb
     )
     if model.backbone.preprocessing != record.preprocessing:
         raise BundleError(
-            f"{bundle.folder} sees pictures as {_view(record.preprocessing)}, as training's "
-            f"validation did; the options ask for {_view(model.backbone.preprocessing)}. Leave out "
-            "model.image_size and model.crop_mode"
+            f"{bundle.folder} was trained with {_view(record.preprocessing)}, but the options set "
+            f"{_view(model.backbone.preprocessing)}; leave out --model.image_size and "
+            "--model.crop_mode"
         )
     if folder.classes != record.classes:
         raise BundleError(
-            f"{bundle.folder} knows the classes {_unlike(record.classes, folder.classes)}"
-            f"; {folder.root} has {_unlike(folder.classes, record.classes)}"
+            f"{bundle.folder} has the classes {_unlike(record.classes, folder.classes)}; "
+            f"{folder.root} has {_unlike(folder.classes, record.classes)}"
         )
 
 
+def diverged(scores: Scores) -> str | None:
+    """Returns a note if the loss is more than twice that of guessing."""
+    guessing = math.log(len(scores.classes))
+    if scores.loss <= 2 * guessing:
+        return None
+    return (
+        f"the loss is {scores.loss:.3g}, far above that of guessing ({guessing:.2f}): training "
+        "diverged; lower --model.lr"
+    )
+
+
 def _unlike(classes: Sequence[str], others: Sequence[str]) -> str:
-    """Returns classes as a list; of many those first that the others lack."""
+    """Returns a list of classes; if there are many, those missing in the others come first."""
     known = set(others)
     return a_few(
         classes if len(classes) <= _FEW else sorted(classes, key=lambda c: c in known), _FEW

@@ -1,4 +1,4 @@
-"""``fit``, ``validate`` and ``test``: functions, and commands whose words Lightning's CLI reads."""
+"""The functions and commands ``fit``, ``validate`` and ``test``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from vitlora.metrics.scores import Scores
 
 
+Config: TypeAlias = Sequence[str | Path] | str | Path
+
+
 def fit(
-    config: str | Path | Sequence[str | Path] | None = None,
+    config: Config | None = None,
     *,
     data: str | Path | None = None,
     output: str | Path | None = None,
@@ -30,19 +33,20 @@ def fit(
     weights: str | Path | None = None,
     device: str | None = None,
     val_fraction: float | None = None,
-    **options: Any,
+    **options: object,
 ) -> Fitted:
     """Trains an adapter on a folder of pictures and writes a bundle.
 
     Args:
-        config: A YAML file, or the name of one that ships; of several, the last one counts most.
+        config: A YAML file, or the name of one that comes with vitlora; or several, where later
+            ones override earlier ones.
         data: Folder of pictures (``data.root``).
-        output: Folder of the bundle; ``checkpoints/<config name>`` where it is not given.
-        from_: Bundle to train further (``--from``, a keyword of Python).
-        weights: File of the frozen base's weights (``model.weights``).
+        output: Folder of the bundle; None for ``checkpoints/<config name>``.
+        from_: Bundle to continue from (``--from`` on the command line).
+        weights: File of the base's weights (``model.weights``).
         device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``trainer.accelerator``).
-        val_fraction: Share of each class held out where the folder has no splits, above 0 and
-            below 1 (``data.val_fraction``).
+        val_fraction: Share of each class to validate on if the folder has no splits, in (0, 1)
+            (``data.val_fraction``).
         options: Any other option of ``vitlora fit --help``, in groups or by dotted names:
             ``model={"adapter.rank": 16}``, ``**{"trainer.max_epochs": 3}``.
 
@@ -50,7 +54,7 @@ def fit(
         The bundle and its scores.
 
     Raises:
-        VitloraError: A mistake that a user can mend; the message says how.
+        VitloraError: A mistake that the user can fix; the message says how.
 
     Examples:
         >>> fitted = fit("demo.yaml", data="photos", output="checkpoints/new")
@@ -69,14 +73,14 @@ def validate(
     data: str | Path | None = None,
     weights: str | Path | None = None,
     device: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> Scored:
     """Scores a bundle on its validation split.
 
     Args:
-        checkpoint: Folder of the bundle; the newest under ``checkpoints/`` where it is not given.
-        data: Another folder of pictures than that of training.
-        weights: File of the frozen base's weights, if no longer where training found them.
+        checkpoint: Folder of the bundle; None for the newest in ``checkpoints/``.
+        data: Folder of pictures; None for the folder of training.
+        weights: File of the base's weights, if it has moved since training.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         options: Options under ``data`` and ``trainer``, as for ``fit``.
 
@@ -84,7 +88,7 @@ def validate(
         The scores, calibrated as predictions are.
 
     Raises:
-        VitloraError: A mistake that a user can mend; the message says how.
+        VitloraError: A mistake that the user can fix; the message says how.
 
     Examples:
         >>> validated = validate("checkpoints/waste5")
@@ -102,14 +106,14 @@ def test(
     data: str | Path | None = None,
     weights: str | Path | None = None,
     device: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> Scored:
-    """Scores a bundle on a test split.
+    """Scores a bundle on its test split.
 
     Args:
-        checkpoint: Folder of the bundle; the newest under ``checkpoints/`` where it is not given.
-        data: Another folder of pictures than that of training.
-        weights: File of the frozen base's weights, if no longer where training found them.
+        checkpoint: Folder of the bundle; None for the newest in ``checkpoints/``.
+        data: Folder of pictures; None for the folder of training.
+        weights: File of the base's weights, if it has moved since training.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         options: Options under ``data`` and ``trainer``, as for ``fit``.
 
@@ -117,7 +121,7 @@ def test(
         The scores, calibrated as predictions are.
 
     Raises:
-        VitloraError: A mistake that a user can mend; the message says how.
+        VitloraError: A mistake that the user can fix; the message says how.
 
     Examples:
         >>> tested = test("checkpoints/waste5", data="photos")
@@ -131,11 +135,11 @@ def test(
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training left.
+    """The result of a training.
 
     Attributes:
-        bundle: The best epoch, as it lies on the disk.
-        scores: Of that epoch on the validation pictures; None where none was validated.
+        bundle: The bundle of the best epoch.
+        scores: Its scores on the validation pictures; None if no epoch was validated.
         epoch: Its number, from 1.
     """
 
@@ -148,21 +152,21 @@ class Fitted:
         """The bundle's folder."""
         return self.bundle.folder
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the scores as plain lists and numbers."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the scores as JSON values."""
         scores = {} if self.scores is None else self.scores.to_json()
         return {"checkpoint": str(self.checkpoint), "epoch": self.epoch, "split": "val", **scores}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """How good a bundle is on a split.
+    """A bundle's scores on a split.
 
     Attributes:
         checkpoint: The bundle's folder.
         split: ``val`` or ``test``.
         scores: Calibrated, as predictions are.
-        seen: Which of the pictures training knew.
+        seen: Which of the pictures training used.
     """
 
     checkpoint: Path
@@ -170,14 +174,14 @@ class Scored:
     scores: Scores
     seen: Seen
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the scores as plain lists and numbers."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the scores as JSON values."""
         about = {"checkpoint": str(self.checkpoint), "split": self.split}
         return {**about, **self.scores.to_json(), **self.seen.to_json()}
 
 
 def run(command: str, words: list[str]) -> int:
-    """Runs one of the three commands as typed; returns the exit status."""
+    """Runs one of the three commands; returns the exit status."""
     words, inherited = run_options(command, words)
     target = inherited.pop("json")
     from vitlora.cli.lightning import main
@@ -190,8 +194,8 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _score(command: str, named: Mapping[str, Any], options: dict[str, Any]) -> Scored:
-    config = options.pop("config", None)
+def _score(command: str, named: Mapping[str, object], options: dict[str, object]) -> Scored:
+    config = cast(Config | None, options.pop("config", None))
     return Scored(*_run(command, config, named, options).scored)
 
 
@@ -200,14 +204,11 @@ def _fitted(found: VitloraCLI) -> Fitted:
 
 
 def _run(
-    command: str,
-    config: Sequence[str | Path] | str | Path | None,
-    named: Mapping[str, Any],
-    options: Mapping[str, Any],
+    command: str, config: Config | None, named: Mapping[str, object], options: Mapping[str, object]
 ) -> VitloraCLI:
-    """Runs a command as typed; what is None among the named options was not given."""
+    """Runs a command with the named options that are not None."""
     if "json" in options:
-        raise UsageError("json belongs to the command line; write what to_json() of the result is")
+        raise UsageError("json is for the command line; use to_json() of the result instead")
     given = {name: value for name, value in named.items() if value is not None}
     words, inherited = run_options(command, option_words(config, given, options))
     del inherited["json"]

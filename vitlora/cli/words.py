@@ -1,39 +1,39 @@
-"""How parameters and their types are called in the words of a command line."""
+"""How parameters and their types appear on the command line."""
 
 import math
 import re
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def dashed(name: str) -> str:
-    """Returns the option of a parameter: ``--val-fraction`` of ``val_fraction``."""
+    """Returns the option of a parameter: ``--val-fraction`` for ``val_fraction``."""
     return f"--{name.replace('_', '-')}"
 
 
-def alternatives(hint: Any) -> tuple[Any, ...]:
-    """Returns the members of a union, or what is none alone."""
+def alternatives(hint: object) -> tuple[object, ...]:
+    """Returns the members of a union; another type alone."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if union else (hint,)
 
 
 def read_otherwise(word: object, value: object) -> bool:
-    """Returns whether a word became a number that is not the decimal one that it spells.
+    """Returns whether a text became another number than the decimal one it says.
 
-    jsonargparse reads YAML's numbers: ``1:30`` is 90 there, and ``.nan`` a number.
+    jsonargparse reads numbers as YAML does: ``1:30`` is 90, and ``.nan`` is a number.
     """
     if not isinstance(word, str) or isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return not (_DECIMAL.fullmatch(word) and math.isfinite(value))
 
 
-def expected(hint: Any) -> str:
-    """Returns what a parameter takes, in words."""
+def expected(hint: object) -> str:
+    """Returns the values that a parameter takes, in words."""
     said = []
     for one in alternatives(hint):
         if one is types.NoneType:
@@ -41,21 +41,16 @@ def expected(hint: Any) -> str:
         if typing.get_origin(one) is Literal:
             said.append(f"one of {', '.join(map(str, typing.get_args(one)))}")
         elif typing.get_args(one):
-            said.append(
-                f"{_EXPECTED.get(typing.get_args(one)[0], 'values')} each, with commas between"
-            )
+            said.append(f"{NAMES.get(typing.get_args(one)[0], 'values')} each, separated by commas")
         else:
-            said.append(_EXPECTED.get(one, getattr(one, "__name__", str(one))))
+            said.append(NAMES.get(one, getattr(one, "__name__", str(one))))
     return " or ".join(said)
 
 
 def shell_lines(example: str) -> Iterator[str]:
-    """Yields what to type in a shell, of an example that may hold Python, too.
-
-    A line that ends in a backslash goes on in the next one.
-    """
-    goes_on = False
+    """Yields the shell's lines of an example; a backslash at the end continues a line."""
+    continued = False
     for line in example.splitlines():
-        if goes_on or line.startswith("$ "):
-            yield line if goes_on else line.removeprefix("$ ")
-            goes_on = line.endswith("\\")
+        if continued or line.startswith("$ "):
+            yield line if continued else line.removeprefix("$ ")
+            continued = line.endswith("\\")

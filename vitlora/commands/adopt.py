@@ -1,14 +1,14 @@
-"""The ``adopt`` command: an adapter that plain PEFT saved for a timm model -> a bundle."""
+"""The ``adopt`` command: turns an adapter that PEFT saved for a timm model into a bundle."""
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vitlora.bundle.folder import PEFT_CONFIG, RECORD
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, counted
 from vitlora.notes import note
 from vitlora.shell import typed
 
@@ -23,27 +23,28 @@ def adopt(
     image_size: int | None = None,
     quantization: Literal["none", "nf4", "fp4"] = "none",
 ) -> Adopted:
-    """Makes a bundle of a LoRA adapter that PEFT saved.
+    """Turns a LoRA adapter that PEFT saved into a bundle.
 
-    The adapter is one that PEFT's save_pretrained wrote for a timm model. It must hold the head:
-    modules_to_save=['head'].
+    PEFT's save_pretrained must have written the adapter for a timm model, together with the head
+    (modules_to_save=['head']).
 
     Args:
         adapter: Folder with adapter_config.json and adapter_model.safetensors.
-        classes: Their names, in the order of the head's outputs.
-        backbone: The base it was trained on, as timm/NAME.TAG.
+        classes: Names of the classes, in the order of the head's outputs.
+        backbone: The base that the adapter was trained on, as timm/NAME.TAG.
         weights: File of the base's weights (default: timm's, from the cache or the hub).
-        output: Folder of the bundle (default: checkpoints/NAME, named as the adapter's folder).
-        image_size: Side in pixels (default: the weights' own).
-        quantization: How the blocks of the base were kept in training: none, nf4 or fp4.
+        output: Folder of the bundle (default: checkpoints/NAME, where NAME is the adapter's
+            folder).
+        image_size: Side of the input in pixels (default: that of the weights).
+        quantization: How the base was quantised in training.
 
     Returns:
-        Where the bundle is, and what it adapts.
+        Where the bundle is, and which layers it adapts.
 
     Raises:
         UsageError: The output exists, or an option does not fit the adapter.
-        BundleError: The adapter is damaged, of a kind vitlora cannot run, or does not fit.
-        BackboneError: The base's weights cannot be had.
+        BundleError: The adapter is damaged, of an unsupported kind, or does not fit the base.
+        BackboneError: The base's weights cannot be found.
 
     Examples:
         $ vitlora adopt mine --classes can,cup --backbone timm/vit_base_patch16_224.mae
@@ -64,23 +65,23 @@ def adopt(
     found.check_backbone(base.id)
     layers = write(found, names, base, Storage(quantization), bundle)
     note(
-        "PEFT does not save which base weights, order of classes, image size and rounding the "
-        "adapter was trained with; test it on pictures whose classes you know"
+        "PEFT does not save the base weights, order of classes, image size and quantisation that "
+        "the adapter was trained with; check them by scoring labelled pictures"
     )
     return Adopted(folder, bundle, base.id, names, layers, bundle_bytes(bundle))
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """A bundle that was made of an adapter.
+    """A bundle made from a PEFT adapter.
 
     Attributes:
-        adapter: What PEFT saved.
-        output: The bundle.
-        backbone: Its base's id.
-        classes: Names, in the order of the head's outputs.
+        adapter: The adapter's folder.
+        output: The bundle's folder.
+        backbone: The base's id.
+        classes: Names of the classes, in the order of the head's outputs.
         layers: Paths of the adapted layers.
-        size: Of the bundle, bytes.
+        size: Size of the bundle, bytes.
     """
 
     adapter: Path
@@ -91,17 +92,18 @@ class Adopted:
     size: int
 
     def to_text(self) -> str:
-        """Returns where the bundle is, and what to type next."""
+        """Returns where the bundle is and what to type next."""
         predict = typed("vitlora", "predict", "IMAGE.jpg", "--checkpoint", self.output)
         test = typed("vitlora", "test", "--checkpoint", self.output, "--data", "FOLDER")
         return (
-            f"bundle   {self.output}  ({self.size:,} bytes), {len(self.layers)} layers adapted\n"
+            f"bundle   {self.output}  ({self.size:,} bytes), "
+            f"{counted(len(self.layers), 'layer')} adapted\n"
             f"predict  {predict}\n"
             f"test     {test}"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns where the bundle is, and what it adapts."""
+    def to_json(self) -> dict[str, object]:
+        """Returns where the bundle is and which layers it adapts."""
         return {
             "adapter": str(self.adapter),
             "checkpoint": str(self.output),
@@ -113,32 +115,28 @@ class Adopted:
 
 
 def _names(classes: list[str]) -> list[str]:
-    """Returns the names of the classes as folders of pictures are compared with them.
+    """Returns the names of the classes without spaces around them, in Unicode's NFC form.
 
     Raises:
-        UsageError: They are fewer than two, or one is empty or there twice.
+        UsageError: There are fewer than two, or one is empty or repeated.
     """
     names = [unicodedata.normalize("NFC", name.strip()) for name in classes]
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise UsageError(
-            f"--classes is '{','.join(classes)}'; expected at least 2 names, each once, as in "
+            f"--classes is '{','.join(classes)}'; expected at least 2 different names, such as "
             "can,glass,tyre"
         )
     return names
 
 
 def _check_folders(adapter: Path, bundle: Path) -> None:
-    """Refuses a folder without an adapter, and to write where something is.
-
-    Raises:
-        UsageError: Either is so.
-    """
+    """Refuses a folder without an adapter, and an output that exists."""
     if (adapter / RECORD).exists():
-        raise UsageError(f"{adapter} is a bundle already; use it as it is")
+        raise UsageError(f"ADAPTER is '{adapter}', which is already a bundle; use it as it is")
     if not (adapter / PEFT_CONFIG).is_file():
         raise UsageError(
-            f"{adapter} holds no PEFT adapter: it has no {PEFT_CONFIG}; expected the folder that "
-            "PEFT's save_pretrained wrote"
+            f"ADAPTER is '{adapter}', which has no {PEFT_CONFIG}; expected the folder that PEFT's "
+            "save_pretrained wrote"
         )
     if bundle.exists():
-        raise UsageError(f"{bundle} exists, and adopt overwrites nothing; choose another --output")
+        raise UsageError(f"output '{bundle}' already exists; choose another --output")

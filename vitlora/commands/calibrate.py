@@ -1,10 +1,10 @@
-"""The ``calibrate`` command: what a bundle's confidence is worth, once more."""
+"""The ``calibrate`` command: calibrates a bundle's confidence again."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
@@ -28,29 +28,29 @@ def calibrate(
 ) -> Calibration:
     """Calibrates a bundle's confidence on validation pictures.
 
-    It fits the temperature, chooses below which confidence an answer is unsure, and learns where
-    the training pictures lie, to know unfamiliar ones. 'vitlora fit' does so by itself; this does
-    it again, for another error rate or for an adopted adapter.
+    It fits the temperature, chooses the confidence below which an answer is unsure, and learns to
+    recognise unfamiliar pictures. 'vitlora fit' does this at its end; use calibrate for another
+    error rate or for an adopted adapter.
 
     Args:
         checkpoint: Folder of the bundle, which is rewritten.
         data: Folder with train/ and val/, or class folders (default: the folder of training).
-        max_error: Share of wrong answers accepted among the sure ones of new pictures, kept to with
-            90% probability (default: what the bundle was calibrated for, else 0.05).
-        coverage: Or: share of the pictures to be answered for sure.
-        weights: File of the frozen base's weights, if no longer where training found them.
+        max_error: Largest share of wrong answers among the sure answers to new pictures, guaranteed
+            with 90% certainty (default: as the bundle was calibrated, else 0.05).
+        coverage: Instead of --max-error: share of the pictures that get a sure answer.
+        weights: File of the base's weights, if it has moved since training.
         device: auto, cpu, cuda or mps.
-        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
-            and the like.
+        reading: Options of fit that say how --data is stored, such as --data.layout and
+            --data.label_column.
 
     Returns:
-        What the bundle holds now.
+        The new calibration.
 
     Raises:
-        UsageError: A share out of range, or both are given.
+        UsageError: A share is out of range, or both are given.
         BundleError: The bundle is damaged.
-        BackboneError: The base's weights cannot be had.
-        DataError: There are no pictures to learn from.
+        BackboneError: The base's weights cannot be found.
+        DataError: There are no training or validation pictures.
 
     Examples:
         $ vitlora calibrate checkpoints/waste5 --max-error 0.02
@@ -61,10 +61,10 @@ def calibrate(
     if data is not None:
         check_root(data, "--data")
     if max_error is not None and coverage is not None:
-        raise UsageError("calibrate takes --max-error or --coverage, not both")
+        raise UsageError("--max-error and --coverage exclude each other; leave one out")
     asked = {"max_error": max_error, "coverage": coverage}
     rule = {name: share for name, share in asked.items() if share is not None}
-    Unsure(**rule)  # a mistake in it needs no torch to be told
+    Unsure(**rule)  # reports a mistake before torch is imported
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.calibrate import calibrate as learn
@@ -74,7 +74,9 @@ def calibrate(
     bundle = load_bundle(checkpoint)
     folder = find_validation(bundle, data, layout).folder
     if "train" not in folder.splits:
-        raise DataError(f"{folder.root} has no train split; expected pictures trained on")
+        raise DataError(
+            f"{folder.root} has no train split; name a folder with train/ and val/ with --data"
+        )
     before = bundle.record.confidence
     unsure = Unsure(**(rule or ({} if before is None else before.rule)))
     network = merged_network(bundle, weights, pick_device(device))
@@ -84,23 +86,23 @@ def calibrate(
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a bundle now says of its confidence.
+    """A bundle's new calibration.
 
     Attributes:
         checkpoint: The bundle.
-        confidence: Temperature, thresholds and what they rest on; None if nothing could be learnt.
+        confidence: Temperature and thresholds; None if nothing could be learnt.
     """
 
     checkpoint: Path
     confidence: Confidence | None
 
     def to_text(self) -> str:
-        """Returns temperature and threshold, in words."""
+        """Returns temperature and threshold as text."""
         from vitlora.evaluation.calibrate import describe
 
         return "" if self.confidence is None else describe(self.confidence)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the numbers that the bundle holds."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the numbers of the calibration."""
         learnt = None if self.confidence is None else asdict(self.confidence)
         return {"checkpoint": str(self.checkpoint), "confidence": learnt}

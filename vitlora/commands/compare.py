@@ -1,7 +1,7 @@
-"""The ``compare`` command: methods on the same folder and seeds -> one table, one sentence.
+"""The ``compare`` command: trains several methods on the same pictures and compares them.
 
-Each run is ``vitlora fit`` and ``vitlora test`` as a user would type them, each in a process of its
-own. This one stays light: it imports no torch, whose memory Linux would count as theirs, too.
+Each run is a ``vitlora fit`` and a ``vitlora test``, each in its own process. This process imports
+no torch: on Linux, its memory would count towards the peak of its children.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vitlora.data.folder import Folder
 from vitlora.data.groups import groups_of
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import read_folder
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import write_json, write_whole
 from vitlora.notes import tell
 from vitlora.studies.advice import can_tell
@@ -33,7 +33,7 @@ from vitlora.studies.result import Comparison
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
 from vitlora.units import clock
 
-_TAIL = 8  # lines of a failed run's log to show
+_TAIL = 8  # last lines of a failed run's log
 
 
 def compare(
@@ -44,14 +44,13 @@ def compare(
     seeds: Sequence[int] = (0,),
     margin: float = 0.02,
     output: str | Path | None = None,
-    **options: Any,
+    **options: object,
 ) -> Comparison:
     """Trains several methods on your photos and compares them.
 
-    Each method is trained on the same pictures and seeds with the same configuration, and scored
-    on the test pictures (on the validation pictures where there are none). One table says
-    accuracy, macro-F1, time, memory and size. Each run has a process of its own. Interrupted with
-    Ctrl-C, the same command goes on where it stopped.
+    Each method is trained with the same pictures, seeds and configuration, and scored on the test
+    pictures (if there are none, on the validation pictures). A table lists accuracy, macro-F1,
+    time, memory and size. After Ctrl-C, the same command continues where it stopped.
 
     Methods: linear (the head alone, on a frozen base); lora (low-rank updates of a frozen base);
     qlora (LoRA on a base kept in 4 bits); full (every weight; the bundle holds the whole network);
@@ -60,27 +59,28 @@ def compare(
     eva (starts at your pictures' activations); loftq (QLoRA that starts by undoing the rounding);
     lora+ (B learns 4 times as fast as A); qv (LoRA on q and v alone).
 
-    Learning rates: the configuration's is for the adapter it names; linear gets 2.5 times that of
-    LoRA, lora+ half, full a tenth. --model.lr gives all the same.
+    Learning rates: the configuration's rate is for its own adapter. Compared with LoRA, linear
+    gets 2.5 times the rate, lora+ half of it, full a tenth. --model.lr sets the same rate for all.
 
     The exit status is 1 if a run failed.
 
     Args:
         config: YAML files, as for fit.
-        data: Folder of pictures (data.root).
+        data: Folder of pictures.
         methods: Methods to compare.
-        seeds: Train each method once with each of these.
-        margin: Accuracy that a cheaper method may cost and still be advised, 0 <= margin < 1.
-        output: Folder for table, chart, bundles and logs (default: comparisons/CONFIG's name).
-        options: Any option of fit with a dot in its name, or that by its short name.
+        seeds: Each method is trained once with each of these seeds.
+        margin: Accuracy that a cheaper method may lose and still be recommended, in [0, 1).
+        output: Folder for table, chart, bundles and logs (default: comparisons/NAME, where NAME is
+            the config's).
+        options: Any option of fit with a dot in its name, or its short name.
 
     Returns:
-        What the runs say.
+        The table and the advice.
 
     Raises:
         UsageError: An option is wrong, or the output folder holds something else.
-        DataError: The pictures' folder cannot be used.
-        KeyboardInterrupt: It was stopped; what is done is kept.
+        DataError: The folder of pictures cannot be used.
+        KeyboardInterrupt: It was stopped; finished runs are kept.
 
     Examples:
         $ vitlora compare demo.yaml --methods linear,lora,qlora
@@ -90,11 +90,11 @@ def compare(
     methods = check_methods(methods)
     _check_seeds(seeds)
     if not 0 <= margin < 1:
-        raise UsageError(f"--margin is {margin}; expected 0 <= margin < 1, 0.02 say")
+        raise UsageError(f"--margin is {margin}; expected 0 <= margin < 1, such as 0.02")
     words = fit_words(config, data, options)
     if not {"--config", "--data.root"} & {*words}:
         raise UsageError(
-            "compare needs --config FILE or --data FOLDER; 'vitlora configs' lists those that ship"
+            "compare needs --config FILE or --data FOLDER; 'vitlora configs' lists the configs"
         )
     configs = [b for a, b in pairwise(words) if a == "--config"]
     name = Path(configs[-1]).stem if configs else "run"
@@ -106,8 +106,8 @@ def compare(
     study = Study(folder, base, split, same_rate)
     study.take({"vitlora": __version__, "pictures": digest, "same_lr": same_rate, "config": base})
     tell(
-        f"comparing {', '.join(methods)} on {base['data']['root']}: {pictures} {split} pictures; "
-        f"bundles and logs go to {folder}"
+        f"comparing {', '.join(methods)} on {base['data']['root']}, "
+        f"{counted(pictures, f'{split} picture')}; bundles and logs go to {folder}"
     )
     if len(methods) > 1:
         tell(can_tell(pictures, split, len(methods), len(seeds), margin))
@@ -124,13 +124,13 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         if not 0 <= seed < 2**32:
             raise UsageError(f"--seeds has {seed}; expected whole numbers from 0 to 4294967295")
         if list(seeds).count(seed) > 1:
-            raise UsageError(f"--seeds has {seed} twice; name it once")
+            raise UsageError(f"--seeds has {seed} twice; give it once")
     if not seeds:
-        raise UsageError("--seeds is empty; expected whole numbers, as in 0,1,2")
+        raise UsageError("--seeds is empty; expected whole numbers, such as 0,1,2")
 
 
 def _resolved(words: Sequence[str]) -> dict[str, Any]:
-    """Returns the whole configuration as ``fit`` reads it, which finds misspelt keys."""
+    """Returns the whole configuration as ``fit`` reads it, which also checks it."""
     done = run_vitlora(["fit", *words, "--print_config"], capture_output=True)
     if done.returncode:
         raise UsageError(last_words(done.stderr))
@@ -141,10 +141,10 @@ def _resolved(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
-    """Returns the split to score, how many pictures it has, and a digest of all the pictures.
+    """Returns the split to score, its number of pictures, and a digest of all pictures.
 
     Raises:
-        DataError: There is nothing to train on, or nothing to choose the epoch by.
+        DataError: There are no training pictures, or no validation pictures.
     """
     found = read_folder(data["root"], data["classes"], options=LayoutOptions.of(data))
     if data.get("resplit") or "all" in found.splits:  # as FolderData does
@@ -155,15 +155,20 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
         found = pool.split(*shares, groups, data.get("folds"), data.get("fold") or 0)
     for split in ("train", "val"):
         if split not in found.splits:
-            raise DataError(f"{found.root} has no {split} split; compare trains, so it needs one")
+            raise DataError(f"{found.root} has no {split} split, which compare needs for training")
     split = "test" if "test" in found.splits else "val"
     return split, len(found.splits[split]), _digest(found)
 
 
 def _digest(folder: Folder) -> str:
-    """Returns a SHA-256 over the names and sizes of the pictures of each split."""
+    """Returns the SHA-256 of each split's pictures: their names, classes and sizes."""
     known = sorted(
-        (part, folder.name(sample), size_and_time(sample.path)[0])
+        (
+            part,
+            folder.name(sample),
+            folder.classes[sample.label],
+            size_and_time(sample.path)[0],
+        )
         for part, samples in folder.splits.items()
         for sample in samples
     )
@@ -173,10 +178,10 @@ def _digest(folder: Folder) -> str:
 def _check_ours(folder: Path) -> None:
     """Refuses a folder that holds anything but a comparison."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"output '{folder}' is a file; expected a folder")
+        raise UsageError(f"--output is '{folder}', a file; expected a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SETUP).is_file():
         raise UsageError(
-            f"output '{folder}' holds something that is not a comparison; choose another --output"
+            f"--output is '{folder}', which holds something else than a comparison; choose another"
         )
 
 
@@ -186,21 +191,21 @@ def _run_all(study: Study, todo: Sequence[tuple[str, int]]) -> list[Run | Failur
         for number, (method, seed) in enumerate(todo, 1):
             done.append(_run(study, method, seed, f"{number}/{len(todo)}"))
     except KeyboardInterrupt:
-        tell(f"\n{len(done)} of {len(todo)} runs are kept; the same command goes on")
+        tell(f"\n{len(done)} of {counted(len(todo), 'run')} kept; the same command continues")
         raise
     return done
 
 
 def _run(study: Study, method: str, seed: int, number: str) -> Run | Failure:
-    """Runs a method with a seed unless that was done before; a line at its start and its end."""
+    """Runs a method with a seed unless an earlier result exists; logs its start and its end."""
     label = f"{number}  {method}, seed {seed}:"
     if known := study.finished(method, seed):
-        tell(f"{label} {_said(known)}, from before")
+        tell(f"{label} {_accuracy(known)}, from an earlier run")
         return known
     tell(f"{label} training ...")
     result = study.run(method, seed)
     if isinstance(result, Run):
-        tell(f"{label} {_said(result)}, trained in {clock(result.seconds)}")
+        tell(f"{label} {_accuracy(result)}, trained in {clock(result.seconds)}")
         return result
     log = study.path(method, seed, ".log")
     tail = log.read_text("utf-8", "replace").strip().splitlines()[-_TAIL:]
@@ -209,13 +214,13 @@ def _run(study: Study, method: str, seed: int, number: str) -> Run | Failure:
     return result
 
 
-def _said(run: Run) -> str:
+def _accuracy(run: Run) -> str:
     right = sum(a == b for a, b in zip(run.labels, run.answers, strict=True))
     return f"accuracy {right / len(run.labels):.4f}"
 
 
 def _write(found: Comparison) -> None:
-    """Writes the table and every number, with the chart if any run has ended well."""
+    """Writes table and numbers, and the chart if any run succeeded."""
     if found.rows:
         from vitlora.studies.chart import chart
 

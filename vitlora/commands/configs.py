@@ -1,7 +1,6 @@
-"""The ``configs`` command: the configs that ship with vitlora, to see and to copy."""
+"""The ``configs`` command: lists and shows the configs that come with vitlora."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from vitlora.config_files import shipped
 from vitlora.errors import UsageError, nearest
@@ -13,16 +12,16 @@ _NEXT = (
 
 
 def configs(name: str | None = None) -> "Configs":
-    """Lists the configs that ship, or shows one to copy.
+    """Lists the configs that come with vitlora, or prints one.
 
     Args:
-        name: The config to show whole, such as waste5.yaml.
+        name: The config to print, such as waste5.yaml.
 
     Returns:
-        The texts of the configs, by name.
+        Name -> text of each config.
 
     Raises:
-        UsageError: No config of that name ships.
+        UsageError: There is no config of that name.
 
     Examples:
         $ vitlora configs
@@ -34,7 +33,7 @@ def configs(name: str | None = None) -> "Configs":
     ours = shipped()
     if name is not None and name not in ours:
         raise UsageError(
-            f"no config '{name}' ships with vitlora{nearest(name, ours)}; expected one of "
+            f"vitlora has no config '{name}'{nearest(name, ours)}; expected one of "
             f"{', '.join(ours)}"
         )
     wanted = ours if name is None else {name: ours[name]}
@@ -43,26 +42,26 @@ def configs(name: str | None = None) -> "Configs":
 
 @dataclass(frozen=True)
 class Configs:
-    """Configs that ship with vitlora.
+    """Configs that come with vitlora.
 
     Attributes:
-        texts: Their YAML, by name.
-        whole: Whether one was asked for, to be shown whole.
+        texts: Name -> YAML text.
+        whole: Whether to print the text of one config, not a list.
     """
 
     texts: dict[str, str]
     whole: bool
 
     def to_text(self) -> str:
-        """Returns the one that was asked for, else a line about each."""
+        """Returns the requested config, else a line about each."""
         if self.whole:
             return "".join(self.texts.values()).rstrip("\n")
         width = max(map(len, self.texts))
         lines = [f"{name:{width}}  {_about(text)}" for name, text in self.texts.items()]
         return "\n".join([*lines, "", *_NEXT])
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the texts."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the texts by name."""
         return {"configs": self.texts}
 
 

@@ -1,4 +1,4 @@
-"""The ``doctor`` command: what is wrong with an image folder, and a cleaned copy of it."""
+"""The ``doctor`` command: finds problems in an image folder, and writes a cleaned copy."""
 
 from __future__ import annotations
 
@@ -38,41 +38,41 @@ def doctor(
     device: str = "auto",
     **reading: str | Path,
 ) -> Examination:
-    """Says what is wrong with an image folder before training.
+    """Finds problems in a folder of pictures before training.
 
-    The folder is not changed. The exit status is 1 if there is an error: something that stops
-    training or makes its score wrong.
+    The folder is not changed. The exit status is 1 if there is an error: a problem that stops
+    training or makes its scores wrong.
 
     Args:
         data: Folder with train/, val/ and test/, each with a folder for each class; or class
-            folders, a table, an export or an archive, as fit reads them.
+            folders, a table, an export or an archive, as for fit.
         html: Also write an offline page that shows the pictures.
-        fix: New folder for a cleaned copy, split anew, with hard links where possible: no
-            unreadable picture, no file twice, no copies with different labels, all copies of a
-            picture in one split.
+        fix: New folder for a cleaned copy with a new split, made of hard links where possible. It
+            leaves out unreadable pictures, repeated files and copies with different labels, and
+            keeps near-copies of a picture in one split.
         val_fraction: Share of --fix for validation (default: that of the folder's val/, else 0.2).
         test_fraction: Share of --fix for testing (default: that of the folder's test/, else 0).
-        seed: Of the split of --fix.
-        check_labels: Also find pictures whose class the others contradict, by the features of a
+        seed: Seed of the split of --fix.
+        check_labels: Also find pictures that are probably mislabelled, with the features of a
             frozen base.
         backbone: The base for --check-labels (default: that of fit).
-        weights: File of its weights (default: the hub's).
-        device: auto, cpu, cuda or mps, for --check-labels.
-        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
-            and the like.
+        weights: File of the base's weights, for --check-labels (default: from the hub).
+        device: Device for --check-labels: auto, cpu, cuda or mps.
+        reading: Options of fit that say how --data is stored, such as --data.layout and
+            --data.label_column.
 
     Returns:
-        What was found.
+        The findings.
 
     Raises:
         UsageError: A share is out of range, or a file or folder cannot be written.
-        DataError: There is no such folder, or too little is left of it to be split.
-        BackboneError: The base for --check-labels cannot be had.
+        DataError: There is no such folder, or too few pictures are left to split.
+        BackboneError: The base for --check-labels cannot be found.
 
     Examples:
         $ vitlora doctor photos
         $ vitlora doctor photos --html doctor.html --json doctor.json
-        $ vitlora doctor photos --check-labels --backbone vitlora/vit_micro_patch8_96
+        $ vitlora doctor photos --check-labels
         $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
     root, layout = check_root(data, "--data"), LayoutOptions.named(reading)
@@ -86,12 +86,12 @@ def doctor(
         raise UsageError("--val-fraction and --test-fraction are for --fix; add --fix OUT")
     for option, value in (("--backbone", backbone), ("--weights", weights)):
         if value is not None and not check_labels:
-            raise UsageError(f"{option} is for --check-labels; add it")
+            raise UsageError(f"{option} is for --check-labels; add --check-labels")
     from vitlora.data.doctor import Survey, by_severity, examine, survey
     from vitlora.data.doctor.cleaned import Shares, write_cleaned
 
     shares = Shares(val_fraction, test_fraction, seed)
-    shares.of(Survey(root, ["all"]))  # a mistake in them is told before the work
+    shares.of(Survey(root, ["all"]))  # reports a mistake before the work
     found = survey(root, layout)
     if not found.pictures:
         raise DataError(f"--data '{root}' has no labelled pictures")
@@ -109,7 +109,7 @@ def doctor(
     try:
         return replace(told, copy=Copy(out, write_cleaned(found, out, shares)))
     except (VitloraError, OSError):
-        tell(told.to_text())  # looking took long, and what was found stays true
+        tell(told.to_text())  # the findings took long, and hold without the copy
         raise
 
 
@@ -118,8 +118,8 @@ class Copy:
     """A cleaned copy of a folder.
 
     Attributes:
-        folder: Where it lies.
-        counts: Pictures of each split.
+        folder: Its path.
+        counts: Split -> number of pictures.
     """
 
     folder: Path
@@ -128,12 +128,12 @@ class Copy:
 
 @dataclass(frozen=True)
 class Examination:
-    """What is wrong with a folder.
+    """The problems of a folder.
 
     Attributes:
-        survey: All that lies in it.
-        findings: What is wrong, the worst first.
-        copy: The cleaned copy, if one was asked for.
+        survey: All files in it.
+        findings: The problems, the worst first.
+        copy: The cleaned copy, if one was requested.
     """
 
     survey: Survey
@@ -147,11 +147,11 @@ class Examination:
 
     @property
     def left_out(self) -> int:
-        """How many pictures the copy lacks; 0 without a copy."""
+        """Number of pictures that the copy leaves out; 0 without a copy."""
         return len(self.survey.pictures) - sum(self.copy.counts.values()) if self.copy else 0
 
     def to_text(self) -> str:
-        """Returns each finding with a few of its files and what to do."""
+        """Returns each finding with some of its files and what to do."""
         from vitlora.data.doctor.text import text_of
 
         text = text_of(self.survey, self.findings)
@@ -186,17 +186,17 @@ class Examination:
 
 
 def _check_page(page: Path, root: Path) -> None:
-    """Refuses before the work what could not be written after it."""
+    """Refuses a page that could not be written later."""
     check_target("--html", page, (".html", ".htm"), _OURS)
     if root.resolve() in page.resolve().parents:
-        raise UsageError(f"--html '{page}' lies in --data '{root}'; name a file outside")
+        raise UsageError(f"--html '{page}' is inside --data '{root}'; choose a file outside")
 
 
 def _check_copy(out: Path, root: Path) -> None:
     if out.exists() or out.is_symlink():
-        raise UsageError(f"--fix '{out}' exists already; name a folder that does not")
+        raise UsageError(f"--fix '{out}' already exists; choose a new folder")
     if root.resolve() in out.resolve().parents:
-        raise UsageError(f"--fix '{out}' lies in --data '{root}'; name a folder outside")
+        raise UsageError(f"--fix '{out}' is inside --data '{root}'; choose a folder outside")
 
 
 def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> None:
@@ -232,7 +232,7 @@ def _write_page(target: Path, found: Survey, findings: Sequence[Finding]) -> Non
 def _tiles(
     names: Sequence[str], pictures: dict[str, Picture], value_range: ValueRange | None
 ) -> list[dict[str, str]]:
-    """Returns name, place and thumbnail of each file; without one if it is not a picture."""
+    """Returns name, place and thumbnail of each file; no thumbnail if it is not a picture."""
     from vitlora.data.images import open_image
     from vitlora.pages.page import data_uri
 

@@ -1,10 +1,10 @@
-"""The ``drift`` command: whether new, unlabelled photos are still like the training data."""
+"""The ``drift`` command: compares new, unlabelled photos with the training data."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
 from vitlora.data.archives import is_archive
@@ -25,24 +25,24 @@ _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
 def drift(
     checkpoint: str | Path, *, data: str | Path, weights: str | None = None, device: str = "auto"
 ) -> DriftResult:
-    """Says whether new photos are still like the training data.
+    """Checks whether new photos are like the training data.
 
-    The photos need no labels. It compares the mix of classes, how sure the answers are, and how far
-    the photos lie from the pictures of training. The exit status is 0 whether something changed or
-    not.
+    The photos need no labels. It compares the mix of classes, the confidence of the answers, and
+    the distance of the photos from the training pictures. The exit status is 0 even if something
+    changed.
 
     Args:
         checkpoint: Folder of the bundle.
-        data: Folder of new photos, searched to its depths.
-        weights: File of the frozen base's weights, if no longer where training found them.
+        data: Folder of new photos, including its subfolders, or an archive.
+        weights: File of the base's weights, if it has moved since training.
         device: auto, cpu, cuda or mps.
 
     Returns:
-        What was compared and what changed.
+        The comparisons and what changed.
 
     Raises:
-        BundleError: The bundle is damaged, never calibrated, or belongs to other base weights.
-        BackboneError: The base's weights cannot be had.
+        BundleError: The bundle is damaged, not calibrated, or belongs to other base weights.
+        BackboneError: The base's weights cannot be found.
         DataError: There are no pictures to compare.
 
     Examples:
@@ -51,7 +51,7 @@ def drift(
     """
     check_there(checkpoint)
     root = Path(data).expanduser()
-    samples = [Sample(path, -1) for path in _pictures(root)]  # what they show is not known
+    samples = [Sample(path, -1) for path in _pictures(root)]  # -1: unknown class
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.bundle.merging import merged_network
     from vitlora.evaluation.answers import answer
@@ -63,8 +63,8 @@ def drift(
     known, reference = bundle.record.confidence, bundle.reference
     if known is None or reference is None:
         raise BundleError(
-            f"{bundle.folder} was never calibrated: how sure and how near its validation pictures "
-            f"were is not known; first run '{typed('vitlora', 'calibrate', bundle.folder)}'"
+            f"{bundle.folder} is not calibrated, so there is nothing to compare with; first run "
+            f"'{typed('vitlora', 'calibrate', bundle.folder)}'"
         )
     network = merged_network(bundle, weights, pick_device(device))
     answers = answer(network, samples, bundle.record.preprocessing)
@@ -72,7 +72,7 @@ def drift(
         note(f"left out: {line}")
     if answers.outside:
         photos = counted(len(answers.outside), "photo")
-        warn(f"values outside the range of training in {photos}, such as {answers.outside[0]}")
+        warn(f"{photos} with values outside the range of training, such as {answers.outside[0]}")
     trained = seen(bundle, samples)
     for line in trained.notes("all"):
         warn(line)
@@ -83,14 +83,14 @@ def drift(
 
 @dataclass(frozen=True)
 class DriftResult:
-    """What was compared, and what changed.
+    """The comparisons and what changed.
 
     Attributes:
         checkpoint: The bundle.
         data: The folder of new photos.
-        drift: The numbers.
-        unreadable: Photos that could not be read, and why.
-        seen: Which of them training knew.
+        drift: The comparisons.
+        unreadable: Path -> reason, for photos that could not be read.
+        seen: Which of them training used.
     """
 
     checkpoint: Path
@@ -100,17 +100,18 @@ class DriftResult:
     seen: Seen
 
     def to_text(self) -> str:
-        """Returns the verdict, what to do, and the numbers behind it."""
+        """Returns the verdict, what to do, and the numbers."""
         from vitlora.evaluation.drift import FEW
 
         drift = self.drift
         lines = [verdict(drift), *([_to_do(drift, self.checkpoint)] if drift.changed else []), ""]
         lines += _table(drift)
         if min(len(drift.photos), drift.validation) < FEW:
-            lines.append(f"of fewer than {FEW} pictures little can be told: the shares are rough")
+            lines.append(f"the shares are rough: they are of fewer than {FEW} pictures")
         lines += [f"not compared: {name} ({why})" for name, why in drift.left_out.items()]
         lines.append(
-            f"{len(drift.photos):,} photos, {drift.validation:,} validation pictures; "
+            f"{counted(len(drift.photos), 'photo')}, "
+            f"{counted(drift.validation, 'validation picture')}; "
             f"{len(self.unreadable):,} could not be read"
         )
         far = [photo for photo in drift.photos if photo.unfamiliar]
@@ -118,12 +119,12 @@ class DriftResult:
             lines += ["", f"least like the training pictures ({len(far):,} in all):"]
         for photo in far[:_SHOWN]:
             name = photo.path.relative_to(self.data).as_posix()
-            said = f"{photo.label} {photo.confidence:.0%}"
-            lines.append(f"  {name}   distance {photo.distance:.1f}, said to be {said}")
+            predicted = f"predicted {photo.label}, {photo.confidence:.0%}"
+            lines.append(f"  {name}   distance {photo.distance:.1f}, {predicted}")
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns every number and picture."""
+    def to_json(self) -> dict[str, object]:
+        """Returns every number and photo."""
         drift = self.drift
         return {
             "checkpoint": str(self.checkpoint),
@@ -145,21 +146,21 @@ class DriftResult:
 
 
 def verdict(drift: Drift) -> str:
-    """Returns what was found, in one sentence."""
+    """Returns the result in one sentence."""
     from vitlora.evaluation.drift import FEW
 
-    count = f"{len(drift.photos):,}"
+    count = counted(len(drift.photos), "photo")
     if drift.changed:
         said = "; ".join(_said(drift, shift) for shift in drift.changed)
         return f"Changed: {said}."
     if len(drift.photos) < FEW:
-        return f"{count} photos are too few to tell: only a very large change would show."
+        return f"No change found, but with {count} only a very large one would show."
     if drift.validation < FEW:
         return (
-            f"{drift.validation} validation pictures are too few to compare with: only a very "
-            "large change would show."
+            f"No change found, but with {counted(drift.validation, 'validation picture')} only a "
+            "very large one would show."
         )
-    return f"These {count} photos look like the training data."
+    return f"These {count} look like the training data."
 
 
 def _said(drift: Drift, shift: Shift) -> str:
@@ -168,27 +169,27 @@ def _said(drift: Drift, shift: Shift) -> str:
     if shift.name == "class mix":
         return f"the class mix changed ({shares})"
     if shift.name == "confidence":
-        return f"the answers are {'surer' if shift.rose else 'less sure'} ({shares})"
-    return f"the photos are {'less' if shift.rose else 'more'} like those of training ({shares})"
+        return f"the answers are {'more' if shift.rose else 'less'} confident ({shares})"
+    return f"the photos are {'less' if shift.rose else 'more'} like the training data ({shares})"
 
 
 def _to_do(drift: Drift, checkpoint: Path) -> str:
     found = {(shift.name, shift.rose) for shift in drift.changed}
     if found & {("confidence", False), ("distance", True)}:
         return (
-            "what to do: look at the pictures below, label some of their kind, and train on: "
+            "what to do: look at the photos below, label some like them, and continue training: "
             + typed("vitlora", "fit", "--from", checkpoint)
         )
     if any(shift.name == "class mix" for shift in drift.changed):
         return (
-            "what to do: if the mix is really another, label some of them and score them: "
+            "what to do: if you expected the same mix, label some of them and score them: "
             + typed("vitlora", "report", checkpoint, "--data", "LABELLED")
         )
-    return "what to do: see whether pictures of training are among them, or many of one thing"
+    return "what to do: check for training pictures or many photos of one object among them"
 
 
 def _table(drift: Drift) -> list[str]:
-    """Returns a row for each thing compared, and below it the numbers that say most."""
+    """Returns a row for each comparison, followed by its most important numbers."""
     rows = [("", "before", "here", "changed", "moved", "PSI", "p")]
     for shift in drift.shifts:
         p = f"{shift.p:.3f}" if shift.p >= 0.001 else "<0.001"
@@ -201,7 +202,7 @@ def _table(drift: Drift) -> list[str]:
 
 
 def _details(drift: Drift, shift: Shift) -> list[tuple[str, str, str]]:
-    """Returns names with their values before and here; of classes, the largest change first."""
+    """Returns names with their values before and here; classes with the largest change first."""
     if shift.medians is None:
         shares = zip(shift.parts, shift.expected, shift.observed, strict=True)
         rows = sorted(shares, key=lambda row: -abs(row[2] - row[1]))
@@ -218,14 +219,14 @@ def _percent(share: float) -> str:
 
 def _pictures(root: Path) -> list[Path]:
     if not root.is_dir() and not is_archive(root):
-        kind = "is a file; expected a folder of photos" if root.exists() else "no such folder"
-        raise DataError(f"--data '{root}': {kind}")
+        kind = "is a file" if root.exists() else "no such folder"
+        raise DataError(f"--data '{root}': {kind}; expected a folder of photos")
     found = list_pictures(root)
     found.check_open()
     others = found.passed_over.get("other", [])
     if not found.pictures:
-        only = f"; passed over {describe(others)}" if others else ""
+        only = f"; ignored {describe(others)}" if others else ""
         raise DataError(f"--data '{root}': no pictures in this folder{only}")
     if others:
-        note(f"passed over {describe(others)}")
+        note(f"ignored {describe(others)}")
     return found.pictures

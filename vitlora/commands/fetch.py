@@ -1,4 +1,4 @@
-"""The ``fetch`` command: a dataset, public or drawn -> a folder for ``--data.root``."""
+"""The ``fetch`` command: downloads or draws a dataset to train on."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 from vitlora.data.listing import SUFFIXES, list_pictures
 from vitlora.data.public import DATASETS, Dataset, File
-from vitlora.errors import DataError, UsageError, VitloraError, nearest
+from vitlora.errors import DataError, UsageError, VitloraError, counted, nearest
 from vitlora.files import draft
 from vitlora.notes import tell
 from vitlora.shell import typed
 
-DRAWN = "waste5-drawn"  # the one dataset that is made, not downloaded
+DRAWN = "waste5-drawn"  # the one dataset that is drawn, not downloaded
 
-_BLOCK = 2**18  # bytes; huggingface_hub's own 10 MB would be a quarter of a small dataset
+_BLOCK = 2**18  # bytes; huggingface_hub's 10 MB would be a quarter of a small dataset
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -31,22 +30,22 @@ def fetch(
 ) -> Fetched:
     """Downloads a public dataset to train on, or draws one.
 
-    Stopped half-way, the same command goes on where it was. Without a network: download the files
-    that it names on another machine, put them into one folder, and name that with --downloads.
+    If it is interrupted, the same command continues. Without a network: download the listed files
+    on another machine, put them into one folder, and pass that as --downloads.
 
     Args:
         dataset: trashnet, or waste5-drawn, which is drawn on this machine, offline.
         output: New folder (default: datasets/DATASET).
-        downloads: Folder of files that were downloaded by hand, or the .zip among them; what is not
-            there is downloaded.
+        downloads: Folder with files that you downloaded yourself, or the .zip file; missing files
+            are downloaded.
 
     Returns:
-        Where the pictures lie.
+        Where the pictures are.
 
     Raises:
-        UsageError: An unknown dataset, an output that exists, nothing usable in ``downloads``.
-        DataError: A file that is not the one expected.
-        VitloraError: No network, the server refuses, or the disk is full.
+        UsageError: The dataset is unknown, the output exists, or ``downloads`` has no usable file.
+        DataError: A file differs from the one expected.
+        VitloraError: There is no network, the server refuses, or the disk is full.
 
     Examples:
         $ vitlora fetch trashnet
@@ -58,15 +57,13 @@ def fetch(
     if known is None:
         names = (*DATASETS, DRAWN)
         raise UsageError(
-            f"'{dataset}' is not a dataset that vitlora can fetch{nearest(dataset, names)}; "
-            f"expected one of: {', '.join(names)}. Others: datasets/README.md"
+            f"DATASET is '{dataset}'; expected one of {', '.join(names)}{nearest(dataset, names)}. "
+            "datasets/README.md lists others to download yourself"
         )
     folder = Path(output or Path("datasets") / dataset).expanduser()
     if folder.exists() or folder.is_symlink():
-        raise UsageError(
-            f"output '{folder}' exists, and fetch overwrites nothing; choose another with --output"
-        )
-    kept = folder.with_name(f".{folder.name}.part")  # of a download cut short
+        raise UsageError(f"output '{folder}' already exists; choose another --output")
+    kept = folder.with_name(f".{folder.name}.part")  # files of an interrupted download
     by_hand = _by_hand(known, downloads) if downloads else {}
     tell("\n".join(_announcement(known, by_hand)))
     try:
@@ -76,16 +73,16 @@ def fetch(
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise VitloraError(_no_room(folder, f"kept for the next try: {kept}")) from error
+        raise VitloraError(_no_room(folder, f"finished parts are kept in {kept}")) from error
     shutil.rmtree(kept, ignore_errors=True)
     return Fetched(folder, len(list_pictures(folder).pictures), known.classes)
 
 
 def _draw(output: str | Path | None, downloads: str | Path | None) -> Fetched:
-    """Draws the demo's pictures unless they are there."""
+    """Draws the demo's pictures if they are not there yet."""
     if downloads:
         raise UsageError(
-            f"--downloads is for what is downloaded; {DRAWN} is drawn on this machine: leave it out"
+            f"--downloads is not for {DRAWN}, which is drawn on this machine; leave it out"
         )
     from vitlora.data.drawn.folder import SIZE, SPLITS, draw_folder
     from vitlora.data.drawn.things import THINGS
@@ -94,23 +91,23 @@ def _draw(output: str | Path | None, downloads: str | Path | None) -> Fetched:
     count = len(THINGS) * sum(SPLITS.values())
     tell(
         f"{DRAWN}: {count} pictures of {', '.join(THINGS)}, {SIZE} x {SIZE} pixels\n"
-        "  drawn on this machine, offline; they show that everything works, no more"
+        "  drawn on this machine, offline; only for trying vitlora out"
     )
     start = time.perf_counter()
     drew = draw_folder(folder)
-    tell(f"drawn in {time.perf_counter() - start:.0f} s" if drew else "drawn before")
+    tell(f"drawn in {time.perf_counter() - start:.0f} s" if drew else "already drawn")
     return Fetched(folder, len(list_pictures(folder).pictures), tuple(THINGS), "demo.yaml")
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A dataset that is there now.
+    """A dataset on this machine.
 
     Attributes:
-        folder: Where its pictures lie.
-        pictures: How many.
-        classes: What they show.
-        config: That suits them.
+        folder: Its folder.
+        pictures: Number of pictures.
+        classes: Names of the classes.
+        config: The config to train with.
     """
 
     folder: Path
@@ -119,7 +116,7 @@ class Fetched:
     config: str = "waste5.yaml"
 
     def to_text(self) -> str:
-        """Returns what lies where now, and the command that trains on it."""
+        """Returns where the pictures are and the command that trains on them."""
         words = ("--data", self.folder, "--output", Path("checkpoints", self.folder.name))
         return (
             f"{self.pictures:,} pictures of {', '.join(self.classes)} in {self.folder}\n"
@@ -127,14 +124,14 @@ class Fetched:
             f"  {typed('vitlora', 'fit', '--config', self.config, *words)}"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the folder, and what is in it."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the folder, its number of pictures and its classes."""
         about = {"folder": str(self.folder), "pictures": self.pictures}
         return {**about, "classes": list(self.classes)}
 
 
 def _by_hand(dataset: Dataset, source: str | Path) -> dict[File, Path]:
-    """Returns those of the dataset's files that lie in a folder, or beside an archive."""
+    """Returns the dataset's files that are in a folder, or beside an archive."""
     path = Path(source).expanduser()
     if not path.exists():
         raise UsageError(f"--downloads '{path}': no such file or folder")
@@ -147,12 +144,12 @@ def _by_hand(dataset: Dataset, source: str | Path) -> dict[File, Path]:
         raise UsageError(f"--downloads '{path}' has none of {names}")
     for file, place in found.items():
         if wrong := _difference(file, place):
-            raise DataError(f"{place} {wrong}; download {file.url} again")
+            raise DataError(f"{place} {wrong}; download it again from {file.url}")
     return found
 
 
 def _announcement(dataset: Dataset, by_hand: Mapping[File, Path]) -> list[str]:
-    """Returns lines that say what is fetched, from where, who made it and under what terms."""
+    """Returns lines with the dataset's description, authors, licence and files."""
     lines = [dataset.about, f"  authors  {dataset.authors}", f"  licence  {dataset.licence}"]
     lines += [f"  home     {dataset.home}"]
     for file in dataset.files:
@@ -162,39 +159,39 @@ def _announcement(dataset: Dataset, by_hand: Mapping[File, Path]) -> list[str]:
 
 
 def _check_space(dataset: Dataset, output: Path, by_hand: Mapping[File, Path], kept: Path) -> None:
-    """Says how much disk space is needed, and raises if there is less.
+    """Logs how much disk space is needed, and raises an error if there is less.
 
-    Pictures hardly shrink in an archive: unpacked they take about its size again.
+    Pictures barely compress, so the unpacked ones take about the archive's size again.
     """
     missing = [file for file in dataset.files if file not in by_hand]
     have = sum((kept / file.name).stat().st_size for file in missing if (kept / file.name).exists())
     need = dataset.archive.size + max(0, sum(file.size for file in missing) - have)
     there = next(folder for folder in output.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(there).free
-    tell(f"  space    {need / 1e6:,.1f} MB in {output.parent}; {free / 1e6:,.0f} MB are free")
+    tell(f"  space    {need / 1e6:,.1f} MB needed in {output.parent}, {free / 1e6:,.0f} MB free")
     if free < need:
         raise VitloraError(_no_room(output, f"{need / 1e6:,.1f} MB are needed"))
 
 
 def _no_room(output: Path, also: str) -> str:
     return (
-        f"the disk of {output.absolute().parent} is full ({also}); make room, or choose another "
-        "with --output, and type the command again"
+        f"the disk of {output.absolute().parent} is full ({also}); free some space, or choose "
+        "another disk with --output, and run the command again"
     )
 
 
 def _download(file: File, folder: Path) -> Path:
-    """Returns where a verified copy lies, downloading whatever of it is not there yet.
+    """Downloads the missing part of a file, checks the file and returns its path.
 
     Raises:
-        DataError: What came is not the file; it is deleted.
-        VitloraError: No network, or the server refuses; what came so far is kept.
+        DataError: The file is not the one expected; it is deleted.
+        VitloraError: There is no network, or the server refuses; the part so far is kept.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
 
-    constants.DOWNLOAD_CHUNK_SIZE = _BLOCK  # as much is lost where a connection breaks
-    # it resumes and tries again by itself, warning each time; if it gives up, the error says why
+    constants.DOWNLOAD_CHUNK_SIZE = _BLOCK  # a broken connection loses up to this much
+    # it retries by itself and warns each time; if it gives up, its error has the reason
     logging.getLogger(http_get.__module__).setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / file.name
@@ -206,22 +203,24 @@ def _download(file: File, folder: Path) -> Path:
                 file.url,
                 stream,
                 resume_size=stream.tell(),
-                headers={"Accept-Encoding": "identity"},  # a resumed file is counted in its bytes
+                headers={"Accept-Encoding": "identity"},  # resuming needs the uncompressed bytes
                 expected_size=file.size,
                 displayed_filename=file.name,
             )
-    # the HTTP client raises many kinds of error, others in each version
+    # the HTTP client's errors differ between versions
     except Exception as error:
         if getattr(error, "errno", None) in _FULL:
             raise
         status = getattr(getattr(error, "response", None), "status_code", None)
-        # of no use for going on: nothing, or not as large as the server (or the table) says
+        # cannot be resumed: empty, or not of the size that the server or our table gives
         if status == 416 or type(error) is OSError or not part.stat().st_size:
             _discard(part)
         raise VitloraError(_in_words(error, status, file)) from error
     if wrong := _difference(file, part):
         _discard(part)
-        raise DataError(f"{file.url} {wrong}; it was deleted. Try again, or see --downloads")
+        raise DataError(
+            f"{file.url} {wrong}; the download was deleted. Try again, or see --downloads"
+        )
     return part
 
 
@@ -232,17 +231,17 @@ def _discard(part: Path) -> None:
 
 
 def _in_words(error: Exception, status: int | None, file: File) -> str:
-    """Returns in one line why a download failed, and what to do about it."""
+    """Returns in one line why a download failed and what to do."""
     reason = f"status {status}" if status else f"{type(error).__name__}: {error}"
-    again = "" if status and status < 500 else "the same command goes on where this stopped; "
+    again = "" if status and status < 500 else "run the same command again to continue, or "
     return " ".join(
-        f"{file.url} could not be downloaded ({reason}); {again}or get the files listed above by "
-        "other means, put them into one folder and pass it as --downloads FOLDER".split()
+        f"{file.url} could not be downloaded ({reason}); {again}download the files listed above "
+        "yourself into one folder and pass it as --downloads FOLDER".split()
     )
 
 
 def _difference(file: File, path: Path) -> str:
-    """Returns how a file on disk differs from the one expected; empty if it does not."""
+    """Returns how a file differs from the one expected; empty if it does not."""
     size = path.stat().st_size
     if size != file.size:
         return f"has {size:,} bytes; expected {file.size:,}"
@@ -252,10 +251,10 @@ def _difference(file: File, path: Path) -> str:
 
 
 def _unpack(dataset: Dataset, paths: Mapping[File, Path], output: Path) -> None:
-    """Writes the pictures to their places: all of them, or none.
+    """Unpacks all pictures, or none.
 
     Raises:
-        DataError: The archive lacks a picture that a list names.
+        DataError: The archive lacks a picture of the authors' lists.
     """
     with draft(output) as fresh:
         with zipfile.ZipFile(paths[dataset.archive]) as archive:
@@ -271,7 +270,7 @@ def _unpack(dataset: Dataset, paths: Mapping[File, Path], output: Path) -> None:
 def _places(
     dataset: Dataset, paths: Mapping[File, Path], archive: zipfile.ZipFile
 ) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
-    """Yields each picture to take and its relative path; no path comes out of the archive whole."""
+    """Yields each picture and its relative path, which never takes folders from the archive."""
     split_of = {
         line.split()[0]: split
         for split, file in dataset.lists.items()
@@ -291,11 +290,11 @@ def _places(
             yield member, Path(split_of[name], label, name)
     if absent:
         raise DataError(
-            f"{dataset.archive.name} lacks {len(absent)} of the pictures that the authors' lists "
-            f"name, such as {min(absent)}"
+            f"{dataset.archive.name} lacks {counted(len(absent), 'picture')} of the authors' "
+            f"lists, such as {min(absent)}; download it again"
         )
 
 
 def _is_picture_name(name: str) -> bool:
-    plain = PureWindowsPath(name)  # knows every separator, and drives
+    plain = PureWindowsPath(name)  # handles both separators, and drives
     return plain.name == name and not name.startswith(".") and plain.suffix.lower() in SUFFIXES

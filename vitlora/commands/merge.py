@@ -1,4 +1,4 @@
-"""The ``merge`` command: a bundle and its base -> one file of plain timm weights, with proof."""
+"""The ``merge`` command: merges a bundle into its base, as one proven file of timm weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, counted
 from vitlora.files import write_whole
 from vitlora.notes import tell
 
@@ -36,29 +36,29 @@ def merge(
 ) -> Merge:
     """Merges an adapter into its base: one file for timm.
 
-    timm opens the file without vitlora. Before it is written, it is compared with the unmerged
-    network on the validation pictures. What that showed is written beside it, under the same name
-    with .json in place of .safetensors.
+    timm opens the file without vitlora. Before the file is written, its answers to the validation
+    pictures are compared with those of the unmerged network. The result is written next to it, as
+    NAME.json.
 
     Args:
         checkpoint: Folder of the bundle.
-        output: File to write, NAME.safetensors; nothing is overwritten.
-        weights: File of the frozen base's weights, if no longer where training found them.
+        output: File to write, NAME.safetensors; it must not exist.
+        weights: File of the base's weights, if it has moved since training.
         base: Merge into the base as it was rounded in training (trained), or in full precision
             (full).
         data: Folder of pictures to compare on (default: the folder of training).
-        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
-            and the like.
+        reading: Options of fit that say how --data is stored, such as --data.layout and
+            --data.label_column.
 
     Returns:
         Where the file is, how to open it, and the proof.
 
     Raises:
-        UsageError: A file is there already, or cannot be written there.
+        UsageError: The file already exists, or cannot be written.
         BundleError: The bundle is damaged, or the base's weights are not those of training.
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights cannot be found.
         DataError: There are no validation pictures.
-        VitloraError: The merged file does not say what the adapter says.
+        VitloraError: The merged file answers differently than the adapter.
 
     Examples:
         $ vitlora merge checkpoints/waste5 waste5.safetensors
@@ -78,8 +78,8 @@ def merge(
     pictures = find_validation(bundle, data, layout)
     pictures.setup("validate")  # leaves out unreadable ones
     root = pictures.folder.root
-    tell(f"proving on the validation pictures of {root} …")
-    with merged_file(bundle, file, partial(_ask, pictures), weights, base) as merged:
+    tell(f"comparing on the validation pictures of {root} …")
+    with merged_file(bundle, file, partial(_answers, pictures), weights, base) as merged:
         result = Merge(bundle.folder, file, proof_file, base, root, bundle.record, merged)
         fields = json.dumps(result.to_json(), indent=1, ensure_ascii=False)
         write_whole(proof_file, fields + "\n")
@@ -88,15 +88,15 @@ def merge(
 
 @dataclass(frozen=True)
 class Merge:
-    """A file of merged weights, and what proves it.
+    """A file of merged weights and its proof.
 
     Attributes:
         checkpoint: The bundle.
         output: The file.
-        proof_file: What ``to_json`` returns, beside it.
-        base: What the adapter was merged into: trained or full.
-        data: The folder of the pictures compared on.
-        record: What the bundle says of classes, preprocessing and base.
+        proof_file: The JSON file next to it.
+        base: The base that the adapter was merged into: trained or full.
+        data: The folder of the compared pictures.
+        record: The bundle's record.
         merged: How timm opens the file, and the proof for each base.
     """
 
@@ -112,8 +112,8 @@ class Merge:
         """Returns where the file is, the proof as a table, and Python lines that open it."""
         return "\n".join([*self._table(), "", *self._lines()])
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns what the proof's file holds."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the content of the JSON file."""
         return {
             "file": self.output.name,
             "checkpoint": str(self.checkpoint),
@@ -131,7 +131,7 @@ class Merge:
         from vitlora.bundle.merged_file import BASES
 
         merged = self.merged
-        pictures = f"{merged.pictures} pictures, against the unmerged network"
+        pictures = f"{counted(merged.pictures, 'picture')}, against the unmerged network"
         lines = [
             f"merged    {self.output}  ({merged.size:,} bytes), the base {BASES[self.base]}",
             f"proof     {self.proof_file}, on {pictures}",
@@ -146,7 +146,7 @@ class Merge:
         return lines
 
     def _lines(self) -> list[str]:
-        """Returns the lines of Python that open network and pictures."""
+        """Returns the lines of Python that open the network and pictures."""
         from vitlora.data.value_range import range_text
 
         arguments = {**self.merged.timm, "checkpoint_path": str(self.output)}
@@ -159,31 +159,31 @@ class Merge:
         ]
         if value_range is not None:
             shown = range_text(value_range)
-            lines.append(f"          files deeper than 8 bits: {shown} become 0 to 255 first")
+            lines.append(f"          first scale {shown} to 0 to 255 in files deeper than 8 bits")
         if srgb:
-            lines.append("          colour profiles: turned into sRGB first")
+            lines.append("          first convert colour profiles to sRGB")
         return lines
 
 
 def _proof_file(output: Path) -> Path:
-    """Returns where the proof goes, if it and the merged file can be written.
+    """Returns the path of the proof.
 
     Raises:
-        UsageError: They cannot, or a file is there already.
+        UsageError: It or the merged file exists or cannot be written.
     """
     proof = output.with_suffix(".json")
     if output.suffix != ".safetensors":
         raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in .safetensors")
     if not output.parent.is_dir():
-        raise UsageError(f"OUTPUT is '{output}': its folder does not exist")
+        raise UsageError(f"OUTPUT '{output}': its folder does not exist; create it first")
     for path in (output, proof):
         if path.exists():
-            raise UsageError(f"{path} exists, and merge overwrites nothing; choose another OUTPUT")
+            raise UsageError(f"{path} already exists; choose another OUTPUT")
     return proof
 
 
-def _ask(data: FolderData, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns what a network says of the validation pictures ``(N, classes)``, and their labels."""
+def _answers(data: FolderData, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns logits ``(N, classes)`` and labels ``(N,)`` of the validation pictures."""
     from vitlora.evaluation.answers import answer
     from vitlora.hardware import pick_device
 
@@ -195,11 +195,11 @@ def _ask(data: FolderData, network: nn.Module) -> tuple[torch.Tensor, torch.Tens
     return answers.logits, answers.labels
 
 
-def _call(words: Sequence[str], keywords: Mapping[str, Any]) -> str:
-    """Returns arguments as Python has them."""
+def _call(words: Sequence[str], keywords: Mapping[str, object]) -> str:
+    """Returns arguments in Python's syntax."""
     shown = [f"{key}={_python(value)}" for key, value in keywords.items()]
     return ", ".join([*map(_python, words), *shown])
 
 
-def _python(value: Any) -> str:
+def _python(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.data.archives import is_archive
 from vitlora.data.listing import describe, list_pictures
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import check_target, write_whole
 from vitlora.notes import note
 from vitlora.prediction.light_imports import without_compiler
@@ -37,32 +37,32 @@ def predict(
     device: str = "auto",
     precision: Literal["32", "bf16", "auto"] = "32",
 ) -> Iterator[Prediction | DataError]:
-    """Says what pictures show, and how sure that is.
+    """Predicts the class of pictures, with its confidence.
 
-    The exit status is 1 if any picture could not be read. With --json and no file, each answer is
-    an object on a line of its own, printed as soon as it is there.
+    The exit status is 1 if any picture could not be read. --json without a file prints each answer
+    at once, as an object on its own line.
 
     Args:
         images: Files, folders or globs.
         checkpoint: Folder of the bundle (default: the newest in checkpoints/).
-        top_k: Classes to list for each picture.
-        batch_size: Pictures at once.
+        top_k: Number of classes to list for each picture.
+        batch_size: Pictures in one forward pass.
         csv: Also write the answers to this CSV file, at the end.
-        show: Show each picture with its classes; without a display, or with several pictures, they
-            are saved to predictions/.
-        weights: File of the frozen base's weights, if no longer where training found them.
+        show: Show each picture with its classes; without a display, or for several pictures, save
+            them to predictions/.
+        weights: File of the base's weights, if it has moved since training.
         device: auto, cpu, cuda or mps.
-        precision: 32 answers as the bundle was scored; bf16 is faster; auto takes bf16 where the
-            chip computes in it.
+        precision: 32 is what the bundle was scored in; bf16 is faster; auto is bf16 if the chip
+            computes in it, else 32.
 
     Returns:
-        An iterator over the answers in order: a prediction for each picture, and an error for
+        An iterator over the answers, in order: a prediction for each picture, and an error for
         each that cannot be read.
 
     Raises:
         UsageError: A number is out of range, or the CSV file cannot be written.
         BundleError: The bundle is damaged, or there is none.
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights cannot be found.
 
     Examples:
         $ vitlora predict photo.jpg
@@ -75,11 +75,11 @@ def predict(
     check_target("--csv", csv, (".csv",), b"path,class,confidence")
     found, others = find_images([images] if isinstance(images, str | Path) else images)
     if others:
-        note(f"passed over {describe(others)}")
+        note(f"ignored {describe(others)}")
     if not any(isinstance(one, Path) for one in found):
         return (one for one in found if isinstance(one, DataError))
     folder = newest_bundle() if checkpoint is None else check_there(checkpoint)
-    # torch and timm take seconds to import: only now, when the words typed make sense
+    # importing torch and timm takes seconds, so the arguments are checked first
     with without_compiler():
         from vitlora.prediction.predictor import Predictor
 
@@ -122,23 +122,24 @@ def _kept(
 
 
 def _note_doubts(folder: Path, predictor: Predictor) -> None:
-    """Notes why the confidence of a bundle may be worth little."""
+    """Notes why a bundle's confidence may mislead."""
     if not predictor.validated:
-        note(f"{folder} was never validated: how good it is, is not known")
+        note(f"{folder} was never validated, so its accuracy is unknown")
     elif predictor.confidence is None:
-        note(f"{folder} was never calibrated: its confidence may mislead")
+        note(f"{folder} is not calibrated, so its confidence may mislead; see 'vitlora calibrate'")
     elif predictor.confidence.unsure_below > 1:
+        pictures = counted(predictor.confidence.images, "validation picture")
         note(
-            f"{folder} calls every answer unsure: its {predictor.confidence.images} validation "
-            "pictures promise nothing better; 'vitlora calibrate' takes a larger --max-error"
+            f"every answer of {folder} is unsure, because {pictures} cannot show a low error rate; "
+            "'vitlora calibrate' accepts a larger --max-error"
         )
 
 
 def find_images(words: Iterable[str | Path]) -> tuple[list[Path | DataError], list[Path]]:
-    """Returns the pictures that files, folders and globs name, in order, and the other files.
+    """Returns the pictures of files, folders and globs, in order, and the folders' other files.
 
-    A file that is named is taken for a picture, whatever it is; the others are those of folders.
-    A word that names no picture, and a closed folder, is an error in its place.
+    A named file counts as a picture, whatever its content. An argument without pictures and a
+    folder that may not be read each give an error in their place.
     """
     paths: dict[Path | DataError, None] = {}
     others: list[Path] = []
@@ -147,12 +148,12 @@ def find_images(words: Iterable[str | Path]) -> tuple[list[Path | DataError], li
         if path.is_dir() or is_archive(path):
             listing = list_pictures(path)
             closed = listing.passed_over.get("closed", [])
-            paths |= {DataError(f"{one}: may not be read"): None for one in closed}
+            paths |= {DataError(f"{one}: permission denied"): None for one in closed}
             found = listing.pictures
             others += listing.passed_over.get("other", [])
         elif path.exists():
             found = [path]
-        else:  # Windows shells hand globs over as they were typed
+        else:  # Windows shells do not expand globs
             found = sorted(p for p in map(Path, glob(str(word), recursive=True)) if p.is_file())  # noqa: PTH207
         if not found:
             folder = path.is_dir() or is_archive(path)

@@ -1,4 +1,4 @@
-"""The ``push`` command: a bundle -> a model repository on the Hugging Face hub."""
+"""The ``push`` command: uploads a bundle to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
 from vitlora.errors import UsageError, VitloraError, printable
@@ -17,40 +17,40 @@ if TYPE_CHECKING:
 
 _MEND = {
     401: "the token is not valid: log in again with 'hf auth login --force', or set HF_TOKEN",
-    403: "the token may not write there: check the owner's name, or make a token that may write",
-    404: "check the owner's name, and that the token sees the repository",
+    403: "the token has no write access: check the owner's name, or use a token with write access",
+    404: "check the owner's name, and that the token has access to the repository",
     409: "somebody else is changing it; try again",
-    412: "somebody else changed it meanwhile; try again",
+    412: "somebody else has just changed it; try again",
 }
 
 
 def push(
     checkpoint: str | Path, repository: str, *, private: bool = False, message: str | None = None
 ) -> Pushed:
-    """Uploads a bundle with its card to the Hugging Face hub.
+    """Uploads a bundle to the Hugging Face hub.
 
-    The bundle and its model card go there in one commit. It needs a token that may write: 'hf auth
-    login' keeps one, or set HF_TOKEN.
+    The bundle and its model card are uploaded in one commit. You need a token with write access:
+    log in with 'hf auth login', or set HF_TOKEN.
 
     Args:
         checkpoint: Folder of the bundle.
-        repository: owner/name on the hub; made if it is not there.
-        private: Only you (or your organisation) may see it.
-        message: Of the commit (default: the method and the base).
+        repository: OWNER/NAME on the hub; created if it does not exist.
+        private: Create a private repository, which only you (or your organisation) can see.
+        message: Commit message (default: the method and the base).
 
     Returns:
-        Where the bundle is now, and what was uploaded.
+        The repository, and what was uploaded.
 
     Raises:
-        UsageError: A repository's name that is none.
-        BundleError: The bundle is damaged, describes no run, or there is none.
-        VitloraError: No token, no network, or the hub refuses.
+        UsageError: The repository's name is not valid.
+        BundleError: The bundle is damaged, records no run, or there is none.
+        VitloraError: There is no token or no network, or the hub refuses.
 
     Examples:
         $ vitlora push checkpoints/waste5 jane/waste5 --private
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
-        raise UsageError(f"REPOSITORY is '{repository}'; expected owner/name, as in jane/waste5")
+        raise UsageError(f"REPOSITORY is '{repository}'; expected OWNER/NAME, such as jane/waste5")
     folder = check_there(checkpoint)
     from vitlora.bundle.card import model_card
     from vitlora.bundle.checkpoint import read_bundle
@@ -71,10 +71,10 @@ class Pushed:
 
     Attributes:
         checkpoint: The bundle.
-        repository: owner/name.
-        url: Of the repository.
-        private: Whether only its owner sees it.
-        files: What was uploaded, with its bytes.
+        repository: OWNER/NAME.
+        url: Address of the repository.
+        private: Whether the repository is private.
+        files: Name of each uploaded file -> bytes.
     """
 
     checkpoint: Path
@@ -84,11 +84,11 @@ class Pushed:
     files: dict[str, int]
 
     def to_text(self) -> str:
-        """Returns where the bundle is now."""
+        """Returns the address of the repository."""
         return self.url
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns where the bundle is now, and what was uploaded."""
+    def to_json(self) -> dict[str, object]:
+        """Returns the repository and what was uploaded."""
         return {**asdict(self), "checkpoint": str(self.checkpoint)}
 
 
@@ -99,20 +99,17 @@ def _upload(
     private: bool,
     notes: Sequence[str],
 ) -> tuple[str, bool]:
-    """Commits files to a repository, which is made if it is not there.
+    """Commits files to a repository, creating it if needed; returns its URL, whether private.
 
     Args:
-        repo: owner/name.
-        files: Names and contents.
-        message: Of the commit.
+        repo: OWNER/NAME.
+        files: Name -> content.
+        message: Commit message.
         private: Refuse a public repository.
-        notes: What to tell before anything is uploaded.
-
-    Returns:
-        The URL of the repository, and whether it is private.
+        notes: Notes to log before the upload.
 
     Raises:
-        VitloraError: No token, no network, or the hub refuses.
+        VitloraError: There is no token or no network, or the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
@@ -121,12 +118,12 @@ def _upload(
         api.token = get_token()
         if not api.token:
             raise VitloraError(
-                "no token for the Hugging Face hub on this machine; type 'hf auth login', or set "
-                "HF_TOKEN to a token that may write"
+                "no token for the Hugging Face hub on this machine; log in with 'hf auth login', "
+                "or set HF_TOKEN to a token with write access"
             )
         api.create_repo(repo, private=private or None, exist_ok=True)
         is_private = api.repo_info(repo).private
-        if private and not is_private:  # the hub leaves a repository that exists as it is
+        if private and not is_private:  # the hub does not change an existing repository
             raise VitloraError(
                 f"{api.endpoint}/{repo} exists and is public; make it private in its settings, or "
                 "push without --private"
@@ -136,15 +133,15 @@ def _upload(
         api.create_commit(repo, additions, commit_message=message)
     except VitloraError:
         raise
-    # huggingface_hub, its HTTP client and hf_xet raise many kinds of error, others in each version
+    # the errors of huggingface_hub, its HTTP client and hf_xet differ between versions
     except Exception as error:
         raise VitloraError(_in_words(error, f"{api.endpoint}/{repo}")) from error
     return f"{api.endpoint}/{repo}", bool(is_private)
 
 
 def _announce(target: str, files: Mapping[str, bytes], notes: Sequence[str]) -> None:
-    """Tells what is about to be uploaded, and what that gives away to its readers."""
-    tell(f"to the {target}:")
+    """Logs what is about to be uploaded and what it reveals."""
+    tell(f"uploading to the {target}:")
     for name, content in files.items():
         tell(f"  {name:<27} {len(content):>13,} bytes")
     for line in notes:
@@ -152,21 +149,21 @@ def _announce(target: str, files: Mapping[str, bytes], notes: Sequence[str]) -> 
 
 
 def _given_away(bundle: Bundle) -> Iterator[str]:
-    """Yields what a bundle gives away of this machine and of the pictures of training.
+    """Yields what a bundle reveals about this machine and the training pictures.
 
     Raises:
-        BundleError: It describes no run.
+        BundleError: It records no run.
     """
     from vitlora.bundle.folder import PICTURES
 
     values = [asdict(bundle.record), bundle.peft, bundle.run()]
     if paths := sorted(set(map(printable, _absolute(values)))):
-        yield f"these files name places on this machine: {', '.join(paths)}"
+        yield f"these files contain paths of this machine: {', '.join(paths)}"
     if bundle.usage is not None:
-        yield f"{PICTURES} tells whoever has a picture whether it was trained on"
+        yield f"{PICTURES} reveals whether a given picture was used in training"
 
 
-def _absolute(value: Any) -> Iterator[str]:
+def _absolute(value: object) -> Iterator[str]:
     """Yields every absolute path in parsed JSON or YAML."""
     waiting = [value]
     while waiting:
@@ -180,7 +177,7 @@ def _absolute(value: Any) -> Iterator[str]:
 
 
 def _in_words(error: Exception, target: str) -> str:
-    """Returns in one line what stood in the way of an upload, and what to do about it."""
+    """Returns in one line why an upload failed and what to do."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # huggingface_hub's "Error while uploading"
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -1,10 +1,10 @@
-"""The ``report`` command: how good a bundle is, as one offline HTML page."""
+"""The ``report`` command: scores a bundle on one offline HTML page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitlora.bundle.folder import check_there, is_bundle
 from vitlora.data.layouts.reading import LayoutOptions
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vitlora.evaluation.seen import Seen
     from vitlora.metrics.scores import Scores
 
-MARK = b'<meta name="generator" content="vitlora report">'  # as the template of the page has it
+MARK = b'<meta name="generator" content="vitlora report">'  # as in the page's template
 
 
 def report(
@@ -31,29 +31,30 @@ def report(
     device: str = "auto",
     **reading: str | Path,
 ) -> Report:
-    """Scores a bundle on labelled pictures, on one HTML page.
+    """Scores a bundle and writes the result as an HTML page.
 
-    The page needs no network. It shows numbers with intervals, a confusion matrix with the pictures
-    behind it, confidence, learning curves, the worst mistakes and where the network looked.
+    The page works offline. It shows scores with intervals, a confusion matrix with its pictures,
+    calibration, learning curves, the worst mistakes and where the network looked.
 
     Args:
         checkpoint: Folder of the bundle.
-        data: Folder of pictures, with test/, val/ or train/, or class folders alone (default: the
-            folder of training).
-        split: Which part of it (default: test, else val, else all).
-        output: Page to write; an earlier report is replaced (default: NAME-report.html here).
-        weights: File of the frozen base's weights, if no longer where training found them.
+        data: Folder with test/, val/ or train/, or class folders (default: the folder of
+            training).
+        split: The split to score (default: test, else val, else all).
+        output: The page, which replaces an earlier report (default: NAME-report.html, where NAME is
+            the bundle's folder).
+        weights: File of the base's weights, if it has moved since training.
         device: auto, cpu, cuda or mps.
-        reading: Options of fit that say how --data is stored: --data.layout, --data.label_column
-            and the like.
+        reading: Options of fit that say how --data is stored, such as --data.layout and
+            --data.label_column.
 
     Returns:
         Where the page is, and the scores.
 
     Raises:
-        UsageError: The page cannot be written there, or would replace something else.
+        UsageError: The page cannot be written, or would replace something else.
         BundleError: The bundle is damaged, belongs to other base weights, or the split changed.
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights cannot be found.
         DataError: There are no pictures to score.
 
     Examples:
@@ -77,7 +78,8 @@ def report(
 
     where, bundle = pick_device(device), load_bundle(folder)
     pictures = find_pictures(bundle, data, split, layout)
-    tell(f"scoring {len(pictures.samples)} pictures of {pictures.root}, split {pictures.split} …")
+    count = counted(len(pictures.samples), "picture")
+    tell(f"scoring {count} of {pictures.root}, split {pictures.split} …")
     network = merged_network(bundle, weights, where)
     answers = answer(network, pictures.samples, bundle.record.preprocessing)
     content = ReportPage(bundle, pictures, answers)
@@ -100,17 +102,17 @@ def report(
 
 @dataclass(frozen=True)
 class Report:
-    """A page that was written, and the numbers on it.
+    """A page and its scores.
 
     Attributes:
         checkpoint: The bundle.
         output: The page.
-        size: Of the page, bytes.
+        size: Size of the page, bytes.
         data: The folder of pictures.
-        split: train, val, test, or all of a folder without splits.
-        scores: After the temperature, of the pictures that could be read.
-        unreadable: Pictures that could not, and why.
-        seen: Which of them training knew.
+        split: train, val, test, or all for a folder without splits.
+        scores: Calibrated scores on the pictures that could be read.
+        unreadable: Path -> reason, for pictures that could not be read.
+        seen: Which of them training used.
     """
 
     checkpoint: Path
@@ -123,16 +125,16 @@ class Report:
     seen: Seen
 
     def to_text(self) -> str:
-        """Returns the headline numbers, and where the page is."""
+        """Returns the main scores and where the page is."""
         scores, (low, high) = self.scores, self.scores.accuracy_interval
         return (
             f"accuracy {scores.accuracy:.4f}  (95% interval {low:.4f} to {high:.4f})   "
-            f"macro-F1 {scores.macro_f1:.4f}   {scores.images} images\n"
+            f"macro-F1 {scores.macro_f1:.4f}   {counted(scores.images, 'picture')}\n"
             f"report   {self.output}  ({self.size:,} bytes)"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns every number of the scores, as ``test`` does, and where the page is."""
+    def to_json(self) -> dict[str, object]:
+        """Returns all scores, as ``test`` does, and where the page is."""
         return {
             "checkpoint": str(self.checkpoint),
             "output": str(self.output),
@@ -145,13 +147,13 @@ class Report:
 
 
 def _page(checkpoint: Path, output: str | Path | None) -> Path:
-    """Returns where the page goes.
+    """Returns the path of the page.
 
     Raises:
-        UsageError: It cannot be written there, or something else is there.
+        UsageError: It cannot be written, or would replace something else.
     """
     page = Path(output or f"{checkpoint.resolve().name}-report.html")
     check_target("--output", page, (".html", ".htm"), MARK)
     if is_bundle(page.parent):
-        raise UsageError(f"--output is '{page}', inside a bundle, which keeps to its own files")
+        raise UsageError(f"--output is '{page}', inside a bundle; choose a file outside")
     return page

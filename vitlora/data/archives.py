@@ -22,6 +22,7 @@ from vitlora.errors import DataError, a_few, printable
 
 ENDINGS = (".zip", ".tar")
 # these would have to be unpacked from the start for every picture
+_LONGEST, _DEEPEST = 4096, 100  # characters and folders of a name in an archive
 _SEALED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 _MOST_BYTES = 2**30  # of a file inside, unpacked
 # what a path into an archive is to the system
@@ -191,9 +192,15 @@ class _Tar:
         with tarfile.open(archive, "r:") as opened:
             infos = opened.getmembers()
         files = [info for info in infos if info.isreg()]
-        others = [i.name for i in infos if not i.isreg() and not i.isdir()]
-        _check_names(archive, [_plain(info.name) for info in files], others)
         self._places = {_plain(info.name): (info.offset_data, info.size) for info in files}
+        names, others = [_plain(info.name) for info in files], list[str]()
+        for info in infos:
+            if info.islnk() and _plain(info.linkname) in self._places:  # a file packed before it
+                names.append(_plain(info.name))
+                self._places[names[-1]] = self._places[_plain(info.linkname)]
+            elif not info.isreg() and not info.isdir():
+                others.append(info.name)
+        _check_names(archive, names, others)
         self.sizes = {name: size for name, (_, size) in self._places.items()}
 
     def read(self, name: str) -> bytes:
@@ -215,12 +222,21 @@ def _plain(name: str) -> str:
 
 
 def _check_names(archive: str, names: list[str], links: list[str]) -> None:
-    """Refuses an archive that means other files than it holds, or one name for two files."""
+    """Refuses an archive that means other files than it holds, or one name for two files.
+
+    Names as deep or long as no disk has are refused as well: reading them takes minutes.
+    """
     strange = [n for n in names if n.startswith("/") or ".." in PurePosixPath(n).parts]
     strange += [n for n in names if "\\" in n or "\0" in n or PurePosixPath(n).as_posix() != n]
-    for what, found in (("names outside itself", strange), ("links or devices", links)):
+    endless = [n for n in names if len(n) > _LONGEST or n.count("/") > _DEEPEST]
+    kinds = {
+        "names that lead outside it or have backslashes": strange,
+        "links or devices": links,
+        f"names of more than {_LONGEST:,} characters or {_DEEPEST} folders": endless,
+    }
+    for what, found in kinds.items():
         if found:
-            some = a_few(map(printable, found), 3)
+            some = a_few((printable(name[:200]) for name in found), 3)
             raise DataError(
                 f"{archive} holds {what} ({some}); such an archive is not read: unpack it with a "
                 "tool you trust and name the folder"

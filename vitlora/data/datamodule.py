@@ -204,7 +204,7 @@ class FolderData(LightningDataModule):
             self.preprocessing = model.backbone.preprocessing
         value_range = None if self.preprocessing is None else self.preprocessing.value_range
         for split in _SPLITS[stage]:
-            self._inspection.check(split, value_range)
+            self._inspection.check(split, value_range, name_all=stage == "fit")
         if stage == "fit":
             self._inspection.compare(value_range)
 

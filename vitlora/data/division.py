@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.data.folder import SPLITS, Folder, Sample
-from vitlora.data.groups import DUPLICATES, groups_of
+from vitlora.data.groups import DUPLICATES, groups_of, merged
 from vitlora.data.hub import address
-from vitlora.data.usage import Usage, contents, used, with_copies
+from vitlora.data.usage import Usage, contents, used
 from vitlora.errors import DataError, UsageError, a_few, counted
 from vitlora.notes import note
 
@@ -122,7 +122,7 @@ class Division:
         elif self._draw["test"] != 1:
             drawn = there["all"]
             groups = range(len(drawn)) if self._groups is None else self._groups
-            groups = with_copies(groups, [known.get(s.path) for s in drawn])
+            groups = merged(groups, [known.get(s.path) for s in drawn])
             draw = {key: value for key, value in self._draw.items() if key != "groups"}
             kept = replace(self.found, splits=there)
             self._take(kept.split(**draw, groups=groups, known=settled).splits)

@@ -2,7 +2,7 @@
 
 import csv
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from posixpath import normpath
 
@@ -17,24 +17,34 @@ _COLUMNS = ("file", "group")
 
 
 def groups_of(folder: Folder, source: str | None) -> list[int]:
-    """Returns the number of the group of each picture of class folders not yet split.
+    """Returns the number of the group of each picture that is not yet split.
+
+    The folder's own groups, such as the patients of a table, always stay together; a source adds
+    to them.
 
     Args:
         folder: Its pictures are those of ``all``.
         source: ``duplicates`` for pictures that look the same, or a CSV file with the columns
             ``file`` (relative to the folder) and ``group``, which names every picture; None for
-            the folder's own groups, where a picture without one is a group by itself.
+            no more than the folder's own.
 
     Raises:
         UsageError: There is no such file.
         DataError: The file is not such a CSV, or its pictures are not those of the folder.
     """
     samples = folder.splits["all"]
-    if source is None:
-        names = [folder.name(sample) for sample in samples]
-        numbers: dict[tuple[bool, str], int] = {}
-        keys = [(n in folder.groups, folder.groups.get(n, n)) for n in names]
-        return [numbers.setdefault(key, len(numbers)) for key in keys]
+    own = [folder.groups.get(folder.name(sample)) for sample in samples]
+    asked = list(range(len(samples))) if source is None else _asked_for(folder, source)
+    if not folder.groups:
+        return asked
+    leaders = merged(asked, own)
+    numbers = {leader: number for number, leader in enumerate(dict.fromkeys(leaders))}
+    return [numbers[leader] for leader in leaders]
+
+
+def _asked_for(folder: Folder, source: str) -> list[int]:
+    """Returns the groups that ``data.groups`` names."""
+    samples = folder.splits["all"]
     if source == DUPLICATES:
         tell(f"looking for near-duplicates among {len(samples):,} pictures …")
         return near_duplicates([sample.path for sample in samples])
@@ -52,6 +62,29 @@ def groups_of(folder: Folder, source: str | None) -> list[int]:
     except csv.Error as error:
         raise DataError(f"{file} is not a CSV file: {error}") from None
     return _numbers(folder, file, listed)
+
+
+def merged(groups: Sequence[int], keys: Sequence[Hashable | None]) -> list[int]:
+    """Returns the groups of pictures, merged where pictures have the same key.
+
+    Args:
+        groups: The number of each picture's group.
+        keys: What each picture shares with others; None for nothing.
+    """
+    leader: dict[int, int] = {}
+
+    def lead(group: int) -> int:
+        while (above := leader.get(group, group)) != group:
+            group = above
+        return group
+
+    first: dict[Hashable, int] = {}
+    for group, key in zip(groups, keys, strict=True):
+        if key is not None:
+            one, other = lead(first.setdefault(key, group)), lead(group)
+            if one != other:
+                leader[max(one, other)] = min(one, other)
+    return [lead(group) for group in groups]
 
 
 def _listed(file: Path, rows: "csv.DictReader[str]") -> dict[str, str]:

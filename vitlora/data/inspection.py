@@ -45,12 +45,13 @@ class Inspection:
         self._prints: dict[Path, Fingerprint] = {}
         self._compared = False
 
-    def check(self, split: str, value_range: ValueRange | None) -> None:
+    def check(self, split: str, value_range: ValueRange | None, name_all: bool = False) -> None:
         """Checks that a split is there and its pictures can be read; once for each division.
 
         Args:
             split: ``train``, ``val`` or ``test``.
             value_range: The scale of pictures deeper than 8 bits, if they have one.
+            name_all: If pictures are unreadable, also name those of all other splits.
 
         Raises:
             DataError: The split is missing, or pictures are unreadable; each is named.
@@ -75,14 +76,19 @@ class Inspection:
         outside = [path for path, one in prints.items() if one.outside]
         self._note_outside(split, outside, value_range)
         self.division.contents |= {path: content_of(one.digest) for path, one in prints.items()}
-        lines = a_few_lines(list(problems.values()))
         if problems and not self.skip_unreadable:
+            total = counted(len(samples), f"{split} picture")
+            if name_all:
+                for part in folder.splits.keys() - {split}:
+                    problems |= fingerprints(self._paths_to_decode(part), value_range)[1]
+                total = counted(sum(map(len, folder.splits.values())), "picture")
+            lines = a_few_lines(list(problems.values()))
             raise DataError(
-                f"{len(problems):,} of {counted(len(samples), f'{split} picture')} cannot be read:"
-                f"\n  {lines}\n"
-                "Mend or remove them, or set data.skip_unreadable to true"
+                f"{len(problems):,} of {total} cannot be read:\n  {lines}\n"
+                "Replace or delete them, or set data.skip_unreadable to true"
             )
         if problems:
+            lines = a_few_lines(list(problems.values()))
             note(f"skipping {counted(len(problems), f'unreadable {split} picture')}:\n  {lines}")
             before = folder.absent(split)
             folder.splits[split] = [s for s in samples if s.path not in problems]

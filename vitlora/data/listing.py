@@ -28,6 +28,7 @@ _RAW = frozenset(_RAW_SUFFIXES.split())
 # Files that often lie beside pictures in thousands; their endings are enough to know them.
 _NO_SUFFIXES = ".txt .json .xml .csv .tsv .yaml .yml .md .html .py .npy .npz .pt .cls"
 _NONE = frozenset(_NO_SUFFIXES.split())
+_SYSTEM = ("__MACOSX", "__pycache__")  # folders that programs leave behind
 _KNOWN = SUFFIXES | _RAW | _NONE
 _STARTS = (
     (0, JPEG),
@@ -109,7 +110,7 @@ def _list_archive(archive: Path) -> Listing:
     found, folders = Listing(), set[PurePosixPath]()
     for name in members(archive):
         inside, path = PurePosixPath(name), archive / name
-        above = [part for part in inside.parts[:-1] if part.startswith((".", "__"))]
+        above = [part for part in inside.parts[:-1] if part.startswith(".") or part in _SYSTEM]
         if above or inside.name.startswith("."):
             found.note("hidden", path)
             continue
@@ -177,7 +178,7 @@ def _walk(folder: Path, found: Listing, seen: set[str]) -> Iterator[Path]:
             continue
         for entry in listed:
             path = Path(entry.path)
-            if entry.name.startswith(".") or (entry.name.startswith("__") and _is_folder(entry)):
+            if entry.name.startswith(".") or entry.name in _SYSTEM:
                 found.note("hidden", path)
             elif not _is_folder(entry):
                 # a plain file needs no further system call

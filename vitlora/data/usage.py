@@ -1,7 +1,7 @@
 """How trainings used pictures, known by their content: renaming or moving them changes nothing."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,29 +86,6 @@ def contents(paths: Iterable[Path]) -> dict[Path, bytes]:
 def content_of(digest: bytes) -> bytes:
     """Returns the part of a SHA-256 that ``Usage`` keeps."""
     return digest[:_BYTES]
-
-
-def with_copies(groups: Sequence[int], known: Sequence[bytes | None]) -> list[int]:
-    """Returns the groups of pictures, merged where they hold files with the same bytes.
-
-    Args:
-        groups: The number of each picture's group.
-        known: First bytes of each picture's SHA-256; None if it could not be read.
-    """
-    leader: dict[int, int] = {}
-
-    def lead(group: int) -> int:
-        while (above := leader.get(group, group)) != group:
-            group = above
-        return group
-
-    first: dict[bytes, int] = {}
-    for group, content in zip(groups, known, strict=True):
-        if content is not None:
-            one, other = lead(first.setdefault(content, group)), lead(group)
-            if one != other:
-                leader[max(one, other)] = min(one, other)
-    return [lead(group) for group in groups]
 
 
 def used(parts: Mapping[str, Iterable[bytes]]) -> Usage:

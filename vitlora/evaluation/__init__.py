@@ -1,1 +1,1 @@
-"""What a trained network is worth: its answers, its confidence, its reports."""
+"""Scores, confidence and reports of a trained network."""

@@ -1,4 +1,4 @@
-"""A network's answers to picture files: logits, and the features its head read them from."""
+"""A network's answers to picture files: logits, and the features that its head reads."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,19 @@ from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError
 from vitlora.metrics.scores import Scores
 
-_Seen = tuple[Sample, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
+_Seen = tuple[Sample, torch.Tensor | DataError, bool]  # tensor, whether its values are outside
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network said of N pictures.
+    """A network's answers to N pictures.
 
     Attributes:
         samples: The N pictures that could be read.
-        logits: ``(N, C)`` in fp32, on the CPU.
-        features: ``(N, D)`` what the head was given, in fp32, on the CPU.
-        unreadable: The other pictures, each with one line that says why.
-        outside: Those of the N whose values do not lie in the range of training; see ``Opened``.
+        logits: ``(N, C)``, fp32, on the CPU.
+        features: ``(N, D)``, the head's inputs, fp32, on the CPU.
+        unreadable: The other pictures, each with the reason in one line.
+        outside: Those of the N with values outside the range of training; see ``Opened``.
     """
 
     samples: tuple[Sample, ...]
@@ -42,11 +42,11 @@ class Answers:
         return torch.tensor([sample.label for sample in self.samples], dtype=torch.long)
 
     def scores(self, classes: tuple[str, ...], temperature: float = 1.0) -> Scores:
-        """Returns how good they are.
+        """Returns the scores of these answers.
 
         Args:
             classes: Names, in the order of the logits.
-            temperature: What the logits are divided by.
+            temperature: Divides the logits.
         """
         return Scores(classes, self.logits / temperature, self.labels)
 
@@ -58,13 +58,16 @@ def answer(
     preprocessing: Preprocessing,
     batch_size: int = 32,
 ) -> Answers:
-    """Returns a plain ViT's answers; pictures that cannot be read are named, not fatal.
+    """Returns a plain ViT's answers; lists the pictures that cannot be read.
 
     Args:
         network: A plain ViT in evaluation mode, on the device to run on.
         samples: Picture files and classes.
-        preprocessing: What a picture goes through.
+        preprocessing: The network's.
         batch_size: Pictures in one forward pass.
+
+    Raises:
+        DataError: No picture can be read.
     """
     device = next(network.parameters()).device
     features: list[torch.Tensor] = []
@@ -77,22 +80,23 @@ def answer(
         outside += [s.path for s, _, strange in group if strange]
         pairs = [(s, x) for s, x, _ in group if isinstance(x, torch.Tensor)]
         if pairs:
-            given, said = features_and_logits(
-                network, torch.stack([x for _, x in pairs]).to(device)
-            )
-            features.append(given.cpu())
-            logits.append(said.cpu())
+            images = torch.stack([x for _, x in pairs]).to(device)
+            inputs, outputs = features_and_logits(network, images)
+            features.append(inputs.cpu())
+            logits.append(outputs.cpu())
             readable += [s for s, _ in pairs]
     if not readable:
-        raise DataError(f"none of {len(samples)} pictures can be read")
-    seen = torch.cat(logits), torch.cat(features)
-    return Answers(tuple(readable), *seen, unreadable, tuple(outside))
+        first = next(iter(unreadable.values()), "")
+        raise DataError(f"no picture can be read, of {len(samples):,}; the first: {first}")
+    return Answers(
+        tuple(readable), torch.cat(logits), torch.cat(features), unreadable, tuple(outside)
+    )
 
 
 def _opened(
     samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[list[_Seen]]:
-    """Yields groups of opened pictures; threads open the next while one is looked at."""
+    """Yields batches of pictures; threads read the next one while the caller uses this one."""
     transform = preprocessing.transform()
 
     def opened(sample: Sample) -> _Seen:

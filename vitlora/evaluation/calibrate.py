@@ -1,4 +1,4 @@
-"""After training: what validation says of a bundle's confidence, written into the bundle."""
+"""Calibrates a bundle's confidence on validation pictures, after training."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,14 +8,15 @@ from torch import nn
 
 from vitlora.bundle.checkpoint import Bundle, load_bundle, save_bundle
 from vitlora.data.folder import Sample
+from vitlora.errors import counted
 from vitlora.evaluation.answers import Answers, answer
 from vitlora.metrics.confidence import CERTAINTY, NEVER, Confidence, first_tested, fit_temperature
 from vitlora.metrics.reference import Reference
 from vitlora.metrics.unsure import Unsure
 
-_MOST_PICTURES = 500  # of training, to learn where they lie
-_MOST_HELD_OUT = 5000  # of validation; a share of 5% has a standard error of 0.3 points there
-_FEW = 100  # validation pictures; of fewer, a calibration error is mostly chance
+_MOST_PICTURES = 500  # training pictures, for the reference
+_MOST_HELD_OUT = 5000  # validation pictures; a share of 5% then has a standard error of 0.3 points
+_FEW = 100  # validation pictures; with fewer, a calibration error is mostly chance
 _DECILES = torch.linspace(0, 1, 11)
 _UNFAMILIAR = 0.99  # quantile of validation's distances
 
@@ -31,18 +32,18 @@ def calibrate(
     """Learns temperature, threshold and distances, and writes them into the bundle's folder.
 
     Args:
-        bundle: Of this network.
+        bundle: The network's bundle.
         network: The merged ViT, in evaluation mode.
-        train: Pictures it was trained on; 500 are looked at, or 10 of each class.
-        val: Pictures it was not trained on; at most 5,000 are looked at.
+        train: Pictures it was trained on; 500 are used, or 10 of each class if that is more.
+        val: Pictures it was not trained on; at most 5,000 are used.
         unsure: When an answer counts as unsure.
         batch_size: Pictures in one forward pass.
 
     Returns:
-        The bundle as it now lies there.
+        The rewritten bundle.
 
     Raises:
-        BundleError: Another bundle was written there since this one was read.
+        BundleError: The folder's bundle was replaced since this one was read.
     """
     record = bundle.record
     seen = answer(network, _some(train, _MOST_PICTURES), record.preprocessing, batch_size)
@@ -66,12 +67,12 @@ def calibrate(
 def learn(
     answers: Answers, classes: tuple[str, ...], reference: Reference, unsure: Unsure
 ) -> Confidence:
-    """Returns what answers to validation pictures teach.
+    """Returns the calibration that validation pictures give.
 
     Args:
-        answers: To pictures that were not trained on.
+        answers: Answers to pictures that were not trained on.
         classes: Names, in the order of the logits.
-        reference: Where the training pictures lie.
+        reference: Summary of the training pictures' features.
         unsure: When an answer counts as unsure.
     """
     temperature = _rounded(fit_temperature(answers.logits, answers.labels))
@@ -95,54 +96,54 @@ def learn(
 
 
 def describe(confidence: Confidence) -> str:
-    """Returns what was learnt, in a few lines: no share without its interval or its promise."""
+    """Returns temperature, calibration error and threshold as text, each share with its range."""
     before, after = confidence.calibration_error
-    few = ", too few to be sure of it" if confidence.images < _FEW else ""
+    few = ", too few to be reliable" if confidence.images < _FEW else ""
     first = (
         f"temperature {confidence.temperature:.2f}: calibration error {before:.3f} -> {after:.3f} "
-        f"on {confidence.images} validation pictures{few}"
+        f"on {counted(confidence.images, 'validation picture')}{few}"
     )
     return f"{first}\n{describe_threshold(confidence)}"
 
 
 def describe_threshold(confidence: Confidence) -> str:
-    """Returns when an answer is unsure, and what that is worth on new pictures."""
-    images, sure, wrong = confidence.images, confidence.sure, confidence.wrong
+    """Returns the threshold as text, and what to expect of it on new pictures."""
+    images = counted(confidence.images, "validation picture")
+    sure, wrong = confidence.sure, confidence.wrong
     promised = confidence.promised
     if confidence.unsure_below == NEVER and promised is not None:
-        count, most = first_tested(images, promised)
-        needed = (
-            f"at most {most} of the {count} surest wrong" if most else f"the {count} surest right"
-        )
+        count, most = first_tested(confidence.images, promised)
+        needed = f"at most {most} wrong among" if most else "no mistake among"
         return (
-            f"unsure always: {images} validation pictures cannot promise that at most "
-            f"{promised:.1%} of any answers are wrong ({CERTAINTY:.0%} certainty would take "
-            f"{needed}); accept a larger max_error, or validate on more pictures"
+            f"always unsure: {images} cannot show that at most {promised:.1%} of the answers are "
+            f"wrong ({CERTAINTY:.0%} certainty needs {needed} the {count} most confident answers); "
+            "accept a larger max_error, or validate on more pictures"
         )
     low, high = confidence.coverage_interval
     level = (
         f"unsure below {confidence.unsure_below:.1%}" if confidence.unsure_below else "never unsure"
     )
-    answered = f"of new pictures {low:.1%} to {high:.1%} are answered for sure"
+    answered = f"{low:.1%} to {high:.1%} of new pictures get a sure answer"
+    evidence = f"here {wrong} of {sure} sure answers were wrong, on {images}"
     if promised is not None:
         return (
-            f"{level}: {answered}, at most {promised:.1%} of them wrongly, with {CERTAINTY:.0%} "
-            f"certainty ({wrong} of {sure} sure ones were, of {images} validation pictures)"
+            f"{level}: {answered}, at most {promised:.1%} of these are wrong, with "
+            f"{CERTAINTY:.0%} certainty ({evidence})"
         )
     if "coverage" in confidence.chosen_for:
         low, high = confidence.error_interval
         return (
-            f"{level}: {answered}, {low:.1%} to {high:.1%} of them wrongly (95% intervals; {wrong} "
-            f"of {sure} sure ones were, of {images} validation pictures)"
+            f"{level}: {answered}, {low:.1%} to {high:.1%} of these are wrong (95% intervals; "
+            f"{evidence})"
         )
     return (
-        f"{level}: chosen so that {wrong} of {sure} sure validation pictures were wrong, which "
-        "promises nothing for new ones; 'vitlora calibrate' chooses anew"
+        f"{level}: {wrong} of {sure} sure answers to validation pictures were wrong, which says "
+        "nothing about new pictures; 'vitlora calibrate' chooses a new threshold"
     )
 
 
 def _some(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """Returns at most so many samples, or 10 of each class, as many of one class as of another."""
+    """Returns about ``most`` samples, the same number of each class and at least 10 of it."""
     classes: dict[int, list[Sample]] = {}
     for sample in samples:
         classes.setdefault(sample.label, []).append(sample)
@@ -155,10 +156,10 @@ def _thinned(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
 
 
 def _dimensions(bundle: Bundle) -> int:
-    """Returns how many dimensions tell pictures apart: 128 where there is room, else fewer.
+    """Returns the reference's dimensions: 128 if they fit into a small share of the bundle.
 
-    A bundle is to stay about as large as what was trained. On a ViT-Tiny, 128, 64 and 32 told
-    ImageNet's photos from waste with an AUROC of 0.996, 0.990 and 0.965: benchmarks/confidence.py
+    On a ViT-Tiny, 128, 64 and 32 dimensions told ImageNet's photos from waste with an AUROC of
+    0.996, 0.990 and 0.965 (benchmarks/confidence.py).
     """
     trained = [t for t in bundle.tensors.values() if t.is_floating_point()]
     room = sum(t.numel() * t.element_size() for t in trained) / 40 + 512
@@ -168,5 +169,5 @@ def _dimensions(bundle: Bundle) -> int:
 
 
 def _rounded(value: float) -> float:
-    """Returns 4 significant digits, as many as validation supports."""
+    """Rounds to 4 significant digits: validation supports no more."""
     return float(f"{float(value):.4g}")

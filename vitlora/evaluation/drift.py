@@ -1,4 +1,4 @@
-"""Whether new photos, which nobody has labelled, are like the training data, and in what not."""
+"""Compares new, unlabelled photos with the training data."""
 
 import math
 from collections.abc import Sequence
@@ -13,27 +13,27 @@ from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.judge import Judge
 from vitlora.metrics.reference import Reference
 
-LEVEL = 0.05  # how often photos of the same source are called changed
-FEW = 30  # pictures; with fewer only a very large change shows
+LEVEL = 0.05  # how often photos from the same source are called changed
+FEW = 30  # pictures; with fewer, only a very large change shows
 _DRAWS = 4999
-_STEPS = 10  # of a decile's rounding: one that lies closer to the next than these says too little
+_STEPS = 10  # rounding steps: a decile closer than this to the next one is dropped
 
 
 @dataclass(frozen=True)
 class Shift:
-    """One thing in which new photos may differ from the training data.
+    """One comparison of new photos with the training data.
 
     Attributes:
         name: ``class mix``, ``confidence`` or ``distance``.
-        parts: The B classes, or ranges of values from the lowest to the highest.
-        expected: The share of each part in the training data, ``(B,)``, sum 1.
-        observed: Its share in the new photos.
-        moved: Share of the photos that would have to lie in other parts for both to agree: the
-            total variation distance, in ``[0, 1]``.
+        parts: The B classes, or B ranges of values, the lowest first.
+        expected: Share of each part in the training data, ``(B,)``, sum 1.
+        observed: Share of each part in the new photos.
+        moved: Total variation distance, in ``[0, 1]``: the share of photos that would have to
+            change parts for both to agree.
         psi: Population stability index, >= 0.
-        p: Chance of such a difference where there is none, times the number of things compared
+        p: Chance of such a difference if nothing changed, times the number of comparisons
             (Bonferroni), in ``(0, 1]``.
-        medians: Of validation's values and the new photos'; None for classes.
+        medians: Median of the validation pictures and of the new photos; None for classes.
     """
 
     name: str
@@ -47,10 +47,9 @@ class Shift:
 
     @property
     def size(self) -> str:
-        """``none`` where chance may have done it, else ``little``, ``some`` or ``much``.
+        """``none`` if chance explains the difference, else ``little``, ``some`` or ``much``.
 
-        By the field's rule of thumb for the index, 0.1 and 0.25 (Siddiqi 2006, Credit Risk
-        Scorecards).
+        The limits of the index are the usual 0.1 and 0.25 (Siddiqi 2006, Credit Risk Scorecards).
         """
         if self.p >= LEVEL:
             return "none"
@@ -58,7 +57,7 @@ class Shift:
 
     @property
     def rose(self) -> bool:
-        """Whether the new photos lie in higher parts, on the whole."""
+        """Whether the new photos have higher values on average."""
         ranks = np.arange(len(self.parts))
         return bool(ranks @ np.subtract(self.observed, self.expected) > 0)
 
@@ -71,7 +70,7 @@ class Photo:
         path: The file.
         label: The most likely class.
         confidence: Its probability, after the temperature, in ``[0, 1]``.
-        distance: To the training pictures, as ``Reference`` measures it, >= 0.
+        distance: Distance to the training pictures, as ``Reference`` measures it, >= 0.
         unsure: Whether the confidence is below the bundle's threshold.
         unfamiliar: Whether the distance is above the bundle's threshold.
     """
@@ -86,15 +85,15 @@ class Photo:
 
 @dataclass(frozen=True)
 class Drift:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        photos: The new ones that could be read, the least familiar first.
-        validation: How many validation pictures they were compared with.
-        shifts: What was compared.
-        left_out: What could not be compared, and why.
-        unsure: Share of unsure answers on validation and here, in ``[0, 1]``.
-        unfamiliar: Share of unfamiliar pictures to be expected and here, in ``[0, 1]``.
+        photos: The new photos that could be read, the least familiar first.
+        validation: Number of validation pictures they were compared with.
+        shifts: The comparisons.
+        left_out: Name of a comparison that was not possible -> reason.
+        unsure: Share of unsure answers among validation pictures and new photos, in ``[0, 1]``.
+        unfamiliar: Share of unfamiliar pictures, expected and among new photos, in ``[0, 1]``.
     """
 
     photos: tuple[Photo, ...]
@@ -106,19 +105,19 @@ class Drift:
 
     @property
     def changed(self) -> tuple[Shift, ...]:
-        """What differs by more than chance explains, the largest first."""
+        """The differences that chance does not explain, the largest first."""
         found = [shift for shift in self.shifts if shift.size != "none"]
         return tuple(sorted(found, key=lambda shift: -shift.psi))
 
 
 def compare(answers: Answers, record: Record, known: Confidence, reference: Reference) -> Drift:
-    """Returns in what new photos differ from the training data.
+    """Compares new photos with the training data.
 
     Args:
-        answers: To the new photos; their labels are ignored.
-        record: Of the bundle whose network answered.
-        known: What its validation pictures taught.
-        reference: Where its training pictures lie.
+        answers: Answers to the new photos; their labels are ignored.
+        record: The bundle's record.
+        known: The bundle's calibration.
+        reference: Summary of the training pictures' features.
     """
     judged = Judge(record.classes, known, reference).judge(answers.features, answers.logits)
     probabilities, confidence = judged.probabilities, judged.confidence.numpy()
@@ -127,13 +126,14 @@ def compare(answers: Answers, record: Record, known: Confidence, reference: Refe
         deciles("confidence", confidence, _evenly(known.confidences), known.images),
         deciles("distance", distances.numpy(), _with_tail(known), known.images),
     ]
-    left_out = {s.name: "validation's are all alike" for s in shifts if len(s.parts) == 1}
+    alike = "the validation pictures all have the same value"
+    left_out = {s.name: alike for s in shifts if len(s.parts) == 1}
     counts = record.split["counts"].get("train")
     if counts:
         off = known.calibration_error[1]
         shifts.insert(0, class_mix(probabilities.numpy(), counts, record.classes, off))
     else:
-        left_out["class mix"] = "this bundle does not know how often each class was trained on"
+        left_out["class mix"] = "the bundle does not record how many pictures each class had"
     shifts = [shift for shift in shifts if len(shift.parts) > 1]
     corrected = tuple(replace(s, p=min(s.p * len(shifts), 1.0)) for s in shifts)
     photos = [
@@ -165,11 +165,11 @@ def compare(answers: Answers, record: Record, known: Confidence, reference: Refe
 def class_mix(
     probabilities: np.ndarray, counts: Sequence[int], classes: tuple[str, ...], off: float
 ) -> Shift:
-    """Returns how the classes are mixed, against training's.
+    """Compares the mix of classes with that of training.
 
-    A photo counts for each class by its probability: if these are calibrated, the mean is right
-    where counting the likeliest class is not. Calibration is right to ``off`` only: so much of what
-    moved may be the network's fault, and is not held against the photos.
+    A photo counts for each class by its probability. With calibrated probabilities that is right
+    on average; counting the likeliest class is not. A change of up to the calibration error
+    ``off`` may come from the network, so it is not counted.
 
     Args:
         probabilities: ``(N, C)``.
@@ -185,16 +185,16 @@ def class_mix(
 def deciles(
     name: str, values: np.ndarray, quantiles: Sequence[tuple[float, float]], images: int
 ) -> Shift:
-    """Returns how many values lie between the quantiles of validation's.
+    """Compares how many values lie between the quantiles of the validation pictures.
 
-    Quantiles of few pictures are themselves uncertain: the true share between two of them has a
-    Dirichlet distribution (Wilks 1962, Mathematical Statistics), whatever is measured.
+    Quantiles of few pictures are uncertain: the true share between two of them has a Dirichlet
+    distribution, whatever is measured (Wilks 1962, Mathematical Statistics).
 
     Args:
         name: What is measured.
-        values: Of the new photos, ``(N,)``.
-        quantiles: Level and value, from the lowest at level 0 to the highest at level 1.
-        images: Validation pictures.
+        values: Values of the new photos, ``(N,)``.
+        quantiles: Pairs of level and value, from level 0 to level 1.
+        images: Number of validation pictures.
     """
     kept = [
         quantiles[i]
@@ -204,10 +204,10 @@ def deciles(
     ]
     lowest, second = quantiles[0], quantiles[1]
     if not kept and second[1] - lowest[1] >= _STEPS * _step(second[1]):
-        kept = [lowest]  # a network sure of nearly all: who is less sure than it ever was?
+        kept = [lowest]  # nearly all values are equal: counts those below the lowest
     edges = [value for _, value in kept]
     weights = (images - 1) * np.diff([0.0, *(level for level, _ in kept), 1.0])
-    weights[0] += 1  # below the lowest and above the highest of validation there is room, too
+    weights[0] += 1  # values can also lie below the lowest or above the highest quantile
     weights[-1] += 1
     counts = np.bincount(np.searchsorted(edges, values), minlength=len(weights))
     named = [f"{value:.4g}" for value in edges]
@@ -225,23 +225,23 @@ def _shift(
     count: int,
     off: float = 0.0,
 ) -> Shift:
-    """Returns observed shares of ``count`` photos against a Dirichlet's; ``p`` is of one test."""
+    """Compares the shares of ``count`` photos with a Dirichlet's; ``p`` is that of one test."""
     expected = weights / weights.sum()
     gap = shares - expected
     moved = float(np.abs(gap).sum() / 2)
-    held_against = gap * max(1 - off / moved, 0.0) if moved else gap
-    statistic = float((held_against**2 / expected).sum())
+    counted = gap * max(1 - off / moved, 0.0) if moved else gap
+    statistic = float((counted**2 / expected).sum())
     by_chance = int((_by_chance(weights, count) >= statistic * (1 - 1e-9)).sum())
-    smoothed = (shares * count + 0.5) / (count + 0.5 * len(shares))  # an empty part is finite, too
+    smoothed = (shares * count + 0.5) / (count + 0.5 * len(shares))  # finite for empty parts
     psi = float(((smoothed - expected) * np.log(smoothed / expected)).sum())
     p = (by_chance + 1) / (_DRAWS + 1)
     return Shift(name, parts, tuple(expected.tolist()), tuple(shares.tolist()), moved, psi, p)
 
 
 def _by_chance(weights: np.ndarray, count: int) -> np.ndarray:
-    """Returns chi-square over N of photos of the same source, drawn with a seed, ``(_DRAWS,)``.
+    """Returns chi-square / N of random photos from the same source, ``(_DRAWS,)``; seeded.
 
-    Both samples vary: the shares as the reference's pictures leave them open, then the photos.
+    Both samples vary: first the true shares, given the reference's pictures, then the photos.
     """
     rng = np.random.default_rng(0)
     expected = weights / weights.sum()
@@ -258,13 +258,13 @@ def _evenly(values: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _with_tail(known: Confidence) -> list[tuple[float, float]]:
-    """Returns the distances' deciles and the quantile above which pictures are unfamiliar."""
+    """Returns the deciles of the distances, and the quantile that makes pictures unfamiliar."""
     *lower, highest = _evenly(known.distances)
     return [*lower, (0.99, known.unfamiliar_above), highest]
 
 
 def _step(value: float) -> float:
-    """Returns one of the last of the 4 digits to which calibration rounds a quantile."""
+    """Returns the rounding step of a quantile, which calibration keeps to 4 digits."""
     return 10 ** (math.floor(math.log10(abs(value))) - 3) if value else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Pictures for a report: thumbnails, and what the network saw with the map of where it looked."""
+"""Pictures for a report: thumbnails, and the network's inputs with saliency maps."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from vitlora.pages.page import data_uri
 
 _THUMBNAIL = 112  # pixels
 _LARGE = 224
-_MOST_MATRIX = 8 * 144 * 196**2  # numbers of attention at once: 8 pictures of 224 px in a ViT-B
+_MOST_MATRIX = 8 * 144 * 196**2  # attention weights at once: 8 pictures of 224 px in a ViT-B
 _HEAT = (255, 70, 0)
 _STRONGEST = 190  # of 255: the picture must shine through
 
@@ -31,9 +31,9 @@ class Figure:
         name: The file, relative to the data's folder.
         image: The picture as a data URI.
         map: The map to lay over it, stretched, as a data URI; empty for none.
-        true: Its class.
-        predicted: The class the network gave.
-        confidence: Of that, in ``[0, 1]``.
+        true: The true class.
+        predicted: The predicted class.
+        confidence: Confidence of the prediction, in ``[0, 1]``.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Figure:
 
 
 def thumbnail(path: Path, value_range: ValueRange | None = None) -> str:
-    """Returns a small data URI of the whole picture.
+    """Returns the whole picture, made small, as a data URI.
 
     Args:
         path: The file.
@@ -64,17 +64,17 @@ def looked_at(
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> list[tuple[str, str]]:
-    """Returns each picture as the network saw it, and the map of what spoke for a class.
+    """Returns each picture as the network saw it, with the saliency map of a class.
 
     Args:
         network: A plain timm ViT on the device, in evaluation mode.
         paths: The pictures.
-        classes: For each the class to ask about.
-        preprocessing: Of the network.
-        device: Where it is.
+        classes: The class of each map.
+        preprocessing: The network's.
+        device: The network's.
 
     Returns:
-        Two data URIs for each picture: one to lay over the other, stretched to its size.
+        Two data URIs for each picture: itself, and the map to stretch over it.
 
     Raises:
         DataError: A picture cannot be read.
@@ -95,14 +95,14 @@ def looked_at(
 
 
 def as_seen(image: torch.Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """Returns the picture a tensor ``(3, H, W)`` was made of, cropped or squashed as it was."""
+    """Returns a normalised tensor ``(3, H, W)`` as a picture."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     pixels = ((image * std + mean) * 255).round().clamp(0, 255).byte()
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def _heat_uri(values: torch.Tensor) -> str:
-    """Returns a map ``(h, w)`` in ``[0, 1]`` as a PNG of one colour, the more opaque the higher."""
+    """Returns a map ``(h, w)`` in ``[0, 1]`` as a PNG of one colour; high values are opaque."""
     alpha = Image.fromarray((values * _STRONGEST).round().byte().numpy())
     heat = Image.new("RGB", alpha.size, _HEAT)
     heat.putalpha(alpha)

@@ -1,10 +1,11 @@
-"""Pictures whose label the others contradict, by a frozen base: a finding for the folder doctor."""
+"""Finds pictures that are probably mislabelled, for the folder doctor."""
 
+from collections import Counter
 from pathlib import Path
 
 from vitlora.backbones import load_backbone
 from vitlora.data.doctor.finding import Finding
-from vitlora.data.doctor.leaks import copy_groups
+from vitlora.data.doctor.leaks import copy_groups, together
 from vitlora.data.doctor.survey import Survey
 from vitlora.data.folder import Sample
 from vitlora.errors import UsageError
@@ -12,7 +13,7 @@ from vitlora.evaluation.answers import answer
 from vitlora.hardware import pick_device
 from vitlora.metrics.label_noise import judged, suspects
 
-_FEW = 5  # pictures of a class, one for each fold: of fewer nothing can be said
+_FEW = 5  # groups of a class, one for each fold: of fewer nothing can be said
 
 
 def contradicted(
@@ -20,7 +21,8 @@ def contradicted(
 ) -> Finding | None:
     """Returns the pictures that are probably labelled wrongly, the surest first, if there are any.
 
-    Neither a picture's own label nor that of a copy of it counts when it is judged.
+    Neither a picture's own label counts when it is judged, nor that of a copy of it or of another
+    picture of its group. Pictures of classes with fewer than five such groups are not judged.
 
     Args:
         survey: All that lies in the folder.
@@ -29,23 +31,23 @@ def contradicted(
         device: auto, cpu, cuda or mps.
 
     Raises:
-        UsageError: There are fewer than two classes with five readable pictures.
+        UsageError: There are fewer than two classes with five groups of readable pictures.
         BackboneError: The base cannot be had.
     """
     readable = survey.readable
-    count = {label: sum(p.label == label for p in readable) for label in survey.classes}
+    group = together(readable, copy_groups(readable))
+    count = Counter(label for label, _ in {(p.label, group[p.name]) for p in readable})
     classes = [label for label in survey.classes if count[label] >= _FEW]
     if len(classes) < 2:
         raise UsageError(
-            f"--check-labels needs two classes with {_FEW} readable pictures each; {survey.root} "
-            f"has {len(classes)}"
+            f"--check-labels needs two classes of {_FEW} pictures each, where copies and pictures "
+            f"of one group count once; {survey.root} has {len(classes)}"
         )
-    pictures = [picture for picture in readable if picture.label in classes]
+    index = {label: number for number, label in enumerate(classes)}
+    samples = [Sample(p.path, index[p.label], p.name) for p in readable if p.label in index]
     base = load_backbone(backbone, len(classes), weights)
-    samples = [Sample(p.path, classes.index(p.label), p.name) for p in pictures]
     answers = answer(base.module.to(pick_device(device)).eval(), samples, base.preprocessing)
-    copies = {p.name: -1 - n for n, group in enumerate(copy_groups(pictures)) for p in group}
-    groups = [copies.get(sample.name, place) for place, sample in enumerate(answers.samples)]
+    groups = [group[sample.name] for sample in answers.samples]
     found = suspects(judged(answers.features, answers.labels, groups), answers.labels)
     if not found:
         return None

@@ -1,7 +1,7 @@
-"""The labelled pictures a bundle is judged on, found as training found them.
+"""Finds the labelled pictures on which a bundle is scored.
 
-One guard for every command: ``settle`` sees to it that a split that training drew is scored as it
-was held out, or not at all, and ``seen.seen`` says how many of the pictures training knew.
+Every command uses the same guard: ``settle`` restores the split that training held out, or refuses
+to score; ``seen.seen`` counts the pictures that training used.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from vitlora.evaluation.seen import Seen, seen
 from vitlora.evaluation.training_folder import at_home, folder_of, same_split
 from vitlora.notes import note, warn
 
-SAME_FOLDER = 0.5  # of the pictures known: it is a copy of training's folder
+SAME_FOLDER = 0.5  # share of known pictures from which a folder is a copy of training's
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a bundle is scored on.
+    """The pictures to score a bundle on.
 
     Attributes:
         root: The folder.
-        split: ``train``, ``val``, ``test``, or ``all`` of a folder without splits.
+        split: ``train``, ``val``, ``test``, or ``all`` for a folder without splits.
         samples: Files and labels, unreadable ones included.
-        notes: What a reader of the scores must know, a sentence each.
-        seen: Which of them training knew.
+        notes: Caveats about the scores, a sentence each.
+        seen: Which of them training used.
     """
 
     root: Path
@@ -40,37 +40,36 @@ class Pictures:
 
 
 def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
-    """Sees to it that a split that training drew holds what was held out then, or is refused.
+    """Makes a split hold the pictures that training held out, or refuses to score it.
 
-    Where pictures were added, removed, renamed or given another class since, those that were held
-    out are found by their content, and the others are left out of the folder's splits.
+    If pictures were added, removed, renamed or relabelled since, those that were held out are found
+    by their content, and the others are left out.
 
     Args:
-        bundle: The bundle to be scored.
-        data: The folder, as its options draw it; its splits may be put back to training's.
-        split: What is to be scored.
+        bundle: The bundle to score.
+        data: The folder; its splits may be changed to those of training.
+        split: The split to score.
 
     Returns:
-        A note if pictures came or went.
+        A note if the pictures are not those of training.
 
     Raises:
-        BundleError: Training pictures could be in it, and nothing tells which.
+        BundleError: Training pictures could be among them, and cannot be told apart.
     """
     record, root = bundle.record.split, data.folder.root
     digests, drawn = record["digests"], record.get("drawn")
     home = at_home(bundle, data)
     if home and drawn is not None and not data.drawn:
         raise BundleError(
-            f"training drew its splits from {root} by a seed, and now they are found as folders, "
-            "so training pictures could be among those scored: leave out data.resplit, or score "
-            "on a folder of new pictures"
+            f"training split {root} at random, but now its own split folders are used, so training "
+            "pictures could be scored; leave data.resplit out, or score on new pictures"
         )
     if same_split(data, digests, split):
         return None
     if home and drawn is None and data.drawn and split not in data.division.found.splits:
         raise BundleError(
-            f"{root} no longer has the {split} split of training, and another one drawn now would "
-            "hold training pictures; score on a folder of new pictures"
+            f"{root} no longer has the {split} split of training, and a new random one would hold "
+            "training pictures; score on a folder of new pictures"
         )
     if not data.drawn:
         out = 0
@@ -79,7 +78,7 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
         if not out or same_split(data, digests, split):  # so did training
             return None
         return (
-            f"{counted(out, 'picture')} in {split}/ left out: a training had them on another side"
+            f"{counted(out, 'picture')} in {split}/ left out: training used them in another split"
         )
     if drawn is None:
         return None
@@ -95,23 +94,23 @@ def settle(bundle: Bundle, data: FolderData, split: str) -> str | None:
             if there == then and not new:
                 return f"the {split} pictures of training were found by their content"
             return (
-                f"the folder is not as it was in training: of {then:,} {split} pictures held out "
-                f"then, {there:,} are there and count; {new:,} new ones are left out"
+                f"the folder has changed since training: {there:,} of {then:,} {split} pictures "
+                f"are still there and are scored; {counted(new, 'new picture')} left out"
             )
     if home and (split in data.folder.splits or split in digests):
-        changed = "the folder" if as_asked else "the folder or the split's options"
+        changed = "the folder" if as_asked else "the folder or the options of the split"
         raise BundleError(
-            f"the {split} split drawn from {root} is not the one held out in training, so training "
-            f"pictures could be in it: {changed} changed. Score on a folder of new pictures"
+            f"the {split} split of {root} is not the one of training, because {changed} changed, "
+            "so training pictures could be scored; score on a folder of new pictures"
         )
     return None
 
 
 def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
-    """Sees to it that a split is scored as it was held out; returns what training knew of it.
+    """Makes a split hold what training held out; logs caveats; returns what training used of it.
 
     Raises:
-        BundleError: Training pictures could be in it, and nothing tells which.
+        BundleError: Training pictures could be among them, and cannot be told apart.
     """
     if line := unknown_classes(bundle, data):
         warn(line)
@@ -119,15 +118,15 @@ def guard(bundle: Bundle, data: FolderData, split: str) -> Seen:
         note(line)
     if split == "test" and data.drawn and not (data.recalled or at_home(bundle, data)):
         data.division.test_all()
-        total = len(data.folder.splits["test"])
-        note(f"{data.folder.root} is not the folder of training: all {total:,} pictures are scored")
+        total = counted(len(data.folder.splits["test"]), "picture")
+        note(f"{data.folder.root} is not the folder of training: scoring all {total} in it")
     known = seen(bundle, data.folder.splits.get(split, ()))
     for line in known.notes(split):
         warn(line)
     if known.trained is None and data.drawn and not at_home(bundle, data):
         note(
-            f"{data.folder.root} is not the folder of training; if it is a copy of it, "
-            "training pictures may be among those scored"
+            f"{data.folder.root} is not the folder of training; if it is a copy of it, training "
+            "pictures may be scored"
         )
     return known
 
@@ -142,14 +141,14 @@ def find_pictures(
 
     Args:
         bundle: The bundle.
-        root: Folder of pictures; None for that of training.
-        split: ``train``, ``val``, ``test`` or ``all``; None takes ``test`` where there is one,
-            else ``val``, else all. Class folders that training did not draw from are not split.
-        reading: How ``root`` is stored; None recognises it.
+        root: Folder of pictures; None for training's.
+        split: ``train``, ``val``, ``test`` or ``all``; None for ``test`` if there is one, else
+            ``val``, else all. Class folders are split only if training split them.
+        reading: How ``root`` is stored; None detects it.
 
     Raises:
-        DataError: There are no such pictures, or a class of the bundle is missing.
-        BundleError: The split drawn from training's folder is no longer the one held out.
+        DataError: There are no such pictures, or a class has nearly the name of another.
+        BundleError: The split is no longer the one that training held out.
     """
     data = folder_of(bundle, root, reading)
     digests, parts = bundle.record.split["digests"], data.folder.splits
@@ -162,8 +161,9 @@ def find_pictures(
         parts = {**found, "all": found["all"]}
     chosen = split or next(part for part in ("test", "val", "all", "train") if part in parts)
     if chosen not in parts:
-        has = ", ".join(parts)
-        raise DataError(f"{data.folder.root} has no split '{chosen}'; it has {has}: see --split")
+        raise DataError(
+            f"{data.folder.root} has no {chosen} split; choose --split {' or '.join(parts)}"
+        )
     known = seen(bundle, parts[chosen])
     as_then = data.recalled or same_split(data, digests, chosen)
     lines = (unknown_classes(bundle, data), settled)
@@ -176,36 +176,34 @@ def find_pictures(
 def find_validation(
     bundle: Bundle, root: str | Path | None = None, reading: LayoutOptions | None = None
 ) -> FolderData:
-    """Returns a folder whose validation pictures a bundle was not trained on, as far as is known.
-
-    What a reader of the numbers must know of them is logged.
+    """Returns a folder with validation pictures that a bundle was not trained on; logs caveats.
 
     Args:
         bundle: The bundle.
-        root: Folder of pictures; None for that of training.
-        reading: How it is stored; None recognises it.
+        root: Folder of pictures; None for training's.
+        reading: How it is stored; None detects it.
 
     Raises:
         DataError: There are no such pictures, or training pictures could be among them.
-        BundleError: The split drawn from training's folder is no longer the one held out.
+        BundleError: The split is no longer the one that training held out.
     """
     data = folder_of(bundle, root, reading)
     where = data.folder.root
     if "val" not in data.folder.splits:
         raise DataError(
-            f"{where} has no val split; expected pictures that the network was not trained on"
+            f"{where} has no val split; name a folder with val/, pictures that the bundle was not "
+            "trained on, with --data"
         )
-    told = guard(bundle, data, "val").trained is not None
+    known = guard(bundle, data, "val").trained is not None
     if data.recalled or same_split(data, bundle.record.split["digests"], "val"):
         return data
-    if not told and (data.drawn or root is None):
+    if not known and (data.drawn or root is None):
         raise DataError(
-            f"the validation pictures of {where} are not those held out in training, so training "
-            "pictures could be among them; expected those, or --data DIR with train/ and val/ of "
-            "your own choice"
+            f"the validation pictures of {where} are not those of training, so training pictures "
+            "could be among them; name a folder with train/ and val/ with --data"
         )
-    at_its_word = "" if told else f"; {where} is taken at its word that val/ was not trained on"
-    note(f"these are not the validation pictures of training{at_its_word}")
+    trust = "" if known else f"; it is assumed that {where} has no training pictures in val/"
+    note(f"these are not the validation pictures of training{trust}")
     return data
 
 
@@ -213,26 +211,27 @@ def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
     if chosen == "train":
         which = "were" if same else "may have been"
         return [
-            f"These pictures {which} trained on: new ones will score lower, and no range holds."
+            f"The bundle {which} trained on these pictures: scores are too high, and the ranges do "
+            "not hold."
         ]
     if chosen == "val" and same:
         return [
-            "Training chose its best epoch on these pictures, and its confidence was calibrated on "
-            "them: new ones may score a little lower, and answers be a little less calibrated."
+            "Training chose its best epoch on these pictures, and confidence was calibrated on "
+            "them: new pictures may score a little lower and be a little less calibrated."
         ]
     if perhaps_a_copy:
         return [
             "This is not the folder of training. If it is a copy of it, training pictures are "
-            "among those scored."
+            "scored."
         ]
     return []
 
 
 def unknown_classes(bundle: Bundle, data: FolderData) -> str | None:
-    """Returns a note on pictures of classes that a bundle does not know: they are left out.
+    """Returns a note about classes that the bundle lacks, whose pictures are left out.
 
     Raises:
-        DataError: Such a class has nearly the name of one of the bundle's without pictures.
+        DataError: Such a class is nearly named like one of the bundle's that has no pictures.
     """
     classes, found = bundle.record.classes, data.folder.source.classes
     absent = [name for name in classes if name not in found]
@@ -240,12 +239,12 @@ def unknown_classes(bundle: Bundle, data: FolderData) -> str | None:
     for name in strangers:
         if close := nearest(name, absent):
             raise DataError(
-                f"{data.folder.root} has pictures of '{name}', a class that {bundle.folder} does "
-                f"not know{close}; it knows {a_few(classes)}. Rename it, or move it elsewhere"
+                f"{data.folder.root} has pictures of '{name}', but {bundle.folder} has no such "
+                f"class{close}; it has {a_few(classes)}. Rename the class, or move it elsewhere"
             )
     if not strangers:
         return None
-    return f"left out, because the bundle does not know these classes: {a_few(strangers)}"
+    return f"left out classes that the bundle does not have: {a_few(strangers)}"
 
 
 def _unmeasured(bundle: Bundle, samples: Sequence[Sample]) -> list[str]:
@@ -254,6 +253,6 @@ def _unmeasured(bundle: Bundle, samples: Sequence[Sample]) -> list[str]:
     if not absent:
         return []
     return [
-        f"{len(absent):,} of {len(classes):,} classes have no picture here, so nothing is measured "
-        f"of them: {a_few(absent)}."
+        f"{len(absent):,} of {counted(len(classes), 'class')} not scored, without pictures here: "
+        f"{a_few(absent)}."
     ]

@@ -1,4 +1,4 @@
-"""The numbers a report draws: curves, axes, and which pictures are shown."""
+"""The numbers behind a report's charts, and its choice of pictures."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ import torch
 
 Point = tuple[float, float]
 
-_POINTS = 200  # of a curve: more than a screen shows
+_POINTS = 200  # points of a curve, enough for a screen
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Curve:
     """One line of a learning curve.
 
     Attributes:
-        name: As the logs have it: ``train/loss``, ``val/acc`` …
-        points: Epochs done, and the value.
+        name: Its name in the logs: ``train/loss``, ``val/acc`` …
+        points: Pairs of finished epochs and value.
     """
 
     name: str
@@ -28,9 +28,9 @@ class Curve:
 
 
 def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> list[Point]:
-    """Returns (share answered, share of those that is wrong), the surest answers first.
+    """Returns points (share answered, share of these that is wrong), the surest answers first.
 
-    The curve of Geifman and El-Yaniv 2017 (arXiv:1705.08500), thinned to what a screen shows.
+    The curve of Geifman and El-Yaniv 2017 (arXiv:1705.08500), with at most 200 points.
 
     Args:
         confidence: ``(N,)`` in ``[0, 1]``.
@@ -40,13 +40,13 @@ def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> list[Point]:
     answered = torch.arange(1, len(wrong) + 1, dtype=torch.float64)
     points = list(zip((answered / len(wrong)).tolist(), (wrong / answered).tolist(), strict=True))
     step = max(1, -(-len(points) // _POINTS))
-    return points[::-step][::-1]  # the last, with all answered, always stays
+    return points[::-step][::-1]  # keeps the last point, with everything answered
 
 
 def learning_curves(file: Path) -> list[Curve]:
-    """Returns a run's numbers by epoch, from the CSV file Lightning wrote; empty without one.
+    """Returns a run's numbers by epoch from Lightning's CSV file; empty if there is none.
 
-    A file that is not such a log is passed over: it is no part of the bundle.
+    A file with other content is ignored: logs are not part of the bundle.
     """
     if not file.is_file():
         return []
@@ -69,23 +69,23 @@ class Axis:
     """One axis of a chart.
 
     Attributes:
-        ticks: Two to seven round numbers, the ends of the axis first and last.
+        ticks: Two to seven round numbers, from one end of the axis to the other.
     """
 
     ticks: tuple[float, ...]
 
     def at(self, value: float) -> float:
-        """Returns where on the axis a value lies, 0 at its start and 1 at its end."""
+        """Returns the position of a value, 0 at the start of the axis and 1 at its end."""
         low, high = self.ticks[0], self.ticks[-1]
         return (value - low) / (high - low)
 
 
 def axis(values: Sequence[float], least: float = 0.0) -> Axis:
-    """Returns an axis that holds all values and has steps of 1, 2 or 5 times a power of ten.
+    """Returns an axis for the values, with steps of 1, 2 or 5 times a power of ten.
 
     Args:
         values: At least one.
-        least: No step is smaller; 1 where the values are whole.
+        least: Smallest step; 1 for whole numbers.
     """
     low, high = min(values), max(values)
     span = (high - low) or abs(high) or 1.0
@@ -104,16 +104,16 @@ def shown_in_cells(
     most: int,
     linked: Collection[tuple[int, int]] | None = None,
 ) -> dict[tuple[int, int], list[int]]:
-    """Returns which pictures stand behind each cell of the confusion matrix.
+    """Returns the pictures to show for each cell of the confusion matrix.
 
-    Cells take turns, those of mistakes first, the surest answers first, until ``most`` pictures are
-    given out: every mistake counts more than one more picture that is right.
+    Cells take turns, mistakes before right answers and the surest answers first, until ``most``
+    pictures are chosen.
 
     Args:
         labels: True class of each picture.
         predicted: Its predicted class.
-        confidence: Of that prediction.
-        most: Pictures in all cells together.
+        confidence: Confidence of that prediction.
+        most: Largest number of pictures, all cells together.
         linked: The cells that are shown; None for all.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The report as one offline HTML page: numbers, pictures, maps, and how it was made."""
+"""The report as one offline HTML page."""
 
 from datetime import datetime
 from importlib.metadata import version
@@ -8,6 +8,7 @@ import torch
 
 from vitlora import __version__
 from vitlora.bundle.checkpoint import Bundle
+from vitlora.errors import counted
 from vitlora.evaluation import report as numbers
 from vitlora.evaluation.answers import Answers
 from vitlora.evaluation.calibrate import describe_threshold
@@ -17,7 +18,7 @@ from vitlora.metrics.intervals import Interval, exact_interval
 from vitlora.metrics.scores import Scores
 from vitlora.pages.page import render
 
-# What bounds the page: thumbnails of some 4 kB, large pictures with their maps of some 12 kB.
+# These limit the page's size: a thumbnail takes about 4 kB, a large picture with its map 12 kB.
 _THUMBNAILS = 400
 _WORST, _LEAST_SURE = 24, 12
 _MOST_CLASSES = 30  # a larger matrix is unreadable: its largest mistakes are listed
@@ -30,8 +31,8 @@ class ReportPage:
 
     Args:
         bundle: The bundle.
-        pictures: Where the pictures come from.
-        answers: The network's, to those that can be read.
+        pictures: The pictures.
+        answers: The network's answers to those that can be read.
     """
 
     def __init__(self, bundle: Bundle, pictures: Pictures, answers: Answers) -> None:
@@ -48,16 +49,16 @@ class ReportPage:
         """Returns the page.
 
         Args:
-            network: That gave the answers, on its device; it is asked where it looked.
-            device: Where it is.
-            command: That made the page, as typed in a shell.
+            network: The network that gave the answers, for the saliency maps.
+            device: The network's.
+            command: The command that made the page, as typed in a shell.
         """
         made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
         values = {**self._values(), **self._looked_at(network, device), **self._problems()}
         return render("report.html", **values, command=command, made=made)
 
     def _values(self) -> dict[str, Any]:
-        """Returns everything but problems and the pictures the network looked at."""
+        """Returns everything but the data problems and the pictures with maps."""
         record, scores = self.bundle.record, self.scores
         small = len(scores.classes) <= _MOST_CLASSES
         confusions = scores.confusions(_PAIRS if small else _MOST_PAIRS)
@@ -83,8 +84,8 @@ class ReportPage:
                 None if small else {(true, guess) for true, guess, _ in confusions}
             ),
             "reliability": [
-                ("as the network says it", self.plain),
-                ("after the temperature", scores),
+                ("before calibration", self.plain),
+                ("after calibration", scores),
             ][: 2 if record.confidence else 1],
             "risk": numbers.risk_coverage(self.confidence, self.right),
             "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
@@ -94,7 +95,7 @@ class ReportPage:
         }
 
     def answered(self) -> tuple[tuple[float, Interval], tuple[float, Interval]] | None:
-        """Returns the share answered for sure, and that of the wrong ones there, with intervals."""
+        """Returns the share of sure answers and the share of these that is wrong, each with CI."""
         if self.bundle.record.confidence is None:
             return None
         count, wrong = int(self.sure.sum()), int((self.sure & ~self.right).sum())
@@ -103,7 +104,7 @@ class ReportPage:
         return answered, (wrong / max(count, 1), exact_interval(wrong, count))
 
     def _looked_at(self, network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
-        """Returns the worst mistakes and the least sure answers with the network's maps."""
+        """Returns the worst mistakes and the least sure answers, with saliency maps."""
         chosen = {
             "worst": numbers.worst(self.confidence, self.right, _WORST),
             "least_sure": numbers.least_sure(self.confidence, _LEAST_SURE),
@@ -131,18 +132,14 @@ class ReportPage:
         }
 
     def _problems(self) -> dict[str, Any]:
-        """Returns what is wrong with the pictures: for each problem a line and its files.
-
-        And whether the pictures of training were there to compare with.
-        """
+        """Returns a line and its files for each problem; whether training's pictures are known."""
         seen, split, found = self.pictures.seen, self.pictures.split, []
         if unread := self.answers.unreadable:
-            count = _count(len(unread), "picture cannot", "pictures cannot")
-            found.append((f"{count} be read and so not be scored", list(unread.values())))
+            line = f"{counted(len(unread), 'picture')} not scored, because unreadable"
+            found.append((line, list(unread.values())))
         if outside := self.answers.outside:
-            count = _count(len(outside), "picture has", "pictures have")
-            line = f"{count} values outside the range of training; their scores say little"
-            found.append((line, list(map(str, outside))))
+            line = f"{counted(len(outside), 'picture')} with values outside the range of training"
+            found.append((f"{line}; their answers are unreliable", list(map(str, outside))))
         known = [*(seen.trained or ()), *(seen.validated if split != "val" else ())]
         for index, line in enumerate(seen.notes(split)):
             found.append((f"{line[0].upper()}{line[1:]}", [] if index else [str(p) for p in known]))
@@ -159,10 +156,6 @@ class ReportPage:
             predicted=classes[int(self.predicted[index])],
             confidence=float(self.confidence[index]),
         )
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _some(lines: list[str]) -> list[str]:

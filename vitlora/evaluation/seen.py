@@ -1,4 +1,4 @@
-"""Which pictures a bundle's training knew, by their content."""
+"""Finds the pictures that a bundle's training used, by their content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.archives import is_there, size_and_time
 from vitlora.data.folder import Sample
 from vitlora.data.usage import Usage, contents, used
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, counted
 from vitlora.evaluation.training_folder import folder_of, same_split
 
-_MEANINGLESS = 0.5  # of the pictures trained on: a score then says nothing of new ones
+_MEANINGLESS = 0.5  # share of training pictures from which a score says nothing
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Which of the pictures to be scored training knew; a copy has the same bytes.
+    """Which of the pictures to score training used; a copy has the same bytes.
 
     Attributes:
-        pictures: How many are scored.
-        trained: Those that were trained on; None where training's pictures are not known.
-        validated: Those by which training chose its epoch, as far as is known.
-        whole: Whether that is known of all trainings, not of the last one alone.
+        pictures: Number of pictures to score.
+        trained: Those that were trained on; None if training's pictures are unknown.
+        validated: Those on which training chose its epoch, as far as known.
+        whole: Whether this covers all trainings, not only the last one.
     """
 
     pictures: int
@@ -31,10 +31,10 @@ class Seen:
     whole: bool = True
 
     def notes(self, split: str) -> list[str]:
-        """Returns what a reader of the score must know, a line each.
+        """Returns caveats about the scores, a line each.
 
         Args:
-            split: What is scored: of ``train`` and ``val`` it is expected.
+            split: The split that is scored; training used ``train`` and ``val`` anyway.
         """
         lines = []
         if self.trained and split != "train":
@@ -43,34 +43,31 @@ class Seen:
             lines.append(f"{self._copies(self.trained, 'training')}: scores {means}")
         if self.validated and split not in ("train", "val"):
             lines.append(
-                f"{self._copies(self.validated, 'validation')}, by which training chose its epoch: "
+                f"{self._copies(self.validated, 'validation')}, on which training chose its epoch: "
                 "scores are a little too high"
             )
         if not self.whole:
-            lines.append(
-                "the first training did not record its pictures, so they may be among those scored"
-            )
+            lines.append("the first training did not record its pictures, so some may be scored")
         return lines
 
     def to_json(self) -> dict[str, int | None]:
-        """Returns how many there are, as a program reads it; null where it is not known."""
+        """Returns the counts; null if they are unknown."""
         if self.trained is None:
             return {"seen_in_training": None, "seen_in_validation": None}
         seen = {"seen_in_training": self.trained, "seen_in_validation": self.validated}
         return {key: len(paths) for key, paths in seen.items()}
 
     def _copies(self, paths: Sequence[Path], kind: str) -> str:
-        count, total = len(paths), f"{self.pictures:,} pictures"
+        count, total = len(paths), counted(self.pictures, "picture")
         if count == 1:
             return f"1 of {total} is a copy of a {kind} picture"
         return f"{count:,} of {total} ({count / self.pictures:.0%}) are copies of {kind} pictures"
 
 
 def seen(bundle: Bundle, samples: Iterable[Sample]) -> Seen:
-    """Returns which pictures a bundle's training knew, by their content.
+    """Returns which pictures a bundle's training used, by their content.
 
-    An older bundle does not record it: there they are compared with training's folder, if that is
-    as it was.
+    Older bundles do not record it; training's folder is then compared, if it has not changed.
     """
     samples = list(samples)
     if bundle.usage is None:
@@ -92,9 +89,10 @@ def seen(bundle: Bundle, samples: Iterable[Sample]) -> Seen:
 
 
 def usage_of(bundle: Bundle) -> Usage | None:
-    """Returns what a bundle's training used pictures for; of an older one, as its folder says.
+    """Returns what a bundle's training used each picture for.
 
-    None where that folder is gone or was changed.
+    Older bundles do not record it; it is then taken from training's folder. None if that folder is
+    gone or has changed.
     """
     if bundle.usage is not None:
         return bundle.usage
@@ -111,9 +109,9 @@ def usage_of(bundle: Bundle) -> Usage | None:
 
 
 def copies(samples: Iterable[Sample], among: Iterable[Sample]) -> list[Path]:
-    """Returns the files whose bytes are those of one of the other files.
+    """Returns the files that have the same bytes as one of the others.
 
-    Only files of one size are read; files that are gone are no copies.
+    Reads only files of equal size; files that are gone do not count.
     """
     sizes: dict[int, list[Path]] = {}
     for sample in among:

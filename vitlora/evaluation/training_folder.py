@@ -1,4 +1,4 @@
-"""The folder a bundle was trained on, read as training read it."""
+"""Reads the folder that a bundle was trained on, as training did."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +20,16 @@ def at_home(bundle: Bundle, data: FolderData) -> bool:
 def folder_of(
     bundle: Bundle, root: str | Path | None = None, reading: LayoutOptions | None = None
 ) -> FolderData:
-    """Returns the folder of training or another one, its classes and draw as in training.
+    """Returns training's folder or another one, with the classes and the split of training.
 
     Args:
-        bundle: Says where the pictures lay, their classes and how they were split.
-        root: Another folder; None for that of training.
-        reading: How it is stored; None or empty recognises it, and knows it of training's.
+        bundle: Records the folder, the classes and the split.
+        root: Another folder; None for training's.
+        reading: How it is stored; None or empty to detect it, or to read it as in training.
 
     Raises:
-        DataError: Training's folder is not known, or is gone.
-        UsageError: The options of training's draw no longer fit the folder.
+        DataError: Training's folder is unknown or gone.
+        UsageError: The options of training's split no longer fit the folder.
     """
     record = bundle.record
     known = record.split["root"]
@@ -39,17 +39,17 @@ def folder_of(
     away = shared or is_network_path(known)
     if root is None and (not known or away or not Path(known).exists()):
         gone = "on another machine, at" if away else "no longer at"
-        where = f"{gone} {known}" if known else "not known"
+        where = f"{gone} {known}" if known else "in an unknown place"
         raise DataError(
-            f"the pictures {bundle.folder} was trained on are {where}; pass --data DIR, a folder "
-            "with pictures of the same classes"
+            f"the pictures that {bundle.folder} was trained on are {where}; name a folder with "
+            "the same classes with --data"
         )
     keys, layout = list(DRAW), LayoutOptions.recorded(record.split)
     if root is not None and (shared or address(root) != known):
-        keys, layout = ["val", "test", "seed"], LayoutOptions()  # the rest is of training's folder
+        keys, layout = ["val", "test", "seed"], LayoutOptions()  # the rest fits training's only
     options = {DRAW[key]: found[key] for key in keys if key in found}
     options |= ((reading and reading.given()) or layout.given()).items()
-    classes = list(record.classes)  # a class without pictures is not measured
+    classes = list(record.classes)  # also those without pictures, which are not scored
     data = FolderData(
         str(root or known), classes, known_classes=classes, skip_unreadable=True, **options
     )
@@ -58,5 +58,5 @@ def folder_of(
 
 
 def same_split(data: FolderData, digests: Mapping[str, str], split: str) -> bool:
-    """Returns whether a split has the pictures that it had in training, by their names."""
+    """Returns whether a split has the same picture names as in training."""
     return data.digest(split) == digests.get(split)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 _UTILS = "torch._dynamo.utils"
 
@@ -14,11 +13,10 @@ _UTILS = "torch._dynamo.utils"
 def without_compiler() -> Iterator[None]:
     """Lets torchvision and timm be imported without ``torch._dynamo``, sympy and triton.
 
-    Both import the compiler for next to nothing: torchvision 0.30 for one function that RoI pooling
-    asks, timm 1.0.31 to keep NaFlexViT's position embeddings out of compiled graphs. For a process
-    that answers a question and ends it was 1.0 of the 2.9 seconds of ``import torch, timm``
-    (benchmarks/imports.py). It can go when they no longer do. Whatever else is asked of the
-    compiler imports it, as ever.
+    Both import the compiler but hardly use it: torchvision 0.30 for one function of RoI pooling,
+    timm 1.0.31 to keep NaFlexViT's position embeddings out of compiled graphs. It took 1.0 of the
+    2.9 seconds of ``import torch, timm`` (benchmarks/imports.py). Remove this once they no longer
+    import it. Any other use of the compiler still imports it.
     """
     import torch
 
@@ -37,24 +35,24 @@ def without_compiler() -> Iterator[None]:
 
 
 class _Later(ModuleType):
-    """Stands in for the module of one function; asked for more, it makes way for the real one."""
+    """Stands in for the module, and loads the real one when it is used."""
 
     is_compile_supported: Callable[[str], bool] = staticmethod(
         lambda device: _real().is_compile_supported(device)
     )
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(_real(), name)
 
 
-def _real() -> Any:
+def _real() -> ModuleType:
     if isinstance(sys.modules.get(_UTILS), _Later):
         del sys.modules[_UTILS]
     return import_module(_UTILS)
 
 
-def _unchanged(fn: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
-    """Returns the function it decorates; NaFlexViT's would be compiled, were that ever asked."""
+def _unchanged(fn: Callable[..., object] | None = None, *_: object, **__: object) -> object:
+    """Takes the place of ``torch.compiler.disable``; returns the function as it is."""
     return _unchanged if fn is None else fn

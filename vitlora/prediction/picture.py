@@ -12,7 +12,7 @@ from vitlora.data.images import open_image
 
 _SIDE = 480  # pixels of the picture's longer side
 _ROW = 34  # pixels of one class
-# found by name where Windows, macOS and Linux keep their fonts
+# Pillow searches the font folders of Windows, macOS and Linux
 _FONTS = ("arial.ttf", "Arial.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf")
 
 
@@ -52,7 +52,7 @@ def _font(size: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, bool
 
 
 def _ascii(name: str) -> str:
-    """Returns the name without its accents; '?' for letters that are more than an accent away."""
+    """Returns the name without accents; '?' replaces letters that are not ASCII even then."""
     decomposed = unicodedata.normalize("NFKD", name)
     plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
     return plain.encode("ascii", "replace").decode("ascii")

@@ -7,17 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from vitlora.backbones import as_vit
 from vitlora.bundle.checkpoint import Bundle, load_bundle
 from vitlora.bundle.merging import bundle_backbone
 from vitlora.bundle.record import Record
-from vitlora.errors import BundleError, DataError, UsageError, a_few, nearest
+from vitlora.errors import BundleError, DataError, UsageError, a_few, counted, nearest, shown
 from vitlora.hardware import pick_device
 from vitlora.metrics.judge import Prediction
 from vitlora.prediction.pooled_adapter import (
@@ -29,29 +30,29 @@ from vitlora.prediction.pooled_adapter import (
 )
 from vitlora.quantization import dequantize
 
-_MOST_THREADS = 16  # that open pictures
+_MOST_THREADS = 16  # for reading pictures
 
 
 class AdapterPool:
-    """One plain fp32 ViT, rounded as in training, and adapters on it with classes of their own.
+    """One fp32 ViT, rounded as in training, shared by adapters that each have their own classes.
 
-    A mixed batch goes through the base once: in each adapted layer every picture gets what its own
-    adapter changes. An adapter takes the memory of its own tensors in fp32 (of a head trained as
-    LoRA, that of the plain head); the base is there once.
+    A mixed batch goes through the base once; in each adapted layer, every picture gets the change
+    of its own adapter. The base is in memory once. An adapter adds its own tensors in fp32; a head
+    trained as LoRA is kept merged.
 
-    Threads may call any method at any time. A call works to its end with the adapters it found at
-    its start, also when one of them is removed meanwhile.
+    All methods are thread-safe. A call uses the adapters that were loaded when it started, even if
+    one is removed meanwhile.
 
     Args:
-        checkpoints: Name -> folder of a bundle, or a bundle that was loaded; at least one. The
-            first decides on the base, which all must share.
+        checkpoints: Name -> bundle or its folder; at least one. All must share the base of the
+            first.
         weights: File of the base's weights; None looks where training found them, then in the
             hub's cache, then on the hub.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
         BundleError: A bundle is damaged, belongs to another base, or holds a whole network.
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights cannot be found.
         UsageError: There is no bundle, or no such device.
 
     Examples:
@@ -69,24 +70,24 @@ class AdapterPool:
     ) -> None:
         if not checkpoints or not isinstance(checkpoints, Mapping):
             raise UsageError(
-                "there is no adapter to load; expected a dict of names and bundles, as in "
-                "{'waste': 'checkpoints/waste5'}"
+                f"checkpoints is {shown(checkpoints)}; expected a dict of at least one name and "
+                "bundle, such as {'waste': 'checkpoints/waste5'}"
             )
         self.device = pick_device(device)
         bundles = {name: _opened(checkpoint) for name, checkpoint in checkpoints.items()}
         first = next(iter(bundles.values()))
         backbone = bundle_backbone(first, weights)
         first.check_base(backbone.digest)
-        network: Any = backbone.module
+        network = as_vit(backbone.module)
         dequantize(network, first.record.storage)
         self._base = _base_of(first.record)
         self._shape = (3, *2 * (first.record.preprocessing.image_size,))
-        self._width: int = network.head.in_features
+        self._width = cast(nn.Linear, network.head).in_features
         network.head = nn.Identity()
         self._network: nn.Module = network.to(self.device).eval().requires_grad_(False)
         self._parts = {path: m for path, m in network.named_modules() if sees_pictures(m)}
         self._batch = RunningBatch()
-        for path, part in self._parts.items():  # once for all: no call meets a change of hooks
+        for path, part in self._parts.items():  # only here, so no call sees the hooks change
             part.register_forward_hook(partial(adapt_rows, self._batch, path))
         self._adapters: dict[str, PooledAdapter] = {}
         self._changing = threading.Lock()
@@ -110,8 +111,8 @@ class AdapterPool:
         """Adds an adapter.
 
         Args:
-            name: What calls will name it by.
-            checkpoint: Folder of its bundle, or a bundle that was loaded.
+            name: Its name in later calls.
+            checkpoint: A bundle or its folder.
 
         Raises:
             BundleError: The bundle is damaged, belongs to another base, or holds a whole network.
@@ -120,7 +121,7 @@ class AdapterPool:
         with self._changing:
             if name in self._adapters:
                 raise UsageError(
-                    f"an adapter named '{name}' is loaded already; remove it first, or take "
+                    f"an adapter named '{name}' is already loaded; remove it first, or choose "
                     "another name"
                 )
             bundle = _opened(checkpoint)
@@ -128,14 +129,14 @@ class AdapterPool:
                 if got != self._base[what]:
                     raise BundleError(
                         f"{bundle.folder} was trained on another base than the one in memory: "
-                        f"{what} {got}, not {self._base[what]}; load it by itself"
+                        f"{what} {got}, not {self._base[what]}; load it into a pool of its own"
                     )
             self._adapters[name] = read_adapter(
                 bundle, self._network, self._parts, self._width, self.device
             )
 
     def remove(self, name: str) -> None:
-        """Drops an adapter; its memory is free once no call works with it any more.
+        """Removes an adapter; its memory is freed when the last call that uses it returns.
 
         Raises:
             UsageError: No adapter has this name.
@@ -147,9 +148,9 @@ class AdapterPool:
     def predict(
         self, pictures: Sequence[str | Path | Image.Image], names: Sequence[str], top_k: int = 3
     ) -> list[Prediction | DataError]:
-        """Returns what each picture shows by its adapter, as its own ``Predictor`` would say it.
+        """Returns the prediction of each picture's adapter, as its ``Predictor`` would give it.
 
-        All go through the base in one pass.
+        All pictures go through the base in one pass.
 
         Args:
             pictures: Files, or upright RGB pictures; each is preprocessed as its adapter's bundle
@@ -158,7 +159,7 @@ class AdapterPool:
             top_k: How many classes to keep, at least 1.
 
         Returns:
-            In their order; the error of a file that cannot be read stands in its place.
+            One result for each picture, in order; an error for a file that cannot be read.
 
         Raises:
             UsageError: A name is unknown, or there are not as many names as pictures.
@@ -221,7 +222,7 @@ class AdapterPool:
         numbers: dict[PooledAdapter, list[int]] = {}
         for number, adapter in enumerate(adapters):
             numbers.setdefault(adapter, []).append(number)
-        # pictures of one adapter side by side: its share of any tensor is a view, not a copy
+        # pictures of one adapter are adjacent, so its rows of any tensor are a view, not a copy
         order = [number for group in numbers.values() for number in group]
         groups, start = list[tuple[PooledAdapter, slice]](), 0
         for adapter, group in numbers.items():
@@ -251,8 +252,11 @@ class AdapterPool:
 
     def _find_all(self, names: Sequence[str], count: int) -> list[PooledAdapter]:
         if isinstance(names, str) or len(names) != count:
-            got = f"the text '{names}'" if isinstance(names, str) else f"{len(names)} names"
-            raise UsageError(f"{got} for {count} pictures; expected a list of a name for each")
+            got = f"the text '{names}'" if isinstance(names, str) else counted(len(names), "name")
+            raise UsageError(
+                f"names is {got}, for {counted(count, 'picture')}; expected a list with the name "
+                "of an adapter for each"
+            )
         found = {name: self._find(name) for name in dict.fromkeys(names)}
         return [found[name] for name in names]
 
@@ -261,14 +265,13 @@ def _opened(checkpoint: str | Path | Bundle) -> Bundle:
     bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
     if bundle.record.method == "FullFineTuning":
         raise BundleError(
-            f"{bundle.folder} was fine-tuned in full: it is a whole network and shares no base; "
-            "load it by itself"
+            f"{bundle.folder} was fine-tuned in full, so it shares no base; load it with Predictor"
         )
     return bundle
 
 
 def _base_of(record: Record) -> dict[str, str]:
-    """Returns all that makes one base in memory different from another."""
+    """Returns what identifies a base in memory."""
     kept, storage = record.storage.dtype, record.storage
     if storage.quantization != "none":
         kept += f" and {storage.quantization} in blocks of {storage.block_size}"

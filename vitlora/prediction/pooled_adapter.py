@@ -1,4 +1,4 @@
-"""One adapter of a pool: what it changes of the base, in the rows of its own pictures."""
+"""One adapter of a pool: how it changes the base's outputs for its own pictures."""
 
 import threading
 from collections import OrderedDict
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,14 @@ from vitlora.metrics.judge import Judge
 
 @dataclass(frozen=True)
 class LinearChange:
-    """Makes ``gain * (W x + scaling B A x) + bias`` of a linear layer's ``W x + its bias``.
+    """Turns a linear layer's output into ``gain * (W x + scaling B A x) + bias``.
 
     Attributes:
-        a: ``(rank, in)``; None where only the bias is trained.
+        a: ``(rank, in)``; None if only the bias is trained.
         b: ``(out, rank)``, or None.
-        scaling: What their product is multiplied with.
-        gain: DoRA's, ``(out,)``; None for ones.
-        bias: The bias to end with, ``(out,)``; None where the layer's is right as it is.
+        scaling: Factor on their product.
+        gain: DoRA's factors, ``(out,)``; None for ones.
+        bias: The new bias, ``(out,)``; None to keep the layer's.
     """
 
     a: torch.Tensor | None
@@ -54,10 +54,10 @@ class PooledAdapter:
     """An adapter in memory, on the device.
 
     Attributes:
-        judge: Makes answers of its features and logits.
-        preprocessing: What a picture goes through.
+        judge: Turns features and logits into predictions.
+        preprocessing: The bundle's.
         transform: Upright RGB picture -> ``(3, H, W)``, normalised.
-        changed: Path of a part of the base -> its change, or its twin with tensors of its own.
+        changed: Path of a layer of the base -> its change, or a copy with trained tensors.
         head_weight: ``(classes, width)``.
         head_bias: ``(classes,)``.
     """
@@ -70,10 +70,7 @@ class PooledAdapter:
     head_bias: torch.Tensor
 
     def open(self, picture: str | Path | Image.Image) -> tuple[torch.Tensor | DataError, bool]:
-        """Returns a picture ``(3, H, W)``, normalised, or why it cannot be read.
-
-        And whether its values lie outside the range of training.
-        """
+        """Returns a normalised picture ``(3, H, W)`` or an error; whether values are outside."""
         if isinstance(picture, Image.Image):
             return self.transform(picture), False
         try:
@@ -84,27 +81,31 @@ class PooledAdapter:
 
 
 class RunningBatch(threading.local):
-    """The batch this thread has under way: whose pictures lie in which rows."""
+    """The batch that this thread is computing: the rows of each adapter."""
 
     groups: Sequence[tuple[PooledAdapter, slice]] = ()
 
 
 def adapt_rows(
-    batch: RunningBatch, path: str, part: Any, inputs: Any, output: torch.Tensor
+    batch: RunningBatch,
+    path: str,
+    part: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
 ) -> None:
-    """Changes what a part of the base puts out, in place: to each adapter its rows."""
+    """Changes the output of a layer of the base in place, each adapter's rows by its own change."""
     for adapter, rows in batch.groups:
         change = adapter.changed.get(path)
         if isinstance(change, LinearChange):
-            change.apply(part, inputs[0][rows], output[rows])
+            change.apply(cast(nn.Linear, part), inputs[0][rows], output[rows])
         elif change is not None:
             output[rows] = change(inputs[0][rows])
 
 
 def sees_pictures(part: nn.Module) -> bool:
-    """Returns whether a part is one that adapters change, and called with a row for each picture.
+    """Returns whether a layer gets one row for each picture, so that adapters can change it.
 
-    Other parameters, such as position embeddings, are read once for the whole batch.
+    Other parameters, such as position embeddings, apply to the whole batch.
     """
     return isinstance(part, nn.Linear | nn.Conv2d) or "Norm" in type(part).__name__
 
@@ -119,17 +120,17 @@ def read_adapter(
     """Returns a bundle's adapter on the device.
 
     Args:
-        bundle: Of that base.
+        bundle: A bundle of that base.
         network: The base, without a head.
-        parts: The parts of it that see pictures, by their paths.
-        width: Of the features the head reads.
-        device: Where the base is.
+        parts: Path -> layer, for the layers that ``sees_pictures``.
+        width: Number of features that the head reads.
+        device: The base's device.
 
     Raises:
-        BundleError: A tensor does not fit, or changes what all pictures have in common.
+        BundleError: A tensor does not fit, or changes a parameter that all pictures share.
     """
     head = nn.Linear(width, len(bundle.record.classes), device="meta")
-    plain = copy(network)  # the base as the bundle's own: with a head of its classes
+    plain = copy(network)  # gets a head for the bundle's classes; the tensors are shared
     plain._modules = {**plain._modules, "head": head}
     changes = read_changes(bundle, plain)
     own: dict[str, dict[str, torch.Tensor]] = {path: {} for path in changes.updates}
@@ -138,14 +139,14 @@ def read_adapter(
         path, _, leaf = name.rpartition(".")
         if path not in parts and path != "head":
             raise BundleError(
-                f"{bundle.folder} changes {name}, which all pictures of a batch have in "
-                "common; load it by itself"
+                f"{bundle.folder} changes {name}, which all pictures of a batch share; load it "
+                "with Predictor"
             )
         own.setdefault(path, {})[leaf] = tensor.to(device)
     changed: dict[str, LinearChange | nn.Module] = {}
     for path, tensors in own.items():
         update = changes.updates[path].to(device) if path in changes.updates else None
-        # a head trained as LoRA starts from zeros, which are there as its weight
+        # a head trained as LoRA updates a weight of zeros
         if update is not None and "weight" in tensors:
             tensors["weight"], update = update.merged(tensors["weight"]), None
         if path != "head":
@@ -163,15 +164,15 @@ def read_adapter(
 def _change_of(
     part: nn.Module, update: Update | None, own: Mapping[str, torch.Tensor]
 ) -> LinearChange | nn.Module:
-    """Returns the change of one part.
+    """Returns the change of one layer.
 
     Args:
-        part: The part of the base.
+        part: The layer of the base.
         update: Its low-rank update.
-        own: The parameters of it that were trained in full, by name.
+        own: Its parameters that were trained in full, by name.
     """
     if not isinstance(part, nn.Linear) or "weight" in own:
-        twin = copy(part)  # has nothing of its own but these
+        twin = copy(part)  # shares all other tensors with the base
         trained = {leaf: nn.Parameter(t, requires_grad=False) for leaf, t in own.items()}
         twin._parameters = {**part._parameters, **trained}
         twin._forward_hooks = OrderedDict()

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -21,26 +21,26 @@ from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
 from vitlora.metrics.judge import Prediction
 from vitlora.quantization import is_quantized
 
-_MOST_THREADS = 16  # that open pictures
+_MOST_THREADS = 16  # for reading pictures
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray | bytes
-_Seen = tuple[Path, torch.Tensor | DataError, bool]  # its tensor, and whether it is outside
+_Seen = tuple[Path, torch.Tensor | DataError, bool]  # tensor, whether its values are outside
 
 
 class Predictor:
-    """A plain ViT with a bundle's adapter merged, in fp32, into the base it was trained on.
+    """A plain ViT: a bundle's adapter merged, in fp32, into the base it was trained on.
 
     Args:
-        checkpoint: Folder of the bundle, or a bundle that was loaded.
+        checkpoint: A bundle or its folder.
         weights: File of the base's weights; None looks where training found them, then in the
             hub's cache, then on the hub.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``32``, ``bf16``, or ``auto`` for bf16 where the chip computes in it.
+        precision: ``32``, ``bf16``, or ``auto`` for bf16 if the chip computes in it.
 
     Raises:
         BundleError: The bundle is damaged, or belongs to other base weights.
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights cannot be found.
         UsageError: The device or the precision is unknown.
     """
 
@@ -61,11 +61,10 @@ class Predictor:
         self._judge = bundle.judge
         self._transform = self.preprocessing.transform()
         self.network = merged_network(bundle, weights, self.device)
-        # a base that was too large to unpack
-        if any(map(is_quantized, self.network.modules())):
+        if any(map(is_quantized, self.network.modules())):  # the base was too large to unpack
             if precision == "bf16":
                 raise UsageError(
-                    "precision is bf16, but this base stays in 4 bits, which answers in fp32; take "
+                    "precision is bf16, but this base stays in 4 bits and computes in fp32; choose "
                     "32 or auto"
                 )
             self._dtype = torch.float32
@@ -81,12 +80,12 @@ class Predictor:
     def __call__(
         self, picture: Picture | Sequence[Picture], top_k: int = 3
     ) -> Prediction | list[Prediction]:
-        """Returns what a picture shows; of several, a list. ``predict`` is for very many files.
+        """Returns the prediction for a picture, or a list for a list; see ``predict`` for many.
 
         Args:
-            picture: A file's path; a picture that Pillow opened; the bytes of a file; an array
-                ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` of uint8, of floats in ``[0, 1]``, or of
-                deeper values; or a list of these.
+            picture: A path; a Pillow image; the bytes of a file; an array ``(H, W)``,
+                ``(H, W, 3)`` or ``(H, W, 4)`` of uint8, floats in ``[0, 1]``, or deeper values; or
+                a list of these.
             top_k: How many classes to keep, at least 1.
 
         Raises:
@@ -111,12 +110,12 @@ class Predictor:
             else:
                 path, opened = Path(), self.preprocessing.see(one)
             group.append((path, self._transform(opened.image), opened.outside))
-        return list(self._predict_group(group, top_k))
+        return cast(list[Prediction], list(self._predict_group(group, top_k)))
 
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Returns logits ``(B, classes)`` of upright RGB pictures, on the CPU, as trained.
+        """Returns uncalibrated logits ``(B, classes)`` of upright RGB pictures, on the CPU.
 
-        ``predictor.preprocessing.open(path).image`` is a file as such a picture.
+        ``predictor.preprocessing.open(path).image`` opens a file as such a picture.
         """
         return self._forward([self._transform(image) for image in images])[1]
 
@@ -133,10 +132,10 @@ class Predictor:
     def predict(
         self, paths: Iterable[str | Path] | str | Path, top_k: int = 3, batch_size: int = 32
     ) -> Iterator[Prediction | DataError]:
-        """Yields a prediction for each file in order, or the error of one that cannot be read.
+        """Yields a prediction for each file, in order; an error for one that cannot be read.
 
-        Threads open the pictures of the next two batches while one is predicted; no more of them,
-        however many paths there are, are in memory.
+        Threads read the next two batches while one is predicted; no more pictures are in memory,
+        however many paths there are.
 
         Args:
             paths: Picture files.
@@ -155,7 +154,9 @@ class Predictor:
         except DataError as error:
             return path, error, False
 
-    def _predict_group(self, group: Sequence[_Seen], top_k: int) -> Iterator[Any]:
+    def _predict_group(
+        self, group: Sequence[_Seen], top_k: int
+    ) -> Iterator[Prediction | DataError]:
         opened = [(path, x) for path, x, _ in group if isinstance(x, torch.Tensor)]
         made: list[Prediction] = []
         if opened:
@@ -172,7 +173,7 @@ class Predictor:
 def _ahead(
     work: Callable[[_Item], _Result], items: Iterable[_Item], most: int
 ) -> Iterator[_Result]:
-    """Yields the results of work in order; threads do it for the next ``most`` items already."""
+    """Yields the results of ``work`` in order; threads work up to ``most`` items ahead."""
     items = iter(items)
     first = list(islice(items, 2))
     if len(first) < 2:  # one picture needs no thread
@@ -188,4 +189,4 @@ def _ahead(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # whoever reads the answers may have enough
+        pool.shutdown(cancel_futures=True)  # the caller may stop early

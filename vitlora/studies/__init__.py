@@ -1,1 +1,1 @@
-"""Several runs side by side: methods compared on the same pictures."""
+"""Compares several training methods on the same pictures."""

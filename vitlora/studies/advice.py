@@ -1,13 +1,14 @@
-"""Rows of a comparison -> a sentence of advice; how many pictures it needs. Pure functions."""
+"""Turns a comparison into a sentence of advice. Pure functions."""
 
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+from vitlora.errors import counted
 from vitlora.studies.comparison import LEVEL, Row, answered_right, seed_variance
 
-_POWER = 0.8  # statistical power of the number of pictures that is advised
-_DISAGREE = 0.1  # share of pictures on which only one of two methods is right: a guess
+_POWER = 0.8  # statistical power for the number of pictures
+_DISAGREE = 0.1  # assumed share of pictures on which only one of two methods is right
 
 
 def needed(
@@ -15,12 +16,12 @@ def needed(
 ) -> int | None:
     """Returns about how many pictures show that a cheaper method is within a margin of the best.
 
-    If the two are equally good, so many pictures show it with a probability of 80% (the usual
-    sample size for non-inferiority). None if the seeds vary too much for any number of pictures.
+    If both are equally good, this many show it with a probability of 80% (the usual sample size
+    for non-inferiority). None if the seeds vary too much for any number of pictures.
 
     Args:
         margin: Margin of the accuracy, in ``(0, 1)``.
-        methods: Number of methods that are compared, at least 2.
+        methods: Number of compared methods, at least 2.
         disagree: Share of the pictures on which one of the two is right and the other wrong.
         seeds: Variance of the difference between seeds; more pictures do not reduce it.
     """
@@ -31,14 +32,14 @@ def needed(
 
 
 def tells_apart(pictures: int, methods: int) -> float:
-    """Returns the difference in accuracy, in ``[0, 1]``, below which methods cannot be told apart.
+    """Returns the smallest difference in accuracy that can show, in ``[0, 1]``.
 
-    Assumes that two methods disagree on one picture in ten, and on no fewer than McNemar's exact
-    test needs if one method is right on all of them.
+    Assumes that two methods disagree on one picture in ten, and on at least as many as McNemar's
+    exact test needs if one method is right on all of them.
 
     Args:
-        pictures: Number of pictures that are scored.
-        methods: Number of methods that are compared, at least 2.
+        pictures: Number of scored pictures.
+        methods: Number of compared methods, at least 2.
     """
     level = LEVEL / (methods * (methods - 1) / 2)
     fewest = math.ceil(1 - math.log2(level))
@@ -47,29 +48,29 @@ def tells_apart(pictures: int, methods: int) -> float:
 
 
 def _round(count: float) -> int:
-    """Rounds to two significant digits, because the number is only an estimate."""
+    """Rounds up an estimate to two significant digits."""
     return math.ceil(float(f"{count:.2g}"))
 
 
 def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
-    """Returns a sentence or two: which method to take, and how sure that is.
+    """Returns a recommended method and its certainty, in a sentence or two.
 
-    It advises the cheapest method that was shown to be within the margin of every other, else the
-    most accurate one. A missing proof of a difference does not prove equality.
+    It recommends the cheapest method that is shown to be within the margin of every other, else
+    the most accurate one. A difference that is not shown does not prove equality.
 
     Args:
-        rows: As ``compare`` returns them.
-        split: The split that was scored.
+        rows: The result of ``compare``.
+        split: The scored split.
         margin: Accuracy that a cheaper method may lose, in ``[0, 1)``.
     """
     if not rows:
-        return "No run finished, so there is nothing to advise."
+        return "No run finished, so there is no recommendation."
     seeds = sorted({len(row.runs) for row in rows})
     count, pictures = " to ".join(map(str, seeds)), len(rows[0].runs[0].labels)
-    on = f"{pictures} {split} pictures and {count} seed{'s' * (seeds != [1])}"
+    on = f"{counted(pictures, f'{split} picture')} and {count} seed{'s' * (seeds != [1])}"
     best = next(row for row in rows if row.p is None)
     if len(rows) == 1:
-        return f"Only {best.method} finished ({_said(best)} on {on}): nothing to compare it with."
+        return f"Only {best.method} finished (accuracy {best.accuracy:.3f} on {on})."
     within = [row for row in rows if row.at_most is not None and row.at_most < margin]
     take = min([best, *within], key=lambda row: row.cost)
     near = within if take is not best else []
@@ -77,27 +78,31 @@ def advise(rows: Sequence[Row], split: str, margin: float = 0.02) -> str:
     rest = f"; clearly worse: {_listed(worse)}" if worse else ""
     if take is not best:
         return (
-            f"Take {take.method} ({_said(take)}): the cheapest that {on} show to be within "
-            f"{points(margin)} of the best, {best.method} ({best.accuracy:.3f}); it is at most "
-            f"{points(take.at_most or 0)} below any other, with 95% certainty{rest}."
+            f"Choose {take.method} (accuracy {take.accuracy:.3f}): with {on}, it is the cheapest "
+            f"shown to be within {points(margin)} of the best, {best.method} "
+            f"({best.accuracy:.3f}). It is at most {points(take.at_most or 0)} below any other, "
+            f"with 95% certainty{rest}."
         )
     if len(worse) == len(rows) - 1:
-        return f"Take {best.method}: {_said(best)} on {on} is clearly the best{rest}."
+        return (
+            f"Choose {best.method}: clearly the best, with accuracy {best.accuracy:.3f} on "
+            f"{on}{rest}."
+        )
     open_ = [row for row in rows if row is not best and not row.clear]
     said = (
-        f"Take {best.method} ({_said(best)}), the most accurate on {on}. They do not tell it apart "
-        f"from {_listed(open_)}{rest}"
+        f"Choose {best.method} (accuracy {best.accuracy:.3f}), the most accurate on {on}. It is "
+        f"not clearly better than {_listed(open_)}{rest}"
     )
     cheaper = [row for row in open_ if row.cost < best.cost]
     if not cheaper or not margin:
         return f"{said}."
     show = _would_show(rows, best, cheaper, margin)
-    return f"{said}. That a cheaper one is within {points(margin)} of it is not shown{show}"
+    return f"{said}. No cheaper one is shown to be within {points(margin)} of it{show}"
 
 
 def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: float) -> str:
     """Returns the end of a sentence: what would show that a cheaper method is good enough."""
-    equal = "the two are equally good" if len(cheaper) == 1 else "one of them is just as good"
+    equal = "both are equally good" if len(cheaper) == 1 else "one of them is just as good"
     variance, _ = seed_variance(rows)
     counts = []
     for row in cheaper:
@@ -105,14 +110,14 @@ def _would_show(rows: Sequence[Row], best: Row, cheaper: Sequence[Row], margin: 
         counts.append(needed(margin, len(rows), _disagreement(best, row), seeds))
     known = [count for count in counts if count is not None]
     if len(known) < len(counts):
-        return f": if {equal}, it takes more seeds to show it, not more pictures."
+        return f": if {equal}, showing it takes more seeds, not more pictures."
     if max(known) > (pictures := len(best.runs[0].labels)):
         return f": if {equal}, about {max(known):,} pictures would show it."
     return f", although {pictures:,} pictures usually show it if {equal}."
 
 
 def _disagreement(row: Row, other: Row) -> float:
-    """Returns the mean square of the differences by picture, as ``paired`` smooths it."""
+    """Returns the mean square of the pictures' differences, smoothed as in ``paired``."""
     differences = answered_right(row.runs).mean(0) - answered_right(other.runs).mean(0)
     return (float((differences**2).sum()) + 2) / (len(differences) + 2)
 
@@ -121,10 +126,6 @@ def points(share: float) -> str:
     """Returns a share in percentage points, with at most one decimal."""
     value = f"{100 * share:.1f}".removesuffix(".0")
     return f"{value} point{'s' * (value != '1')}"
-
-
-def _said(row: Row) -> str:
-    return f"accuracy {row.accuracy:.3f}"
 
 
 def _listed(rows: Sequence[Row]) -> str:
@@ -137,15 +138,15 @@ def can_tell(pictures: int, split: str, methods: int, seeds: int, margin: float)
 
     Args:
         pictures: Number of pictures to score.
-        split: The split that they belong to.
+        split: Their split.
         methods: Number of methods to compare.
         seeds: Number of seeds of each method.
-        margin: Accuracy that a cheaper method may lose and still be advised.
+        margin: Accuracy that a cheaper method may lose and still be recommended.
     """
     apart = 100 * tells_apart(pictures, methods)
     said = (
-        f"{pictures:,} {split} pictures: differences below about "
-        f"{apart:.{0 if apart >= 1.5 else 1}f} points cannot be told apart"
+        f"{counted(pictures, f'{split} picture')} cannot show differences below about "
+        f"{apart:.{0 if apart >= 1.5 else 1}f} points"
     )
     if not margin:
         return said
@@ -154,7 +155,7 @@ def can_tell(pictures: int, split: str, methods: int, seeds: int, margin: float)
     said += (
         f"; showing {within} takes about {count:,} pictures"
         if count > pictures
-        else f"; they usually show {within}, where the two are equally good"
+        else f"; they usually show {within} if both are equally good"
     )
-    spread = ", and the spread of the seeds comes on top" if seeds > 1 else ""
-    return f"{said} (if two methods disagree on one picture in ten{spread})"
+    spread = "; the spread of the seeds adds to this" if seeds > 1 else ""
+    return f"{said} (assuming that two methods disagree on one picture in ten{spread})"

@@ -1,4 +1,4 @@
-"""Finished runs -> one row for each method, tested against the best. Pure functions."""
+"""Turns finished runs into one row for each method, tested against the best. Pure functions."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ import numpy as np
 from vitlora.metrics.intervals import macro_f1, macro_f1_interval, paired, t_quantile, wilson
 
 _FLIPS = 100_000  # random draws of the permutation test
-LEVEL = 0.05  # significance level of the whole comparison, divided among its tests
+LEVEL = 0.05  # significance level of the whole comparison; its tests share it
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Run:
         labels: True class of each scored picture, ``(N,)``.
         answers: Predicted class of each picture, ``(N,)``, in the same order.
         lr: Peak learning rate.
-        base: How the base was kept: a dtype, nf4, fp4, or ``trained``.
+        base: How the base was stored: a dtype, nf4, fp4, or ``trained``.
         trainable: Number of trained parameters.
-        seconds: Duration of the training with its validations, without the start of the process.
+        seconds: Duration of the training with its validations, without the process's start.
         host_bytes: Peak resident memory of the training process; None if it was not measured.
         device_bytes: Peak memory of tensors on the GPU in training; None without CUDA.
         milliseconds: Median time of the merged network for one prepared picture.
         bundle_bytes: Size of the bundle.
         device: The device of the training.
         precision: Lightning's name of the precision.
-        seen_in_training: Number of scored pictures that are, byte for byte, training pictures; None
+        seen_in_training: Number of scored pictures that are exact copies of training pictures; None
             in older records.
     """
 
@@ -55,7 +55,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not finish, and why, in one line."""
+    """A run that did not finish, with the reason in one line."""
 
     method: str
     seed: int
@@ -73,12 +73,12 @@ class Row:
         accuracy_interval: 95% interval (Wilson 1927), for other pictures of the same kind.
         macro_f1: Mean over the seeds, in ``[0, 1]``.
         macro_f1_interval: 95% interval, by ``macro_f1_interval``.
-        p: Probability of a difference this large to the best method if both were equally good; None
-            for the best.
+        p: Probability of a difference this large from the best method if both were equally good;
+            None for the best.
         clear: Whether the best method is clearly better.
-        behind: 95% interval of how far its accuracy is below the best method's; None for the best.
-        at_most: Upper bound on how far it is below any other method, with 95% certainty for all
-            methods together; None if there is only one method.
+        behind: 95% interval of its accuracy's distance below the best method's; None for the best.
+        at_most: Upper bound of its accuracy's distance below any other method's, with 95% certainty
+            for all methods together; None if there is only one method.
     """
 
     method: str
@@ -118,7 +118,7 @@ class Row:
         return None if None in values else max(values)
 
     def to_json(self) -> dict[str, object]:
-        """Returns everything but the answers, as plain lists and numbers."""
+        """Returns everything but the answers, as JSON values."""
         runs = [asdict(run) for run in self.runs]
         for run in runs:
             del run["labels"], run["answers"]
@@ -180,11 +180,11 @@ def seed_variance(rows: Sequence[Row]) -> tuple[float, int]:
 
 
 def _below(row: Row, other: Row, spread: tuple[float, int], level: float) -> tuple[float, float]:
-    """Returns an interval for how far a method's accuracy is below another's.
+    """Returns an interval of how far a method's accuracy is below another's.
 
-    The pictures vary, and the seeds if there are several: then the variance of a mean over seeds is
-    added, and Student's t has the degrees of freedom of Welch and Satterthwaite. With one seed, the
-    interval is about these two trained networks on other pictures.
+    It covers other pictures and, if there are several seeds, other seeds: the variance of a mean
+    over seeds is added, and Student's t has Welch and Satterthwaite's degrees of freedom. With one
+    seed it holds for these two trained networks.
 
     Args:
         row: The method.

@@ -70,7 +70,7 @@ def check_methods(names: Sequence[str]) -> list[str]:
                 f"{nearest(name, METHODS)}"
             )
         if list(names).count(name) > 1:
-            raise UsageError(f"--methods has '{name}' twice; name it once")
+            raise UsageError(f"--methods has '{name}' twice; give it once")
     if not names:
         raise UsageError(f"--methods is empty; expected some of {', '.join(METHODS)}")
     return list(names)
@@ -86,7 +86,7 @@ def fit_words(
     Args:
         config: One file or several.
         data: Folder of pictures, if it is given besides the options.
-        options: Dotted name -> word or value; or groups, such as ``{"model": {"lr": 0.001}}``.
+        options: Dotted name -> text or value; or groups, such as ``{"model": {"lr": 0.001}}``.
 
     Raises:
         UsageError: An option is unknown, is given twice, or is one that the methods set.
@@ -99,12 +99,12 @@ def fit_words(
             "unsure",
         ):
             raise UsageError(
-                f"'{name}' is not an option of a run; expected data, model, trainer or unsure"
+                f"'{name}' is not an option of fit; expected data., model., trainer. or unsure.NAME"
             )
     words = option_words(config, {} if data is None else {"data": {"root": data}}, options)
     for name in SET_BY_METHOD:
         if name in words:
-            raise UsageError(f"{name} is what the methods differ in; leave it out, see --methods")
+            raise UsageError(f"{name} is set by each method; leave it out, and choose --methods")
     return words
 
 

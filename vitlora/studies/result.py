@@ -45,7 +45,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """The data folder's name and the base."""
+        """Name of the data folder, and the base."""
         return f"{Path(self.config['data']['root']).name}, {self.config['model']['backbone']}"
 
     def to_text(self) -> str:
@@ -85,22 +85,22 @@ def _notes(found: Comparison) -> str:
         f"{model['backbone']}, {trainer['max_epochs']} epochs, batch size "
         f"{found.config['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
         f"{f', on {where}' if runs else ''}.",
-        "p: chance of a difference to the best this large, on the same pictures, if both were "
+        "p: chance of such a difference from the best, on the same pictures, if both were "
         "equally good. behind best: on other such pictures.",
     ]
     if all(len(row.runs) == 1 for row in found.rows):
         lines.append(
-            "One seed: the intervals are about these trained networks; another seed can move a "
+            "One seed: the intervals hold for these trained networks. Another seed can move a "
             "method by a point or two; try --seeds 0,1,2."
         )
     if found.split == "val":
         lines.append(
-            "There is no test split: these are the validation pictures, by which each run chose "
-            "its epoch, so all numbers are too high."
+            "There is no test split: the scores are on the validation pictures, on which each run "
+            "chose its epoch, so they are too high."
         )
     if known := max((run.seen_in_training or 0 for run in runs), default=0):
         lines.append(
-            f"{known:,} of the {len(runs[0].labels):,} pictures scored are copies of "
+            f"{known:,} of the {len(runs[0].labels):,} scored pictures are copies of "
             "training pictures, so scores are too high; 'vitlora doctor' shows them."
         )
     lines += [f"{f.method}, seed {f.seed} failed: {f.error}" for f in found.failures]

@@ -1,4 +1,4 @@
-"""The folder of a comparison: its configurations, and a bundle, a log and a record of each run."""
+"""The folder of a comparison: the bundle, the log and the record of each run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from vitlora.files import write_json, write_whole
 from vitlora.studies.comparison import Failure, Run
 from vitlora.studies.methods import configure
 
-SETUP = "setup.json"  # what the runs of a folder share; marks the folder as a comparison's
+SETUP = "setup.json"  # the runs' common setup; marks the folder of a comparison
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Study:
     same_rate: bool
 
     def path(self, method: str, seed: int, suffix: str = "") -> Path:
-        """Returns the bundle of a run, or a file beside it."""
+        """Returns the bundle of a run, or a file next to it."""
         return self.folder / f"{method}-{seed}{suffix}"
 
     def take(self, setup: dict[str, Any]) -> None:
-        """Marks the folder, or checks that its earlier runs had the same setup.
+        """Records the runs' common setup, or checks that earlier runs had the same.
 
         Args:
-            setup: Everything that the runs of a folder share, as JSON values.
+            setup: JSON values.
 
         Raises:
-            UsageError: It holds runs with another setup; the message names the first difference.
+            UsageError: Earlier runs had another setup; the message names the first difference.
         """
         file = self.folder / SETUP
         if not file.is_file():
@@ -56,10 +56,10 @@ class Study:
         for key in {**before, **now}:
             if before.get(key) == now.get(key):
                 continue
-            there = f"{key.removeprefix('config.')}: {before.get(key)} there, {now.get(key)} now"
+            change = f"{key.removeprefix('config.')} was {before.get(key)}, is now {now.get(key)}"
             raise UsageError(
-                f"{self.folder} holds runs of another configuration ("
-                f"{'the pictures changed' if key == 'pictures' else there}); choose another "
+                f"{self.folder} has runs with another configuration ("
+                f"{'the pictures changed' if key == 'pictures' else change}); choose another "
                 "--output, or delete that folder"
             )
 
@@ -73,7 +73,7 @@ class Study:
         return Run(**{**fields, **lists})
 
     def run(self, method: str, seed: int) -> Run | Failure:
-        """Trains and scores a method with a seed, each in a process of its own."""
+        """Trains and scores a method with a seed, each in its own process."""
         log = self.path(method, seed, ".log")
         answers, scores = (self.path(method, seed, end) for end in (".answers", ".scores.json"))
         with log.open("wb") as file:
@@ -85,9 +85,9 @@ class Study:
                     )
         bundle = self.path(method, seed)
         cost = json.loads((bundle / "logs" / "cost.json").read_text("utf-8"))
-        said = json.loads(answers.read_text("utf-8"))
-        said["seen_in_training"] = json.loads(scores.read_text("utf-8"))["seen_in_training"]
-        fields = {"method": method, "seed": seed, **cost, **said, "bundle_bytes": _size(bundle)}
+        scored = json.loads(answers.read_text("utf-8"))
+        scored["seen_in_training"] = json.loads(scores.read_text("utf-8"))["seen_in_training"]
+        fields = {"method": method, "seed": seed, **cost, **scored, "bundle_bytes": _size(bundle)}
         write_json(fields, str(self.path(method, seed, ".json")))
         answers.unlink()
         scores.unlink()
@@ -112,7 +112,7 @@ class Study:
 
 
 def _size(bundle: Path) -> int:
-    """Returns a bundle's bytes like ``bundle_bytes`` of bundle.checkpoint, but without torch."""
+    """Returns a bundle's bytes, like ``bundle_bytes`` but without importing torch."""
     files = json.loads((bundle / "vitlora.json").read_text("utf-8"))["files"]
     return sum((bundle / name).stat().st_size for name in ("vitlora.json", *files))
 
@@ -131,15 +131,15 @@ def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedPro
 
 
 def last_words(text: str, status: int = 1) -> str:
-    """Returns why a command ended: vitlora's own error line, else the last line of its output.
+    """Returns why a command failed: vitlora's error line, else the last line of its output.
 
     Args:
         text: The output of the command.
-        status: Its exit status; a negative one is the signal that ended it.
+        status: Its exit status; a negative one is the signal that killed it.
     """
     if status < 0:
         name = signal.Signals(-status).name
-        return f"ended by {name}{'; out of memory?' if name == 'SIGKILL' else ''}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
+        return f"killed by {name}{'; out of memory?' if name == 'SIGKILL' else ''}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no output"]
     ours = [line.removeprefix("vitlora: ") for line in lines if line.startswith("vitlora: ")]
     return (ours or lines)[-1]

@@ -7,10 +7,7 @@ from vitlora.units import clock, size
 
 
 def to_markdown(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
-    """Returns the table; a method without a finished run has a row that says "failed".
-
-    Empty columns are left out.
-    """
+    """Returns the table without empty columns; a method without a finished run is "failed"."""
     records = [_cells(row) for row in rows]
     finished = {row.method for row in rows}
     lost = dict.fromkeys(f.method for f in failures if f.method not in finished)

@@ -1,4 +1,4 @@
-"""Training: the trainer, its progress line, and the bundle it writes."""
+"""The LightningModule, the trainer and its callbacks."""
 
 from vitlora.training.measures import Cost, RecordAnswers
 from vitlora.training.progress import Progress

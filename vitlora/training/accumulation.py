@@ -1,4 +1,4 @@
-"""Steps over several batches: equal to one step over all their pictures."""
+"""Gradient accumulation that equals one step over all pictures."""
 
 import torch
 
@@ -6,12 +6,12 @@ import torch
 class Accumulation:
     """Turns an accumulated gradient into the mean over its pictures.
 
-    Lightning divides each loss by the number of batches in a step, even if the epoch ends with
-    fewer batches or fewer pictures. Without this class, that last step would be too small.
+    Lightning divides each loss by the number of batches in a full step. Without this class, an
+    epoch's last step would be too small if it has fewer batches or pictures.
     """
 
     def __init__(self) -> None:
-        self._weights: list[int | torch.Tensor] = []  # of the batches since the last step
+        self._weights: list[int | torch.Tensor] = []  # one for each batch since the last step
 
     def forget(self) -> None:
         """Discards batches that did not complete a step."""

@@ -47,25 +47,26 @@ class Classifier(LightningModule):
         num_classes: Number of classes; the command line counts the folder's.
         weights: The base's weights: a .safetensors or .pth file, the folder of a sharded one, none
             for a random start, null for the published ones.
-        image_size: Side of the input in pixels; null for the weights' own.
-        crop_mode: What evaluation and prediction see of a picture: center crops a square, squash
-            squeezes the whole picture into one, border shrinks it and fills the square with borders
-            (training's crops, too); null for the weights' own, mostly center.
-        adapter: What is trained: Lora, LinearProbe or FullFineTuning. Lora takes
+        image_size: Side of the input in pixels; null for that of the weights.
+        crop_mode: How evaluation and prediction make a picture square: center crops it, squash
+            resizes it, border shrinks it and adds borders (in training, too); null for that of the
+            weights, usually center.
+        adapter: What to train: Lora, LinearProbe or FullFineTuning. Lora takes
             --model.adapter.rank, alpha, targets, variant and more: see --model.adapter.help Lora.
         head: Train the head in full, or as lora.
-        quantization: Keep the frozen blocks as they are (none) or in 4 bits (nf4, QLoRA; or fp4).
-        block_size: Weights that share a scale in 4 bits: fewer are more exact and take more room.
-        optimizer: adamw, adamw8bit (its state in 8 bits), paged_adamw8bit (and moved to the host
-            when the GPU is full), sgd (with momentum 0.9) or lion.
+        quantization: Keep the frozen blocks unquantised (none) or in 4 bits (nf4, for QLoRA; fp4).
+        block_size: Number of weights that share a scale in 4 bits; fewer are more exact but take
+            more memory.
+        optimizer: adamw, adamw8bit (state in 8 bits), paged_adamw8bit (state in 8 bits, moved to
+            the host when the GPU is full), sgd (momentum 0.9) or lion.
         lr: Peak learning rate.
-        weight_decay: Decay of matrices trained in full; LoRA's, biases, norms and what timm exempts
-            (position embeddings, class and register tokens) never decay.
-        warmup: Share of all steps over which the rate rises; then it falls along a cosine.
-        label_smoothing: Share of each label spread over all classes.
-        class_weights: Weigh classes by the inverse of their frequency in the training set.
-        patch_drop: Share of each picture's patches, 0 to 0.75, left out of a training step, others
-            each time: at 0.5 a step takes half the time. Evaluation sees all.
+        weight_decay: Weight decay of matrices trained in full. LoRA's matrices, biases, norms and
+            what timm exempts (position embeddings, class and register tokens) never decay.
+        warmup: Share of all steps in which the learning rate rises; it then falls along a cosine.
+        label_smoothing: Share of each label that is spread over all classes.
+        class_weights: Weight classes by the inverse of their frequency in the training set.
+        patch_drop: Share of each picture's patches to leave out of a training step, at random, 0 to
+            0.75. Half of them take half of the time. Evaluation uses all patches.
         checkpointing: Recompute the blocks in the backward pass: less memory, more time.
         compile: Compile the blocks with torch.compile; needs a C++ compiler.
     """
@@ -271,9 +272,9 @@ class Classifier(LightningModule):
         scores = self.scores(tuple(map(str, range(self._seen[0][0].shape[1]))))
         if self.trainer.state.fn == "fit" and not math.isfinite(scores.loss):
             raise VitloraError(
-                f"the validation loss is {scores.loss}: training ran away in epoch "
+                f"the validation loss is {scores.loss}: training diverged in epoch "
                 f"{self.current_epoch + 1}; lower model.lr, which is {self.lr}. The best epoch "
-                "before, if there was one, is kept"
+                "so far, if any, is saved"
             )
         numbers = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
         self.log_dict({f"{stage}/{name}": number for name, number in numbers.items()})
@@ -283,7 +284,7 @@ class Classifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def scores(self, classes: tuple[str, ...]) -> Scores:
-        """Returns the numbers of the last evaluation, with the classes' names."""
+        """Returns the scores of the last evaluation, with the classes' names."""
         logits, labels = (torch.cat(parts).cpu() for parts in zip(*self._seen, strict=True))
         return Scores(classes, logits, labels)
 

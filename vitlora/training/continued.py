@@ -1,6 +1,6 @@
-"""Continuing from a bundle: its base and adapter become options of a run, its tensors the start.
+"""Continues from a bundle: its base and adapter become a run's options, its tensors the start.
 
-The adapter must be one of vitlora's own, and only plain values are taken, as always with bundles.
+The adapter must be one of vitlora's, and a bundle's values are never classes to import.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from vitlora.training.inherited import check, options_in
 
 _METHODS = {method.__name__: method for method in (Lora, LinearProbe, FullFineTuning)}
 _PLAIN = {"eva": "lora", "loftq": "lora", "pissa": "lora", "olora": "lora"}  # after training
-_DOUBLED = ("pissa", "olora")  # a bundle holds their start beside what was learnt
+_DOUBLED = ("pissa", "olora")  # a bundle stores their initial matrices and the learnt ones
 
 
 def options_of(
@@ -58,8 +58,8 @@ def options_of(
             "--data.srgb",
         ):
             raise UsageError(
-                f"{name} cannot be chosen with --from, which keeps that of {bundle.folder}; leave "
-                "it out"
+                f"{name} cannot be combined with --from, which keeps that of {bundle.folder}; "
+                "leave it out"
             )
     srgb = record.preprocessing.srgb
     asked: dict[str, Any] = {}
@@ -68,8 +68,7 @@ def options_of(
         if isinstance(data, dict) and data.get("srgb", srgb) != srgb:
             raise UsageError(
                 f"the config sets data.srgb to {_shown(data['srgb'])}, but {bundle.folder} was "
-                f"trained with {_shown(srgb)}, and --from goes on with that; leave it out of the "
-                "config"
+                f"trained with {_shown(srgb)}, which --from keeps; leave it out of the config"
             )
         asked |= _flat(model if isinstance(model, dict) else {})
     before, now = _flat({**run, "adapter": adapter}), _flat(values)
@@ -78,7 +77,7 @@ def options_of(
             had = now[key] if before.get(key) is None else before[key]
             raise UsageError(
                 f"the config sets model.{key} to {_shown(value)}, but {bundle.folder} has "
-                f"{_shown(had)}, and --from goes on with that; leave it out of the config"
+                f"{_shown(had)}, which --from keeps; leave it out of the config"
             )
     if record.method == "FullFineTuning":  # the bundle holds every weight
         values["weights"] = "none"
@@ -89,9 +88,9 @@ def options_of(
 
 
 def split_of(bundle: Bundle) -> dict[str, Any]:
-    """Returns the options under ``data`` that drew a bundle's splits, if they were drawn.
+    """Returns the ``data`` options of a bundle's random split, if it had one.
 
-    They draw the split of new pictures; the bundle's ``usage`` knows the split of the others.
+    They split new pictures; the bundle's ``usage`` records the split of the others.
     """
     drawn = bundle.record.split.get("drawn") or {}
     options = {DRAW[key]: value for key, value in drawn.items() if key in DRAW}
@@ -124,7 +123,7 @@ def start(model: Classifier, bundle: Bundle) -> None:
     if backbone.preprocessing != record.preprocessing:
         raise BundleError(
             f"{bundle.folder / RUN_CONFIG} does not describe the preprocessing of {bundle.folder}, "
-            "so training cannot go on from it"
+            "so training cannot continue from it"
         )
     model.start_from(record.storage, bundle.tensors, bundle.peft, bundle.check_base)
 
@@ -137,13 +136,13 @@ def check_output(output: Path, bundle: Bundle) -> None:
     """
     if output.resolve() == bundle.folder.resolve():
         raise UsageError(
-            f"--output and --from are both {output}, and the old bundle is kept; choose another "
+            f"--output and --from are both {output}, which is not overwritten; choose another "
             "--output"
         )
 
 
 def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the adapter of a run: one of vitlora's, with the options that it knows."""
+    """Returns the adapter of a run: one of vitlora's, with all its options."""
     check(bundle, "model", {"crop_mode": run.get("crop_mode")}, {"crop_mode": CropMode | None})
     adapter = run.get("adapter")
     named = str(adapter.get("class_path") if isinstance(adapter, dict) else adapter)
@@ -151,8 +150,8 @@ def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
     if method != bundle.record.method or method not in _METHODS:
         raise BundleError(
             f"{bundle.folder / RUN_CONFIG} does not say how its adapter was made "
-            f"(model.adapter is {shown(named)}), so training cannot go on from it; bundles "
-            "that 'vitlora fit' wrote say so"
+            f"(model.adapter is {shown(named)}), so training cannot continue from it; expected a "
+            "bundle of 'vitlora fit'"
         )
     options = adapter.get("init_args") if isinstance(adapter, dict) else None
     options = options if isinstance(options, dict) else {}
@@ -170,7 +169,7 @@ def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _once_trained(adapter: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the adapter as a bundle holds it, whatever its start was.
+    """Returns the adapter as the bundle stores it, without its special initialisation.
 
     PiSSA and OLoRA are saved as LoRA of twice the rank; see ``Lora.tensors``.
     """

@@ -1,4 +1,4 @@
-"""The frozen base of a run: how it is loaded and kept, and how its attention is computed."""
+"""Loads and stores the frozen base of a run, and chooses its attention."""
 
 from functools import partial
 
@@ -15,10 +15,10 @@ _FEW_PATCHES = 256  # unfused attention was timed on 196
 
 
 def asked_storage(quantization: Quantization, block_size: int, adapter: Adapter) -> Storage:
-    """Returns how to keep the base; the dtype follows later from the precision and the adapter.
+    """Returns how to store the base; precision and adapter decide the dtype later.
 
     Raises:
-        UsageError: The options do not go together.
+        UsageError: The options exclude each other.
     """
     if quantization != "none" and not adapter.freezes_base:
         raise UsageError(
@@ -47,15 +47,15 @@ def check_device(storage: Storage, device: str) -> None:
 
 
 def load_frozen(backbone: Backbone, storage: Storage, compute: torch.dtype, scarce: bool) -> None:
-    """Loads the base; each layer is stored as ``storage`` says before the next is read.
+    """Loads the base layer by layer; each is stored as ``storage`` says before the next is read.
 
     Args:
         backbone: An opened backbone that is not loaded.
-        storage: How to keep it.
-        compute: The dtype of the run's products.
+        storage: How to store it.
+        compute: The dtype of the run's matrix products.
         scarce: Whether memory may be short.
     """
-    # the bundle to continue from may have been trained with another rounding than this run's
+    # a bundle to continue from may have been trained with another rounding than this run
     keep = freeze_layer if storage.torch_dtype == compute else dequantize_layer
     if scarce and storage.quantization != "none":
         give_memory_back()
@@ -73,8 +73,8 @@ def choose_attention(module: nn.Module, device: str, bf16: bool) -> None:
     vit = as_vit(module)
     few = vit.patch_embed.num_patches <= _FEW_PATCHES
     if device == "mps" or (device == "cpu" and bf16 and few):
-        # MPS never trains with fused attention; turned off here, the memory plan counts that. On
-        # CPUs, bf16 steps with fused attention take 1.4 x as long (benchmarks/cpu_step.py).
-        # Without it the attention matrices are kept, which grow with the square of the patches
+        # MPS never trains with fused attention; turned off here, the memory plan sees that. On
+        # CPUs, bf16 steps with fused attention take 1.4 x as long (benchmarks/cpu_step.py). Without
+        # it, the attention matrices stay in memory and grow with the square of the patches
         for block in vit.blocks:
             block.get_submodule("attn").fused_attn = False  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,7 @@
 """The values that a run takes from a bundle, each checked against the type of its option.
 
 A bundle may come from anywhere, and the command line imports any class that a configuration names.
-So nothing from a bundle becomes a word of the command line or the name of a class.
+So nothing from a bundle becomes an argument of the command line or the name of a class.
 """
 
 from collections.abc import Container, Mapping
@@ -12,11 +12,12 @@ from vitlora.bundle.folder import RUN_CONFIG
 from vitlora.bundle.plain import is_a
 from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
+from vitlora.data.hub import address
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import BundleError, shown
 
-# options that do not change a score: they are the choice of the user who scores
+# options that do not change scores, so the user chooses them
 _FREE = ("augment", "batch_size", "num_workers", "check_copies")
 
 
@@ -28,19 +29,22 @@ def options_in(bundle: Bundle, group: str) -> dict[str, Any]:
     """
     options = bundle.run().get(group)
     if not isinstance(options, dict):
-        raise BundleError(f"{bundle.folder / RUN_CONFIG} holds no run: {group} is missing")
+        raise BundleError(f"{bundle.folder / RUN_CONFIG} records no run: {group} is missing")
     return options
 
 
-def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
-    """Returns a bundle's pictures and base as options, without those of its training.
+def to_score(
+    bundle: Bundle, chosen: Container[str] = (), root: str | None = None
+) -> dict[str, Any]:
+    """Returns a bundle's pictures and base as options, without the options of its training.
 
     Args:
         bundle: The bundle.
         chosen: Names of options that the user sets, such as ``data.root``; they are left out.
+        root: The folder that the user names; None for that of training.
 
     Raises:
-        BundleError: Its ``config.yaml`` holds a value that an option does not take.
+        BundleError: Its ``config.yaml`` holds a value that an option does not accept.
     """
     data, record = options_in(bundle, "data"), bundle.record
     hints = get_type_hints(FolderData.__init__)
@@ -49,13 +53,15 @@ def to_score(bundle: Bundle, chosen: Container[str] = ()) -> dict[str, Any]:
     check(bundle, "data", options, hints)
     # relative paths depend on the folder in which the run was started; the record has absolute ones
     places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
-    # a class without pictures is not measured, and others are left out
+    # known_classes allows classes without pictures, and classes leaves out others
     options |= {"classes": list(record.classes), "known_classes": list(record.classes)}
     options |= {name: place for name, place in places.items() if place and name in options}
-    if "data.root" in chosen:  # how another place is read, it says itself
+    if root is not None and address(root) != record.split["root"]:
+        # another folder may be stored in another way
         options = {name: v for name, v in options.items() if name not in vars(LayoutOptions())}
     else:
-        options |= LayoutOptions.recorded(record.split).given()
+        known = LayoutOptions.recorded(record.split).given()
+        options |= {name: value for name, value in known.items() if f"data.{name}" not in chosen}
     check(bundle, "data", options, hints)
     check(bundle, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight
@@ -77,15 +83,15 @@ def check(
         key = f"{group}.{name}"
         if name not in hints:
             raise BundleError(
-                f"{where} sets {shown(key)}, which this vitlora does not know; was the bundle made "
-                "by a newer one?"
+                f"{where} sets {shown(key)}, which this version of vitlora does not know; was the "
+                "bundle made by a newer one?"
             )
         if not is_a(value, hints[name]):
             raise BundleError(
-                f"{where} sets {key} to {shown(value)}, which that option does not take"
+                f"{where} sets {key} to {shown(value)}, which that option does not accept"
             )
         if isinstance(value, str) and is_network_path(value):
             raise BundleError(
-                f"{where} sets {key} to {shown(value)}, a place on another machine, which no "
-                f"bundle may choose; set it yourself with --{key}"
+                f"{where} sets {key} to {shown(value)}, a path on another machine, which a bundle "
+                f"may not choose; set it yourself with --{key}"
             )

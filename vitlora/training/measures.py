@@ -1,4 +1,4 @@
-"""Callbacks that record what a run costs and what it answers."""
+"""Callbacks that record the cost and the answers of a run."""
 
 import json
 import statistics
@@ -51,7 +51,7 @@ class Cost(Callback):
 
 
 class RecordAnswers(Callback):
-    """Writes what ``validate`` or ``test`` answers to each picture, and how long one takes.
+    """Writes the prediction of ``validate`` or ``test`` for each picture, and the time of one.
 
     Args:
         file: JSON file to write.

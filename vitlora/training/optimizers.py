@@ -41,7 +41,7 @@ def make_optimizer(
         )
     if device.type not in ("cuda", "cpu") or (device.type == "cpu" and name == "paged_adamw8bit"):
         raise UsageError(
-            f"model.optimizer {name} does not run on {device.type}; take "
+            f"model.optimizer {name} does not run on {device.type}; choose "
             f"{'adamw8bit or ' if device.type == 'cpu' else ''}adamw"
         )
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit

@@ -13,14 +13,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from vitlora.units import clock
 
 _WIDTH = 20  # characters of the bar
-_STARVED = 0.1  # share of the time spent waiting for pictures above which the line says so
-_ENOUGH = 2.0  # seconds of training before that share is meaningful
+_STARVED = 0.1  # share of the time spent waiting for pictures from which the line says so
+_ENOUGH = 2.0  # seconds of training before that share means anything
 
 
 class Progress(ProgressBar):
     """Shows epoch, bar, mean loss and accuracy, images per second and the remaining time.
 
-    If training waits for pictures, the line says so and what would help. On a terminal the line is
+    If training waits for pictures, the line says so and what helps. On a terminal the line is
     redrawn in place; elsewhere one line is printed for each epoch.
     """
 

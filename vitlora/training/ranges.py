@@ -1,4 +1,4 @@
-"""Which numbers the options of a model may be."""
+"""Values that the numeric options of a model accept."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,10 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def check_ranges(**options: float) -> None:
-    """Refuses numbers that an option cannot be.
+    """Refuses values out of range.
 
     Raises:
-        UsageError: There is one.
+        UsageError: A value is out of its range; the message names the option.
     """
     for name, value in options.items():
         fits, expected = _RANGES[name]

@@ -1,4 +1,4 @@
-"""The folder of a run: the best epoch as a bundle, even after an interruption, and the logs."""
+"""The folder of a run: the best epoch as a bundle, and the logs."""
 
 import shutil
 from contextlib import suppress
@@ -60,11 +60,11 @@ class RunFolder(Callback):
         """Saves the last weights if no epoch was validated; notes steps that are not saved."""
         if not self.written and trainer.global_step:
             self._write(trainer, cast(Classifier, pl_module), {})
-            tell(f"no epoch was validated; the last weights are kept in {self.folder}")
+            tell(f"no epoch was validated; the last weights are saved in {self.folder}")
         elif left := trainer.global_step - self._validated:
             note(
-                f"what was learnt after the last validation, in {counted(left, 'step')}, is "
-                "not in the bundle; training that ends with an epoch loses nothing"
+                f"the bundle does not include the {counted(left, 'step')} after the last "
+                "validation; let training end with a whole epoch to include all"
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,24 +96,23 @@ class RunFolder(Callback):
         if not interrupted or module.network is None:
             return
         if self.written:
-            tell(f"\nstopped; the best epoch so far ({self.best_epoch}) is kept in {self.folder}")
+            tell(f"\nstopped; the best epoch so far ({self.best_epoch}) is saved in {self.folder}")
             return
         if self._aside is not None:
             where = self._put_back(self._aside)
             tell(f"\nstopped before the first validation; the earlier bundle is {where}")
             return
         if not trainer.global_step:
-            tell("\nstopped before the first step; nothing is kept")
+            tell("\nstopped before the first step; nothing is saved")
             return
         self._write(trainer, module, {})
         tell(
-            f"\nstopped before the first validation; the weights as they are now are kept in "
-            f"{self.folder}"
+            f"\nstopped before the first validation; the current weights are saved in {self.folder}"
         )
 
     def _put_back(self, aside: Path) -> Path:
         """Moves the earlier bundle back if possible; returns where it is."""
-        if is_bundle(self.folder):  # another run wrote it meanwhile
+        if is_bundle(self.folder):  # another run has written it in the meantime
             return aside
         with suppress(OSError):
             shutil.rmtree(self.folder, ignore_errors=True)  # the logs of the failed run
@@ -160,8 +159,7 @@ def check_free(folder: Path) -> None:
         child.name == "logs" or is_leftover(child.name) for child in folder.iterdir()
     ):
         raise UsageError(
-            f"output '{folder}' exists and holds something that is not a bundle; choose another "
-            "--output"
+            f"--output is '{folder}', which holds something else than a bundle; choose another"
         )
 
 
@@ -181,7 +179,7 @@ def clear_the_way(folder: Path) -> Path | None:
         folder.rename(aside)
     except OSError as error:
         raise UsageError(
-            f"output '{folder}' holds an earlier bundle that cannot be moved aside "
-            f"({error.strerror}); close what uses it, or choose another --output"
+            f"--output is '{folder}', with an earlier bundle that cannot be moved aside "
+            f"({error.strerror}); close the program that uses it, or choose another"
         ) from None
     return aside

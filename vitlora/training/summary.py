@@ -10,7 +10,7 @@ from vitlora.notes import tell
 from vitlora.quantization import frozen_bytes
 from vitlora.training.classifier import Classifier
 
-_MOST_CLASSES, _SMALLEST = 25, 10  # classes that are all listed; of more, so many
+_MOST_CLASSES, _SMALLEST = 25, 10  # classes to list in full; of more, only the smallest
 
 
 class Summary(Callback):

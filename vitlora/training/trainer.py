@@ -1,4 +1,4 @@
-"""Lightning's Trainer with the defaults of fine-tuning, its device and precision chosen for you."""
+"""Lightning's Trainer with defaults for fine-tuning, and automatic device and precision."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,20 +17,20 @@ from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.training.cache.prefix_cache import PrefixCache, Where
 from vitlora.training.progress import Progress
 
-# Callbacks that would make what a run records, saves or counts wrong -> the reason.
+# Callbacks that would break what a run records, saves or counts -> the reason.
 _REFUSED: dict[type[Callback], str] = {
-    lightnings.WeightAveraging: "the scores would be the average's and the weights kept would not, "
-    "and the bytes of a base in 4 bits have no average",
-    lightnings.StochasticWeightAveraging: "it averages when training ends, and the best epoch is "
-    "kept long before",
-    lightnings.ModelPruning: "it puts masks in the place of the weights that a bundle keeps",
-    lightnings.BaseFinetuning: "what is trained is for model.adapter to say: its last_blocks, or "
+    lightnings.WeightAveraging: "the scores would be those of averaged weights, which the bundle "
+    "does not have",
+    lightnings.StochasticWeightAveraging: "it averages at the end of training, after the best "
+    "epoch was saved",
+    lightnings.ModelPruning: "it replaces the weights that a bundle saves by masks",
+    lightnings.BaseFinetuning: "model.adapter chooses what is trained, with last_blocks or "
     "FullFineTuning",
-    lightnings.BatchSizeFinder: "data.batch_size auto finds a batch that fits",
-    lightnings.LearningRateFinder: "the bundle's config.yaml would name another model.lr than was "
-    "used",
-    lightnings.GradientAccumulationScheduler: "the learning rate falls over as many steps as "
-    "trainer.accumulate_grad_batches makes",
+    lightnings.BatchSizeFinder: "use data.batch_size auto instead",
+    lightnings.LearningRateFinder: "the bundle's config.yaml would record another model.lr than "
+    "the one used",
+    lightnings.GradientAccumulationScheduler: "the learning rate schedule counts the steps of "
+    "trainer.accumulate_grad_batches",
 }
 _AT_ONCE = (lightnings.DeviceStatsMonitor, lightnings.ThroughputMonitor)  # need a logger early
 
@@ -43,23 +43,23 @@ class Trainer(LightningTrainer):
         precision: auto (bf16 if the chip has it, else fp16 on older CUDA cards, else fp32),
             32-true, bf16-mixed or 16-mixed.
         accelerator: auto, cpu, cuda or mps.
-        devices: One; training on several at once is not offered.
+        devices: Must be 1.
         early_stopping: Stop after this many epochs without a better validation macro-F1; null to
             run them all.
-        accumulate_grad_batches: Batches whose gradients are summed before each step.
-        gradient_clip_val: Largest norm of the gradient; null not to clip.
-        cache: Compute frozen blocks at the start of the network only once; every epoch then starts
-            after them. auto caches in memory if only the head is trained, and it saves time and
-            fits; memory and disk always cache, and later runs can use what is on disk; off.
-        cache_views: Differently augmented views of each training picture to cache; the epochs
-            take them in turn; null for half as many as epochs, from 2 to 6.
-        cache_gb: Largest size of the cache, in 10^9 bytes; on disk, of all runs together.
+        accumulate_grad_batches: Number of batches for each optimiser step.
+        gradient_clip_val: Largest norm of the gradient; null for no clipping.
+        cache: Compute the frozen first blocks of the network once and reuse their outputs. auto
+            caches in memory if only the head is trained and it saves time and fits; memory and disk
+            always cache (other runs can reuse the disk); off never does.
+        cache_views: Number of augmented views of each training picture to cache, which the epochs
+            use in turn; null for half the number of epochs, from 2 to 6.
+        cache_gb: Largest size of the cache in GB (10^9 bytes); on disk, of all runs together.
         cache_folder: Folder of the cache on disk; null for ~/.cache/vitlora/features.
         log_every_n_steps: Steps between two lines of the logs.
-        num_sanity_val_steps: Validation batches before training.
-        enable_model_summary: Lightning's own table of layers.
-        enable_checkpointing: Lightning's own full checkpoints; the adapter bundle needs none.
-        logger: A Lightning logger; null for CSV and TensorBoard files in logs/ beside the bundle,
+        num_sanity_val_steps: Validation batches to run before training.
+        enable_model_summary: Print Lightning's table of layers.
+        enable_checkpointing: Also save Lightning's full checkpoints, which vitlora does not need.
+        logger: A Lightning logger; null for CSV and TensorBoard files in logs/ inside the bundle,
             false for none.
         callbacks: Lightning callbacks, each as a class_path.
     """
@@ -100,9 +100,9 @@ class Trainer(LightningTrainer):
                 raise UsageError(f"trainer.{key} is {one}; vitlora trains on 1 device")
         strategy = kwargs.get("strategy", "auto")
         if strategy != "auto" and not isinstance(strategy, SingleDeviceStrategy):
-            said = f"is {strategy}" if isinstance(strategy, str) else "was chosen"
+            said = f"is {strategy}" if isinstance(strategy, str) else "is set"
             raise UsageError(
-                f"trainer.strategy {said}; vitlora trains on 1 device, in one process: leave it out"
+                f"trainer.strategy {said}; leave it out: vitlora trains on 1 device, in 1 process"
             )
         device = pick_device(accelerator, "--trainer.accelerator")
         every = _checked(callbacks, bool(logger) and logger is not True)
@@ -139,9 +139,8 @@ def _check_length(max_epochs: int | None, max_steps: int) -> None:
         raise UsageError(f"trainer.max_steps is {max_steps}; expected at least 1, or -1 for no end")
     if max_epochs is None and max_steps == -1:
         raise UsageError(
-            "trainer.max_epochs is null, and the learning rate falls over the whole run, so its "
-            "length must be known; set trainer.max_epochs or trainer.max_steps (trainer.max_time "
-            "may end it sooner)"
+            "trainer.max_epochs is null, but the learning rate schedule needs the run's length; "
+            "set trainer.max_epochs or trainer.max_steps (trainer.max_time may end it sooner)"
         )
     if max_epochs is not None and max_epochs < 1:
         raise UsageError(
@@ -161,14 +160,14 @@ def _checked(callbacks: list[Callback] | Callback | str | None, logged: bool) ->
     for callback in callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else ():
         if not isinstance(callback, Callback):
             raise UsageError(
-                f"trainer.callbacks has {callback!r}, which is not a class that can be found; "
-                "expected a class of lightning.pytorch.callbacks, or the path of another"
+                f"trainer.callbacks has {callback!r}, which was not found; expected a class of "
+                "lightning.pytorch.callbacks, or package.Class"
                 f"{nearest(str(callback), lightnings.__all__)}"
             )
         has = f"trainer.callbacks has {type(callback).__name__}, which"
         for kind, reason in _REFUSED.items():
             if isinstance(callback, kind):
-                raise UsageError(f"{has} vitlora does not take: {reason}")
+                raise UsageError(f"{has} vitlora does not support: {reason}")
         if isinstance(callback, _AT_ONCE) and not logged:
             raise UsageError(
                 f"{has} needs a logger of its own; add --trainer.logger CSVLogger "
@@ -183,10 +182,10 @@ def _any(callbacks: Iterable[Callback], kind: type[Callback]) -> bool:
 
 
 def _on_its_own(plugins: Any) -> list[Any]:
-    """Returns the plugins with a single-process environment, unless the user gave a cluster's.
+    """Adds a single-process environment to the plugins, unless they have a cluster's.
 
-    Lightning reads SLURM's and torchrun's variables as training on several devices, and refuses one
-    device among several tasks. The process counts as rank 0; otherwise it would write no logs.
+    Under SLURM and torchrun, Lightning would expect several devices. The process is rank 0, or it
+    would write no logs.
     """
     given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
     if any(isinstance(plugin, ClusterEnvironment) for plugin in given):

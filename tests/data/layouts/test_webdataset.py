@@ -239,7 +239,7 @@ def test_a_zip_of_such_files_is_not_taken_for_a_shard(tmp_path):
 
 def test_names_that_point_outside_are_refused(tmp_path):
     tar(tmp_path / "a.tar", {"../1.jpg": picture(1), "../1.cls": "0"})
-    refused(tmp_path, "names outside itself")
+    refused(tmp_path, "names that lead outside it")
 
 
 @pytest.mark.slow

@@ -3,16 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitlora.data.archives import open_file
-from vitlora.data.doctor.leaks import copy_groups, file_of
+from vitlora.data.doctor.leaks import copy_groups, file_of, together
 from vitlora.data.doctor.single import endings
 from vitlora.data.doctor.survey import RECORD, Picture, Survey
 from vitlora.data.folder import SPLITS, VAL_FRACTION, Folder, Sample
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, a_few
 from vitlora.files import draft
 
 
@@ -55,20 +55,21 @@ def write_cleaned(survey: Survey, out: Path, shares: Shares) -> dict[str, int]:
     """Writes a cleaned, newly split copy of a folder; returns the number of pictures of each split.
 
     Left out are unreadable pictures, all but one of the same file, and copies, by bytes or looks,
-    of which not all carry the same label. What is left of a group of copies is kept in one split.
-    Files are linked where the file system can, else copied.
+    of which not all carry the same label. What is left of a group, of copies or of the folder's
+    own, is kept in one split. Files are linked where the file system can, else copied.
 
     Raises:
         UsageError: ``out`` exists already, or the shares leave nothing to train on.
-        DataError: A class has too few pictures left for every split.
+        DataError: A class has too few pictures left for every split, or a name that no folder can
+            have.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"--fix '{out}' exists already; name a folder that does not")
     val, test = shares.of(survey)
-    groups = copy_groups(survey.readable)
-    left_out = _left_out(survey, groups)
+    copies = copy_groups(survey.readable)
+    left_out = _left_out(survey, copies)
     kept = [picture for picture in survey.readable if picture.name not in left_out]
-    folder = _split(survey, kept, groups, val, test, shares.seed)
+    folder = _split(survey, kept, together(survey.readable, copies), val, test, shares.seed)
     counts = {split: len(samples) for split, samples in folder.splits.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with draft(out) as new:
@@ -87,10 +88,10 @@ def write_cleaned(survey: Survey, out: Path, shares: Shares) -> dict[str, int]:
     return counts
 
 
-def _left_out(survey: Survey, groups: Sequence[Sequence[Picture]]) -> dict[str, str]:
+def _left_out(survey: Survey, copies: Sequence[Sequence[Picture]]) -> dict[str, str]:
     """Returns the names of the pictures not to keep, with the reason."""
     reasons = {p.name: p.problem for p in survey.pictures if p.problem is not None}
-    for pictures in groups:
+    for pictures in copies:
         labels = sorted({picture.label for picture in pictures})
         if len(labels) > 1:
             reason = f"copies of it carry other labels ({', '.join(labels)})"
@@ -107,7 +108,7 @@ def _left_out(survey: Survey, groups: Sequence[Sequence[Picture]]) -> dict[str, 
 def _split(
     survey: Survey,
     kept: Sequence[Picture],
-    groups: Sequence[Sequence[Picture]],
+    groups: Mapping[str, int],
     val: float,
     test: float,
     seed: int,
@@ -117,11 +118,21 @@ def _split(
         raise DataError(
             f"of {survey.root} the pictures of {len(classes)} classes are left; expected at least 2"
         )
-    samples = [Sample(p.path, classes.index(p.label), p.name) for p in kept]
-    numbers = {picture.name: -1 - n for n, pictures in enumerate(groups) for picture in pictures}
-    group_of = [numbers.get(picture.name, index) for index, picture in enumerate(kept)]
+    strange = [repr(name) for name in classes if not _names_a_folder(name)]
+    if strange:
+        raise DataError(
+            f"--fix makes a folder for each class, which cannot be called {a_few(strange)}; rename "
+            "the class: no / or \\, and no . or __ at the beginning"
+        )
+    label = {name: index for index, name in enumerate(classes)}
+    samples = [Sample(p.path, label[p.label], p.name) for p in kept]
     pool = Folder(survey.root, classes, {"all": samples})
-    return pool.split(val, test, seed, groups=group_of)
+    return pool.split(val, test, seed, groups=[groups[p.name] for p in kept])
+
+
+def _names_a_folder(label: str) -> bool:
+    """Whether a class can have a folder of its name, in the copy and not passed over as hidden."""
+    return bool(label) and not label.startswith((".", "__")) and not set(label) & set("/\\\0")
 
 
 def _fill(new: Path, folder: Folder, pictures: dict[Path, Picture]) -> dict[str, str]:

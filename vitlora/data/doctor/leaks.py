@@ -10,6 +10,7 @@ from vitlora.data.doctor.finding import Finding, Severity
 from vitlora.data.doctor.survey import Picture, Survey
 from vitlora.data.duplicates import Fingerprint, group
 from vitlora.data.folder import Folder, Sample
+from vitlora.data.groups import merged
 from vitlora.errors import a_few
 
 _TELLING = 0.1  # accuracy over the majority guess worth a word; noise alone must give less
@@ -33,6 +34,19 @@ def copy_groups(pictures: Sequence[Picture]) -> list[list[Picture]]:
     """Returns the groups of two and more pictures, all readable, that are copies of one another."""
     numbers = group([picture.print for picture in pictures if picture.print is not None])
     return [m for m in _sorted_by(pictures, numbers) if len(m) > 1]
+
+
+def together(pictures: Sequence[Picture], alike: Sequence[Sequence[Picture]]) -> dict[str, int]:
+    """Returns the number of the group of each picture, by its name.
+
+    Args:
+        pictures: They share a group if the folder says so, or if they are copies.
+        alike: Their ``copy_groups``.
+    """
+    number = {picture.name: index for index, picture in enumerate(pictures)}
+    number |= {one.name: number[some[0].name] for some in alike for one in some}
+    groups = merged(list(number.values()), [picture.group or None for picture in pictures])
+    return dict(zip(number, groups, strict=True))
 
 
 def copies(survey: Survey) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """One look at everything in an image folder, from which the folder doctor judges."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Picture:
         name: The same, relative to the folder, with forward slashes.
         split: ``train``, ``val`` or ``test``; ``all`` in a folder of class folders.
         label: Name of its class.
+        group: What a split must not part; empty for a picture by itself.
         problem: Why it cannot be read, in a few words; None if it can. All below is then unset.
         format: Pillow's name of what the file holds, such as ``JPEG``.
         mode: Pillow's name of how its pixels are stored, such as ``RGB``.
@@ -47,6 +48,7 @@ class Picture:
     name: str
     split: str
     label: str
+    group: str = ""
     problem: str | None = None
     format: str = ""
     mode: str = ""
@@ -126,7 +128,9 @@ def survey(root: Path, options: LayoutOptions | None = None) -> Survey:
     found.layout, found.notes, found.present = reading.layout, reading.notes, filled | empty
     found.classes = sorted({label for _, label in found.present})
     found.unused = _unused(place, reading)
-    pictures = [Picture(p.path, p.name, p.split or "all", p.label) for p in reading.pictures]
+    pictures = [
+        Picture(p.path, p.name, p.split or "all", p.label, p.group) for p in reading.pictures
+    ]
     found.depth = find_range(p.path for p in pictures if p.split in ("train", "all"))
     see = partial(look, value_range=found.value_range)
     seen = in_threads(see, pictures, f"looking at {len(pictures):,} pictures")
@@ -152,7 +156,7 @@ def _unused(place: Place, reading: Reading) -> dict[str, list[str]]:
 
 def look(picture: Picture, value_range: ValueRange | None = None) -> Picture:
     """Returns a picture with all that one look at its file tells."""
-    path, name, split, label = picture.path, picture.name, picture.split, picture.label
+    path = picture.path
     try:
         print_ = fingerprint(path, value_range)
         with reading(path) as image:
@@ -163,10 +167,18 @@ def look(picture: Picture, value_range: ValueRange | None = None) -> Picture:
         problem = str(error).removeprefix(f"{path}: ")
         if path.is_symlink() and not path.exists():
             problem = "a link to a file that is not there"
-        return Picture(path, name, split, label, problem)
+        return replace(picture, problem=problem)
     light, contrast, sharpness = _measured(grey)
-    return Picture(
-        path, name, split, label, None, kind, mode, size, turned, light, contrast, sharpness, print_
+    return replace(
+        picture,
+        format=kind,
+        mode=mode,
+        size=size,
+        turned=turned,
+        light=light,
+        contrast=contrast,
+        sharpness=sharpness,
+        print=print_,
     )
 
 

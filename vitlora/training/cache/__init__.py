@@ -1,4 +1,4 @@
-"""Computes frozen blocks once and keeps their outputs for all epochs."""
+"""Computes the frozen blocks once and caches their outputs for all epochs."""
 
 from vitlora.training.cache.prefix_cache import PrefixCache, Where
 

@@ -15,9 +15,9 @@ from vitlora.data.datamodule import FolderData
 from vitlora.training.cache.prefix import Prefix
 from vitlora.training.classifier import Classifier
 
-# libraries that decode, augment or compute: another version may give other numbers
+# libraries that decode, augment or compute; another version may give other numbers
 _LIBRARIES = ("torch", "timm", "albumentations", "opencv-python-headless", "pillow")
-# raised whenever vitlora itself reads or augments pictures differently
+# increased whenever vitlora reads or augments pictures differently
 REVISION = 2
 
 
@@ -25,9 +25,9 @@ class Features:
     """The outputs of a frozen prefix: a tensor for each view of a split, a row for each picture.
 
     Args:
-        trainer: Lightning's, its data and precision set up.
+        trainer: Lightning's trainer, with data and precision set up.
         module: A configured ``Classifier`` on its device.
-        prefix: Its network in two halves.
+        prefix: Its network in two parts.
 
     Attributes:
         shape: Shape of a row: ``(N, D)`` tokens, or ``(D,)`` if only the head is trained.
@@ -41,7 +41,7 @@ class Features:
         self._precision = str(trainer.precision)
         self.prefix = prefix
         side = module.backbone.preprocessing.image_size
-        # a full batch: a compiled block would be compiled again for another number of pictures
+        # a full batch, because compiled blocks compile again for another number of pictures
         images = torch.zeros(self.data.batch_size, 3, side, side, device=module.device)
         row = self._without_training(self.prefix.look, images)
         self.shape = tuple(row.shape[1:])
@@ -66,7 +66,7 @@ class Features:
 
     def batches(self, split: str, view: int) -> Iterator[torch.Tensor]:
         """Computes one view of a split, in the order of its pictures; yields ``(B, *shape)``."""
-        with torch.random.fork_rng(devices=[]):  # the loader draws a random number
+        with torch.random.fork_rng(devices=[]):  # the loader uses a random number
             for images, _ in self.data.view_dataloader(split, view):
                 rows = self._without_training(self.prefix.before, images.to(self._module.device))
                 yield rows.to(self.dtype).cpu()

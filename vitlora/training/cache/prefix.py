@@ -1,4 +1,4 @@
-"""Splits off the blocks that training does not change, so that they run only once."""
+"""Splits off the blocks that training does not change, so that they run once."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ _AFTER = ("norm.", "fc_norm.", "attn_pool.", "head.")  # what follows the blocks
 
 
 class Prefix:
-    """A network in two halves: everything before the first trained parameter, and the rest.
+    """A network in two parts: everything before the first trained parameter, and the rest.
 
-    timm's own code runs the first half, with fewer blocks. It also shows which other arguments the
-    blocks get (rotary angles, a shared bias), so this module need not know the model families.
+    timm's own code runs the first part, with fewer blocks. It also shows which other arguments the
+    blocks get (rotary angles, a shared bias), so no model family needs special code here.
 
     Args:
         module: timm's ``VisionTransformer``, ``Eva`` or ``Beit``, adapted, on its device.
@@ -89,7 +89,7 @@ class Prefix:
         return vit.forward_head(vit.norm(x))
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the first half's tensors as they are stored."""
+        """Returns the SHA-256 of the first part's stored tensors."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             if self._comes_first(name):
@@ -99,13 +99,13 @@ class Prefix:
         return digest.hexdigest()
 
     def _comes_first(self, name: str) -> bool:
-        """Returns whether a tensor or a layer belongs to the first half."""
+        """Returns whether a tensor or a layer belongs to the first part."""
         if self.pooled:
             return name.partition(".")[0] != "head"
         return self._stage(name) < self.blocks
 
     def _is_random(self, name: str, part: nn.Module) -> bool:
-        """Returns whether a layer of the first half, or rotary angles, are random in training."""
+        """Returns whether a layer of the first part, or rotary angles, are random in training."""
         chances = [part.p] if isinstance(part, nn.Dropout) else []
         chances += [getattr(part, kind, 0) for kind in ("drop_prob", "prob")]  # timm's own
         return getattr(part, "aug_active", False) or (self._comes_first(name) and any(chances))
@@ -118,7 +118,7 @@ class Prefix:
 
 
 class _Recorder(nn.Module):
-    """Takes the place of a block, and records its arguments besides tokens."""
+    """Replaces a block, and records its arguments besides tokens."""
 
     def forward(self, x: torch.Tensor, **context: Any) -> torch.Tensor:
         self.context = context

@@ -1,4 +1,4 @@
-"""Keeps the outputs of the frozen blocks for every picture, for all epochs."""
+"""Caches the outputs of the frozen blocks for every picture, for all epochs."""
 
 import math
 import os
@@ -25,17 +25,16 @@ from vitlora.units import clock, size
 Where = Literal["auto", "off", "memory", "disk"]
 Part = tuple[str, int]  # a split and a view of it
 
-
-_WORTH = 0.9  # auto needs the run's time to fall to this share or less
+_WORTH = 0.9  # auto caches if the run then takes at most this share of the time
 
 
 class PrefixCache(Callback):
     """Makes every epoch start at the first block that is trained.
 
     Args:
-        where: ``auto``, ``memory`` or ``disk``. ``auto`` caches only if the head alone is trained:
-            there a few views were measured to be enough.
-        views: Differently augmented views of each training picture, at least 1; None for
+        where: ``auto``, ``memory`` or ``disk``. ``auto`` caches only if the head alone is trained;
+            a few views were measured to be enough there.
+        views: Number of augmented views of each training picture, at least 1; None for
             ``usual_views``.
         gigabytes: Largest size of the cache, in 10^9 bytes.
         folder: Folder for ``disk``; None for ``usual_folder``.
@@ -234,10 +233,10 @@ class _Bar:
 
 
 def usual_views(epochs: int) -> int:
-    """Returns how many views of each picture to cache instead of a new one in each epoch.
+    """Returns how many views of each picture to cache, instead of a new one in each epoch.
 
-    One view costs a head up to three points of accuracy. Half as many views as epochs, or six, cost
-    nothing that could be told from chance: benchmarks/cache_views.py.
+    A single view costs a head up to three points of accuracy. Half as many views as epochs, or six,
+    showed no significant loss (benchmarks/cache_views.py).
     """
     return min(max(2, -(-epochs // 2)), 6)
 
@@ -249,9 +248,9 @@ def usual_folder() -> Path:
 
 
 def pays(prefix: Prefix, views: int, epochs: int) -> bool:
-    """Returns whether the cache saves a tenth of a run or more.
+    """Returns whether the cache saves at least a tenth of a run.
 
-    Counts the blocks that a picture passes, trained ones twice as often again for the way back.
+    Counts the blocks that a picture passes; a trained block counts twice, for its backward pass.
     """
     back_and_forth = 2 * (prefix.total - prefix.blocks)
     without = epochs * (prefix.blocks + back_and_forth)
@@ -259,7 +258,7 @@ def pays(prefix: Prefix, views: int, epochs: int) -> bool:
 
 
 def _is_whole(trainer: Any) -> bool:
-    """Returns whether every epoch uses all pictures, so that no view is computed in vain."""
+    """Returns whether every epoch uses all pictures, so that the whole cache is used."""
     return trainer.limit_train_batches == 1.0 and not trainer.overfit_batches
 
 

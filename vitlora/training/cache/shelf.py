@@ -29,7 +29,7 @@ _FORMAT = 1
 # names of our files, also of older versions; all other files are left alone
 _NUMBERS = re.compile(r"([0-9a-f]{32})(\.[0-9a-f]{16})?\.bin")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.(bin\.\d+|json)\.new")
-_ABANDONED = 3600  # seconds after which an unfinished file is removed
+_ABANDONED = 3600  # age in seconds at which an unfinished file is removed
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
@@ -141,7 +141,7 @@ class Shelf:
         try:
             write_whole(self.folder / f"{name}.json", json.dumps(fields))
         except OSError as error:
-            tell(f"{'cache':<12} later runs will not find it: {error.strerror}")
+            tell(f"{'cache':<12} later runs cannot reuse it: {error.strerror}")
         return tensor
 
     def make_room(self, needed: int) -> int:
