@@ -3,9 +3,11 @@
     pip install transformers accelerate
     python benchmarks/step_peer.py [--model vit_tiny_patch16_224] [--batch 16] [--rank 8]
         [--targets qkv proj fc1 fc2] [--precision bf16] [--steps 6] [--turns 5] [--threads 2]
+        [--patch-drop 0.5] [--quantization nf4]
 
 Both train the same LoRA on the same timm model (random weights: time does not depend on them) with
-pictures that lie in memory, so that neither waits for a loader, by their whole loops: optimiser,
+pictures that lie in memory, so that neither waits for a loader; patches are dropped and the base
+rounded to 4 bits in ours alone. Both run their whole loops: optimiser,
 schedule, clipping and logging included. They take turns in one process; each turn trains ``steps``
 steps after two that do not count. Printed is the median over the turns of ours over theirs.
 """
@@ -45,6 +47,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--patch-drop", type=float, default=0.0)
+    parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
     options = parser.parse_args()
     for name in ("lightning.pytorch", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -96,7 +100,14 @@ def _ours(options: argparse.Namespace) -> float:
             clock.step()
 
     adapter = Lora(rank=options.rank, targets=[ROLES[name] for name in options.targets])
-    model = Classifier(CLASSES, f"timm/{options.model}", weights="none", adapter=adapter)
+    model = Classifier(
+        CLASSES,
+        f"timm/{options.model}",
+        weights="none",
+        adapter=adapter,
+        quantization=options.quantization,
+        patch_drop=options.patch_drop,
+    )
     trainer = Trainer(
         max_epochs=1,
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",

@@ -30,6 +30,12 @@ WAYS: dict[str, Callable[[], dict[str, Any]]] = {
     "norms": lambda: {"adapter": Lora(8, norms=True, biases=True), "head": "full"},
     "head": lambda: {"adapter": Lora(2, targets=[]), "head": "lora"},
     "qlora": lambda: {"adapter": Lora(8), "quantization": "nf4"},
+    "half the patches": lambda: {"adapter": Lora(8), "patch_drop": 0.5},
+    "a quarter, checkpointed": lambda: {
+        "adapter": Lora(8),
+        "patch_drop": 0.75,
+        "checkpointing": True,
+    },
     "full": lambda: {"adapter": FullFineTuning()},
     "checkpointed": lambda: {"adapter": Lora(8), "checkpointing": True},
     "qlora, checkpointed": lambda: {

@@ -18,6 +18,7 @@ from runs import BACKBONE
 from torch.utils.data import DataLoader
 
 from vitlora.adapters import FullFineTuning, LinearProbe, Lora
+from vitlora.backbones import PatchDrop
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError
 from vitlora.training import RunFolder, Trainer
@@ -483,6 +484,28 @@ def test_halves_make_the_whole_in_every_family(family, name, kwargs):
         gradients = (torch.autograd.grad(y.square().sum(), weights) for y in (ours, theirs))
         for one, other in zip(*gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "name", "kwargs"), FAMILIES, ids=[f[0] for f in FAMILIES])
+def test_kept_patches_are_dropped_by_the_rest_of_the_blocks(family, name, kwargs):
+    backbone = small(name, kwargs, 3)
+    network = Lora(last_blocks=1).inject(backbone, "full").train()
+    torch.nn.init.normal_(backbone.module.head.weight)
+    drop, prefix = PatchDrop(backbone.module, 0.5), Prefix(backbone.module)
+    if family == "sapiens2":
+        return
+    drop.first = prefix.blocks
+    images = torch.randn(3, 3, kwargs["img_size"], kwargs["img_size"])
+    network.eval()
+    prefix.look(torch.zeros_like(images[:1]))
+    kept = prefix.before(images)
+    network.train()
+    torch.manual_seed(1)
+    ours = prefix.after(kept)
+    torch.manual_seed(1)
+    theirs = network(images)
+    torch.testing.assert_close(ours, theirs)
+    assert not torch.allclose(ours, network(images), rtol=1e-3)  # other patches
 
 
 def test_a_layer_that_drops_at_random_is_an_obstacle_before_the_first_trained_block():

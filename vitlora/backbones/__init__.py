@@ -10,12 +10,14 @@ from vitlora.backbones.backbone import (
     outline,
 )
 from vitlora.backbones.lean import answer_from_class_token, stream_in_bf16
+from vitlora.backbones.patch_drop import PatchDrop
 from vitlora.backbones.source import as_vit
 
 __all__ = [
     "BLOCK_ROLES",
     "ROLES",
     "Backbone",
+    "PatchDrop",
     "answer_from_class_token",
     "as_vit",
     "features_and_logits",

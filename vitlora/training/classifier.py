@@ -14,7 +14,13 @@ from torch import nn
 
 from vitlora.adapters import Adapter, Lora, gradient_self_test
 from vitlora.adapters.adapter import HeadMode, PeftConfig
-from vitlora.backbones import answer_from_class_token, as_vit, open_backbone, stream_in_bf16
+from vitlora.backbones import (
+    PatchDrop,
+    answer_from_class_token,
+    as_vit,
+    open_backbone,
+    stream_in_bf16,
+)
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import check_compiles, compile_blocks, storage_dtype
@@ -29,6 +35,7 @@ from vitlora.training.optimizers import (
     parameter_groups,
     warmup_cosine,
 )
+from vitlora.training.ranges import check_ranges
 
 
 class Classifier(LightningModule):
@@ -58,6 +65,8 @@ class Classifier(LightningModule):
         warmup: Share of all steps in which the learning rate rises; it then falls along a cosine.
         label_smoothing: Share of each label that is spread over all classes.
         class_weights: Weight classes by the inverse of their frequency in the training set.
+        patch_drop: Share of each picture's patches to leave out of a training step, at random, 0 to
+            0.75. Half of them take half of the time. Evaluation uses all patches.
         checkpointing: Recompute the blocks in the backward pass: less memory, more time.
         compile: Compile the blocks with torch.compile; needs a C++ compiler.
     """
@@ -81,11 +90,13 @@ class Classifier(LightningModule):
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
         class_weights: bool = False,
+        patch_drop: float = 0.0,
         checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        _check_ranges(num_classes, lr, weight_decay, warmup, label_smoothing)
+        check_ranges(num_classes=num_classes, lr=lr, weight_decay=weight_decay, warmup=warmup)
+        check_ranges(label_smoothing=label_smoothing, patch_drop=patch_drop)
         self.adapter = adapter
         self.storage = asked_storage(quantization, block_size, adapter)  # the dtype is yet to come
         self.head_mode: HeadMode = head
@@ -95,6 +106,7 @@ class Classifier(LightningModule):
         self.warmup = warmup
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.patch_drop = patch_drop
         self.checkpointing = checkpointing
         self.compile_blocks = compile
         self.backbone = self.load(backbone, num_classes, weights, image_size)
@@ -104,6 +116,7 @@ class Classifier(LightningModule):
             self.backbone.preprocessing = self.backbone.preprocessing.seeing(crop_mode)
         self.adapter.check(self.backbone, head, self.storage)
         self.network: nn.Module | None = None
+        self.dropped: PatchDrop | None = None
         # cached features -> logits, while the cache is in use
         self.cached_forward: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -170,6 +183,8 @@ class Classifier(LightningModule):
         as_vit(module).set_grad_checkpointing(self.checkpointing)
         self.network = self.adapter.inject(self.backbone, self.head_mode)
         answer_from_class_token(module)
+        if self.patch_drop:
+            self.dropped = PatchDrop(module, self.patch_drop)
         if bf16:
             stream_in_bf16(module)
         if self.adapter.needs_base:
@@ -283,18 +298,3 @@ class Classifier(LightningModule):
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         schedule = warmup_cosine(optimizer, round(self.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _check_ranges(
-    num_classes: int, lr: float, weight_decay: float, warmup: float, label_smoothing: float
-) -> None:
-    checks = {
-        "num_classes": (num_classes, num_classes >= 2, "at least 2"),
-        "lr": (lr, lr > 0, "more than 0"),
-        "weight_decay": (weight_decay, weight_decay >= 0, "0 or more"),
-        "warmup": (warmup, 0 <= warmup < 1, "0 <= warmup < 1"),
-        "label_smoothing": (label_smoothing, 0 <= label_smoothing < 1, "0 <= label_smoothing < 1"),
-    }
-    for name, (value, fits, expected) in checks.items():
-        if not fits:
-            raise UsageError(f"model.{name} is {value}; expected {expected}")

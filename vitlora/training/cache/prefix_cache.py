@@ -128,6 +128,8 @@ class PrefixCache(Callback):
             kept = Kept([made["val", 0]], features.labels("val"))
             trainer.val_dataloaders.keep(kept.batches(features.data.batch_size, shuffle=False))
         module.cached_forward = prefix.after
+        if module.dropped is not None:  # whole pictures are kept; the rest of the blocks may drop
+            module.dropped.first = prefix.blocks
         if isinstance(trainer.progress_bar_callback, Progress):  # restart its clock
             trainer.progress_bar_callback.on_train_start(trainer, module)
 
