@@ -21,7 +21,10 @@ from vitlora.cli.main import COMMANDS, ON_LIGHTNING, function_of, main
 from vitlora.cli.words import shell_lines
 
 # What needs a network, an account, what nobody has here, or minutes: tests of their own run these.
-_AWAY = ("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare")
+_AWAY = (
+    *("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare"),
+    "vitlora doctor photos --check-labels",  # the weights of its base
+)
 
 
 @pytest.fixture(scope="module")

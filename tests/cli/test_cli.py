@@ -729,3 +729,33 @@ def test_a_finished_training_does_not_fail_for_its_calibration(
     assert load_bundle("out").record.confidence is None
     assert main(["predict", str(photos / "val"), "--checkpoint", "out"]) == 0
     assert "is not calibrated, so its confidence may mislead" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "status"), [("fit", 1), ("configs", 0)])
+def test_a_pipe_that_closes_ends_a_training_with_a_line(
+    command: str, status: int, photos: Path
+) -> None:
+    words = ["--data", str(photos), *MICRO, "--trainer.max_epochs", "1"] if command == "fit" else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vitlora", command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()  # as head -0 does
+    error = process.stderr.read()
+    assert process.wait() == status
+    assert ("fit stopped, because the program that read its output has ended" in error) == status
+    assert "Traceback" not in error
+
+
+def test_training_pictures_that_are_gone_are_said_to_be(photos: Path, capsys: Any) -> None:
+    assert fit(photos, "--output", "b") == 0
+    photos.rename("elsewhere")
+    for command in ("test", "validate"):
+        assert main([command, "b"]) == 1
+        line = f"the pictures that b was trained on are no longer at {photos.resolve()}; name a"
+        assert line in capsys.readouterr().err
+    assert main(["test", "b", "--data", "elsewhere", "--trainer.accelerator", "cpu"]) == 0

@@ -95,3 +95,18 @@ def test_a_copy_drawn_otherwise_than_in_training(
     assert "the val pictures of training were found by their content" in capsys.readouterr().err
     assert main(["calibrate", str(tmp_path / "old"), *words]) == 1
     assert "are not those of training" in capsys.readouterr().err
+
+
+def test_few_pictures_do_not_replace_a_calibration_on_more(
+    bundle: Path, tmp_path: Path, make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    words = ["calibrate", str(bundle), "--device", "cpu"]
+    assert main(words) == 0
+    before = load_bundle(bundle).record.confidence
+    few = make_folder(tmp_path / "few", count=1)
+    assert main([*words, "--data", str(few)]) == 1
+    assert (
+        "has 2 validation pictures, and the bundle is already calibrated on 16; expected at "
+        "least 20, or as many as before" in capsys.readouterr().err
+    )
+    assert load_bundle(bundle).record.confidence == before

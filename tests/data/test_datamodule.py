@@ -224,7 +224,7 @@ def test_of_a_large_folder_only_files_that_look_wrong_are_decoded(
     data = ready(root)
     data.setup("fit")
     assert [path.name for path in decoded] == ["0.webp", "deep.png"]
-    assert capsys.readouterr().err.count("only the beginning and end of each file") == 1
+    assert capsys.readouterr().err.count("only the beginning and end of each of ") == 1
     for options in ({"check_copies": True}, {"skip_unreadable": True}):
         decoded.clear()
         ready(root, **options).setup("fit")
@@ -447,7 +447,10 @@ def test_the_search_for_copies_can_be_switched_off(tmp_path, capsys):
         data.setup("fit")
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "copies in two splits or classes are not looked for, as data.check_copies is" in err
+    assert (
+        "vitlora does not look for copies in two splits or classes, because data.check_copies is"
+        in err
+    )
 
 
 def test_copies_of_test_pictures_count_but_torn_ones_do_not_stop_training(
@@ -538,3 +541,20 @@ def test_what_was_understood_is_said_first_and_what_is_not_measured(tmp_path, ca
         "data: 11 pictures in 3 classes, labels from class folders; train 9, val 2"
     )
     assert "val has no picture of 2 of 3 classes ('b', 'c'): what is measured" in said.err
+
+
+def test_the_advice_on_copies_can_be_followed(make_folder, tmp_path, capsys):
+    for name, splits, advice in (
+        ("drawn", (), "; data.groups duplicates keeps"),
+        ("halfway", ("train", "test"), "; data.resplit true with data.groups duplicates keeps"),
+        ("given", ("train", "val"), "; data.resplit true with data.groups duplicates keeps"),
+    ):
+        root = make_folder(tmp_path / name, splits=splits, count=8)
+        folders = [p for p in root.rglob("*") if p.is_dir() and p.name in "ab"]
+        for index, folder in enumerate(folders):  # one scene everywhere, at another quality
+            pixels = np.random.default_rng(5).integers(80, 180, (8, 8, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).resize((90 - index, 90 - index), Image.BICUBIC)
+            for number in range(8 // len(folders) * 2):
+                picture.save(folder / f"same-{number}.png")
+        ready(root).setup("fit")
+        assert advice in capsys.readouterr().err, name

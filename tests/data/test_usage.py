@@ -287,7 +287,7 @@ def test_a_group_goes_with_what_it_was_trained_on(tmp_path: Path, capsys: Any) -
     assert trained in now["train"] and "b/new1.png" in now["train"]
     assert kept in now["val"] and "b/new2.png" in now["val"]
     assert held not in now["train"] + now["val"]
-    assert "1 picture is left out: they were held out" in capsys.readouterr().err
+    assert "1 picture is left out: held out from" in capsys.readouterr().err
 
 
 def test_what_lies_in_the_wrong_folder_is_left_out(tmp_path: Path, capsys: Any) -> None:
@@ -307,7 +307,7 @@ def test_what_lies_in_the_wrong_folder_is_left_out(tmp_path: Path, capsys: Any) 
     assert [again.folder.counts(part) for part in ("train", "val")] == [[4] * 3, [5] * 3]
     err = capsys.readouterr().err
     assert "3 pictures are left out of val/ and test/: the bundle of --from was trained" in err
-    assert "3 pictures are left out: they were held out from the bundle" in err
+    assert "3 pictures are left out: held out from the bundle" in err
     shutil.rmtree(tmp_path / "val")
     put_all([("val", 0, 3)])
     with pytest.raises(DataError, match="was trained on all of them"):

@@ -1,4 +1,4 @@
-"""Labels that the others contradict: planted mistakes are found, and a plain reading agrees."""
+"""Pictures that look like another class: planted mistakes are found, and a plain reading agrees."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def merged_file(
 
     Raises:
         BundleError: The bundle is damaged, or the base's weights are not those of training.
-        BackboneError: The base's weights cannot be had.
+        BackboneError: The base's weights cannot be found.
         VitloraError: The merged weights do not say what the adapter says.
     """
     backbone = plain_base(bundle, weights)
@@ -140,7 +140,7 @@ def plain_base(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
 
     Raises:
         BundleError: The weights are not those of training, or were merged already.
-        BackboneError: The weights cannot be had.
+        BackboneError: The weights cannot be found.
     """
     try:
         backbone = bundle_backbone(bundle, weights)

@@ -57,8 +57,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if words[0] not in _LONG:
             return 0
         print(
-            f"vitlora: {words[0]} stopped, for nothing reads its output any more; write it to a "
-            "file instead: ... > log.txt",
+            f"vitlora: {words[0]} stopped, because the program that read its output has ended; "
+            "write the output to a file instead: > log.txt",
             file=sys.stderr,
         )
         return 1

@@ -165,6 +165,7 @@ def _to_score(
     named = _chosen("checkpoint", options, runs)
     folder = newest_bundle() if named is None else check_there(named)
     from vitlora.bundle.checkpoint import load_bundle
+    from vitlora.evaluation.training_folder import check_home
     from vitlora.training.inherited import options_in, to_score
 
     bundle = load_bundle(folder)
@@ -185,11 +186,10 @@ def _to_score(
             _mapping(run, "data").pop(key, None)
     chosen = {name.removeprefix("--") for name in names}
     chosen |= {f"data.{key}" for run in runs for key in _mapping(run, "data")}
-    inherited = to_score(bundle, chosen, _chosen("data.root", options, runs))
-    if "data.root" not in {*inherited, *chosen}:
-        raise UsageError(
-            f"{bundle.folder} does not record its training pictures; pass --data FOLDER"
-        )
+    root = _chosen("data.root", options, runs)
+    if root is None:
+        check_home(bundle)
+    inherited = to_score(bundle, chosen, root)
     # fp32, as in prediction
     return {**inherited, "trainer.precision": "32-true", "checkpoint": str(bundle.folder)}
 

@@ -18,8 +18,8 @@ import yaml
 
 from vitlora import __version__
 from vitlora.data.archives import size_and_time
-from vitlora.data.folder import Folder
-from vitlora.data.groups import groups_of
+from vitlora.data.division import Division
+from vitlora.data.folder import DRAW, Folder
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError, counted
@@ -33,6 +33,7 @@ from vitlora.studies.result import Comparison
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
 from vitlora.units import clock
 
+_DRAWN = ("val", "test", "seed", "folds", "fold")  # what a draw takes beside groups
 _TAIL = 8  # last lines of a failed run's log
 
 
@@ -147,12 +148,8 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
         DataError: There are no training pictures, or no validation pictures.
     """
     found = read_folder(data["root"], data["classes"], options=LayoutOptions.of(data))
-    if data.get("resplit") or "all" in found.splits:  # as FolderData does
-        pool = found.pooled() if data.get("resplit") else found
-        grouped = data.get("groups") or pool.groups
-        groups = groups_of(pool, data.get("groups")) if grouped else None
-        shares = data["val_fraction"], data["test_fraction"], data["split_seed"]
-        found = pool.split(*shares, groups, data.get("folds"), data.get("fold") or 0)
+    draw = {key: data[DRAW[key]] for key in _DRAWN if data.get(DRAW[key]) is not None}
+    found = Division(found, draw, data.get("groups"), bool(data.get("resplit"))).folder
     for split in ("train", "val"):
         if split not in found.splits:
             raise DataError(f"{found.root} has no {split} split, which compare needs for training")

@@ -86,6 +86,8 @@ def report(
     write_whole(page, content.html(network, where, typed("vitlora", "report", folder, *given)))
     if answers.unreadable:
         note(f"left out {counted(len(answers.unreadable), 'unreadable picture')}; see the page")
+    for line in pictures.notes:
+        note(line.removesuffix("."))
     for line in pictures.seen.notes(pictures.split):
         warn(line)
     return Report(

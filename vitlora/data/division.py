@@ -45,7 +45,7 @@ class Division:
         draw: Mapping[str, Any],
         groups: str | None,
         resplit: bool,
-        known_classes: Sequence[str],
+        known_classes: Sequence[str] = (),
     ) -> None:
         self.drawn = resplit or "all" in found.splits
         self.grouping: str | None = None
@@ -242,11 +242,8 @@ def _left_out(sides: Sequence[str], drawn: bool) -> Iterator[str]:
             "on them"
         )
     if held := len(sides) - trained:
-        but = "their groups hold some it was trained on" if drawn else "lie in train/ now"
-        yield (
-            f"{_counted(held)} left out: they were held out from the bundle of --from, and stay "
-            f"so, but {but}"
-        )
+        why = "of a group with pictures it was trained on" if drawn else "now in train/"
+        yield f"{_counted(held)} left out: held out from the bundle of --from, but {why}"
 
 
 def _counted(pictures: int) -> str:

@@ -93,7 +93,7 @@ def _listed(file: Path, rows: "csv.DictReader[str]") -> dict[str, str]:
     if not set(_COLUMNS) <= set(header):
         raise DataError(
             f"{file} begins with '{','.join(header)}'; expected the header file,group, its columns "
-            "parted by commas"
+            "separated by commas"
         )
     rows.fieldnames = header
     listed: dict[str, str] = {}
@@ -119,7 +119,7 @@ def _numbers(folder: Folder, file: Path, listed: dict[str, str]) -> list[int]:
     if missing:
         raise DataError(
             f"{file} does not list {_these(missing)} of the {len(names)} pictures in {folder.root};"
-            " expected every one, a picture that stands for itself in a group of its own"
+            " expected every one; give a picture that belongs with no other a group of its own"
         )
     unknown = listed.keys() - set(names)
     unknown -= set(_files(folder)) if unknown else set()  # of classes left out, or of other splits

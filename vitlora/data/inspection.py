@@ -135,13 +135,14 @@ class Inspection:
         if self._brief:
             total = sum(map(len, folder.splits.values()))
             note(
-                f"of {total:,} pictures only the beginning and end of each file are checked, and "
-                "copies are not looked for; data.check_copies true decodes and compares all"
+                f"checked only the beginning and end of each of {total:,} files, and did not look "
+                "for copies; data.check_copies true decodes and compares all"
             )
             return
         if self.check_copies is False:
             note(
-                "copies in two splits or classes are not looked for, as data.check_copies is false"
+                "vitlora does not look for copies in two splits or classes, because "
+                "data.check_copies is false"
             )
             self._prints = {}
             return
@@ -169,7 +170,7 @@ class Inspection:
         else:
             said = (
                 f"have values outside {range_text(value_range)}, or in a sixteenth of "
-                f"it, {such}: look whether they are of another depth or camera, or set "
+                f"it, {such}: check their depth and camera, or set "
                 "data.value_range in training"
             )
         total = len(self.division.folder.splits[split])

@@ -110,8 +110,7 @@ def _list_archive(archive: Path) -> Listing:
     found, folders = Listing(), set[PurePosixPath]()
     for name in members(archive):
         inside, path = PurePosixPath(name), archive / name
-        above = [part for part in inside.parts[:-1] if part.startswith(".") or part in _SYSTEM]
-        if above or inside.name.startswith("."):
+        if any(map(is_hidden, inside.parts)):
             found.note("hidden", path)
             continue
         folders.update(inside.parents)
@@ -121,6 +120,11 @@ def _list_archive(archive: Path) -> Listing:
             found.note("other", path)
     found.folders = [archive / folder for folder in sorted(folders) if folder.name]
     return found
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of this name is passed over."""
+    return name.startswith(".") or name in _SYSTEM
 
 
 def is_picture(file: Path) -> bool:
@@ -178,7 +182,7 @@ def _walk(folder: Path, found: Listing, seen: set[str]) -> Iterator[Path]:
             continue
         for entry in listed:
             path = Path(entry.path)
-            if entry.name.startswith(".") or entry.name in _SYSTEM:
+            if is_hidden(entry.name):
                 found.note("hidden", path)
             elif not _is_folder(entry):
                 # a plain file needs no further system call

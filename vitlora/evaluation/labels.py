@@ -32,7 +32,7 @@ def contradicted(
 
     Raises:
         UsageError: There are fewer than two classes with five groups of readable pictures.
-        BackboneError: The base cannot be had.
+        BackboneError: The base cannot be found.
     """
     readable = survey.readable
     group = together(readable, copy_groups(readable))
@@ -51,13 +51,12 @@ def contradicted(
     found = suspects(judged(answers.features, answers.labels, groups), answers.labels)
     if not found:
         return None
-    why = {answers.samples[one.index].name: f"others say {classes[one.likely]}" for one in found}
+    why = {answers.samples[one.index].name: f"looks like {classes[one.likely]}" for one in found}
     return Finding(
         "label_noise",
         "warning",
-        "pictures whose class the others contradict",
-        "look at each, the surest first: move it to its class, or leave it; hard pictures are "
-        "among them",
+        "pictures that look like another class",
+        "look at each, the surest first: move it to its class, or leave it; some are only hard",
         list(why),
         why,
     )

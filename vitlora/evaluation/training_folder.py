@@ -34,16 +34,9 @@ def folder_of(
     record = bundle.record
     known = record.split["root"]
     found = record.split.get("drawn", {})
-    places = (found.get("groups", ""), *record.split.get("reading", {}).values())
-    shared = any(is_network_path(str(place)) for place in places)
-    away = shared or is_network_path(known)
-    if root is None and (not known or away or not Path(known).exists()):
-        gone = "on another machine, at" if away else "no longer at"
-        where = f"{gone} {known}" if known else "in an unknown place"
-        raise DataError(
-            f"the pictures that {bundle.folder} was trained on are {where}; name a folder with "
-            "the same classes with --data"
-        )
+    if root is None:
+        check_home(bundle)
+    shared = _is_shared(bundle)
     keys, layout = list(DRAW), LayoutOptions.recorded(record.split)
     if root is not None and (shared or address(root) != known):
         keys, layout = ["val", "test", "seed"], LayoutOptions()  # the rest fits training's only
@@ -55,6 +48,30 @@ def folder_of(
     )
     data.preprocessing = record.preprocessing
     return data
+
+
+def check_home(bundle: Bundle) -> None:
+    """Checks that the folder of training can be read again.
+
+    Raises:
+        DataError: It is unknown, gone, or on another machine.
+    """
+    known = bundle.record.split["root"]
+    away = _is_shared(bundle) or is_network_path(known)
+    if not known or away or not Path(known).exists():
+        gone = "on another machine, at" if away else "no longer at"
+        where = f"{gone} {known}" if known else "in an unknown place"
+        raise DataError(
+            f"the pictures that {bundle.folder} was trained on are {where}; name a folder with "
+            "the same classes with --data"
+        )
+
+
+def _is_shared(bundle: Bundle) -> bool:
+    """Returns whether training read pictures or groups over a network."""
+    split = bundle.record.split
+    places = (split.get("drawn", {}).get("groups", ""), *split.get("reading", {}).values())
+    return any(is_network_path(str(place)) for place in places)
 
 
 def same_split(data: FolderData, digests: Mapping[str, str], split: str) -> bool:

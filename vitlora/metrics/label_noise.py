@@ -1,4 +1,4 @@
-"""Which labels the others contradict: confident learning on frozen features.
+"""Which labels are probably wrong: confident learning on frozen features.
 
 Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels"
 (doi:10.1613/jair.1.12125). Two judges say what class a picture is without knowing its own label: a
@@ -17,9 +17,7 @@ _FOLDS = 5
 _STEPS = 60  # of L-BFGS
 _NEIGHBOURS, _WARMTH = 15, 0.1  # the nearest pictures; what a cosine is divided by
 _ROWS = 1024  # pictures compared with all others at once
-_SURE = (
-    0.9  # of a class's mean probability; the paper takes all of it, which two judges seldom meet
-)
+_SURE = 0.9  # share of a class's mean probability; the paper's is 1, which two judges rarely reach
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Suspect:
     Attributes:
         index: Of the picture.
         given: Index of the class it is labelled as.
-        likely: Index of the class that the others say it is.
+        likely: Index of the class that it looks like.
         confidence: Of that class, less that of the given one, in ``(0, 1]``.
     """
 

@@ -394,7 +394,7 @@ def test_size_that_tells_the_class_is_found(root):
         Image.open(file).resize((60, 45)).save(file, quality=95)
     finding = found(root)["giveaway"]
     assert finding.severity == "warning" and finding.files == []
-    assert "foretells 100% of the classes (the commonest class: 50%)" in finding.what
+    assert "predicts 100% of the classes (the commonest class: 50%)" in finding.what
     assert "a 120 x 90, b 60 x 45" in finding.what
 
 
@@ -420,7 +420,7 @@ def test_a_giveaway_names_a_few_of_many_classes(tmp_path):
             pixels = noise.integers(0, 255, (40 + label, 40, 3), np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}.png")
     what = found(tmp_path)["giveaway"].what
-    assert "the size of the file alone foretells 100% of the classes" in what
+    assert "the size of the file alone predicts 100% of the classes" in what
     assert "00 40 x 40, 01 40 x 41, " in what and what.endswith("09 40 x 49 and 20 more")
 
 

@@ -74,7 +74,7 @@ def test_a_folder_for_each_split(tmp_path: Path) -> None:
         ({"labels": {"1": None}}, "none of 1 picture has a label"),
         (
             {"labels": {"data/1": 1, "1": 0}},
-            "1 picture listed twice, with something else each time: data/1 and 1 ",
+            "1 picture listed twice, with different values: data/1 and 1 ",
         ),
         ({"labels": [1]}, "labels is .1.; expected an object"),
         ({"classes": ["dog", "dog"]}, "classes 0 and 1 have one name, 'dog'"),

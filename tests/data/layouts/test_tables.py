@@ -474,7 +474,7 @@ def test_the_file_of_names_that_is_given_counts(tmp_path):
     [
         (ROWS + "5.jpg,cat\n6.jpg,dog\n", "t.csv: 2 of 6 pictures not found in {root}: line 6 "
          "('5.jpg'), line 7 ('6.jpg'); put them there"),
-        (ROWS + "1.jpg,dog\n", "t.csv: 1 picture listed twice, with something else each time: "
+        (ROWS + "1.jpg,dog\n", "t.csv: 1 picture listed twice, with different values: "
          "line 2 and line 6 ('1.jpg': label 'cat' or 'dog'); leave one row of each"),
         (ROWS + "1.jpg,cat,x\n5.jpg\n", "t.csv: expected 2 cells in each row, as in the first "
          "line; found others in line 6 (3), line 7 (1)"),

@@ -12,7 +12,8 @@ from vitlora.data.doctor.leaks import copy_groups, file_of, together
 from vitlora.data.doctor.single import endings
 from vitlora.data.doctor.survey import RECORD, Picture, Survey
 from vitlora.data.folder import SPLITS, VAL_FRACTION, Folder, Sample
-from vitlora.errors import DataError, UsageError, a_few
+from vitlora.data.listing import is_hidden
+from vitlora.errors import DataError, UsageError, a_few, counted
 from vitlora.files import draft
 
 
@@ -113,16 +114,18 @@ def _split(
     test: float,
     seed: int,
 ) -> Folder:
-    classes = tuple(name for name in survey.classes if any(p.label == name for p in kept))
+    labels = {picture.label for picture in kept}
+    classes = tuple(name for name in survey.classes if name in labels)
     if len(classes) < 2:
         raise DataError(
-            f"of {survey.root} the pictures of {len(classes)} classes are left; expected at least 2"
+            f"{survey.root} has usable pictures of {counted(len(classes), 'class')}; expected at "
+            "least 2"
         )
     strange = [repr(name) for name in classes if not _names_a_folder(name)]
     if strange:
         raise DataError(
             f"--fix makes a folder for each class, which cannot be called {a_few(strange)}; rename "
-            "the class: no / or \\, and no . or __ at the beginning"
+            "the class: no / or \\, and no . at the beginning"
         )
     label = {name: index for index, name in enumerate(classes)}
     samples = [Sample(p.path, label[p.label], p.name) for p in kept]
@@ -131,8 +134,8 @@ def _split(
 
 
 def _names_a_folder(label: str) -> bool:
-    """Whether a class can have a folder of its name, in the copy and not passed over as hidden."""
-    return bool(label) and not label.startswith((".", "__")) and not set(label) & set("/\\\0")
+    """Returns whether a class can have a folder of its name that is not passed over as hidden."""
+    return bool(label) and not is_hidden(label) and not set(label) & set("/\\\0")
 
 
 def _fill(new: Path, folder: Folder, pictures: dict[Path, Picture]) -> dict[str, str]:

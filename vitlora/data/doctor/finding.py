@@ -1,7 +1,10 @@
 """What the folder doctor says."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+from vitlora.shell import typed
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -40,3 +43,8 @@ class Finding:
     def title(self) -> str:
         """What was found, with the count."""
         return f"{self.what}: {self.count:,}" if self.count else self.what
+
+
+def split_anew(root: Path) -> str:
+    """Returns the advice to write a cleaned copy that is split anew."""
+    return f"split anew: {typed('vitlora', 'doctor', '--data', root, '--fix', f'{root}-clean')}"

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from vitlora.data.doctor.finding import Finding, Severity
+from vitlora.data.doctor.finding import Finding, Severity, split_anew
 from vitlora.data.doctor.survey import Survey
 from vitlora.data.folder import VAL_FRACTION, Folder, Sample
 from vitlora.data.listing import by_ending
-from vitlora.errors import DataError
+from vitlora.errors import DataError, counted
 
 _FEW = 10  # pictures of a class to train on
 _UNEVEN = 10  # times the pictures of another class
@@ -20,7 +20,7 @@ def classes(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             "few_classes",
             "error",
-            f"{len(survey.classes)} class folders; training needs 2 or more",
+            f"{counted(len(survey.classes), 'class folder')}; training needs 2 or more",
             "give every class a folder of its own, in train/ and val/ or in --data itself",
         )
     counts = Counter((picture.split, picture.label) for picture in survey.readable)
@@ -61,7 +61,7 @@ def classes(survey: Survey) -> Iterator[Finding]:
             "few_pictures",
             "warning",
             f"classes with fewer than {_FEW} pictures to train on",
-            "add pictures: so few say little of a class, and its score is chance",
+            "add pictures: with so few, the score of a class is mostly chance",
             list(few),
             few,
         )
@@ -78,7 +78,7 @@ def classes(survey: Survey) -> Iterator[Finding]:
             "no_training",
             "error",
             f"{', '.join(f'{split}/' for split in survey.splits)} without train/: fit needs it",
-            "add train/, or split anew: vitlora doctor --data DIR --fix OUT",
+            f"add train/, or {split_anew(survey.root)}",
         )
 
 

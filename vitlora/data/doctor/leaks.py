@@ -6,7 +6,7 @@ from math import log2, sqrt
 from pathlib import Path
 from typing import TypeVar
 
-from vitlora.data.doctor.finding import Finding, Severity
+from vitlora.data.doctor.finding import Finding, Severity, split_anew
 from vitlora.data.doctor.survey import Picture, Survey
 from vitlora.data.duplicates import Fingerprint, group
 from vitlora.data.folder import Folder, Sample
@@ -17,7 +17,6 @@ _TELLING = 0.1  # accuracy over the majority guess worth a word; noise alone mus
 
 _Item = TypeVar("_Item")
 
-_SPLIT_ADVICE = "keep one of each, or split anew: vitlora doctor --data DIR --fix OUT"
 _LABEL_ADVICE = (
     "decide which class is right and remove the others; --fix OUT leaves all of them out"
 )
@@ -70,7 +69,13 @@ def copies(survey: Survey) -> Iterator[Finding]:
         within = [g for g in groups if id(g) not in torn]
         where = f"{what} in two or more"
         yield from _found(f"{kind}_two_labels", severity, f"{where} classes", _LABEL_ADVICE, labels)
-        yield from _found(f"{kind}_two_splits", "error", f"{where} splits", _SPLIT_ADVICE, splits)
+        yield from _found(
+            f"{kind}_two_splits",
+            "error",
+            f"{where} splits",
+            f"keep one of each, or {split_anew(survey.root)}",
+            splits,
+        )
         parted = any(g[0].split == survey.drawn for g in within)
         yield from _found(
             f"{kind}_twice",
@@ -94,7 +99,7 @@ def giveaways(survey: Survey) -> Iterator[Finding]:
     }
     labels = [picture.label for picture in pictures]
     scores = {
-        name: _foretold([of(picture) for picture in pictures], labels)
+        name: _predicted([of(picture) for picture in pictures], labels)
         for name, of in properties.items()
     }
     best = max(scores, key=scores.__getitem__)
@@ -106,15 +111,15 @@ def giveaways(survey: Survey) -> Iterator[Finding]:
     yield Finding(
         "giveaway",
         "warning",
-        f"the {best} of the file alone foretells {scores[best]:.0%} of the classes "
+        f"the {best} of the file alone predicts {scores[best]:.0%} of the classes "
         f"(the commonest class: {guess:.0%}): {shown}",
         "a network may learn that instead of the subject; bring all pictures to one "
         f"{best}, or doubt the score",
     )
 
 
-def _foretold(keys: Sequence[Hashable], labels: Sequence[str]) -> float:
-    """Returns the share of labels that keys foretell, each half of a class by the other half's.
+def _predicted(keys: Sequence[Hashable], labels: Sequence[str]) -> float:
+    """Returns the share of labels that keys predict, each half of a class from the other half.
 
     Not each picture by all others: where two classes are even, it would always tip the balance.
     """

@@ -180,6 +180,6 @@ def _outside(survey: Survey) -> _Rule:
         "pictures whose values lie outside the range of the others, or in a sixteenth of it"
         if known
         else "pictures deeper than 8 bits, while train/ has none",
-        "look whether they are of another depth or camera: one scale cannot suit both",
+        "check their depth and camera: one scale cannot suit all of them",
         lambda p: p.print is not None and p.print.outside,
     )

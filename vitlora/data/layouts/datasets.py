@@ -119,7 +119,7 @@ def _on_hub(name: str) -> list[_Shard]:
     """Returns the shards of a dataset on the hub.
 
     Raises:
-        DataError: It cannot be had, or has splits of other names than usual.
+        DataError: It cannot be found, or has splits of other names than usual.
     """
     found = arrow_files(name)
     splits = {one: split_of(one) or "" for one in found}

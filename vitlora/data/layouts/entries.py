@@ -208,7 +208,7 @@ def pictures_of(
             different.append(f"{first[name].where} and {entry.where} ({what})")
     if different:
         raise DataError(
-            f"{counted(len(different), 'picture')} listed twice, with something else each time: "
+            f"{counted(len(different), 'picture')} listed twice, with different values: "
             f"{a_few(different, _SHOWN)}; leave one row of each: a picture can have one class only"
         )
     return sorted(found.values(), key=lambda one: one.name)

@@ -183,7 +183,7 @@ def _parquet(name: str, path: Path, most: int | None) -> Table:
     _check_columns(name, columns)
     rows = file.metadata.num_rows
     count = rows if most is None else min(rows, most)
-    cells = partial(_parquet_column, name, path, count)
+    cells = partial(_parquet_column, name, file, count)
     return Table(name, columns, range(1, count + 1), cells, "row")
 
 
@@ -195,20 +195,17 @@ def _opened(name: str, path: Path) -> "ParquetFile":
         raise DataError(
             f"{name} is Parquet, which needs pyarrow: pip install 'vitlora[datasets]'"
         ) from None
-    with open_file(path) as opened:
-        data = opened.read()
     try:
-        return parquet.ParquetFile(pyarrow.BufferReader(data))
+        return parquet.ParquetFile(open_file(path))  # reads its footer, and columns later
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{name} is not a whole Parquet file ({printable(str(error), 80)})"
         ) from None
 
 
-def _parquet_column(name: str, path: Path, count: int, column: str) -> list[str]:
+def _parquet_column(name: str, file: "ParquetFile", count: int, column: str) -> list[str]:
     import pyarrow
 
-    file = _opened(name, path)
     kind = file.schema_arrow.field(column).type
     if pyarrow.types.is_nested(kind) or "binary" in str(kind):
         raise DataError(f"{name}: {_no_text(column)}, but {printable(str(kind), 80)}")
