@@ -18,7 +18,6 @@ import yaml
 
 from vitlora import __version__
 from vitlora.data.archives import size_and_time
-from vitlora.data.division import Division
 from vitlora.data.folder import DRAW, Folder
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import read_folder
@@ -147,6 +146,8 @@ def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
     Raises:
         DataError: There are no training pictures, or no validation pictures.
     """
+    from vitlora.data.division import Division  # brings safetensors
+
     found = read_folder(data["root"], data["classes"], options=LayoutOptions.of(data))
     draw = {key: data[DRAW[key]] for key in _DRAWN if data.get(DRAW[key]) is not None}
     found = Division(found, draw, data.get("groups"), bool(data.get("resplit"))).folder
