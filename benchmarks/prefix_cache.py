@@ -143,7 +143,7 @@ def _epoch_seconds(adapter: Adapter, cached: bool, options: argparse.Namespace) 
             accelerator="cpu",
             cache="memory" if cached else "off",
             cache_views=1,
-            callbacks=[clock, RunFolder(Path(folder) / "bundle", "model: {}\n", logs=True)],
+            callbacks=[clock, RunFolder(Path(folder) / "bundle", lambda: "model: {}\n", logs=True)],
         ).fit(model, datamodule=data)
     gaps = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
     return statistics.median(gaps)

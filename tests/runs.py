@@ -57,7 +57,7 @@ def train(
         precision=precision,
         accelerator="cpu",
         enable_progress_bar=False,
-        callbacks=[Summary(), RunFolder(output, "model: {}\n", logs=False)],
+        callbacks=[Summary(), RunFolder(output, lambda: "model: {}\n", logs=False)],
     )
     trainer.fit(classifier, datamodule=data)
     classifier.cpu().eval()

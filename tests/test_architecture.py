@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors", "units"},
-    {"files", "notes", "shell", "yaml_text"},
+    {"errors"},
+    {"files", "notes", "shell", "units", "yaml_text"},
     {"hardware", "pages", "config_files"},
     {"data", "metrics", "quantization"},
     {"backbones"},

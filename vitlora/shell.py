@@ -17,6 +17,7 @@ SHORT = {
     "--weights": "--model.weights",
     "--device": "--trainer.accelerator",
     "--precision": "--trainer.precision",
+    "--time": "--trainer.time",
     "--layout": "--data.layout",
     "--val-fraction": "--data.val_fraction",
     "--test-fraction": "--data.test_fraction",

@@ -1,11 +1,34 @@
 """Durations and sizes as text. Needs no torch."""
 
+import re
+
+from vitlora.errors import UsageError
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
 
 def clock(seconds: float) -> str:
     """Returns a duration as ``m:ss`` or ``h:mm:ss``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Returns the seconds of a duration such as ``90s``, ``5m`` or ``1h30m``.
+
+    Args:
+        text: The duration.
+        option: Where it was given, for the message.
+
+    Raises:
+        UsageError: It is not a duration above 0.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in (found.groups() if found else "000"))
+    if total := 3600 * hours + 60 * minutes + seconds:
+        return total
+    raise UsageError(f"{option} is '{text}'; expected a duration such as 90s, 5m or 1h30m")
 
 
 def size(count: float) -> str:

@@ -414,9 +414,17 @@ def test_a_run_without_validation_still_leaves_a_bundle(photos: Path, capsys: An
 
 
 def test_steps_after_the_last_validation_are_said_to_be_lost(photos: Path, capsys: Any) -> None:
+    words = ("--data.batch_size", "4", "--trainer.max_epochs", "3")
+    every = ("--trainer.check_val_every_n_epoch", "2")
+    assert fit(photos, "--output", "out", *words, *every) == 0
+    assert "the bundle does not include the 2 steps after the last" in capsys.readouterr().err
+
+
+def test_the_last_of_max_steps_is_validated(photos: Path, capsys: Any) -> None:
     words = ("--data.batch_size", "4", "--trainer.max_epochs", "null", "--trainer.max_steps", "3")
     assert fit(photos, "--output", "out", *words) == 0
-    assert "the bundle does not include the 1 step after the last" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "epoch 2/2 " in said.out and "does not include" not in said.err
 
 
 def test_scoring_after_skipping_unreadable_pictures(

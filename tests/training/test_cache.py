@@ -76,7 +76,7 @@ def fit(root: Path, output: Path | None = None, **options: Any) -> tuple[Classif
     losses = Losses()
     callbacks: list[Callback] = [losses]
     if output is not None:
-        callbacks.append(RunFolder(output, "model: {}\n", logs=False))
+        callbacks.append(RunFolder(output, lambda: "model: {}\n", logs=False))
     Trainer(
         **{
             "max_epochs": 3,

@@ -26,7 +26,7 @@ from vitlora.cli.lightning_parser import (
 from vitlora.cli.scoring import check_fits, diverged
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
-from vitlora.evaluation.calibrate import calibrate, describe
+from vitlora.evaluation.calibrate import calibrate, describe, pictures_to_calibrate
 from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory, is_out_of_memory
@@ -37,6 +37,7 @@ from vitlora.shell import SHORT, typed
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
+from vitlora.training.time_budget import TimeBudget
 
 _DESCRIPTIONS = {
     "fit": "Trains an adapter on a folder of pictures and writes a bundle.",
@@ -53,10 +54,12 @@ class VitloraCLI(LightningCLI):
     Args:
         inherited: Option -> value, overridden by configs and arguments.
         args: The arguments after the program's name.
+        started: ``time.monotonic()`` when the command began.
     """
 
-    def __init__(self, inherited: Mapping[str, Any], args: list[str]) -> None:
-        self._inherited, self._words = dict(inherited), args
+    def __init__(self, inherited: Mapping[str, Any], args: list[str], started: float) -> None:
+        self._inherited, self._words, self._started = dict(inherited), args, started
+        self.budget: TimeBudget | None = None
         reading = {"exit_on_error": False, "parser_mode": yaml_text.MODE}
         parsers: dict[str, Any] = {
             name: {"description": f"{text} Short names: {_SHORT}.", **reading}
@@ -141,7 +144,7 @@ class VitloraCLI(LightningCLI):
             raise UsageError("--old-data is for --from; leave it out, or add --from")
         self.run_folder = RunFolder(
             output,
-            run_config=self._run_config(),
+            run_config=self._run_config,
             logs=config.trainer.logger in (None, True),
             parent=parent.digest[:16] if parent else None,
         )
@@ -153,8 +156,13 @@ class VitloraCLI(LightningCLI):
             note_absent(data)
             self.memory = remembered(parent, self._merged(parent), data, config.old_data)
         trainer: Any = self.trainer
+        if trainer.timed:
+            splits = self.datamodule.folder.splits
+            after = pictures_to_calibrate(splits["train"], splits["val"])
+            self.budget = TimeBudget(trainer.seconds, self._started, sum(map(len, after)))
         # first, because other callbacks need its loggers
-        trainer.callbacks = [Summary(), self.run_folder, *trainer.callbacks]
+        ours = [self.budget] if self.budget else []
+        trainer.callbacks = [Summary(), *ours, self.run_folder, *trainer.callbacks]
 
     def fit(self, model: Classifier, datamodule: FolderData) -> None:
         """Trains, after finding the batch size if it is auto; explains if memory runs out."""
@@ -184,6 +192,8 @@ class VitloraCLI(LightningCLI):
             bundle = load_bundle(folder)
             forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
             tell(f"\n{forgetting.to_text(self.memory.where)}")
+        if self.budget and (took := self.budget.took()):
+            tell(took)
         tell(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         tell(f"predict  {typed('vitlora', 'predict', 'IMAGE.jpg', '--checkpoint', folder)}")
 
@@ -240,15 +250,20 @@ class VitloraCLI(LightningCLI):
         self.scored = bundle.folder, split, scores, known
 
     def _run_config(self) -> str:
-        return self._parser("fit").dump(self.config.fit, skip_unset=False, format="yaml")
+        config = self.config.fit.clone()
+        if self.budget and self.budget.steps:  # a run of as many steps, whatever time they take
+            config.trainer.time = config.trainer.max_epochs = None
+            config.trainer.max_steps = self.budget.steps
+        return self._parser("fit").dump(config, skip_unset=False, format="yaml")
 
 
-def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
+def main(args: list[str], inherited: Mapping[str, Any], started: float) -> VitloraCLI:
     """Runs one subcommand; tries ``fit`` again with a smaller batch if memory ran out.
 
     Args:
         args: The arguments after the program's name; ``--config`` is followed by YAML text.
         inherited: Option -> value, overridden by configs and arguments; not parsed.
+        started: ``time.monotonic()`` when the command began.
 
     Returns:
         The finished run.
@@ -257,24 +272,28 @@ def main(args: list[str], inherited: Mapping[str, Any]) -> VitloraCLI:
         VitloraError: A mistake that the user can fix.
     """
     try:
-        return run(args, inherited)
+        return run(args, inherited, started)
     except MemoryFullError as full:
         if not full.again:
             raise
         note(str(full))
         args = [*args, *full.again]
     free_memory()  # here, because the exception held the network
-    return run(args, inherited)
+    return run(args, inherited, started)
 
 
 def run(
-    args: list[str], inherited: Mapping[str, Any], kind: type[VitloraCLI] = VitloraCLI
+    args: list[str],
+    inherited: Mapping[str, Any],
+    started: float,
+    kind: type[VitloraCLI] = VitloraCLI,
 ) -> VitloraCLI:
     """Reads the arguments and runs a subcommand.
 
     Args:
         args: As for ``main``.
         inherited: As for ``main``.
+        started: As for ``main``.
         kind: The class that reads and runs.
 
     Raises:
@@ -282,7 +301,7 @@ def run(
     """
     prepare()
     try:
-        return kind(inherited, args)
+        return kind(inherited, args, started)
     except ArgumentError as error:
         raise explained(error) from None
     except ValueError as error:

@@ -18,7 +18,7 @@ def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: An argument or a config is wrong.
     """
-    return yaml.safe_load(run(["fit", *args], inherited, _Reader)._run_config())
+    return yaml.safe_load(run(["fit", *args], inherited, 0.0, _Reader)._run_config())
 
 
 class _Reader(VitloraCLI):

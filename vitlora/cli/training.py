@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -182,12 +183,13 @@ class Scored:
 
 def run(command: str, words: list[str]) -> int:
     """Runs one of the three commands; returns the exit status."""
+    started = time.monotonic()
     words, inherited = run_options(command, words)
     target = inherited.pop("json")
     from vitlora.cli.lightning import main
 
     with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
-        found = main([command, *words], inherited)
+        found = main([command, *words], inherited, started)
     if target is not None:
         result = _fitted(found) if command == "fit" else Scored(*found.scored)
         write_result(command, result.to_json(), target)
@@ -210,8 +212,9 @@ def _run(
     if "json" in options:
         raise UsageError("json is for the command line; use to_json() of the result instead")
     given = {name: value for name, value in named.items() if value is not None}
+    started = time.monotonic()
     words, inherited = run_options(command, option_words(config, given, options))
     del inherited["json"]
     from vitlora.cli.lightning import main
 
-    return main([command, *words], inherited)
+    return main([command, *words], inherited, started)

@@ -46,8 +46,9 @@ def calibrate(
         BundleError: The folder's bundle was replaced since this one was read.
     """
     record = bundle.record
-    seen = answer(network, _some(train, _MOST_PICTURES), record.preprocessing, batch_size)
-    held_out = answer(network, _thinned(val, _MOST_HELD_OUT), record.preprocessing, batch_size)
+    trained, other = pictures_to_calibrate(train, val)
+    seen = answer(network, trained, record.preprocessing, batch_size)
+    held_out = answer(network, other, record.preprocessing, batch_size)
     reference = Reference.of(seen.features, seen.labels, _dimensions(bundle))
     confidence = learn(held_out, record.classes, reference, unsure)
     save_bundle(
@@ -62,6 +63,13 @@ def calibrate(
         replaces=bundle.digest,
     )
     return load_bundle(bundle.folder)
+
+
+def pictures_to_calibrate(
+    train: Sequence[Sample], val: Sequence[Sample]
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """Returns those of the training and validation pictures that calibration uses."""
+    return _some(train, _MOST_PICTURES), _thinned(val, _MOST_HELD_OUT)
 
 
 def learn(

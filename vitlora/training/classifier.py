@@ -31,9 +31,9 @@ from vitlora.training.accumulation import Accumulation
 from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
 from vitlora.training.optimizers import (
     OptimizerName,
+    WarmupCosine,
     make_optimizer,
     parameter_groups,
-    warmup_cosine,
 )
 from vitlora.training.ranges import check_ranges
 
@@ -296,5 +296,5 @@ class Classifier(LightningModule):
         )
         optimizer = make_optimizer(self.optimizer, groups, self.device)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        schedule = warmup_cosine(optimizer, round(self.warmup * steps), steps)
+        schedule = WarmupCosine(optimizer, self.warmup, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

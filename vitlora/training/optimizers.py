@@ -79,21 +79,30 @@ def parameter_groups(
     ]
 
 
-def warmup_cosine(optimizer: Optimizer, rising: int, steps: int) -> LambdaLR:
-    """Returns a learning rate schedule: linear warm-up to the peak, then a cosine down to 0.
+class WarmupCosine(LambdaLR):
+    """A learning rate schedule: linear warm-up to the peak, then a cosine down to 0.
 
     Args:
         optimizer: Its learning rates are the peaks.
-        rising: Number of warm-up steps.
+        warmup: Share of the steps in which the rate rises.
         steps: Number of all steps.
     """
 
-    def share(step: int) -> float:
+    def __init__(self, optimizer: Optimizer, warmup: float, steps: int) -> None:
+        self.warmup, self.steps = warmup, steps
+        super().__init__(optimizer, lambda step: self._share(step))
+
+    def lengthen(self, steps: int) -> None:
+        """Makes the run ``steps`` long in all; the learning rate is at once that of the new run."""
+        self.steps = steps
+        for group, peak in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = peak * self._share(self.last_epoch)
+
+    def _share(self, step: int) -> float:
+        rising = round(self.warmup * self.steps)
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
-
-    return LambdaLR(optimizer, share)
+        return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(self.steps - rising, 1), 1)))
 
 
 def state_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor]) -> int:

@@ -28,7 +28,6 @@ class Progress(ProgressBar):
         super().__init__()
         self._on = True
         self._images = self._epoch_images = 0
-        self._epochs = 1.0
         # summed on the device, so that no step waits for its numbers
         self._loss: float | torch.Tensor = 0.0
         self._hits: float | torch.Tensor = 0.0
@@ -48,7 +47,6 @@ class Progress(ProgressBar):
         """Starts the clock."""
         self._started = time.monotonic()
         self._images = 0
-        self._epochs = epochs_of(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -96,9 +94,10 @@ class Progress(ProgressBar):
         self._length = 0
 
     def _line(self, trainer: Trainer, share: float) -> str:
-        epochs, seen = math.ceil(self._epochs), max(self._epoch_images, 1)
+        length = epochs_of(trainer)  # may change on the way
+        epochs, seen = math.ceil(length), max(self._epoch_images, 1)
         elapsed = time.monotonic() - self._started
-        done = min((trainer.current_epoch + share) / self._epochs, 1.0)
+        done = min((trainer.current_epoch + share) / length, 1.0)
         left = elapsed / done - elapsed if done else 0.0
         filled = round(share * _WIDTH)
         return (

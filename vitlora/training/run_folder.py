@@ -1,6 +1,7 @@
 """The folder of a run: the best epoch as a bundle, and the logs."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -26,13 +27,13 @@ class RunFolder(Callback):
     Args:
         folder: Folder for the bundle, with the logs below it. An earlier bundle there is moved
             aside, never overwritten.
-        run_config: The resolved configuration as YAML text.
+        run_config: Returns the resolved configuration as YAML text.
         logs: Whether to write logs/metrics.csv and TensorBoard's events.
         parent: Start of the digest of the bundle that training continues from, if any.
     """
 
     def __init__(
-        self, folder: Path, run_config: str, logs: bool, parent: str | None = None
+        self, folder: Path, run_config: Callable[[], str], logs: bool, parent: str | None = None
     ) -> None:
         check_free(folder)  # before the pictures are read
         self.folder = folder
@@ -55,6 +56,18 @@ class RunFolder(Callback):
                 kind(save_dir=self.folder, name="logs", version="")
                 for kind in (CSVLogger, TensorBoardLogger)
             ]
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Has the last step of ``max_steps`` validated, also if it ends within an epoch."""
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the last weights if no epoch was validated; notes steps that are not saved."""
@@ -139,7 +152,7 @@ class RunFolder(Callback):
         tensors = module.adapter.tensors(network)
         peft = module.adapter.config(network)
         card = model_card(record, tensors, peft)
-        save_bundle(self.folder, record, tensors, peft, self.run_config, card, usage=data.usage())
+        save_bundle(self.folder, record, tensors, peft, self.run_config(), card, usage=data.usage())
         self.written = True
 
 

@@ -16,6 +16,8 @@ from vitlora.errors import UsageError, nearest
 from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.training.cache.prefix_cache import PrefixCache, Where
 from vitlora.training.progress import Progress
+from vitlora.training.time_budget import MOST_EPOCHS
+from vitlora.units import seconds_of
 
 # Callbacks that would break what a run records, saves or counts -> the reason.
 _REFUSED: dict[type[Callback], str] = {
@@ -40,6 +42,8 @@ class Trainer(LightningTrainer):
 
     Args:
         max_epochs: Passes over the training pictures.
+        time: Time for the whole run, such as 90s, 5m or 1h30m, which then decides the number of
+            epochs; auto trains until the validation has settled. null for max_epochs.
         precision: auto (bf16 if the chip has it, else fp16 on older CUDA cards, else fp32),
             32-true, bf16-mixed or 16-mixed.
         accelerator: auto, cpu, cuda or mps.
@@ -68,6 +72,7 @@ class Trainer(LightningTrainer):
         self,
         *,
         max_epochs: int | None = 6,
+        time: str | None = None,
         precision: Precision = "auto",
         accelerator: str = "auto",
         devices: int = 1,
@@ -94,7 +99,11 @@ class Trainer(LightningTrainer):
             raise UsageError(
                 f"trainer.accumulate_grad_batches is {accumulate_grad_batches}; expected at least 1"
             )
-        _check_length(max_epochs, kwargs.get("max_steps", -1))
+        self.seconds = None if time in (None, "auto") else seconds_of(time, "trainer.time")
+        self.timed = time is not None
+        if self.timed:
+            max_epochs = MOST_EPOCHS  # until the first steps are measured
+        _check_length(max_epochs, kwargs.get("max_steps", -1), self.timed)
         for key, one in {"devices": devices, "num_nodes": kwargs.get("num_nodes", 1)}.items():
             if one != 1:
                 raise UsageError(f"trainer.{key} is {one}; vitlora trains on 1 device")
@@ -133,8 +142,13 @@ class Trainer(LightningTrainer):
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from None
 
 
-def _check_length(max_epochs: int | None, max_steps: int) -> None:
-    """Refuses a run without an end: the learning rate schedule needs its length."""
+def _check_length(max_epochs: int | None, max_steps: int, timed: bool) -> None:
+    """Refuses a run without an end, or with two: the learning rate schedule needs its length."""
+    if timed and max_steps != -1:
+        raise UsageError(
+            f"trainer.max_steps is {max_steps}, but trainer.time decides the number of steps; "
+            "leave one of them out"
+        )
     if max_steps != -1 and max_steps < 1:
         raise UsageError(f"trainer.max_steps is {max_steps}; expected at least 1, or -1 for no end")
     if max_epochs is None and max_steps == -1:

@@ -1,0 +1,110 @@
+"""What options of fit change in accuracy and in time, on several sets and seeds, side by side.
+
+    python benchmarks/recipe.py --data SETS/a SETS/b --weights VIT_TINY.safetensors \
+        --ways "" "--data.batch_size 16" "--model.patch_drop 0.5 --trainer.max_epochs 12"
+
+A way is a line of options; the first is what the others are compared with. Every set has train/,
+val/ and test/. Each run is ``vitlora fit`` and ``vitlora test`` in processes of their own, scored
+on the test pictures; seconds are of the CPU, all threads together. A run that is in the output
+already is not repeated.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SCORES = ("accuracy", "macro_f1", "loss")
+Row = dict[str, str | float]
+
+
+def main() -> None:
+    """Runs what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--backbone", default="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ways", nargs="+", default=[""])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/recipe.jsonl"))
+    options = parser.parse_args()
+    for seed in options.seeds:
+        for data in options.data:
+            for way in options.ways:
+                key: Row = {"base": options.backbone, "data": data.name, "way": way, "seed": seed}
+                if any(key.items() <= row.items() for row in rows(options.output)):
+                    continue
+                row = key | run(options, data, way, seed)
+                with options.output.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
+    print(table(rows(options.output), options.ways))
+
+
+def run(options: argparse.Namespace, data: Path, way: str, seed: int) -> Row:
+    """Returns the scores of one training on the test pictures, and its CPU seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = str(Path(folder) / "bundle")
+        before = os.times()
+        vitlora(
+            *("fit", "--data", str(data), "--output", bundle, "--model.backbone", options.backbone),
+            *("--weights", str(options.weights), "--seed_everything", str(seed), *way.split()),
+        )
+        after = os.times()
+        found = json.loads(vitlora("test", "--checkpoint", bundle, "--json", "-"))
+    seconds = sum(after[2:4]) - sum(before[2:4])
+    return {name: found[name] for name in SCORES} | {"cpu_seconds": round(seconds, 1)}
+
+
+def vitlora(*words: str) -> str:
+    """Returns what a command prints."""
+    command = [sys.executable, "-m", "vitlora", *words]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def rows(path: Path) -> list[Row]:
+    """Returns the runs of a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(found: list[Row], ways: list[str]) -> str:
+    """Returns a line for each way and set: its means, and differences to the first way's.
+
+    Differences are of runs with the same set and seed; the last lines are means over the sets.
+    """
+    runs = {(row["way"], row["data"], row["seed"]): row for row in found}
+    sets = sorted({str(row["data"]) for row in found})
+    lines = ["| options | set | runs | accuracy | difference | macro-F1 | loss | CPU seconds |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for way in ways:
+        gaps: list[float] = []
+        for data in sets:
+            mine = [row for key, row in runs.items() if key[:2] == (way, data)]
+            if not mine:
+                continue
+            pairs = [(row, runs.get((ways[0], data, row["seed"]))) for row in mine]
+            gap = [float(a["accuracy"]) - float(b["accuracy"]) for a, b in pairs if b]
+            gaps += [statistics.mean(gap)] if gap else []
+            means = {key: _mean(mine, key) for key in (*SCORES, "cpu_seconds")}
+            lines.append(
+                f"| `{way}` | {data} | {len(mine)} | {means['accuracy']:.3f} | "
+                f"{statistics.mean(gap) if gap else 0:+.3f} | {means['macro_f1']:.3f} | "
+                f"{means['loss']:.3f} | {means['cpu_seconds']:.0f} |"
+            )
+        if gaps:
+            lines.append(
+                f"| `{way}` | mean of {len(gaps)} | | | {statistics.mean(gaps):+.3f} | | | |"
+            )
+    return "\n".join(lines)
+
+
+def _mean(found: list[Row], key: str) -> float:
+    return statistics.mean(float(row[key]) for row in found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Chooses the length of a training by the time there is for it."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from vitlora.errors import UsageError, counted
+from vitlora.notes import note, tell
+from vitlora.training.classifier import Classifier
+from vitlora.training.optimizers import WarmupCosine
+from vitlora.units import clock
+
+MOST_EPOCHS = 30  # more were not seen to help
+_SETTLED = 5  # epochs without a better validation after which a run only cools down
+_OFF = 0.03  # share by which the number of steps may be off before it is corrected
+_WARM_UP, _MEASURED = 2, 8  # steps
+_MEASURING = 0.05  # largest share of the time that measuring may take
+_FORWARD = 0.45  # of a step's time, for a batch that is only validated
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the parts of a run take, in seconds.
+
+    Attributes:
+        step: A step of the optimiser, with the loading of its pictures.
+        validation: One validation.
+        after: What follows the training, such as calibration.
+        epoch: Number of steps in an epoch.
+    """
+
+    step: float
+    validation: float
+    after: float
+    epoch: int
+
+    def steps_within(self, seconds: float) -> int:
+        """Returns how many steps fit, with a validation after each epoch and after the last step.
+
+        Args:
+            seconds: The time there is, from now.
+        """
+        left = seconds - self.after
+        each = self.epoch * self.step + self.validation
+        whole = max(int(left // each), 0)
+        rest = left - whole * each - self.validation
+        return whole * self.epoch + max(int(rest // self.step), 0)
+
+    def seconds_of(self, steps: int) -> float:
+        """Returns how long steps take, with all that belongs to them."""
+        return steps * self.step + math.ceil(steps / self.epoch) * self.validation + self.after
+
+
+class TimeBudget(Callback):
+    """Plans a training for the time there is, corrects the plan on the way, and ends in time.
+
+    Before the first step it measures a few, which leave no trace. The learning rate falls to 0 at
+    the end of the plan, also when the plan changes.
+
+    Args:
+        seconds: Time for the whole run; None for as long as the validation gets better.
+        started: ``time.monotonic()`` when the run began.
+        after: Pictures that are answered after the training.
+    """
+
+    def __init__(self, seconds: float | None, started: float, after: int) -> None:
+        self.seconds, self.started, self._after = seconds, started, after
+        self.steps = 0
+        self._pace = Pace(0.0, 0.0, 0.0, 1)
+        self._since = self._trained = 0.0
+        self._best, self._best_epoch = (-math.inf, -math.inf), 0
+        self._settled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures, plans and tells the plan.
+
+        Raises:
+            UsageError: Not one step fits.
+        """
+        self._pace = pace = self._measured(trainer, cast(Classifier, pl_module))
+        most = MOST_EPOCHS * pace.epoch
+        steps = most if self.seconds is None else min(pace.steps_within(self._left()), most)
+        if steps < 1:
+            needed = time.monotonic() - self.started + pace.seconds_of(pace.epoch)
+            raise UsageError(
+                f"--time is {clock(self.seconds or 0)}, too short for a single step; expected "
+                f"{clock(needed)} or more, which is enough for one epoch"
+            )
+        self._lengthen(trainer, steps)
+        tell(f"{'time':<12} {self._said()}\n")
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Starts the clock of the steps, which does not count the filling of a cache."""
+        if not trainer.global_step and not batch_idx:
+            self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Corrects the plan by the time that the steps took."""
+        done, now = trainer.global_step, time.monotonic()
+        if self.seconds is None or self._settled or done < min(2 * _MEASURED, self.steps / 2):
+            return
+        self._pace = replace(self._pace, step=(self._trained + now - self._since) / done)
+        begun = done % self._pace.epoch  # the validation of this epoch is still to come
+        left = self._left() + begun * self._pace.step
+        steps = done - begun + self._pace.steps_within(left)
+        steps = max(min(steps, MOST_EPOCHS * self._pace.epoch), done)
+        if abs(steps - self.steps) > max(_OFF * self.steps, 1):
+            self._lengthen(trainer, steps)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of the steps."""
+        now = time.monotonic()
+        self._trained, self._since = self._trained + now - self._since, now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes how long it took; lets a run that no longer gets better end with one more epoch."""
+        now = time.monotonic()
+        if trainer.sanity_checking or not self.steps:
+            return
+        self._pace = replace(self._pace, validation=now - self._since)
+        self._since = now
+        metrics = trainer.callback_metrics
+        scores = float(metrics["val/macro_f1"]), -float(metrics["val/loss"])
+        epoch = trainer.current_epoch + 1
+        if scores > self._best:
+            self._best, self._best_epoch = scores, epoch
+        ending = trainer.global_step + self._pace.epoch
+        if not self._settled and epoch - self._best_epoch >= _SETTLED and ending < self.steps:
+            self._settled = True
+            self._lengthen(trainer, ending)
+            note(
+                f"no epoch since {self._best_epoch} was better in validation; training ends with "
+                "one more"
+            )
+
+    def took(self) -> str:
+        """Returns how long the run took so far, next to its time; nothing if it had no limit."""
+        if self.seconds is None:
+            return ""
+        took = clock(time.monotonic() - self.started)
+        return f"{'time':<12} {took} of {clock(self.seconds)}"
+
+    def _lengthen(self, trainer: Any, steps: int) -> None:
+        """Makes the run ``steps`` long, from its first step."""
+        self.steps = steps
+        trainer.fit_loop.max_epochs = math.ceil(steps / self._pace.epoch)
+        trainer.fit_loop.epoch_loop.max_steps = steps
+        for each in trainer.lr_scheduler_configs:
+            cast(WarmupCosine, each.scheduler).lengthen(steps)
+
+    def _left(self) -> float:
+        return math.inf if self.seconds is None else self.started + self.seconds - time.monotonic()
+
+    def _measured(self, trainer: Trainer, module: Classifier) -> Pace:
+        """Returns the pace of a few steps on real batches, which leave no trace in the training."""
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        most = math.inf if self.seconds is None else _MEASURING * self.seconds
+        with isolate_rng():
+            picture = _seconds_per_picture(trainer, module, data.train_dataloader(), most)
+        batches = int(trainer.num_training_batches)
+        epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        trained = min(batches * data.batch_size, len(data.folder.splits["train"]))
+        return Pace(
+            picture * trained / epoch,
+            _FORWARD * picture * len(data.folder.splits["val"]),
+            _FORWARD * picture * self._after,
+            epoch,
+        )
+
+    def _said(self) -> str:
+        pace = self._pace
+        epochs = f"{self.steps / pace.epoch:.3g} epochs of {counted(pace.epoch, 'step')}"
+        if self.seconds is None:
+            about = clock(pace.seconds_of(self.steps))
+            return f"until validation settles, at most {epochs}, in about {about}"
+        return f"{clock(self.seconds)} for the run: {epochs}, {pace.step:.2g} s each"
+
+
+def _seconds_per_picture(
+    trainer: Trainer, module: Classifier, loader: Iterable[Any], most: float
+) -> float:
+    """Returns the time of a training step's forward and backward pass, and of loading, a picture.
+
+    Args:
+        trainer: Its precision counts.
+        module: Keeps its weights; has no gradients afterwards.
+        loader: Batches ``(B, 3, H, W)`` and ``(B,)``; begun anew when it ends.
+        most: Seconds after which to stop, once a step is measured.
+    """
+    synchronize = getattr(torch, module.device.type).synchronize
+    began = start = time.monotonic()
+    seen = 0
+    for number, (images, labels) in enumerate(chain.from_iterable(repeat(loader))):
+        with trainer.precision_plugin.forward_context():
+            logits = module(images.to(module.device))
+            F.cross_entropy(logits.float(), labels.to(module.device)).backward()
+        module.zero_grad(set_to_none=True)
+        synchronize()
+        now = time.monotonic()
+        if number + 1 == _WARM_UP:
+            start = now
+        elif number >= _WARM_UP:
+            seen += len(labels)
+            if number + 1 == _WARM_UP + _MEASURED or now - began > most:
+                break
+    return (time.monotonic() - start) / seen
