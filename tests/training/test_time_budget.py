@@ -73,8 +73,11 @@ def run(
         current_epoch=0,
         sanity_checking=False,
         callback_metrics={"val/macro_f1": 0.0, "val/loss": 0.0},
+        datamodule=SimpleNamespace(folder=SimpleNamespace(splits={"val": range(30)})),
     )
-    budget: Any = TimeBudget(seconds, clock.now - 12, 0)  # 12 s have passed
+    budget: Any = TimeBudget(
+        seconds, clock.now - 12, 67
+    )  # 12 s have passed; calibration will take 10
     budget._measured = lambda trainer, module: Pace(1.0, 2.0, after, epoch)
     budget.on_train_start(trainer, None)
     while trainer.global_step < loop.epoch_loop.max_steps:
@@ -113,7 +116,7 @@ def test_a_run_ends_within_a_tenth_of_its_time(
 
 
 def test_a_plan_that_holds_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    budget, _, plans = run(monkeypatch, 300, lambda step: 1.0, validation=2.0)
+    budget, _, plans = run(monkeypatch, 300, lambda step: 1.0, validation=2.0, after=6.7)
     assert plans == [budget.steps]
 
 
@@ -175,17 +178,36 @@ def test_auto_trains_until_validation_has_settled(
         (["--time", "soon"], "trainer.time is 'soon'; expected a duration"),
         (["--time", "0m"], "trainer.time is '0m'; expected a duration"),
         (["--time", "0.001s"], "too short for a single step; expected 0:"),
-        (
-            ["--time", "5m", "--trainer.max_steps", "3"],
-            "trainer.max_steps is 3, but trainer.time decides the number of steps",
-        ),
+        (["--time", "5m", "--trainer.max_steps", "3"], "--time and --trainer.max_steps both say"),
+        (["--time=5m", "--trainer.max_epochs=3"], "--time and --trainer.max_epochs both say how"),
+        (["--config", "both.yaml"], "max_steps is 3, but trainer.time decides the number of steps"),
+        (["--time"], "--trainer.time"),
     ],
 )
 def test_mistakes_are_one_line(typed: list[str], said: str, words: list[str], capsys: Any) -> None:
+    Path("both.yaml").write_text("trainer: {time: 5m, max_steps: 3}")
     assert main([*words, *typed]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("vitlora: ") and said in error
     assert not Path("checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "typed", "said"),
+    [
+        ("time: auto", ["--trainer.max_epochs", "2"], "epoch 2/2"),
+        ("time: auto", ["--trainer.max_steps", "2"], "epoch 1/1"),
+        ("max_epochs: 7", ["--time", "5m"], "5:00 for the run: 2 epochs"),
+        ("max_steps: 7", ["--time", "5m"], "5:00 for the run: 2 epochs"),
+    ],
+)
+def test_the_typed_length_replaces_that_of_a_config(
+    config: str, typed: list[str], said: str, words: list[str], monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(time_budget, "MOST_EPOCHS", 2)
+    Path("long.yaml").write_text(f"trainer: {{{config}}}")
+    assert main([*words, "--config", "long.yaml", *typed]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_time_never_ends() -> None:

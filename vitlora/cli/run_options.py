@@ -26,6 +26,7 @@ _KEYS = (  # options outside groups
     *("config", "print_config", "help"),
 )
 _VIEW = ("image_size", "crop_mode")  # checked later, to say what they should be
+_LENGTHS = ("time", "max_epochs", "max_steps")  # trainer's
 _PLACE = ("accelerator", "devices", "enable_progress_bar")  # trainer's, with no effect on scores
 
 
@@ -128,6 +129,7 @@ def _to_fit(
     name: str, options: list[str], names: list[str], runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Returns a training's defaults; drops options from its configs that the bundle sets."""
+    _settle_length(names, runs)
     parent = _chosen("from", options, runs)
     if parent is None:
         return {"output": str(Path("checkpoints") / name)}
@@ -144,6 +146,19 @@ def _to_fit(
     drawn = {f"data.{key}": value for key, value in split_of(bundle).items()}
     chosen = any(name.startswith("--unsure") for name in names) or any("unsure" in r for r in runs)
     return {"output": str(output), **drawn, **({} if chosen else unsure_of(bundle)), **kept}
+
+
+def _settle_length(names: list[str], runs: list[dict[str, Any]]) -> None:
+    """Lets the length that was typed replace the length in configs, whatever it is given in."""
+    time, *others = _LENGTHS
+    typed = [name for name in _LENGTHS if f"--trainer.{name}" in names]
+    if time in typed and len(typed) > 1:
+        raise UsageError(
+            f"--time and --trainer.{typed[1]} both say how long to train; leave one of them out"
+        )
+    for run in runs if typed else ():
+        for name in others if time in typed else [time]:
+            _mapping(run, "trainer").pop(name, None)
 
 
 def _to_score(

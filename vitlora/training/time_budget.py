@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from vitlora.data.folder import Folder
 from vitlora.errors import UsageError, counted
 from vitlora.notes import note, tell
 from vitlora.training.classifier import Classifier
@@ -24,6 +25,7 @@ _OFF = 0.03  # share by which the number of steps may be off before it is correc
 _WARM_UP, _MEASURED = 2, 8  # steps
 _MEASURING = 0.05  # largest share of the time that measuring may take
 _FORWARD = 0.45  # of a step's time, for a batch that is only validated
+_IN_FP32 = 1.5  # times as long, for a batch that is answered as in prediction
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class TimeBudget(Callback):
         now = time.monotonic()
         if trainer.sanity_checking or not self.steps:
             return
-        self._pace = replace(self._pace, validation=now - self._since)
+        took, held_out = now - self._since, len(_folder(trainer).splits["val"])
+        after = _IN_FP32 * took * self._after / held_out
+        self._pace = replace(self._pace, validation=took, after=after)
         self._since = now
         metrics = trainer.callback_metrics
         scores = float(metrics["val/macro_f1"]), -float(metrics["val/loss"])
@@ -170,17 +174,18 @@ class TimeBudget(Callback):
 
     def _measured(self, trainer: Trainer, module: Classifier) -> Pace:
         """Returns the pace of a few steps on real batches, which leave no trace in the training."""
-        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        data, folder = trainer.datamodule, _folder(trainer)  # pyright: ignore
         most = math.inf if self.seconds is None else _MEASURING * self.seconds
         with isolate_rng():
             picture = _seconds_per_picture(trainer, module, data.train_dataloader(), most)
         batches = int(trainer.num_training_batches)
         epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        trained = min(batches * data.batch_size, len(data.folder.splits["train"]))
+        held_out = len(folder.splits["val"])
+        trained = min(batches * data.batch_size, len(folder.splits["train"]))
         return Pace(
             picture * trained / epoch,
-            _FORWARD * picture * len(data.folder.splits["val"]),
-            _FORWARD * picture * self._after,
+            _FORWARD * picture * held_out,
+            _FORWARD * picture * self._after * _IN_FP32,
             epoch,
         )
 
@@ -191,6 +196,10 @@ class TimeBudget(Callback):
             about = clock(pace.seconds_of(self.steps))
             return f"until validation settles, at most {epochs}, in about {about}"
         return f"{clock(self.seconds)} for the run: {epochs}, {pace.step:.2g} s each"
+
+
+def _folder(trainer: Any) -> Folder:
+    return trainer.datamodule.folder
 
 
 def _seconds_per_picture(
