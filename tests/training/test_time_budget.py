@@ -174,9 +174,10 @@ def test_auto_trains_until_validation_has_settled(
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["--time", "5"], "trainer.time is '5'; expected a duration such as 90s, 5m or 1h30m"),
-        (["--time", "soon"], "trainer.time is 'soon'; expected a duration"),
-        (["--time", "0m"], "trainer.time is '0m'; expected a duration"),
+        (["--time", "5"], "--time is '5'; expected a duration such as 90s, 5m or 1h30m"),
+        (["--time", "soon"], "--time is 'soon'; expected a duration"),
+        (["--config", "soon.yaml"], "trainer.time is 'soon'; expected a duration"),
+        (["--time", "0m"], "--time is '0m'; expected a duration"),
         (["--time", "0.001s"], "too short for a single step; expected 0:"),
         (["--time", "5m", "--trainer.max_steps", "3"], "--time and --trainer.max_steps both say"),
         (["--time=5m", "--trainer.max_epochs=3"], "--time and --trainer.max_epochs both say how"),
@@ -185,6 +186,7 @@ def test_auto_trains_until_validation_has_settled(
     ],
 )
 def test_mistakes_are_one_line(typed: list[str], said: str, words: list[str], capsys: Any) -> None:
+    Path("soon.yaml").write_text("trainer: {time: soon}")
     Path("both.yaml").write_text("trainer: {time: 5m, max_steps: 3}")
     assert main([*words, *typed]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -198,6 +200,7 @@ def test_mistakes_are_one_line(typed: list[str], said: str, words: list[str], ca
         ("time: auto", ["--trainer.max_epochs", "2"], "epoch 2/2"),
         ("time: auto", ["--trainer.max_steps", "2"], "epoch 1/1"),
         ("max_epochs: 7", ["--time", "5m"], "5:00 for the run: 2 epochs"),
+        ("time: auto", ["--trainer.max_epochs", "1", "--time", "null"], "epoch 1/1"),
         ("max_steps: 7", ["--time", "5m"], "5:00 for the run: 2 epochs"),
     ],
 )

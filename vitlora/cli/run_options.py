@@ -19,6 +19,7 @@ from vitlora.config_files import find_config
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError
 from vitlora.shell import long_name
+from vitlora.units import seconds_of
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # groups of options
 _KEYS = (  # options outside groups
@@ -129,7 +130,7 @@ def _to_fit(
     name: str, options: list[str], names: list[str], runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Returns a training's defaults; drops options from its configs that the bundle sets."""
-    _settle_length(names, runs)
+    _settle_length(options, runs)
     parent = _chosen("from", options, runs)
     if parent is None:
         return {"output": str(Path("checkpoints") / name)}
@@ -148,10 +149,14 @@ def _to_fit(
     return {"output": str(output), **drawn, **({} if chosen else unsure_of(bundle)), **kept}
 
 
-def _settle_length(names: list[str], runs: list[dict[str, Any]]) -> None:
+def _settle_length(options: list[str], runs: list[dict[str, Any]]) -> None:
     """Lets the length that was typed replace the length in configs, whatever it is given in."""
+    words = [part for word in options for part in word.split("=", 1)]
+    given = {name: value for name, value in pairwise(words) if value not in ("null", "-1")}
+    typed = [name for name in _LENGTHS if f"--trainer.{name}" in given]
     time, *others = _LENGTHS
-    typed = [name for name in _LENGTHS if f"--trainer.{name}" in names]
+    if time in typed and given["--trainer.time"] != "auto":
+        seconds_of(given["--trainer.time"], "--time")
     if time in typed and len(typed) > 1:
         raise UsageError(
             f"--time and --trainer.{typed[1]} both say how long to train; leave one of them out"
