@@ -3,8 +3,10 @@
     python benchmarks/recipe.py --data SETS/a SETS/b --weights VIT_TINY.safetensors \
         --ways "" "--data.batch_size 16" "--model.patch_drop 0.5 --trainer.max_epochs 12"
 
-A way is a line of options; the first is what the others are compared with. Every set has train/,
-val/ and test/. Each run is ``vitlora fit`` and ``vitlora test`` in processes of their own, scored
+A way is a line of options; the first is what the others are compared with. A way such as "peer 6
+--lr 1e-3" is ``transformers.Trainer`` with plain PEFT instead, for 6 epochs (see trainer_peer.py),
+which sees whole pictures: give ours --model.crop_mode squash beside it. Every set has train/, val/
+and test/. Each run is ``vitlora fit`` and ``vitlora test`` in processes of their own, scored
 on the test pictures; seconds are of the CPU, all threads together. A run that is in the output
 already is not repeated.
 """
@@ -18,6 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+PEER = Path(__file__).parent / "trainer_peer.py"
 SCORES = ("accuracy", "macro_f1", "loss")
 Row = dict[str, str | float]
 
@@ -47,23 +50,35 @@ def main() -> None:
 
 def run(options: argparse.Namespace, data: Path, way: str, seed: int) -> Row:
     """Returns the scores of one training on the test pictures, and its CPU seconds."""
+    same = ("--data", str(data), "--weights", str(options.weights))
     with tempfile.TemporaryDirectory() as folder:
-        bundle = str(Path(folder) / "bundle")
         before = os.times()
-        vitlora(
-            *("fit", "--data", str(data), "--output", bundle, "--model.backbone", options.backbone),
-            *("--weights", str(options.weights), "--seed_everything", str(seed), *way.split()),
-        )
-        after = os.times()
-        found = json.loads(vitlora("test", "--checkpoint", bundle, "--json", "-"))
+        if way.startswith("peer "):
+            score = Path(folder) / "score.json"
+            python(str(PEER), *same, "--seeds", str(seed), f"--score-to={score}", *peer(way))
+            after, found = os.times(), json.loads(score.read_text())
+            found["loss"] = found["nll"]
+        else:
+            bundle = str(Path(folder) / "bundle")
+            seeded = ("--seed_everything", str(seed), "--model.backbone", options.backbone)
+            python("-m", "vitlora", "fit", *same, "--output", bundle, *seeded, *way.split())
+            after = os.times()
+            found = json.loads(python("-m", "vitlora", "test", bundle, "--json", "-"))
     seconds = sum(after[2:4]) - sum(before[2:4])
-    return {name: found[name] for name in SCORES} | {"cpu_seconds": round(seconds, 1)}
+    scores = {name: round(found[name], 6) for name in SCORES}
+    return scores | {"cpu_seconds": round(seconds, 1)}
 
 
-def vitlora(*words: str) -> str:
-    """Returns what a command prints."""
-    command = [sys.executable, "-m", "vitlora", *words]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+def peer(way: str) -> list[str]:
+    """Returns the arguments of trainer_peer.py for "peer EPOCHS ..."."""
+    _, epochs, *more = way.split()
+    return ["--peer", epochs, *more]
+
+
+def python(*words: str) -> str:
+    """Returns what a script prints."""
+    done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
 
 
 def rows(path: Path) -> list[Row]:

@@ -32,10 +32,12 @@ def main() -> None:
     parser.add_argument("--ours", nargs="*", default=["4"], help="epochs, and options of fit")
     parser.add_argument("--peer", nargs="*", default=["6"], help="epochs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--lr", type=float, default=2e-3, help="the peer's learning rate")
     parser.add_argument("--score-to", type=Path, help="run the peer here; its score goes there")
     options = parser.parse_args()
     if options.score_to:
-        score = _peer(options.data, options.weights, int(options.peer[0]), options.seeds[0])
+        epochs, seed = int(options.peer[0]), options.seeds[0]
+        score = _peer(options.data, options.weights, epochs, options.lr, seed)
         options.score_to.write_text(json.dumps(score))
         return
     for seed in options.seeds:
@@ -85,7 +87,7 @@ def _timed(words: Sequence[object]) -> float:
     return time.monotonic() - start
 
 
-def _peer(root: Path, weights: Path, epochs: int, seed: int) -> dict[str, float]:
+def _peer(root: Path, weights: Path, epochs: int, lr: float, seed: int) -> dict[str, float]:
     import torch
     import torch.nn.functional as F
     from peft import LoraConfig, get_peft_model
@@ -157,7 +159,7 @@ def _peer(root: Path, weights: Path, epochs: int, seed: int) -> dict[str, float]
             num_train_epochs=epochs,
             per_device_train_batch_size=32,
             per_device_eval_batch_size=32,
-            learning_rate=2e-3,
+            learning_rate=lr,
             weight_decay=0.0,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
@@ -183,7 +185,7 @@ def _peer(root: Path, weights: Path, epochs: int, seed: int) -> dict[str, float]
         )
         trainer.train()
         found = trainer.evaluate(test)  # type: ignore[arg-type]
-    return {key: found[f"eval_{key}"] for key in ("accuracy", "macro_f1")}
+    return {key: found[f"eval_{key}"] for key in ("accuracy", "macro_f1", "nll")}
 
 
 def _scores(answers: Any, classes: int) -> dict[str, float]:
@@ -193,6 +195,7 @@ def _scores(answers: Any, classes: int) -> dict[str, float]:
     logits, labels = torch.tensor(answers.predictions), torch.tensor(answers.label_ids)
     accuracy = multiclass_accuracy(logits, labels, classes, average="micro")
     return {
+        "nll": float(torch.nn.functional.cross_entropy(logits, labels)),
         "accuracy": float(accuracy),
         "macro_f1": float(multiclass_f1_score(logits, labels, classes, average="macro")),
     }
