@@ -76,7 +76,7 @@ def run(
         datamodule=SimpleNamespace(folder=SimpleNamespace(splits={"val": range(30)})),
     )
     budget: Any = TimeBudget(
-        seconds, clock.now - 12, 67
+        seconds, clock.now - 12, 67, False
     )  # 12 s have passed; calibration will take 10
     budget._measured = lambda trainer, module: Pace(1.0, 2.0, after, epoch)
     budget.on_train_start(trainer, None)
@@ -161,6 +161,23 @@ def test_the_config_of_a_timed_run_repeats_it(
     assert all(timed.tensors[key].equal(again.tensors[key]) for key in timed.tensors)
 
 
+@pytest.mark.parametrize("typed", [[], ["--model.patch_drop", "0"]])
+def test_where_few_epochs_fit_half_of_the_patches_are_left_out(
+    typed: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(time_budget, "MOST_EPOCHS", 2)
+    monkeypatch.setattr(time_budget, "_FEW", 1e6)
+    assert main([*words, *typed, "--time", "5m", "--output", "timed"]) == 0
+    said = capsys.readouterr().out
+    assert ("on half of the patches, for few epochs fit" in said) == (not typed)
+    config = yaml.safe_load(Path("timed/config.yaml").read_text())
+    assert config["model"]["patch_drop"] == (0 if typed else 0.5)
+    assert main(["fit", "--config", "timed/config.yaml", "--output", "again"]) == 0
+    timed, again = load_bundle("timed"), load_bundle("again")
+    assert config["trainer"]["max_steps"] == 6
+    assert all(timed.tensors[key].equal(again.tensors[key]) for key in timed.tensors)
+
+
 def test_auto_trains_until_validation_has_settled(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -214,4 +231,4 @@ def test_the_typed_length_replaces_that_of_a_config(
 
 
 def test_time_never_ends() -> None:
-    assert math.isinf(TimeBudget(None, 0.0, 0)._left())
+    assert math.isinf(TimeBudget(None, 0.0, 0, drops=False)._left())

@@ -24,9 +24,10 @@ from vitlora.cli.lightning_parser import (
     show_only_ours,
 )
 from vitlora.cli.scoring import check_fits, diverged
+from vitlora.cli.timing import as_it_ran, time_budget
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
-from vitlora.evaluation.calibrate import calibrate, describe, pictures_to_calibrate
+from vitlora.evaluation.calibrate import calibrate, describe
 from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory, is_out_of_memory
@@ -59,15 +60,14 @@ class VitloraCLI(LightningCLI):
 
     def __init__(self, inherited: Mapping[str, Any], args: list[str], started: float) -> None:
         self._inherited, self._words, self._started = dict(inherited), args, started
-        self.budget: TimeBudget | None = None
+        self.budget: list[TimeBudget] = []  # one, or none
         reading = {"exit_on_error": False, "parser_mode": yaml_text.MODE}
         parsers: dict[str, Any] = {
             name: {"description": f"{text} Short names: {_SHORT}.", **reading}
             for name, text in _DESCRIPTIONS.items()
         }
         super().__init__(
-            Classifier,
-            FolderData,
+            *(Classifier, FolderData),
             trainer_class=Trainer,
             parser_class=Parser,
             seed_everything_default=0,
@@ -156,13 +156,9 @@ class VitloraCLI(LightningCLI):
             note_absent(data)
             self.memory = remembered(parent, self._merged(parent), data, config.old_data)
         trainer: Any = self.trainer
-        if trainer.timed:
-            splits = self.datamodule.folder.splits
-            after = pictures_to_calibrate(splits["train"], splits["val"])
-            self.budget = TimeBudget(trainer.seconds, self._started, sum(map(len, after)))
+        self.budget = time_budget(trainer, self.datamodule, self._started, self._words)
         # first, because other callbacks need its loggers
-        ours = [self.budget] if self.budget else []
-        trainer.callbacks = [Summary(), *ours, self.run_folder, *trainer.callbacks]
+        trainer.callbacks = [Summary(), *self.budget, self.run_folder, *trainer.callbacks]
 
     def fit(self, model: Classifier, datamodule: FolderData) -> None:
         """Trains, after finding the batch size if it is auto; explains if memory runs out."""
@@ -180,10 +176,9 @@ class VitloraCLI(LightningCLI):
             return
         folder, scores = self.run_folder.folder, self.run_folder.best
         self.model.release()  # makes room for the bundle's network
-        precision = self.trainer.precision
         tell(
-            f"\nvalidation, epoch {self.run_folder.best_epoch} (the best), in {precision}, before "
-            f"calibration\n\n{scores.to_text()}"
+            f"\nvalidation, epoch {self.run_folder.best_epoch} (the best), in "
+            f"{self.trainer.precision}, before calibration\n\n{scores.to_text()}"
         )
         if warning := diverged(scores):
             note(warning)
@@ -192,14 +187,10 @@ class VitloraCLI(LightningCLI):
             bundle = load_bundle(folder)
             forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
             tell(f"\n{forgetting.to_text(self.memory.where)}")
-        if self.budget and (took := self.budget.took()):
-            tell(took)
+        for budget in self.budget:
+            budget.tell()
         tell(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         tell(f"predict  {typed('vitlora', 'predict', 'IMAGE.jpg', '--checkpoint', folder)}")
-
-    def bundle(self) -> Bundle:
-        """Returns the bundle that ``fit`` wrote."""
-        return load_bundle(self.run_folder.folder)
 
     def _calibrate(self, folder: Path) -> None:
         """Calibrates the bundle with the network that will predict; an error is only noted."""
@@ -250,10 +241,9 @@ class VitloraCLI(LightningCLI):
         self.scored = bundle.folder, split, scores, known
 
     def _run_config(self) -> str:
-        config = self.config.fit.clone()
-        if self.budget and self.budget.steps:  # a run of as many steps, whatever time they take
-            config.trainer.time = config.trainer.max_epochs = None
-            config.trainer.max_steps = self.budget.steps
+        config = self.config.fit
+        for budget in self.budget:
+            config = as_it_ran(config, budget)
         return self._parser("fit").dump(config, skip_unset=False, format="yaml")
 
 

@@ -97,14 +97,14 @@ def check_numbers(options: Namespace, words: Sequence[str]) -> None:
     Raises:
         UsageError: There is such a value.
     """
-    for name, word in dict(_given(words)).items():  # the last one wins
+    for name, word in dict(given(words)).items():  # the last one wins
         group, _, last = name.rpartition(".")
         value = options.get(name, options.get(f"{group}.init_args.{last}"))
         if read_otherwise(word, value):
             raise UsageError(f"{name} is '{word}'; expected a decimal number")
 
 
-def _given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
+def given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
     """Yields dotted name and text of each option in the arguments and configs."""
     for word, after in pairwise([*words, ""]):
         name, equals, value = word.partition("=")

@@ -202,7 +202,11 @@ def _score(command: str, named: Mapping[str, object], options: dict[str, object]
 
 
 def _fitted(found: VitloraCLI) -> Fitted:
-    return Fitted(found.bundle(), found.run_folder.best, found.run_folder.best_epoch)
+    from vitlora.bundle.checkpoint import load_bundle
+
+    return Fitted(
+        load_bundle(found.run_folder.folder), found.run_folder.best, found.run_folder.best_epoch
+    )
 
 
 def _run(

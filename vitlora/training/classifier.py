@@ -65,8 +65,8 @@ class Classifier(LightningModule):
         warmup: Share of all steps in which the learning rate rises; it then falls along a cosine.
         label_smoothing: Share of each label that is spread over all classes.
         class_weights: Weight classes by the inverse of their frequency in the training set.
-        patch_drop: Share of each picture's patches to leave out of a training step, at random, 0 to
-            0.75. Half of them take half of the time. Evaluation uses all patches.
+        patch_drop: Share of each picture's patches, 0 to 0.75, that a training step leaves out at
+            random. Half of them take half of the time. Evaluation uses all patches.
         checkpointing: Recompute the blocks in the backward pass: less memory, more time.
         compile: Compile the blocks with torch.compile; needs a C++ compiler.
     """
@@ -101,14 +101,10 @@ class Classifier(LightningModule):
         self.storage = asked_storage(quantization, block_size, adapter)  # the dtype is yet to come
         self.head_mode: HeadMode = head
         self.optimizer: OptimizerName = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.label_smoothing = label_smoothing
-        self.class_weights = class_weights
+        self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
         self.patch_drop = patch_drop
-        self.checkpointing = checkpointing
-        self.compile_blocks = compile
+        self.checkpointing, self.compile_blocks = checkpointing, compile
         self.backbone = self.load(backbone, num_classes, weights, image_size)
         # counted before quantisation packs two of them into a byte and adapters are added
         self.base_parameters = sum(p.numel() for p in self.backbone.module.parameters())
@@ -184,7 +180,7 @@ class Classifier(LightningModule):
         self.network = self.adapter.inject(self.backbone, self.head_mode)
         answer_from_class_token(module)
         if self.patch_drop:
-            self.dropped = PatchDrop(module, self.patch_drop)
+            self.drop_patches(self.patch_drop)
         if bf16:
             stream_in_bf16(module)
         if self.adapter.needs_base:
@@ -193,6 +189,11 @@ class Classifier(LightningModule):
             self.adapter.start_from(self.network, *self._start)
         if self.compile_blocks:
             check_compiles(root)
+
+    def drop_patches(self, share: float) -> None:
+        """Leaves out a share of the patches in the training steps from now on."""
+        self.patch_drop = share
+        self.dropped = PatchDrop(self.backbone.module, share)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.
@@ -263,8 +264,7 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
         """Keeps the logits and labels of a batch, on the device, so no step waits for a copy."""
-        images, labels = batch
-        self._seen.append((self(images).float(), labels))
+        self._seen.append((self(batch[0]).float(), batch[1]))
 
     def on_validation_epoch_end(self) -> None:
         """Logs accuracy, macro-F1 and loss of the whole split."""
