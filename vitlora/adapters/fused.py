@@ -61,7 +61,9 @@ class _FusedProduct(torch.autograd.Function):
         dlow = _low(dy, (b * ctx.scaling).to(dy.dtype).T)
         dx = dbias = None
         if ctx.needs_input_grad[0]:
-            dx = (dy @ weight_of(ctx.base).to(dy.dtype)).addmm_(dlow.T, a.to(dy.dtype)).to(ctx.dtype)
+            dx = (
+                (dy @ weight_of(ctx.base).to(dy.dtype)).addmm_(dlow.T, a.to(dy.dtype)).to(ctx.dtype)
+            )
         if ctx.needs_input_grad[3]:
             dbias = dy.sum(0)
         da = (dlow @ tokens).to(a.dtype)
