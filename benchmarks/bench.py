@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 STEP = ["step_peer.py", "--precision"]
 VIT_B = ["--model", "vit_base_patch16_224", "--batch", "4", "--steps", "3"]
 PHOTOS = ["--data", "{data}"]
+CHIPS = ["--threads", "1", "--patch-drop", "0", "0.5", "--turns", "3", "--chips", "own", "plain"]
 FAST = ["--ours", "4", "3 --model.adapter.lr_ratio 4 --model.lr 1e-3"]
 REAL = [*PHOTOS, "--weights", "{weights}"]
 
@@ -25,6 +26,10 @@ REAL = [*PHOTOS, "--weights", "{weights}"]
 JOBS: dict[str, list[list[str]]] = {
     "step_peer": [
         [*STEP, precision, *more] for more in ([], VIT_B) for precision in ("bf16", "fp32")
+    ],
+    "step_chips": [
+        ["step_peer.py", *more, *CHIPS]
+        for more in (["--targets", "qkv", "proj"], [], [*VIT_B, "--targets", "qkv", "proj"])
     ],
     "method_step": [["method_step.py"]],
     "step_profile": [["step_profile.py"]],
@@ -42,8 +47,8 @@ JOBS: dict[str, list[list[str]]] = {
         ["giant.py", "timm/vit_7b_patch16_dinov3", "--batch", "1", "--limit", "6"],
     ],
 }
-CAPTURED = {"step_peer", "method_step", "plan", "trainer_peer"}
-PEER = {"step_peer", "trainer_peer"}
+CAPTURED = {"step_peer", "step_chips", "method_step", "plan", "trainer_peer"}
+PEER = {"step_peer", "step_chips", "trainer_peer"}
 
 
 def main() -> None:

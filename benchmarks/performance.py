@@ -26,7 +26,7 @@ def main() -> None:
     head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)
     lines = ["| what | measured | aim | raw |", "|---|---|---|---|"]
-    for make in (_step, _methods, _cache, _plan, _giant, _start, _predict, _load, _good):
+    for make in (_step, _chips, _methods, _cache, _plan, _giant, _start, _predict, _load, _good):
         lines += [f"| {what} | {is_} | {aim} | `{raw}` |" for what, is_, aim, raw in make()]
     PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + tail, "utf-8")
     print(f"written: {PAGE.relative_to(HERE.parent)}, {len(lines) - 2} rows")
@@ -57,6 +57,18 @@ def _step() -> Iterator[Row]:
             f"{row['batch']}, {row['precision']}, {row['device']}"
         )
         yield what, _times(row), "1.15 x", "step_peer"
+
+
+def _chips() -> Iterator[Row]:
+    for row in _newest("step_chips", "model", "targets", "patch_drop", "chip"):
+        chip = "AVX2 alone" if row["chip"] == "plain" else "the chip as it is"
+        drop = f", patch_drop {row['patch_drop']}" if row["patch_drop"] else ""
+        aim = "2.5 x" if row["patch_drop"] else "1.3 x"
+        what = (
+            f"the same, CPU time, {chip}, {row['precision']}: {NAMES[row['model']]}, batch "
+            f"{row['batch']}, LoRA in {', '.join(row['targets'])}{drop}"
+        )
+        yield what, _times(row), aim, "step_chips"
 
 
 def _methods() -> Iterator[Row]:

@@ -48,7 +48,7 @@ def _kept_bytes(model: Classifier, images: torch.Tensor) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize(("checkpointing", "kept"), [(False, 36.7), (True, 3.5)])
+@pytest.mark.parametrize(("checkpointing", "kept"), [(False, 36.3), (True, 3.5)])
 def test_a_step_keeps_what_the_docs_say(checkpointing: bool, kept: float) -> None:
     adapter = Lora(rank=16, targets=["attention.qkv", "attention.proj"])
     model = _classifier(adapter=adapter, checkpointing=checkpointing)
@@ -59,7 +59,7 @@ def test_a_step_keeps_what_the_docs_say(checkpointing: bool, kept: float) -> Non
 def test_a_step_computes_little_more_than_forward_and_the_gradient_of_activations() -> None:
     images = torch.randn(1, 3, 224, 224)
     # attention written out, for not every torch counts what the fused one computes on a CPU; that
-    # one computes its matrix once more in the backward pass: 1.94
+    # one computes its matrix once more in the backward pass: 1.92
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
             load_backbone(VIT_B, 6, "none").module(images)
@@ -67,4 +67,4 @@ def test_a_step_computes_little_more_than_forward_and_the_gradient_of_activation
         with FlopCounterMode(display=False) as step:
             _loss(model, images).backward()
     ratio = step.get_total_flops() / forward.get_total_flops()
-    assert ratio == pytest.approx(1.915, abs=0.01)
+    assert ratio == pytest.approx(1.905, abs=0.01)

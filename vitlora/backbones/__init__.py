@@ -1,5 +1,6 @@
 """Where Vision Transformers come from: timm, torchvision, or vitlora itself."""
 
+from vitlora.backbones.attention import make_lean
 from vitlora.backbones.backbone import (
     BLOCK_ROLES,
     ROLES,
@@ -22,6 +23,7 @@ __all__ = [
     "as_vit",
     "features_and_logits",
     "load_backbone",
+    "make_lean",
     "open_backbone",
     "outline",
     "stream_in_bf16",

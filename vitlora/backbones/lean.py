@@ -3,14 +3,15 @@
 import torch
 from torch import nn
 
+from vitlora.backbones.attention import make_lean
 from vitlora.backbones.source import as_vit
 
 
 def answer_from_class_token(module: nn.Module) -> None:
-    """Makes the last block compute only the class token after its attention.
+    """Makes the last block compute only the class token, from its attention on.
 
     If the head reads only the class token, nothing uses the other tokens of the last block, which
-    take nearly three quarters of its work. The class token's value does not change.
+    take three quarters of its work. The class token's value does not change.
 
     Args:
         module: timm's ``VisionTransformer``, ``Eva`` or ``Beit``, with its adapters. A module that
@@ -20,6 +21,8 @@ def answer_from_class_token(module: nn.Module) -> None:
     if vit.global_pool != "token":
         return
     block = vit.blocks[-1]
+    if (attention := make_lean(block.get_submodule("attn"))) is not None:
+        attention.asking = 1
     block.get_submodule("attn.proj").register_forward_pre_hook(_first_token_in)
     # the residual sum broadcasts the class token's update to all tokens; the others are dropped
     block.get_submodule("mlp").register_forward_pre_hook(_first_token_in)

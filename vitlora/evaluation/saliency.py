@@ -37,12 +37,13 @@ def saliency(network: nn.Module, images: torch.Tensor, classes: torch.Tensor) ->
         tokens.register_hook(begin)
 
     def carry(layer: nn.Module, inputs: object, attention: torch.Tensor) -> None:
-        def back(gradient: torch.Tensor) -> None:  # both (B, heads, N, N)
+        def back(gradient: torch.Tensor) -> None:  # both (B, heads, N or 1, N)
             nonlocal relevance
             weights = (gradient * attention.detach()).clamp(min=0).mean(1)
-            # a network that answers from its class token normalises that token alone
-            relevance = F.pad(relevance, (0, weights.shape[1] - relevance.shape[1]))
-            relevance = relevance + (relevance[:, None] @ weights)[:, 0]
+            # a network that answers from its class token computes that token alone at last
+            relevance = F.pad(relevance, (0, weights.shape[2] - relevance.shape[1]))
+            asking = relevance[:, None, : weights.shape[1]]
+            relevance = relevance + (asking @ weights)[:, 0]
 
         attention.register_hook(back)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vitlora.adapters import Adapter
-from vitlora.backbones import Backbone, as_vit
+from vitlora.backbones import Backbone, as_vit, make_lean
 from vitlora.errors import UsageError
 from vitlora.hardware import give_memory_back
 from vitlora.quantization import Quantization, Storage, dequantize_layer, freeze_layer
@@ -63,7 +63,7 @@ def load_frozen(backbone: Backbone, storage: Storage, compute: torch.dtype, scar
 
 
 def choose_attention(module: nn.Module, device: str, bf16: bool) -> None:
-    """Turns off torch's fused attention where it is missing or slower.
+    """Spares attention copies, and turns off torch's fused one where it is missing or slower.
 
     Args:
         module: timm's ViT.
@@ -71,6 +71,8 @@ def choose_attention(module: nn.Module, device: str, bf16: bool) -> None:
         bf16: Whether it computes in bf16.
     """
     vit = as_vit(module)
+    for block in vit.blocks:
+        make_lean(block.get_submodule("attn"))
     few = vit.patch_embed.num_patches <= _FEW_PATCHES
     if device == "mps" or (device == "cpu" and bf16 and few):
         # MPS never trains with fused attention; turned off here, the memory plan sees that. On
