@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
 from vitlora.errors import UsageError
+from vitlora.light_imports import light_imports
 from vitlora.shell import option_words
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ def run(command: str, words: list[str]) -> int:
     """Runs one of the three commands; returns the exit status."""
     words, inherited = run_options(command, words)
     target = inherited.pop("json")
-    from vitlora.cli.lightning import main
+    with light_imports():
+        from vitlora.cli.lightning import main
 
     with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
         found = main([command, *words], inherited)
@@ -212,6 +214,7 @@ def _run(
     given = {name: value for name, value in named.items() if value is not None}
     words, inherited = run_options(command, option_words(config, given, options))
     del inherited["json"]
-    from vitlora.cli.lightning import main
+    with light_imports():
+        from vitlora.cli.lightning import main
 
     return main([command, *words], inherited)

@@ -16,7 +16,7 @@ def test_timm_comes_without_the_compiler_and_the_compiler_comes_when_it_is_asked
     printed = run(
         "import sys, torch\n"
         "disable = torch.compiler.disable\n"
-        "from vitlora.prediction.light_imports import without_compiler\n"
+        "from vitlora.light_imports import without_compiler\n"
         "with without_compiler():\n"
         "    import timm\n"
         "    from torchvision.ops import roi_align\n"
@@ -32,7 +32,7 @@ def test_timm_comes_without_the_compiler_and_the_compiler_comes_when_it_is_asked
 def test_asked_for_more_the_stand_in_makes_way():
     printed = run(
         "import torch\n"
-        "from vitlora.prediction.light_imports import without_compiler\n"
+        "from vitlora.light_imports import without_compiler\n"
         "with without_compiler():\n"
         "    from torch._dynamo.utils import is_compile_supported\n"
         "    asked = is_compile_supported('cpu')\n"
@@ -46,7 +46,7 @@ def test_asked_for_more_the_stand_in_makes_way():
 def test_what_is_loaded_already_is_left_alone():
     printed = run(
         "import sys, torch, torch._dynamo.utils as real\n"
-        "from vitlora.prediction.light_imports import without_compiler\n"
+        "from vitlora.light_imports import without_compiler\n"
         "disable = torch.compiler.disable\n"
         "with without_compiler():\n"
         "    print(sys.modules['torch._dynamo.utils'] is real, torch.compiler.disable is disable)\n"
