@@ -1,6 +1,7 @@
 """Imports of other libraries without what they import and vitlora does not use."""
 
 import functools
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,15 +25,19 @@ def light_imports() -> Iterator[None]:
 
     That is torch's compiler, and the parts of torchmetrics for text, sound and plots, which import
     scipy, transformers and matplotlib (benchmarks/fixed_costs.py). All of it is imported when it is
-    used, and nothing is changed that is imported already.
+    used, and nothing is changed that is imported already. Python's garbage collection, which finds
+    next to nothing in what was just imported, waits until the end.
     """
-    finder = _DeferringFinder()
+    finder, collects = _DeferringFinder(), gc.isenabled()
     sys.meta_path.insert(0, finder)
+    gc.disable()
     try:
         with without_compiler():
             yield
     finally:
         sys.meta_path.remove(finder)
+        if collects:
+            gc.enable()
 
 
 @contextmanager

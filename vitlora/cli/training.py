@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -185,8 +186,11 @@ def run(command: str, words: list[str]) -> int:
     """Runs one of the three commands; returns the exit status."""
     words, inherited = run_options(command, words)
     target = inherited.pop("json")
+    fresh = "torch" not in sys.modules
     with light_imports():
         from vitlora.cli.lightning import main
+    if fresh:
+        gc.freeze()  # collections need not look through what was imported
 
     with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
         found = main([command, *words], inherited)
