@@ -53,22 +53,33 @@ def without_compiler() -> Iterator[None]:
     """
     import torch
 
-    if _COMPILER in sys.modules:
-        yield
-        return
-    disable, compile = torch.compiler.disable, torch.compile
-    finder, later = _CompilerFinder(), _CompiledLater(compile)
+    compile, later = torch.compile, _CompiledLater(torch.compile)
+    torch.compile = later
+    try:
+        if _COMPILER in sys.modules:
+            yield
+        else:
+            with _compiler_stood_in_for():
+                yield
+    finally:
+        later.inside = False
+        if torch.compile is later:  # Lightning wraps it
+            torch.compile = compile
+
+
+@contextmanager
+def _compiler_stood_in_for() -> Iterator[None]:
+    import torch
+
+    disable, finder = torch.compiler.disable, _CompilerFinder()
     sys.modules.update({_COMPILER: _Compiler(_COMPILER), _UTILS: _Utils(_UTILS)})
     sys.modules[_TRACING] = _Tracing(_TRACING)
     sys.meta_path.insert(0, finder)
-    torch.compiler.disable, torch.compile = _unchanged, later
+    torch.compiler.disable = _unchanged
     try:
         yield
     finally:
-        later.inside = False
         torch.compiler.disable = disable
-        if torch.compile is later:  # Lightning wraps it
-            torch.compile = compile
         sys.meta_path.remove(finder)
         _make_way()
 
