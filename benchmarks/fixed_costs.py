@@ -109,8 +109,12 @@ def _draw(source: Path, target: Path) -> None:
 def _run(words: Sequence[object], build: Path) -> tuple[float, float]:
     """Returns CPU seconds and peak MB of a Python process."""
     environment = {**os.environ, "PYTHONPATH": str(build), "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, *map(str, words)], env=environment, **quiet)
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"status {status}: {' '.join(map(str, words))}")

@@ -4,7 +4,7 @@ import functools
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -123,7 +123,7 @@ class _OptimizedModule(metaclass=_IsCompiled):
 
 
 class _Compiler(_Later):
-    __path__: Sequence[str] = ()  # a package: see _CompilerFinder
+    __path__: MutableSequence[str] = []  # noqa: RUF012 - a package: see _CompilerFinder
     OptimizedModule = _OptimizedModule
     assume_constant_result = allow_in_graph = staticmethod(_unchanged)
 
@@ -261,7 +261,7 @@ class _Deferred(ModuleType):
         with _RUNNING:
             if type(self) is not _Deferred or self.__spec__ is None:
                 return
-            self.__class__ = ModuleType
+            self.__class__ = ModuleType  # pyright: ignore[reportAttributeAccessIssue]
             try:
                 self.__spec__.loader_state.exec_module(self)
             except BaseException:

@@ -98,7 +98,7 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
     """
     stack = stack_of(network)
     every = list(range(len(stack._modules)))
-    run = longest_run(list(stack._modules.values()))
+    run = longest_run(list(stack.children()))
     step = network, stack, size, dtype, accumulates
     with FakeTensorMode(allow_non_fake_inputs=True):
         whole = None
@@ -122,7 +122,7 @@ def _trace(
     watched: int | None = None,
 ) -> Trace:
     """Runs a step of a network that has only the chosen blocks; see ``Trace``."""
-    block = None if watched is None else list(stack._modules.values())[watched]
+    block = None if watched is None else list(stack.children())[watched]
     with only(stack, chosen):
         _give_shape(network)
         trained = [p for p in network.parameters() if p.requires_grad]
