@@ -1,9 +1,9 @@
 """CPU time and memory of short commands: what a run costs before and after its work.
 
     pip install transformers accelerate
-    git worktree add /tmp/before COMMIT
+    git worktree add ../before COMMIT
     python benchmarks/fixed_costs.py --data TRASHNET --weights VIT_TINY.safetensors \
-        --before /tmp/before
+        --before ../before
 
 Fresh processes in turns: this build, the build before it, and for ``fit`` also
 ``transformers.Trainer`` with plain PEFT, whose photos are decoded and augmented by torchvision.
