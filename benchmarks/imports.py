@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results" / "imports.jsonl"
 TURNS = 5
 PLAIN = "import torch, timm"
 OURS = """
-from vitlora.prediction.light_imports import without_compiler
+from vitlora.light_imports import without_compiler
 with without_compiler():
     import torch, timm
 """

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # From the ground up. A room may import the rooms below its floor and itself; the rooms of one
 # floor do not see each other.
 FLOORS: list[set[str]] = [
-    {"errors"},
+    {"errors", "light_imports"},
     {"files", "notes", "shell", "units", "yaml_text"},
     {"hardware", "pages", "config_files"},
     {"data", "metrics", "quantization"},
@@ -33,7 +33,7 @@ ALONE: dict[str, set[str]] = {
     "hardware": {"errors"},
     "pages": set(),
     "config_files": {"errors"},
-    "data": {"errors", "files", "notes", "shell"},
+    "data": {"errors", "files", "light_imports", "notes", "shell"},
     "metrics": {"errors"},
     "quantization": {"errors"},
     "studies": {"errors", "files", "metrics", "notes", "shell", "units", "yaml_text"},

@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -15,6 +18,7 @@ from vitlora.training.classifier import Classifier
 from vitlora.training.optimizers import OptimizerName, make_optimizer
 
 CPU = torch.device("cpu")
+sgd = partial(torch.optim.SGD, momentum=0.9)
 
 
 def after(name: Any, steps: int, decay: float = 0.0) -> torch.Tensor:
@@ -149,3 +153,39 @@ def test_a_table_that_timm_exempts_does_not_decay_beside_lora_either() -> None:
     assert tables and {got[id(p)] for p in (*tables, named["cls_token"])} == {0.0}
     decayed = [n for n, p in named.items() if p.requires_grad and got[id(p)]]
     assert decayed == ["head.modules_to_save.default.weight"]
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("adamw", torch.optim.AdamW), ("sgd", sgd)])
+def test_steps_without_the_compiler_are_torchs_own(name: Any, theirs: Any) -> None:
+    starts = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for make in (lambda groups: make_optimizer(name, groups, CPU), theirs):
+        parameter = nn.Parameter(starts[0].clone())
+        optimizer = make([{"params": [parameter], "lr": 0.1, "weight_decay": 0.1}])
+        for _ in range(3):
+            assert optimizer.step(lambda p=parameter: _with_gradient(p, starts[1])) == 1
+            optimizer.zero_grad()
+        assert parameter.grad is None and optimizer.state[parameter]
+        ends.append(parameter.detach())
+    assert torch.equal(*ends)
+
+
+def _with_gradient(parameter: nn.Parameter, target: torch.Tensor) -> float:
+    with torch.enable_grad():
+        ((parameter - target) ** 2).sum().backward()
+    return 1.0
+
+
+def test_a_step_imports_no_compiler() -> None:
+    code = (
+        "import sys, torch; from torch import nn; "
+        "from vitlora.light_imports import light_imports; "
+        "cm = light_imports(); cm.__enter__(); "
+        "from vitlora.training.optimizers import make_optimizer; cm.__exit__(None, None, None); "
+        "p = nn.Parameter(torch.ones(2)); p.grad = torch.ones(2); "
+        "o = make_optimizer('adamw', [{'params': [p]}], torch.device('cpu')); "
+        "o.step(); o.zero_grad(); o.load_state_dict(o.state_dict()); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

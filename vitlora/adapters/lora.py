@@ -22,6 +22,7 @@ from vitlora.adapters.variants import (
 from vitlora.backbones import BLOCK_ROLES, Backbone
 from vitlora.backbones.pattern import anchored_pattern
 from vitlora.errors import AdapterError, UsageError
+from vitlora.light_imports import light_imports
 from vitlora.quantization import Storage, is_quantized, plain_weight
 
 if TYPE_CHECKING:
@@ -166,8 +167,9 @@ class Lora(Adapter):
 
     def inject(self, backbone: Backbone, head: HeadMode) -> nn.Module:
         """Returns the backbone wrapped by PEFT, with its adapters (and a full head) trainable."""
-        from peft import LoraConfig, get_peft_model
-        from peft.tuners.lora import LoraLayer
+        with light_imports():
+            from peft import LoraConfig, get_peft_model
+            from peft.tuners.lora import LoraLayer
 
         plan = self._layers.plan(backbone, head)
         module = backbone.module

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -213,6 +213,7 @@ def features_and_logits(
     return features.float(), vit.head(features).float()
 
 
+@cache  # timm builds a whole network to find one
 def find_source(name: str) -> Source:
     """Returns what is known about a backbone before anything is downloaded.
 

@@ -1,5 +1,7 @@
 """Runs a command, prints its result, and reports mistakes in one line."""
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -49,6 +51,8 @@ With your own photos: vitlora fit --config waste5.yaml --data PHOTOS"""
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status."""
     words = list(sys.argv[1:] if args is None else args)
+    # or Python ends by looking for garbage among all that was imported, for half a second
+    atexit.register(gc.freeze)
     _survive_any_console()
     try:
         return _run(words)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitlora.errors import UsageError
 from vitlora.files import check_target, write_whole
+from vitlora.light_imports import light_imports
 from vitlora.shell import typed
 from vitlora.studies.methods import check_methods, configure, fit_words
 
@@ -71,8 +72,9 @@ def plan(
     from vitlora.cli.run_options import run_options
 
     read, inherited = run_options("fit", words, run=False)
-    from vitlora.cli.resolved import resolve
-    from vitlora.memory.plan import make_plan
+    with light_imports():
+        from vitlora.cli.resolved import resolve
+        from vitlora.memory.plan import make_plan
 
     del inherited["json"]
     whole = resolve(read, inherited)

@@ -18,6 +18,7 @@ from vitlora.cli.results import check_json, take_json
 from vitlora.config_files import find_config
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError
+from vitlora.light_imports import light_imports
 from vitlora.shell import long_name
 from vitlora.units import seconds_of
 
@@ -135,8 +136,9 @@ def _to_fit(
     if parent is None:
         return {"output": str(Path("checkpoints") / name)}
     check_there(parent)
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.training.continued import options_of, split_of, unsure_of
+    with light_imports():
+        from vitlora.bundle.checkpoint import load_bundle
+        from vitlora.training.continued import options_of, split_of, unsure_of
 
     bundle = load_bundle(parent)
     kept = options_of(bundle, [yaml_text.values(run) for run in runs], names)
@@ -184,9 +186,10 @@ def _to_score(
             )
     named = _chosen("checkpoint", options, runs)
     folder = newest_bundle() if named is None else check_there(named)
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.evaluation.training_folder import check_home
-    from vitlora.training.inherited import options_in, to_score
+    with light_imports():
+        from vitlora.bundle.checkpoint import load_bundle
+        from vitlora.evaluation.training_folder import check_home
+        from vitlora.training.inherited import options_in, to_score
 
     bundle = load_bundle(folder)
     known = bundle.record.backbone, options_in(bundle, "model").get("backbone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
 from vitlora.errors import UsageError
+from vitlora.light_imports import light_imports
 from vitlora.shell import option_words
 
 if TYPE_CHECKING:
@@ -186,7 +188,11 @@ def run(command: str, words: list[str]) -> int:
     started = time.monotonic()
     words, inherited = run_options(command, words)
     target = inherited.pop("json")
-    from vitlora.cli.lightning import main
+    fresh = "torch" not in sys.modules
+    with light_imports():
+        from vitlora.cli.lightning import main
+    if fresh:
+        gc.freeze()  # collections need not look through what was imported
 
     with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
         found = main([command, *words], inherited, started)
@@ -219,6 +225,7 @@ def _run(
     started = time.monotonic()
     words, inherited = run_options(command, option_words(config, given, options))
     del inherited["json"]
-    from vitlora.cli.lightning import main
+    with light_imports():
+        from vitlora.cli.lightning import main
 
     return main([command, *words], inherited, started)

@@ -10,6 +10,7 @@ from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError, counted
+from vitlora.light_imports import light_imports
 from vitlora.metrics.unsure import Unsure
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def calibrate(
     asked = {"max_error": max_error, "coverage": coverage}
     rule = {name: share for name, share in asked.items() if share is not None}
     Unsure(**rule)  # reports a mistake before torch is imported
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.merging import merged_network
-    from vitlora.evaluation.calibrate import calibrate as learn
-    from vitlora.evaluation.pictures import find_validation
+    with light_imports():
+        from vitlora.bundle.checkpoint import load_bundle
+        from vitlora.bundle.merging import merged_network
+        from vitlora.evaluation.calibrate import calibrate as learn
+        from vitlora.evaluation.pictures import find_validation
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)

@@ -12,6 +12,7 @@ from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError, VitloraError
 from vitlora.files import check_target, write_whole
+from vitlora.light_imports import light_imports
 from vitlora.notes import tell
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def doctor(
         raise DataError(f"--data '{root}' has no labelled pictures")
     findings = examine(found)
     if check_labels:
-        from vitlora.evaluation.labels import contradicted
+        with light_imports():
+            from vitlora.evaluation.labels import contradicted
 
         doubts = contradicted(found, backbone or _BASE, weights, device)
         findings = sorted([*findings, *filter(None, [doubts])], key=by_severity)

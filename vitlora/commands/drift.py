@@ -11,6 +11,7 @@ from vitlora.data.archives import is_archive
 from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
+from vitlora.light_imports import light_imports
 from vitlora.notes import note, warn
 from vitlora.shell import typed
 
@@ -52,11 +53,12 @@ def drift(
     check_there(checkpoint)
     root = Path(data).expanduser()
     samples = [Sample(path, -1) for path in _pictures(root)]  # -1: unknown class
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.merging import merged_network
-    from vitlora.evaluation.answers import answer
-    from vitlora.evaluation.drift import compare
-    from vitlora.evaluation.seen import seen
+    with light_imports():
+        from vitlora.bundle.checkpoint import load_bundle
+        from vitlora.bundle.merging import merged_network
+        from vitlora.evaluation.answers import answer
+        from vitlora.evaluation.drift import compare
+        from vitlora.evaluation.seen import seen
     from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)

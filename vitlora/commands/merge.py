@@ -14,6 +14,7 @@ from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
 from vitlora.files import write_whole
+from vitlora.light_imports import light_imports
 from vitlora.notes import tell
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ def merge(
     proof_file = _proof_file(file)
     if data is not None:
         check_root(data, "--data")
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.merged_file import merged_file
-    from vitlora.evaluation.pictures import find_validation
+    with light_imports():
+        from vitlora.bundle.checkpoint import load_bundle
+        from vitlora.bundle.merged_file import merged_file
+        from vitlora.evaluation.pictures import find_validation
 
     bundle = load_bundle(checkpoint)
     pictures = find_validation(bundle, data, layout)

@@ -16,8 +16,8 @@ from vitlora.data.archives import is_archive
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import check_target, write_whole
+from vitlora.light_imports import without_compiler
 from vitlora.notes import note
-from vitlora.prediction.light_imports import without_compiler
 
 if TYPE_CHECKING:
     from vitlora.data.bit_depth import ValueRange

@@ -11,6 +11,7 @@ from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
 from vitlora.files import check_target, write_whole
+from vitlora.light_imports import light_imports
 from vitlora.notes import note, tell, warn
 from vitlora.shell import typed
 
@@ -69,11 +70,12 @@ def report(
     options["device"] = None if device == "auto" else device
     options |= {f"data.{name}": value for name, value in layout.given().items()}
     given = [word for name, x in options.items() if x is not None for word in (f"--{name}", x)]
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.bundle.merging import merged_network
-    from vitlora.evaluation.answers import answer
-    from vitlora.evaluation.pictures import find_pictures
-    from vitlora.evaluation.report_page import ReportPage
+    with light_imports():
+        from vitlora.bundle.checkpoint import load_bundle
+        from vitlora.bundle.merging import merged_network
+        from vitlora.evaluation.answers import answer
+        from vitlora.evaluation.pictures import find_pictures
+        from vitlora.evaluation.report_page import ReportPage
     from vitlora.hardware import pick_device
 
     where, bundle = pick_device(device), load_bundle(folder)

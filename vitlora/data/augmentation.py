@@ -15,6 +15,7 @@ from PIL import Image
 
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import UsageError
+from vitlora.light_imports import light_imports
 
 if TYPE_CHECKING:
     import albumentations
@@ -39,7 +40,8 @@ class Augmentation:
 
     def __init__(self, recipe: Recipe, preprocessing: Preprocessing) -> None:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the internet on import otherwise
-        import albumentations as A
+        with light_imports():
+            import albumentations as A
 
         if recipe not in _LEAST_AREA:
             raise UsageError(f"data.augment is '{recipe}'; expected none, {', '.join(_LEAST_AREA)}")

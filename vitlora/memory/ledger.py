@@ -17,26 +17,27 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vitlora.memory.repeated import Bytes, Trace, extended, longest_run, only, stack_of
 from vitlora.quantization import is_quantized
 
 # Pictures in a counted step. This prime divides the sizes that grow with the batch, and hardly any
 # others; large shapes cost nothing.
 PICTURES = 1009
 
-Bytes = tuple[int, int]  # independent of the batch, and for each picture
-
 
 class Ledger(TorchDispatchMode):
     """Records, after every operation, the bytes of the tensors that are alive.
 
     Attributes:
+        operations: The operations.
         moments: After each operation, the bytes of the live tensors that were created while the
             ledger was open.
     """
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         super().__init__()
-        self.moments: dict[Bytes, None] = {}  # each once
+        self.operations: list[Any] = []
+        self.moments: list[Bytes] = []
         self._fixed = self._growing = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
@@ -48,7 +49,8 @@ class Ledger(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor.untyped_storage())
-        self.moments[self._fixed, self._growing] = None
+        self.operations.append(func)
+        self.moments.append((self._fixed, self._growing))
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -94,7 +96,34 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
         dtype: Autocast's dtype; fp32 for no autocast.
         accumulates: Whether the gradients of earlier batches are kept during the step.
     """
+    stack = stack_of(network)
+    every = list(range(len(stack._modules)))
+    run = longest_run(list(stack.children()))
+    step = network, stack, size, dtype, accumulates
     with FakeTensorMode(allow_non_fake_inputs=True):
+        whole = None
+        if len(run) > 3:  # a giant has 40 blocks, and each takes a second
+            two, three = (
+                _trace(*step, every[: run[k]] + every[run[-1] :], run[-1]) for k in (1, 2)
+            )
+            whole = extended(two, three, len(run))
+        if whole is None:
+            whole = _trace(*step, every)
+    return Step(list(dict.fromkeys(whole.moments)), whole.saved)
+
+
+def _trace(
+    network: nn.Module,
+    stack: nn.Module,
+    size: int,
+    dtype: torch.dtype,
+    accumulates: bool,
+    chosen: list[int],
+    watched: int | None = None,
+) -> Trace:
+    """Runs a step of a network that has only the chosen blocks; see ``Trace``."""
+    block = None if watched is None else list(stack.children())[watched]
+    with only(stack, chosen):
         _give_shape(network)
         trained = [p for p in network.parameters() if p.requires_grad]
         known = _tensors(network)
@@ -102,8 +131,18 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
         with Ledger(known) as ledger:
             for parameter in trained:  # of the step before: Lightning clears them after the forward
                 parameter.grad = torch.zeros_like(parameter)
+            begin = len(ledger.moments)  # what is alive until then is alive after it, too
             images = torch.zeros(PICTURES, 3, size, size)
             labels = torch.zeros(PICTURES, dtype=torch.long)
+            entered, left = [begin], list[int]()
+
+            def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+                if not left and len(entered) == 1:
+                    entered.append(len(ledger.moments))
+                    if inputs[0].requires_grad:
+                        inputs[0].register_hook(lambda _: left.append(len(ledger.moments)))
+
+            hook = None if block is None else block.register_forward_pre_hook(watch)
             with torch.autograd.graph.saved_tensors_hooks(saved.add, lambda tensor: tensor):
                 with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                     logits = network(images)
@@ -111,8 +150,20 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
             kept = saved.bytes()
             for parameter in trained if not accumulates else ():
                 parameter.grad = None
+            backward = len(ledger.moments)
             loss.backward()
-    return Step(list(ledger.moments), kept)
+        if hook is not None:
+            hook.remove()
+        for parameter in trained:
+            parameter.grad = None
+    return Trace(
+        ledger.operations[begin:],
+        ledger.moments[begin:],
+        entered[-1] - begin,
+        backward - begin,
+        (left[0] if left else len(ledger.moments)) - begin,
+        kept,
+    )
 
 
 class _Saved:

@@ -1,19 +1,14 @@
 """How good answers are: the numbers of a set of logits and labels, with intervals."""
 
-import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_auroc,
-    multiclass_confusion_matrix,
-)
 
 from vitlora.errors import a_few
+from vitlora.metrics.auroc import auroc
 from vitlora.metrics.intervals import Interval, macro_f1, macro_f1_interval, wilson
 
 _TOP = 3  # as many classes as predict shows
@@ -89,7 +84,9 @@ class Scores:
     @cached_property
     def confusion(self) -> torch.Tensor:
         """``(C, C)`` counts, row = true class, column = predicted class."""
-        return multiclass_confusion_matrix(self.logits.argmax(1), self.labels, len(self.classes))
+        size = len(self.classes)
+        cells = size * self.labels + self.logits.argmax(1)
+        return cells.bincount(minlength=size**2).view(size, size)
 
     @property
     def loss(self) -> float:
@@ -135,11 +132,8 @@ class Scores:
 
     def top_k(self, k: int) -> float:
         """Returns the share of images whose class is among the ``k`` most likely, in ``[0, 1]``."""
-        return float(
-            multiclass_accuracy(
-                self.logits, self.labels, len(self.classes), average="micro", top_k=k
-            )
-        )
+        among = (self.logits.topk(k, 1).indices == self.labels[:, None]).any(1)
+        return int(among.sum()) / max(self.images, 1)
 
     @property
     def auroc(self) -> float:
@@ -147,14 +141,13 @@ class Scores:
 
         In ``[0, 1]``, 0.5 for guessing; classes without images or without others are left out.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchmetrics warns of them, and counts them as 0
-            areas = multiclass_auroc(
-                self.logits.softmax(1), self.labels, len(self.classes), average="none"
-            )
-        support = self.confusion.sum(1)
-        counted = areas[(support > 0) & (support < self.images)]
-        return float(counted.mean()) if len(counted) else 0.5
+        probabilities, support = self.logits.softmax(1), self.confusion.sum(1)
+        areas = [
+            auroc(probabilities[:, label], self.labels == label)
+            for label, count in enumerate(support.tolist())
+            if 0 < count < self.images
+        ]
+        return sum(areas) / len(areas) if areas else 0.5
 
     @property
     def reliability(self) -> list[Bin]:

@@ -1,7 +1,9 @@
 """The optimisers of vitlora: their parameter groups, memory and learning rate."""
 
+import inspect
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -28,9 +30,9 @@ def make_optimizer(
         UsageError: The name is unknown, or the optimiser does not run on the device.
     """
     if name == "adamw":
-        return AdamW(groups)
+        return _without_compiler(AdamW)(groups)
     if name == "sgd":
-        return SGD(groups, momentum=0.9)
+        return _without_compiler(SGD)(groups, momentum=0.9)
     if name == "lion":
         from timm.optim import Lion
 
@@ -47,6 +49,19 @@ def make_optimizer(
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
     return (PagedAdamW8bit if name == "paged_adamw8bit" else AdamW8bit)(groups)
+
+
+@cache
+def _without_compiler(kind: type[Optimizer]) -> Any:
+    """Returns one of torch's optimisers whose methods do not import torch's compiler.
+
+    torch 2.14 wraps them for training steps that are compiled as a whole; the import takes a second
+    and 0.1 GB.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def parameter_groups(
