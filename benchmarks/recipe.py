@@ -118,7 +118,8 @@ def table(found: list[Row], ways: list[str]) -> str:
 
 
 def _mean(found: list[Row], key: str) -> float:
-    return statistics.mean(float(row[key]) for row in found)
+    known = [float(row[key]) for row in found if key in row]  # the oldest runs have no loss
+    return statistics.mean(known) if known else float("nan")
 
 
 if __name__ == "__main__":
