@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def run(code: str) -> str:
     """Returns what fresh Python prints."""
@@ -149,3 +151,15 @@ def test_garbage_is_collected_again_afterwards():
     assert run(f"import gc\n{LIGHTLY}    print(gc.isenabled())\nprint(gc.isenabled())") == (
         "False\nTrue"
     )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "import torchmetrics as t; print(t.__version__[:2], 'Accuracy' in t.__all__)",
+        "from torchmetrics import *; print('1.', isinstance(Accuracy, type))",
+        "import torchmetrics; print('1.', 'Accuracy' in dir(torchmetrics))",
+    ],
+)
+def test_users_find_all_of_a_module_that_waited(asked: str):
+    assert run(f"{LIGHTLY}    import lightning.pytorch\n{asked}") == "1. True"

@@ -36,6 +36,7 @@ def light_imports() -> Iterator[None]:
             yield
     finally:
         sys.meta_path.remove(finder)
+        finder.inside = False
         if collects:
             gc.enable()
 
@@ -223,8 +224,13 @@ _DEFERRED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 }
 
 
+_ASKED = ("__all__", "__version__")  # by users; by libraries, too, while they are imported
+
+
 class _DeferringFinder(MetaPathFinder, Loader):
     """Finds modules whose code is to run when it is needed."""
+
+    inside = True
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -246,15 +252,23 @@ class _DeferringFinder(MetaPathFinder, Loader):
 class _Deferred(ModuleType):
     """A module whose code runs when something is asked of it that ``_DEFERRED`` does not have."""
 
+    def __dir__(self) -> Sequence[str]:
+        self.run()
+        return dir(self)
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
+        if name.startswith("__") and not (name in _ASKED and self._afterwards()):
+            raise AttributeError(name)  # the import system and inspect ask for many
         known = _DEFERRED[self.__name__].get(name)
         if known is not None:
             with suppress(ImportError):  # another version may import in another order
                 return known()
         self.run()
         return getattr(self, name)
+
+    def _afterwards(self) -> bool:
+        spec = self.__spec__
+        return spec is not None and not getattr(spec.loader, "inside", True)
 
     def run(self) -> None:
         """Runs the module's code, once."""

@@ -1,4 +1,5 @@
 import math
+import pickle
 import subprocess
 import sys
 from functools import partial
@@ -189,3 +190,12 @@ def test_a_step_imports_no_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_optimizers_can_be_pickled(name: Any) -> None:
+    made = make_optimizer(
+        name, [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1}], torch.device("cpu")
+    )
+    again = pickle.loads(pickle.dumps(made))
+    assert type(again) is type(made) and again.param_groups[0]["lr"] == 0.1

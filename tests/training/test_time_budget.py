@@ -73,7 +73,10 @@ def run(
         current_epoch=0,
         sanity_checking=False,
         callback_metrics={"val/macro_f1": 0.0, "val/loss": 0.0},
-        datamodule=SimpleNamespace(folder=SimpleNamespace(splits={"val": range(30)})),
+        datamodule=SimpleNamespace(
+            batch_size=10, folder=SimpleNamespace(splits={"val": range(30)})
+        ),
+        num_val_batches=[3],
     )
     budget: Any = TimeBudget(
         seconds, clock.now - 12, 67, False
@@ -118,6 +121,15 @@ def test_a_run_ends_within_a_tenth_of_its_time(
 def test_a_plan_that_holds_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     budget, _, plans = run(monkeypatch, 300, lambda step: 1.0, validation=2.0, after=6.7)
     assert plans == [budget.steps]
+
+
+@pytest.mark.parametrize(("seconds", "epoch", "validation"), [(300, 10, 8), (500, 8, 40)])
+def test_the_validation_that_is_due_counts(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, epoch: int, validation: float
+) -> None:
+    after = 1.5 * validation * 67 / 30
+    _, took, plans = run(monkeypatch, seconds, lambda step: 1.0, validation, after, epoch)
+    assert took <= 1.02 * seconds and sorted(plans, reverse=True) == plans
 
 
 def test_no_run_is_longer_than_helps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +181,7 @@ def test_where_few_epochs_fit_half_of_the_patches_are_left_out(
     monkeypatch.setattr(time_budget, "_FEW", 1e6)
     assert main([*words, *typed, "--time", "5m", "--output", "timed"]) == 0
     said = capsys.readouterr().out
-    assert ("on half of the patches, for few epochs fit" in said) == (not typed)
+    assert ("on half of the patches, because few epochs fit" in said) == (not typed)
     config = yaml.safe_load(Path("timed/config.yaml").read_text())
     assert config["model"]["patch_drop"] == (0 if typed else 0.5)
     assert main(["fit", "--config", "timed/config.yaml", "--output", "again"]) == 0
@@ -195,11 +207,19 @@ def test_auto_trains_until_validation_has_settled(
         (["--time", "soon"], "--time is 'soon'; expected a duration"),
         (["--config", "soon.yaml"], "trainer.time is 'soon'; expected a duration"),
         (["--time", "0m"], "--time is '0m'; expected a duration"),
-        (["--time", "0.001s"], "too short for a single step; expected 0:"),
+        (["--time", "0.001s"], "--time is 0.001s, too short for a single step; expected "),
         (["--time", "5m", "--trainer.max_steps", "3"], "--time and --trainer.max_steps both say"),
         (["--time=5m", "--trainer.max_epochs=3"], "--time and --trainer.max_epochs both say how"),
-        (["--config", "both.yaml"], "max_steps is 3, but trainer.time decides the number of steps"),
+        (
+            ["--config", "both.yaml"],
+            "trainer.time and trainer.max_steps are both set",
+        ),
         (["--time"], "--trainer.time"),
+        (
+            ["--time", "5m", "--trainer.check_val_every_n_epoch", "2"],
+            "trainer.check_val_every_n_epoch is 2, but trainer.time needs a validation after each",
+        ),
+        (["--time", "5m", "--trainer.max_time", "00:00:01:00"], "trainer.max_time are both set"),
     ],
 )
 def test_mistakes_are_one_line(typed: list[str], said: str, words: list[str], capsys: Any) -> None:

@@ -24,7 +24,7 @@ from vitlora.cli.lightning_parser import (
     show_only_ours,
 )
 from vitlora.cli.scoring import check_fits, diverged
-from vitlora.cli.timing import as_it_ran, time_budget
+from vitlora.cli.timing import as_planned, time_budget
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, VitloraError
 from vitlora.evaluation.calibrate import calibrate, describe
@@ -243,7 +243,7 @@ class VitloraCLI(LightningCLI):
     def _run_config(self) -> str:
         config = self.config.fit
         for budget in self.budget:
-            config = as_it_ran(config, budget)
+            config = as_planned(config, budget)
         return self._parser("fit").dump(config, skip_unset=False, format="yaml")
 
 

@@ -25,8 +25,8 @@ def time_budget(trainer: Any, data: Any, started: float, words: Sequence[str]) -
     return [TimeBudget(trainer.seconds, started, sum(map(len, after)), drops)]
 
 
-def as_it_ran(config: Any, budget: TimeBudget) -> Any:
-    """Returns the configuration of a run of as many steps, whatever time they take."""
+def as_planned(config: Any, budget: TimeBudget) -> Any:
+    """Returns the configuration of a run of as many steps as are planned now."""
     if not budget.steps:
         return config
     config = config.clone()

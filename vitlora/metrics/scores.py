@@ -132,7 +132,9 @@ class Scores:
 
     def top_k(self, k: int) -> float:
         """Returns the share of images whose class is among the ``k`` most likely, in ``[0, 1]``."""
-        among = (self.logits.topk(k, 1).indices == self.labels[:, None]).any(1)
+        among = (
+            self.logits.topk(min(k, len(self.classes)), 1).indices == self.labels[:, None]
+        ).any(1)
         return int(among.sum()) / max(self.images, 1)
 
     @property

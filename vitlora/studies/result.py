@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,20 @@ class Comparison:
         }
 
 
+def _length(trainer: Mapping[str, Any]) -> str:
+    """Returns how long each run trained, as the configuration says it."""
+    if trainer["time"] is not None:
+        return f"time {trainer['time']} for each run"
+    epochs, steps = trainer["max_epochs"], trainer["max_steps"]
+    return f"{steps} steps" if epochs is None else f"{epochs} epochs"
+
+
 def _notes(found: Comparison) -> str:
     model, trainer = found.config["model"], found.config["trainer"]
     runs = [run for row in found.rows for run in row.runs]
     where = " / ".join(sorted({f"{run.device}, {run.precision}" for run in runs}))
     lines = [
-        f"{model['backbone']}, {trainer['max_epochs']} epochs, batch size "
+        f"{model['backbone']}, {_length(trainer)}, batch size "
         f"{found.config['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
         f"{f', on {where}' if runs else ''}.",
         "p: chance of such a difference from the best, on the same pictures, if both were "

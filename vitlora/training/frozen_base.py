@@ -63,7 +63,7 @@ def load_frozen(backbone: Backbone, storage: Storage, compute: torch.dtype, scar
 
 
 def choose_attention(module: nn.Module, device: str, bf16: bool) -> None:
-    """Spares attention copies, and turns off torch's fused one where it is missing or slower.
+    """Makes attention copy less, and not use torch's fused one where that is missing or slower.
 
     Args:
         module: timm's ViT.

@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -30,9 +29,9 @@ def make_optimizer(
         UsageError: The name is unknown, or the optimiser does not run on the device.
     """
     if name == "adamw":
-        return _without_compiler(AdamW)(groups)
+        return PlainAdamW(groups)
     if name == "sgd":
-        return _without_compiler(SGD)(groups, momentum=0.9)
+        return PlainSGD(groups, momentum=0.9)
     if name == "lion":
         from timm.optim import Lion
 
@@ -51,7 +50,6 @@ def make_optimizer(
     return (PagedAdamW8bit if name == "paged_adamw8bit" else AdamW8bit)(groups)
 
 
-@cache
 def _without_compiler(kind: type[Optimizer]) -> Any:
     """Returns one of torch's optimisers whose methods do not import torch's compiler.
 
@@ -61,7 +59,12 @@ def _without_compiler(kind: type[Optimizer]) -> Any:
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), methods)
+    return type(f"Plain{kind.__name__}", (kind,), {**methods, "__module__": __name__})
+
+
+# under their own names, so that they can be pickled
+PlainAdamW = _without_compiler(AdamW)
+PlainSGD = _without_compiler(SGD)
 
 
 def parameter_groups(

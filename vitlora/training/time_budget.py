@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from vitlora.data.folder import Folder
 from vitlora.errors import UsageError, counted
 from vitlora.notes import note, tell
 from vitlora.training.cache.prefix import Prefix
@@ -26,6 +25,7 @@ _FEW = 3
 _HALF = 0.55  # of the time of a step, with half of the patches; loading stays as it is
 _SETTLED = 5  # epochs without a better validation after which a run only cools down
 _OFF = 0.03  # share by which the number of steps may be off before it is corrected
+_LATE = 0.02  # share of the time by which a plan may be too long
 _WARM_UP, _MEASURED = 2, 8  # steps
 _MEASURING = 0.05  # largest share of the time that measuring may take
 _FORWARD = 0.45  # of a step's time, for a batch that is only validated
@@ -87,8 +87,9 @@ class TimeBudget(Callback):
         self.steps, self.dropped = 0, cast(float | None, None)
         self._pace = Pace(0.0, 0.0, 0.0, 1)
         self._since = self._trained = 0.0
+        self._validated = 0  # steps at the last validation
         self._best, self._best_epoch = (-math.inf, -math.inf), 0
-        self._settled = False
+        self._settled, self._news = False, ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures, plans and tells the plan.
@@ -109,18 +110,23 @@ class TimeBudget(Callback):
         if steps < 1:
             needed = time.monotonic() - self.started + pace.seconds_of(pace.epoch)
             raise UsageError(
-                f"--time is {clock(self.seconds or 0)}, too short for a single step; expected "
-                f"{clock(needed)} or more, which is enough for one epoch"
+                f"--time is {self.seconds:g}s, too short for a single step; expected "
+                f"{math.ceil(needed)}s or more, which is enough for one epoch"
             )
         self._lengthen(trainer, steps)
         tell(f"{'time':<12} {self._said()}\n")
+        if steps < pace.epoch:
+            note("less than an epoch fits into the time: training does not see every picture")
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Starts the clock of the steps, which does not count the filling of a cache."""
+        """Starts the clock of the steps, after the cache is filled; says why training will end."""
         if not trainer.global_step and not batch_idx:
             self._since = time.monotonic()
+        if self._news and not batch_idx:  # below the line of the last epoch
+            note(self._news)
+            self._news = ""
 
     def on_train_batch_end(
         self,
@@ -135,11 +141,12 @@ class TimeBudget(Callback):
         if self.seconds is None or self._settled or done < min(2 * _MEASURED, self.steps / 2):
             return
         self._pace = replace(self._pace, step=(self._trained + now - self._since) / done)
-        begun = done % self._pace.epoch  # the validation of this epoch is still to come
+        begun = done - self._validated  # the validation of these steps is still to come
         left = self._left() + begun * self._pace.step
         steps = done - begun + self._pace.steps_within(left)
         steps = max(min(steps, MOST_EPOCHS * self._pace.epoch), done)
-        if abs(steps - self.steps) > max(_OFF * self.steps, 1):
+        late = (self.steps - steps) * self._pace.step > _LATE * self.seconds
+        if late or abs(steps - self.steps) > max(_OFF * self.steps, 1):
             self._lengthen(trainer, steps)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,8 +159,9 @@ class TimeBudget(Callback):
         now = time.monotonic()
         if trainer.sanity_checking or not self.steps:
             return
-        took, held_out = now - self._since, len(_folder(trainer).splits["val"])
-        after = _IN_FP32 * took * self._after / held_out
+        took = now - self._since
+        after = _IN_FP32 * took * self._after / _held_out(trainer)
+        self._validated = trainer.global_step
         self._pace = replace(self._pace, validation=took, after=after)
         self._since = now
         metrics = trainer.callback_metrics
@@ -165,9 +173,8 @@ class TimeBudget(Callback):
         if not self._settled and epoch - self._best_epoch >= _SETTLED and ending < self.steps:
             self._settled = True
             self._lengthen(trainer, ending)
-            note(
-                f"no epoch since {self._best_epoch} was better in validation; training ends with "
-                "one more"
+            self._news = (
+                f"no epoch since {self._best_epoch} was better in validation; this one is the last"
             )
 
     def tell(self) -> None:
@@ -189,17 +196,16 @@ class TimeBudget(Callback):
 
     def _measured(self, trainer: Trainer, module: Classifier) -> Pace:
         """Returns the pace of a few steps on real batches, which leave no trace in the training."""
-        data, folder = trainer.datamodule, _folder(trainer)  # pyright: ignore
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         most = math.inf if self.seconds is None else _MEASURING * self.seconds
         with isolate_rng():
             picture = _seconds_per_picture(trainer, module, data.train_dataloader(), most)
         batches = int(trainer.num_training_batches)
         epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        held_out = len(folder.splits["val"])
-        trained = min(batches * data.batch_size, len(folder.splits["train"]))
+        trained = min(batches * data.batch_size, len(data.folder.splits["train"]))
         return Pace(
             picture * trained / epoch,
-            _FORWARD * picture * held_out,
+            _FORWARD * picture * _held_out(trainer),
             _FORWARD * picture * self._after * _IN_FP32,
             epoch,
         )
@@ -210,7 +216,7 @@ class TimeBudget(Callback):
         if self.seconds is None:
             about = clock(pace.seconds_of(self.steps))
             return f"until validation settles, at most {epochs}, in about {about}"
-        half = " on half of the patches, for few epochs fit" if self.dropped else ""
+        half = " on half of the patches, because few epochs fit" if self.dropped else ""
         return f"{clock(self.seconds)} for the run: {epochs}{half}, {pace.step:.2g} s each"
 
 
@@ -220,8 +226,10 @@ def may_drop(module: Classifier) -> bool:
     return not (module.patch_drop or module.compile_blocks or cached)
 
 
-def _folder(trainer: Any) -> Folder:
-    return trainer.datamodule.folder
+def _held_out(trainer: Any) -> int:
+    """Returns the number of pictures in a validation."""
+    data = trainer.datamodule
+    return min(sum(trainer.num_val_batches) * data.batch_size, len(data.folder.splits["val"])) or 1
 
 
 def _seconds_per_picture(
@@ -233,7 +241,7 @@ def _seconds_per_picture(
         trainer: Its precision counts.
         module: Keeps its weights; has no gradients afterwards.
         loader: Batches ``(B, 3, H, W)`` and ``(B,)``; begun anew when it ends.
-        most: Seconds after which to stop, once a step is measured.
+        most: Seconds after which to stop, after the first step at the earliest.
     """
     synchronize = getattr(torch, module.device.type).synchronize
     began = start = time.monotonic()
@@ -244,11 +252,10 @@ def _seconds_per_picture(
             F.cross_entropy(logits.float(), labels.to(module.device)).backward()
         module.zero_grad(set_to_none=True)
         synchronize()
-        now = time.monotonic()
+        now, seen = time.monotonic(), seen + len(labels)
+        over = now - began > most
+        if over or number + 1 == _WARM_UP + _MEASURED:
+            break
         if number + 1 == _WARM_UP:
-            start = now
-        elif number >= _WARM_UP:
-            seen += len(labels)
-            if number + 1 == _WARM_UP + _MEASURED or now - began > most:
-                break
+            start, seen = now, 0
     return (time.monotonic() - start) / seen

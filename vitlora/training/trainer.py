@@ -1,6 +1,6 @@
 """Lightning's Trainer with defaults for fine-tuning, and automatic device and precision."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch.callbacks as lightnings
@@ -103,7 +103,8 @@ class Trainer(LightningTrainer):
         self.timed = time is not None
         if self.timed:
             max_epochs = MOST_EPOCHS  # until the first steps are measured
-        _check_length(max_epochs, kwargs.get("max_steps", -1), self.timed)
+            _check_timed(kwargs)
+        _check_length(max_epochs, kwargs.get("max_steps", -1))
         for key, one in {"devices": devices, "num_nodes": kwargs.get("num_nodes", 1)}.items():
             if one != 1:
                 raise UsageError(f"trainer.{key} is {one}; vitlora trains on 1 device")
@@ -142,13 +143,20 @@ class Trainer(LightningTrainer):
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from None
 
 
-def _check_length(max_epochs: int | None, max_steps: int, timed: bool) -> None:
-    """Refuses a run without an end, or with two: the learning rate schedule needs its length."""
-    if timed and max_steps != -1:
+def _check_timed(options: Mapping[str, Any]) -> None:
+    """Refuses what would end a timed run otherwise, or leave its last steps without validation."""
+    for name, unset in (("max_steps", -1), ("max_time", None)):
+        if options.get(name, unset) != unset:
+            raise UsageError(f"trainer.time and trainer.{name} are both set; leave one of them out")
+    if (every := options.get("check_val_every_n_epoch", 1)) != 1:
         raise UsageError(
-            f"trainer.max_steps is {max_steps}, but trainer.time decides the number of steps; "
-            "leave one of them out"
+            f"trainer.check_val_every_n_epoch is {every}, but trainer.time needs a validation "
+            "after each epoch; leave one of them out"
         )
+
+
+def _check_length(max_epochs: int | None, max_steps: int) -> None:
+    """Refuses a run without an end: the learning rate schedule needs its length."""
     if max_steps != -1 and max_steps < 1:
         raise UsageError(f"trainer.max_steps is {max_steps}; expected at least 1, or -1 for no end")
     if max_epochs is None and max_steps == -1:
