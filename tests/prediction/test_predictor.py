@@ -291,7 +291,9 @@ def test_a_picture_in_memory_is_answered_as_its_file(
     upright, file = Image.fromarray(pixels), tmp_path / "a.png"
     upright.save(file)
     expected = trained_once(str(file))
-    assert expected.path == file and trained_once([file, upright])[0] == expected
+    beside = trained_once([file, upright])[0]  # one row of a product is rounded otherwise than two
+    assert beside.top == tuple((name, pytest.approx(p, rel=1e-4)) for name, p in expected.top)
+    assert replace(beside, top=expected.top) == expected and expected.path == file
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned back

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-_PLAIN = int | float | str | tuple | None  # kinds of values that tell blocks apart
+_PLAIN = int | float | str | None  # kinds of values that tell blocks apart; tuples of them, too
 
 Bytes = tuple[int, int]  # independent of the batch, and for each picture
 
@@ -108,12 +108,17 @@ def _look(block: nn.Module) -> object:
         (
             name,
             type(module),
-            {key: v for key, v in vars(module).items() if isinstance(v, _PLAIN)},
+            {key: v for key, v in vars(module).items() if _is_plain(v)},
             *(len(hooks) for hooks in (module._forward_hooks, module._forward_pre_hooks)),
             [(n, p.shape, p.dtype, p.requires_grad) for n, p in _tensors(module)],
         )
         for name, module in block.named_modules()
     ]
+
+
+def _is_plain(value: object) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(part, _PLAIN) for part in parts)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Any]]:
