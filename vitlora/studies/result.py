@@ -79,10 +79,10 @@ class Comparison:
 
 def _length(trainer: Mapping[str, Any]) -> str:
     """Returns how long each run trained, as the configuration says it."""
-    if trainer["time"] is not None:
+    if trainer.get("time") is not None:
         return f"time {trainer['time']} for each run"
-    epochs, steps = trainer["max_epochs"], trainer["max_steps"]
-    return f"{steps} steps" if epochs is None else f"{epochs} epochs"
+    epochs = trainer["max_epochs"]
+    return f"{trainer['max_steps']} steps" if epochs is None else f"{epochs} epochs"
 
 
 def _notes(found: Comparison) -> str:
