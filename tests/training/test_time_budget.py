@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -248,7 +247,3 @@ def test_the_typed_length_replaces_that_of_a_config(
     Path("long.yaml").write_text(f"trainer: {{{config}}}")
     assert main([*words, "--config", "long.yaml", *typed]) == 0
     assert said in capsys.readouterr().out
-
-
-def test_time_never_ends() -> None:
-    assert math.isinf(TimeBudget(None, 0.0, 0, drops=False)._left())

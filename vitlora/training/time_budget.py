@@ -19,17 +19,18 @@ from vitlora.training.classifier import Classifier
 from vitlora.training.optimizers import WarmupCosine
 from vitlora.units import clock
 
-MOST_EPOCHS = 30  # more were not seen to help
-# Of fewer epochs with all patches, twice as many with half of them are better (docs/time.md).
-_FEW = 3
-_HALF = 0.55  # of the time of a step, with half of the patches; loading stays as it is
+# Choices, not measurements; docs/time.md says what is known.
+MOST_EPOCHS = 30
+_FEW = 3  # epochs with all patches; of fewer, more with half of them are tried instead
 _SETTLED = 5  # epochs without a better validation after which a run only cools down
+# First guesses; the run corrects all but the last as it goes on.
+_HALF = 0.55  # of the time of a step, with half of the patches; loading stays as it is
+_FORWARD = 0.45  # of a step's time, for a batch that is only validated
+_IN_FP32 = 1.5  # times as long, for a batch that is answered as in prediction
 _OFF = 0.03  # share by which the number of steps may be off before it is corrected
 _LATE = 0.02  # share of the time by which a plan may be too long
 _WARM_UP, _MEASURED = 2, 8  # steps
-_MEASURING = 0.05  # largest share of the time that measuring may take
-_FORWARD = 0.45  # of a step's time, for a batch that is only validated
-_IN_FP32 = 1.5  # times as long, for a batch that is answered as in prediction
+_MEASURING = 0.05  # share of the time after which measuring ends
 
 
 @dataclass(frozen=True)
