@@ -5,7 +5,7 @@
 
 A way is a line of options; the first is what the others are compared with. A way such as "peer 6
 --lr 1e-3" is ``transformers.Trainer`` with plain PEFT instead, for 6 epochs (see trainer_peer.py),
-which sees whole pictures: give ours --model.crop_mode squash beside it. Every set has train/, val/
+which sees whole pictures unless it has --crop-mode center. Every set has train/, val/
 and test/. Each run is ``vitlora fit`` and ``vitlora test`` in processes of their own, scored
 on the test pictures; seconds are of the CPU, all threads together. A run that is in the output
 already is not repeated.

@@ -33,11 +33,12 @@ def main() -> None:
     parser.add_argument("--peer", nargs="*", default=["6"], help="epochs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lr", type=float, default=2e-3, help="the peer's learning rate")
+    parser.add_argument("--batch", type=int, default=32, help="the peer's pictures a step")
+    parser.add_argument("--crop-mode", default="squash", help="what both see of a picture")
     parser.add_argument("--score-to", type=Path, help="run the peer here; its score goes there")
     options = parser.parse_args()
     if options.score_to:
-        epochs, seed = int(options.peer[0]), options.seeds[0]
-        score = _peer(options.data, options.weights, epochs, options.lr, seed)
+        score = _peer(options, epochs=int(options.peer[0]), seed=options.seeds[0])
         options.score_to.write_text(json.dumps(score))
         return
     for seed in options.seeds:
@@ -54,7 +55,7 @@ def _vitlora(options: argparse.Namespace, words: str, seed: int, folder: Path) -
     epochs, *more = words.split()
     fit = ["fit", "--data.root", options.data, "--output", bundle, "--seed_everything", seed]
     fit += ["--model.backbone", f"timm/{VIT_TINY}", "--model.weights", options.weights]
-    fit += ["--model.crop_mode", "squash", "--trainer.max_epochs", epochs, *more]
+    fit += ["--model.crop_mode", options.crop_mode, "--trainer.max_epochs", epochs, *more]
     seconds = _timed(["-m", "vitlora", *fit])
     _timed(["-m", "vitlora", "test", "--checkpoint", bundle, "--json", score])
     return _row("vitlora", epochs, " ".join(more), seed, seconds, score)
@@ -63,6 +64,7 @@ def _vitlora(options: argparse.Namespace, words: str, seed: int, folder: Path) -
 def _trainer(options: argparse.Namespace, words: str, seed: int, folder: Path) -> dict[str, object]:
     score = folder / "score.json"
     peer = [__file__, "--data", options.data, "--weights", options.weights, "--seeds", seed]
+    peer += ["--lr", options.lr, "--batch", options.batch, "--crop-mode", options.crop_mode]
     seconds = _timed([*peer, "--peer", words, "--score-to", score])
     return _row("transformers.Trainer + PEFT", words, "", seed, seconds, score)
 
@@ -87,7 +89,7 @@ def _timed(words: Sequence[object]) -> float:
     return time.monotonic() - start
 
 
-def _peer(root: Path, weights: Path, epochs: int, lr: float, seed: int) -> dict[str, float]:
+def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, float]:
     import torch
     import torch.nn.functional as F
     from peft import LoraConfig, get_peft_model
@@ -103,11 +105,14 @@ def _peer(root: Path, weights: Path, epochs: int, lr: float, seed: int) -> dict[
     from vitlora.data.read import read_folder
 
     torch.manual_seed(seed)
-    folder = read_folder(root)
+    folder = read_folder(options.data)
     model = create_model(VIT_TINY, pretrained=False, num_classes=len(folder.classes))
-    state = {k: v.float() for k, v in load_file(weights).items() if not k.startswith("head.")}
+    state = {
+        k: v.float() for k, v in load_file(options.weights).items() if not k.startswith("head.")
+    }
     model.load_state_dict(state, strict=False)
-    preprocessing = Preprocessing.from_timm(resolve_model_data_config(model)).seeing("squash")
+    preprocessing = Preprocessing.from_timm(resolve_model_data_config(model))
+    preprocessing = preprocessing.seeing(options.crop_mode)
     lora = LoraConfig(
         r=8,
         lora_alpha=16,
@@ -137,7 +142,7 @@ def _peer(root: Path, weights: Path, epochs: int, lr: float, seed: int) -> dict[
         def get_train_dataloader(self) -> torch.utils.data.DataLoader:  # type: ignore[type-arg]
             return torch.utils.data.DataLoader(
                 train,
-                batch_size=32,
+                batch_size=options.batch,
                 shuffle=True,
                 num_workers=2,
                 persistent_workers=True,
@@ -157,9 +162,9 @@ def _peer(root: Path, weights: Path, epochs: int, lr: float, seed: int) -> dict[
         arguments = TrainingArguments(
             output,
             num_train_epochs=epochs,
-            per_device_train_batch_size=32,
+            per_device_train_batch_size=options.batch,
             per_device_eval_batch_size=32,
-            learning_rate=lr,
+            learning_rate=options.lr,
             weight_decay=0.0,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
