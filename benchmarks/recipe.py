@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from scipy.stats import t
+
 PEER = Path(__file__).parent / "trainer_peer.py"
 SCORES = ("accuracy", "macro_f1", "loss")
 Row = dict[str, str | float]
@@ -89,21 +91,22 @@ def rows(path: Path) -> list[Row]:
 def table(found: list[Row], ways: list[str]) -> str:
     """Returns a line for each way and set: its means, and differences to the first way's.
 
-    Differences are of runs with the same set and seed; the last lines are means over the sets.
+    Differences are of runs with the same set and seed. The last line of a way is the mean over the
+    sets, with the 95% interval that the seeds leave it (Welch's t), if every set has several.
     """
     runs = {(row["way"], row["data"], row["seed"]): row for row in found}
     sets = sorted({str(row["data"]) for row in found})
     lines = ["| options | set | runs | accuracy | difference | macro-F1 | loss | CPU seconds |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
     for way in ways:
-        gaps: list[float] = []
+        gaps: list[list[float]] = []
         for data in sets:
             mine = [row for key, row in runs.items() if key[:2] == (way, data)]
             if not mine:
                 continue
             pairs = [(row, runs.get((ways[0], data, row["seed"]))) for row in mine]
             gap = [float(a["accuracy"]) - float(b["accuracy"]) for a, b in pairs if b]
-            gaps += [statistics.mean(gap)] if gap else []
+            gaps += [gap] if gap else []
             means = {key: _mean(mine, key) for key in (*SCORES, "cpu_seconds")}
             lines.append(
                 f"| `{way}` | {data} | {len(mine)} | {means['accuracy']:.3f} | "
@@ -111,10 +114,26 @@ def table(found: list[Row], ways: list[str]) -> str:
                 f"{means['loss']:.3f} | {means['cpu_seconds']:.0f} |"
             )
         if gaps:
+            mean = statistics.mean(map(statistics.mean, gaps))
             lines.append(
-                f"| `{way}` | mean of {len(gaps)} | | | {statistics.mean(gaps):+.3f} | | | |"
+                f"| `{way}` | mean of {len(gaps)} | | | {mean:+.3f}{_interval(gaps)} | | | |"
             )
     return "\n".join(lines)
+
+
+def _interval(gaps: list[list[float]]) -> str:
+    """Returns the 95% interval of the mean over sets, as text; none if a set has one seed."""
+    if any(len(gap) == 1 for gap in gaps):
+        return ""
+    errors = [statistics.variance(gap) / len(gap) for gap in gaps]
+    if not any(errors):
+        return ""
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(gap) - 1) for error, gap in zip(errors, gaps, strict=True)
+    )
+    half = float(t.ppf(0.975, freedom)) * sum(errors) ** 0.5 / len(gaps)
+    mean = statistics.mean(map(statistics.mean, gaps))
+    return f" ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
 def _mean(found: list[Row], key: str) -> float:
