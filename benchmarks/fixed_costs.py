@@ -123,11 +123,7 @@ def _run(words: Sequence[object], build: Path) -> tuple[float, float]:
 
 def _peer(root: Path, weights: Path, output: Path) -> None:
     import torch
-    import torch.nn.functional as F
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import load_file
-    from timm import create_model
-    from torch import nn
+    from peer import Peer, collate, vit_tiny
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
     from transformers import Trainer, TrainingArguments
@@ -138,32 +134,6 @@ def _peer(root: Path, weights: Path, output: Path) -> None:
     train = ImageFolder(str(root / "train"), v2.Compose([crop, v2.RandomHorizontalFlip(), *last]))
     centre = [v2.Resize(248, interpolation=bicubic), v2.CenterCrop(224)]
     val = ImageFolder(str(root / "val"), v2.Compose([*centre, *last]))
-    model = create_model(VIT_TINY, pretrained=False, num_classes=len(train.classes))
-    state = {k: v.float() for k, v in load_file(weights).items() if not k.startswith("head.")}
-    model.load_state_dict(state, strict=False)
-    lora = LoraConfig(
-        r=8,
-        lora_alpha=16,
-        target_modules=r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])",
-        modules_to_save=["head"],
-    )
-
-    class Wrapped(nn.Module):
-        """Gives the network the interface Trainer wants."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = get_peft_model(model, lora)  # pyright: ignore[reportArgumentType]
-
-        def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
-            logits = self.network(pixel_values)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
-            return {"loss": loss, "logits": logits}
-
-    def collate(items: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
-        images, labels = zip(*items, strict=True)
-        return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
-
     arguments = TrainingArguments(
         str(output),
         num_train_epochs=1,
@@ -180,7 +150,7 @@ def _peer(root: Path, weights: Path, output: Path) -> None:
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    wrapped = Wrapped()
+    wrapped = Peer(vit_tiny(weights, len(train.classes)))
     trainer = Trainer(
         wrapped,
         arguments,

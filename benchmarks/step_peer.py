@@ -30,9 +30,7 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningDataModule
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from vitlora.adapters import Lora
@@ -174,33 +172,18 @@ def _ours(options: argparse.Namespace, drop: float) -> float:
 
 
 def _theirs(options: argparse.Namespace) -> float:
-    from peft import LoraConfig, get_peft_model
+    from peer import Peer, collate
     from timm import create_model
     from transformers import Trainer as PeerTrainer
     from transformers import TrainerCallback, TrainingArguments
 
     names = "|".join(ROLES[name].replace("attention", "attn") for name in options.targets)
     model: Any = create_model(options.model, num_classes=CLASSES)
-    lora = LoraConfig(
-        r=options.rank,
-        lora_alpha=2 * options.rank,
-        target_modules=rf"blocks\.\d+\.({names})",
-        modules_to_save=["head"],
-    )
     clock = _Clock()
 
     class Steps(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             clock.step()
-
-    class Wrapped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = get_peft_model(model, lora)
-
-        def forward(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-            logits = self.network(images)
-            return {"loss": F.cross_entropy(logits.float(), labels, label_smoothing=0.1)}
 
     with tempfile.TemporaryDirectory() as output:
         arguments = TrainingArguments(
@@ -219,13 +202,10 @@ def _theirs(options: argparse.Namespace) -> float:
             disable_tqdm=True,
         )
         PeerTrainer(
-            Wrapped(),
+            Peer(model, names, options.rank),
             arguments,
             train_dataset=_pictures(options),
-            data_collator=lambda items: {
-                "images": torch.stack([image for image, _ in items]),
-                "labels": torch.stack([label for _, label in items]),
-            },
+            data_collator=collate,
             callbacks=[Steps()],
         ).train()
     return clock.images_per_second(options.batch)

@@ -91,12 +91,8 @@ def _timed(words: Sequence[object]) -> float:
 
 def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, float]:
     import torch
-    import torch.nn.functional as F
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import load_file
+    from peer import Peer, collate, vit_tiny
     from timm.data.config import resolve_model_data_config
-    from timm.models import create_model
-    from torch import nn
     from transformers import Trainer, TrainingArguments
 
     from vitlora.data.augmentation import Augmentation
@@ -106,35 +102,9 @@ def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, floa
 
     torch.manual_seed(seed)
     folder = read_folder(options.data)
-    model = create_model(VIT_TINY, pretrained=False, num_classes=len(folder.classes))
-    state = {
-        k: v.float() for k, v in load_file(options.weights).items() if not k.startswith("head.")
-    }
-    model.load_state_dict(state, strict=False)
+    model = vit_tiny(options.weights, len(folder.classes))
     preprocessing = Preprocessing.from_timm(resolve_model_data_config(model))
     preprocessing = preprocessing.seeing(options.crop_mode)
-    lora = LoraConfig(
-        r=8,
-        lora_alpha=16,
-        target_modules=r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])",
-        modules_to_save=["head"],
-    )
-
-    class Wrapped(nn.Module):
-        """Gives the network the interface Trainer wants."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = get_peft_model(model, lora)
-
-        def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
-            logits = self.network(pixel_values)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
-            return {"loss": loss, "logits": logits}
-
-    def collate(items: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
-        images, labels = zip(*items, strict=True)
-        return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 
     class Seeded(Trainer):
         """Seeds the augmentation of each worker as vitlora does."""
@@ -181,7 +151,7 @@ def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, floa
             disable_tqdm=True,
         )
         trainer = Seeded(
-            Wrapped(),
+            Peer(model),
             arguments,
             train_dataset=train,
             eval_dataset=val,
