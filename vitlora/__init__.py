@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from vitlora.commands.push import push
     from vitlora.commands.report import report
     from vitlora.errors import VitloraError
-    from vitlora.metrics.judge import Prediction
+    from vitlora.metrics.prediction import Prediction
     from vitlora.prediction.pool import AdapterPool
     from vitlora.prediction.predictor import Predictor
 
 _HOMES = {
     "AdapterPool": "prediction.pool",
     "Bundle": "bundle.checkpoint",
-    "Prediction": "metrics.judge",
+    "Prediction": "metrics.prediction",
     "Predictor": "prediction.predictor",
     "VitloraError": "errors",
     "adopt": "commands.adopt",

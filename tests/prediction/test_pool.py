@@ -23,7 +23,7 @@ from vitlora.bundle.checkpoint import load_bundle, save_bundle
 from vitlora.bundle.record import Record
 from vitlora.errors import BundleError, DataError, UsageError, VitloraError
 from vitlora.metrics.confidence import Confidence
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.metrics.reference import Reference
 from vitlora.prediction.pool import AdapterPool
 from vitlora.prediction.predictor import Predictor

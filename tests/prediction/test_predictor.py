@@ -21,7 +21,7 @@ from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import features_and_logits, load_backbone
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle, save_bundle
 from vitlora.errors import BundleError, DataError, UsageError
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import dequantize
 

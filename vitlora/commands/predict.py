@@ -21,7 +21,7 @@ from vitlora.notes import note
 
 if TYPE_CHECKING:
     from vitlora.data.bit_depth import ValueRange
-    from vitlora.metrics.judge import Prediction
+    from vitlora.metrics.prediction import Prediction
     from vitlora.prediction.predictor import Predictor
 
 
@@ -95,7 +95,7 @@ def _answers(
     predictor: Predictor, found: Sequence[Path | DataError], top_k: int, batch_size: int, show: bool
 ) -> Iterator[Prediction | DataError]:
     """Yields the answer to each file, or its error, in order."""
-    from vitlora.metrics.judge import OnlyPrediction
+    from vitlora.metrics.prediction import OnlyPrediction
 
     paths = [one for one in found if isinstance(one, Path)]
     alone = len(found) == 1
