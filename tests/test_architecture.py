@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"backbones"},
     {"adapters", "bundle"},
     {"training", "evaluation", "prediction", "studies"},
-    {"memory"},
+    {"memory", "exporting"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -53,6 +53,8 @@ DOORS = {
         "data/layouts/table_file.py",
     },
     "datasets": {"data/hub.py"},
+    "onnx": {"exporting/eight_bits.py"},
+    "onnxruntime": {"exporting/device.py", "prediction/exported_predictor.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitlora.commands.configs import configs
     from vitlora.commands.doctor import doctor
     from vitlora.commands.drift import drift
+    from vitlora.commands.export import export
     from vitlora.commands.fetch import fetch
     from vitlora.commands.merge import merge
     from vitlora.commands.predict import predict
@@ -42,6 +43,7 @@ _HOMES = {
     "configs": "commands.configs",
     "doctor": "commands.doctor",
     "drift": "commands.drift",
+    "export": "commands.export",
     "fetch": "commands.fetch",
     "fit": "cli.training",
     "load_bundle": "bundle.checkpoint",
@@ -66,6 +68,7 @@ __all__ = [
     "configs",
     "doctor",
     "drift",
+    "export",
     "fetch",
     "fit",
     "load_bundle",

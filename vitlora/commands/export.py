@@ -1,0 +1,165 @@
+"""The ``export`` command: writes a bundle as one ONNX file that answers as it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vitlora.bundle.folder import check_there
+from vitlora.data.layouts.reading import LayoutOptions
+from vitlora.data.read import check_root
+from vitlora.errors import UsageError, counted
+from vitlora.files import write_whole
+from vitlora.notes import note, tell
+
+if TYPE_CHECKING:
+    from vitlora.exporting.proof import ExportProof
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    weights: str | None = None,
+    precision: Literal["32", "fp16", "int8"] = "32",
+    data: str | Path | None = None,
+    **reading: str | Path,
+) -> Export:
+    """Exports a bundle as one ONNX file, which needs neither torch nor vitlora.
+
+    Before the file is written, its answers to the validation pictures are compared with those of
+    the bundle. The result is written next to it, as NAME.json.
+
+    Args:
+        checkpoint: Folder of the bundle.
+        output: File to write, NAME.onnx; it must not exist.
+        weights: File of the base's weights, if it has moved since training.
+        precision: How the weights are kept: 32 as they are, fp16 in half of the bytes, int8 in a
+            quarter. The last two are refused if more than 0.5% of the classes change.
+        data: Folder of pictures to compare on (default: the folder of training).
+        reading: Options of fit that say how --data is stored, such as --data.layout and
+            --data.label_column.
+
+    Returns:
+        Where the file is, and the proof.
+
+    Raises:
+        UsageError: The file already exists, or cannot be written; the packages are not installed;
+            the base is too large for one file.
+        BundleError: The bundle is damaged, or the base's weights are not those of training.
+        BackboneError: The base's weights cannot be found.
+        DataError: There are no validation pictures.
+        VitloraError: The file answers differently than the bundle.
+
+    Examples:
+        $ vitlora export checkpoints/waste5 waste5.onnx
+        $ vitlora predict photo.jpg --checkpoint waste5.onnx
+    """
+    check_there(checkpoint)
+    layout = LayoutOptions.named(reading)
+    file = Path(output)
+    proof_file = _proof_file(file)
+    if data is not None:
+        check_root(data, "--data")
+    from vitlora.bundle.checkpoint import load_bundle
+    from vitlora.evaluation.pictures import find_validation
+    from vitlora.exporting.exports import exported_file
+    from vitlora.exporting.onnx_file import check_packages
+
+    check_packages()
+    bundle = load_bundle(checkpoint)
+    pictures = find_validation(bundle, data, layout)
+    pictures.setup("validate")  # leaves out unreadable ones
+    root = pictures.folder.root
+    if bundle.record.confidence is None:
+        note(
+            f"{bundle.folder} is not calibrated, so the file has no marks; see 'vitlora calibrate'"
+        )
+    tell(f"exporting, and comparing on the validation pictures of {root} …")
+    samples = pictures.folder.splits["val"]
+    with exported_file(bundle, file, samples, weights, precision) as proofs:
+        result = Export(bundle.folder, file, proof_file, precision, root, {**proofs})
+        fields = json.dumps(result.to_json(), indent=1, ensure_ascii=False)
+        write_whole(proof_file, fields + "\n")
+    return result
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported file and its proof.
+
+    Attributes:
+        checkpoint: The bundle.
+        output: The file.
+        proof_file: The JSON file next to it.
+        precision: How its weights are kept.
+        data: The folder of the compared pictures.
+        proofs: Precision -> what it changed; of 32 and of the file's.
+    """
+
+    checkpoint: Path
+    output: Path
+    proof_file: Path
+    precision: str
+    data: Path
+    proofs: Mapping[str, ExportProof]
+
+    def to_text(self) -> str:
+        """Returns where the file is, the proof as a table, and how to use it."""
+        proof = self.proofs[self.precision]
+        pictures = counted(proof.pictures, "picture")
+        lines = [
+            f"exported  {self.output}  ({proof.bytes:,} bytes), precision {self.precision}",
+            f"proof     {self.proof_file}, on {pictures}, against the bundle",
+            "",
+            "precision  largest confidence gap  changed: classes  unsure  unfamiliar"
+            "       bytes  ms a picture",
+        ]
+        lines += [
+            f"{name:<9}  {one.largest_gap:22.1e}  {one.changed_classes:16,}  "
+            f"{one.changed_unsure:6,}  {one.changed_unfamiliar:10,}  {one.bytes:10,}  "
+            f"{one.milliseconds:12.1f}"
+            for name, one in self.proofs.items()
+        ]
+        gaps = ", ".join(f"{n}: {gap:.0e}" for n, gap in proof.batches.items())
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"batches   pictures at once, and the largest gap: {gaps}",
+                f"predict   vitlora predict PHOTO.jpg --checkpoint {self.output}",
+            ]
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the content of the JSON file."""
+        return {
+            "file": self.output.name,
+            "checkpoint": str(self.checkpoint),
+            "precision": self.precision,
+            "pictures": {
+                "root": str(self.data),
+                "count": self.proofs[self.precision].pictures,
+            },
+            "proof": {name: asdict(proof) for name, proof in self.proofs.items()},
+        }
+
+
+def _proof_file(output: Path) -> Path:
+    """Returns the path of the proof.
+
+    Raises:
+        UsageError: It or the exported file exists or cannot be written.
+    """
+    proof = output.with_suffix(".json")
+    if output.suffix != ".onnx":
+        raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in .onnx")
+    if not output.parent.is_dir():
+        raise UsageError(f"OUTPUT '{output}': its folder does not exist; create it first")
+    for path in (output, proof):
+        if path.exists():
+            raise UsageError(f"{path} already exists; choose another OUTPUT")
+    return proof

@@ -1,0 +1,69 @@
+"""A bundle -> a proven file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.data.folder import Sample
+from vitlora.errors import BundleError
+from vitlora.evaluation.answers import answer
+from vitlora.exporting.onnx_file import merged_vit, onnx_bytes
+from vitlora.exporting.proof import ExportProof, prove
+from vitlora.files import draft, rename, write_through
+from vitlora.metrics.judge import Judged
+from vitlora.prediction.exported import ExportPrecision
+
+
+@contextmanager
+def exported_file(
+    bundle: Bundle,
+    file: Path,
+    samples: list[Sample],
+    weights: str | Path | None = None,
+    precision: ExportPrecision = "32",
+) -> Iterator[dict[ExportPrecision, ExportProof]]:
+    """Exports a bundle and proves it; the file is there when the ``with`` ends.
+
+    After an error, also one inside the ``with``, there is no file.
+
+    Args:
+        bundle: The bundle.
+        file: The ONNX file.
+        samples: Pictures to compare on.
+        weights: File of the base's weights; None looks where training found them.
+        precision: How the weights are kept.
+
+    Yields:
+        The proof of this precision and of ``32``.
+
+    Raises:
+        UsageError: The network is too large for one file.
+        BundleError: The bundle is damaged, or the base's weights are not those of training.
+        BackboneError: The base's weights cannot be found.
+        VitloraError: The file does not answer as the bundle does.
+    """
+    vit = merged_vit(bundle, weights)
+    expected, paths = _expected(bundle, vit, samples)
+    proofs: dict[ExportPrecision, ExportProof] = {}
+    with draft(file) as room:
+        room.mkdir()
+        drafts = {key: room / f"{key}.onnx" for key in dict.fromkeys(("32", precision))}
+        for key, written in drafts.items():
+            write_through(written, onnx_bytes(vit, bundle, key))
+            proofs[key] = prove(written, expected, paths)
+            proofs[key].check(key)
+        yield proofs
+        rename(drafts[precision], file)
+
+
+def _expected(bundle: Bundle, vit: nn.Module, samples: list[Sample]) -> tuple[Judged, list[Path]]:
+    """Returns what the bundle's network says of the pictures, and their files."""
+    answers = answer(vit, samples, bundle.record.preprocessing)
+    if not torch.isfinite(answers.logits).all():
+        raise BundleError(f"{bundle.folder} answers with logits that are not finite; train again")
+    judged = bundle.judge.judge(answers.features, answers.logits)
+    return judged, [sample.path for sample in answers.samples]

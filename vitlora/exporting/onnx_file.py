@@ -1,0 +1,122 @@
+"""A bundle and its base -> one ONNX file."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitlora.backbones import Backbone, answer_from_class_token
+from vitlora.bundle.checkpoint import Bundle
+from vitlora.bundle.merging import merge_into, opened_backbone
+from vitlora.errors import UsageError
+from vitlora.exporting.network import AnsweringNetwork
+from vitlora.prediction.exported import KEY, Exported, ExportPrecision
+from vitlora.prediction.exported_predictor import INPUT, OUTPUTS
+
+_MOST_BYTES = 2**31 - 2**24  # protobuf allows 2 GiB; the graph needs some of it
+_BYTES = {"32": 4, "fp16": 2, "int8": 4}  # of a weight when torch writes the file
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_packages() -> None:
+    """Refuses to go on without the optional packages.
+
+    Raises:
+        UsageError: One is not installed.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"export needs {', '.join(missing)}, not installed: pip install 'vitlora[export]'"
+        )
+
+
+def merged_vit(
+    bundle: Bundle, weights: str | Path | None, precision: ExportPrecision = "32"
+) -> nn.Module:
+    """Returns the trained ViT in fp32, the adapter merged, a 4-bit base unpacked layer by layer.
+
+    Raises:
+        UsageError: It is too large for an ONNX file.
+        BundleError: The base's weights are not those of training, or a tensor does not fit.
+        BackboneError: The base's weights are not available.
+    """
+    backbone = opened_backbone(bundle, weights)
+    _check_size(backbone, precision)
+    module = merge_into(backbone, bundle)
+    answer_from_class_token(module)
+    return module.eval()
+
+
+def onnx_bytes(vit: nn.Module, bundle: Bundle, precision: ExportPrecision = "32") -> bytes:
+    """Returns a trained ViT as one ONNX file for any number of pictures.
+
+    Args:
+        vit: Of ``merged_vit``; it is changed.
+        bundle: Its bundle.
+        precision: ``32`` or ``fp16``.
+    """
+    record = bundle.record
+    dtype = torch.float16 if precision == "fp16" else torch.float32
+    network = AnsweringNetwork(vit, record.preprocessing, bundle.judge, dtype)
+    side = record.preprocessing.image_size
+    examples = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # of one, torch would fix the batch
+    outputs = OUTPUTS if record.confidence is not None else OUTPUTS[:-1]
+    with _quietly(), torch.no_grad():
+        program: Any = torch.onnx.export(
+            network,
+            (examples,),
+            dynamo=True,
+            external_data=False,
+            input_names=[INPUT],
+            output_names=outputs,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+        program.model.metadata_props[KEY] = described(bundle, precision).to_text()
+        return program.model_proto.SerializeToString()
+
+
+def described(bundle: Bundle, precision: ExportPrecision) -> Exported:
+    """Returns what the file of a bundle says about itself."""
+    record = bundle.record
+    return Exported(
+        backbone=record.backbone,
+        bundle_digest=bundle.digest,
+        precision=precision,
+        classes=record.classes,
+        preprocessing=record.preprocessing,
+        validated=bool(record.metrics),
+        confidence=record.confidence,
+    )
+
+
+def _check_size(backbone: Backbone, precision: ExportPrecision) -> None:
+    size = _BYTES[precision] * sum(p.numel() for p in backbone.module.parameters())
+    if size > _MOST_BYTES:
+        raise UsageError(
+            f"{backbone.id} would take {size / 1e9:.1f} GB in one ONNX file, which holds 2 GB at "
+            "most; export a bundle of a smaller base"
+        )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps back what torch and onnxscript say about their own workings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
