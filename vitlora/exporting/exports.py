@@ -51,7 +51,8 @@ def exported_file(
     proofs: dict[ExportPrecision, ExportProof] = {}
     with draft(file) as room:
         room.mkdir()
-        drafts = {key: room / f"{key}.onnx" for key in dict.fromkeys(("32", precision))}
+        keys: tuple[ExportPrecision, ...] = ("32",) if precision == "32" else ("32", precision)
+        drafts = {key: room / f"{key}.onnx" for key in keys}
         for key, written in drafts.items():
             write_through(written, onnx_bytes(vit, bundle, key))
             proofs[key] = prove(written, expected, paths)

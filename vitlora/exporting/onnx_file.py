@@ -15,6 +15,7 @@ from vitlora.backbones import Backbone, answer_from_class_token
 from vitlora.bundle.checkpoint import Bundle
 from vitlora.bundle.merging import merge_into, opened_backbone
 from vitlora.errors import UsageError
+from vitlora.exporting.eight_bits import with_weights_in_8_bits
 from vitlora.exporting.network import AnsweringNetwork
 from vitlora.prediction.exported import KEY, Exported, ExportPrecision
 from vitlora.prediction.exported_predictor import INPUT, OUTPUTS
@@ -60,7 +61,7 @@ def onnx_bytes(vit: nn.Module, bundle: Bundle, precision: ExportPrecision = "32"
     Args:
         vit: Of ``merged_vit``; it is changed.
         bundle: Its bundle.
-        precision: ``32`` or ``fp16``.
+        precision: How to keep the weights.
     """
     record = bundle.record
     dtype = torch.float16 if precision == "fp16" else torch.float32
@@ -80,7 +81,8 @@ def onnx_bytes(vit: nn.Module, bundle: Bundle, precision: ExportPrecision = "32"
             verbose=False,
         )
         program.model.metadata_props[KEY] = described(bundle, precision).to_text()
-        return program.model_proto.SerializeToString()
+        data = program.model_proto.SerializeToString()
+    return with_weights_in_8_bits(data) if precision == "int8" else data
 
 
 def described(bundle: Bundle, precision: ExportPrecision) -> Exported:
