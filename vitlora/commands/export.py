@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,16 +19,20 @@ from vitlora.notes import note, tell
 if TYPE_CHECKING:
     from vitlora.exporting.proof import ExportProof
 
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_SCRIPT = Path(__file__).parents[1] / "exporting" / "device.py"
+
 
 def export(
-    checkpoint: str | Path,
-    output: str | Path,
+    checkpoint: str | Path | None = None,
+    output: str | Path | None = None,
     *,
+    example: bool = False,
     weights: str | None = None,
     precision: Literal["32", "fp16", "int8"] = "32",
     data: str | Path | None = None,
     **reading: str | Path,
-) -> Export:
+) -> Export | Example:
     """Exports a bundle as one ONNX file, which needs neither torch nor vitlora.
 
     Before the file is written, its answers to the validation pictures are compared with those of
@@ -36,6 +41,8 @@ def export(
     Args:
         checkpoint: Folder of the bundle.
         output: File to write, NAME.onnx; it must not exist.
+        example: Export nothing; print a script that uses such a file on a device that has only
+            onnxruntime, numpy and pillow.
         weights: File of the base's weights, if it has moved since training.
         precision: How the weights are kept: 32 as they are, fp16 in half of the bytes, int8 in a
             quarter. The last two are refused if more than 0.5% of the classes change.
@@ -44,7 +51,7 @@ def export(
             --data.label_column.
 
     Returns:
-        Where the file is, and the proof.
+        Where the file is, and the proof; or the script.
 
     Raises:
         UsageError: The file already exists, or cannot be written; the packages are not installed;
@@ -57,19 +64,23 @@ def export(
     Examples:
         $ vitlora export checkpoints/waste5 waste5.onnx
         $ vitlora predict photo.jpg --checkpoint waste5.onnx
+        $ vitlora export --example > device.py
     """
+    if example:
+        return Example(_SCRIPT.read_text("utf-8"))
+    if checkpoint is None or output is None:
+        raise UsageError("export needs CHECKPOINT and OUTPUT, a bundle's folder and NAME.onnx")
     check_there(checkpoint)
     layout = LayoutOptions.named(reading)
     file = Path(output)
     proof_file = _proof_file(file)
     if data is not None:
         check_root(data, "--data")
+    _check_packages()
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.evaluation.pictures import find_validation
     from vitlora.exporting.exports import exported_file
-    from vitlora.exporting.onnx_file import check_packages
 
-    check_packages()
     bundle = load_bundle(checkpoint)
     pictures = find_validation(bundle, data, layout)
     pictures.setup("validate")  # leaves out unreadable ones
@@ -148,6 +159,25 @@ class Export:
         }
 
 
+@dataclass(frozen=True)
+class Example:
+    """A script for devices.
+
+    Attributes:
+        script: Its text.
+    """
+
+    script: str
+
+    def to_text(self) -> str:
+        """Returns the script."""
+        return self.script.rstrip()
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the script under ``script``."""
+        return {"script": self.script}
+
+
 def _proof_file(output: Path) -> Path:
     """Returns the path of the proof.
 
@@ -163,3 +193,16 @@ def _proof_file(output: Path) -> Path:
         if path.exists():
             raise UsageError(f"{path} already exists; choose another OUTPUT")
     return proof
+
+
+def _check_packages() -> None:
+    """Refuses to go on without the optional packages.
+
+    Raises:
+        UsageError: One is not installed.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"export needs {', '.join(missing)}, not installed: pip install 'vitlora[export]'"
+        )

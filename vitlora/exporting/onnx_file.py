@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,6 @@ from vitlora.prediction.exported_predictor import INPUT, OUTPUTS
 
 _MOST_BYTES = 2**31 - 2**24  # protobuf allows 2 GiB; the graph needs some of it
 _BYTES = {"32": 4, "fp16": 2, "int8": 4}  # of a weight when torch writes the file
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-def check_packages() -> None:
-    """Refuses to go on without the optional packages.
-
-    Raises:
-        UsageError: One is not installed.
-    """
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"export needs {', '.join(missing)}, not installed: pip install 'vitlora[export]'"
-        )
 
 
 def merged_vit(
@@ -63,12 +48,17 @@ def onnx_bytes(vit: nn.Module, bundle: Bundle, precision: ExportPrecision = "32"
         bundle: Its bundle.
         precision: How to keep the weights.
     """
-    record = bundle.record
     dtype = torch.float16 if precision == "fp16" else torch.float32
-    network = AnsweringNetwork(vit, record.preprocessing, bundle.judge, dtype)
-    side = record.preprocessing.image_size
+    network = AnsweringNetwork(vit, bundle.record.preprocessing, bundle.judge, dtype)
+    data = to_onnx(network, described(bundle, precision))
+    return with_weights_in_8_bits(data) if precision == "int8" else data
+
+
+def to_onnx(network: AnsweringNetwork, exported: Exported) -> bytes:
+    """Returns a network as an ONNX file with what it says about itself."""
+    side = exported.preprocessing.image_size
     examples = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # of one, torch would fix the batch
-    outputs = OUTPUTS if record.confidence is not None else OUTPUTS[:-1]
+    outputs = OUTPUTS if exported.confidence is not None else OUTPUTS[:-1]
     with _quietly(), torch.no_grad():
         program: Any = torch.onnx.export(
             network,
@@ -80,9 +70,8 @@ def onnx_bytes(vit: nn.Module, bundle: Bundle, precision: ExportPrecision = "32"
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
-        program.model.metadata_props[KEY] = described(bundle, precision).to_text()
-        data = program.model_proto.SerializeToString()
-    return with_weights_in_8_bits(data) if precision == "int8" else data
+    program.model.metadata_props[KEY] = exported.to_text()
+    return program.model_proto.SerializeToString()
 
 
 def described(bundle: Bundle, precision: ExportPrecision) -> Exported:
