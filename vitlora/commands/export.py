@@ -33,7 +33,7 @@ def export(
     data: str | Path | None = None,
     **reading: str | Path,
 ) -> Export | Example:
-    """Exports a bundle as one ONNX file, which needs neither torch nor vitlora.
+    """Exports a bundle as one ONNX file that runs without torch.
 
     Before the file is written, its answers to the validation pictures are compared with those of
     the bundle. The result is written next to it, as NAME.json.

@@ -47,7 +47,7 @@ def exported_file(
         VitloraError: The file does not answer as the bundle does.
     """
     vit = merged_vit(bundle, weights)
-    expected, paths = _expected(bundle, vit, samples)
+    expected, paths = expected_answers(bundle, vit, samples)
     proofs: dict[ExportPrecision, ExportProof] = {}
     with draft(file) as room:
         room.mkdir()
@@ -61,7 +61,9 @@ def exported_file(
         rename(drafts[precision], file)
 
 
-def _expected(bundle: Bundle, vit: nn.Module, samples: list[Sample]) -> tuple[Judged, list[Path]]:
+def expected_answers(
+    bundle: Bundle, vit: nn.Module, samples: list[Sample]
+) -> tuple[Judged, list[Path]]:
     """Returns what the bundle's network says of the pictures, and their files."""
     answers = answer(vit, samples, bundle.record.preprocessing)
     if not torch.isfinite(answers.logits).all():

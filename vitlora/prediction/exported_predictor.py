@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 INPUT = "pictures"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 PROBABILITIES, FEATURES, DISTANCES = OUTPUTS = ("probabilities", "features", "distances")
 _Seen = tuple[Path, NDArray[np.uint8] | DataError, bool]  # square, whether its values are outside
 
@@ -132,8 +133,10 @@ def _opened(file: Path) -> "InferenceSession":
     # as torch does; 0 is every core
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
+    # where no folder can be: a stranger's file may name other files to read weights from
+    nowhere = str(file.absolute() / "none")
+    options.add_session_config_entry(_WEIGHTS_FOLDER, nowhere)
     try:
-        # from memory: a stranger's file may name others to read weights from, which is then refused
         return onnxruntime.InferenceSession(
             file.read_bytes(), options, providers=["CPUExecutionProvider"]
         )

@@ -1,0 +1,161 @@
+"""What an exported file costs and changes, beside torch; ways take turns in one run.
+
+    python benchmarks/exporting.py [--turns 5] [--checkpoint BUNDLE --data PHOTOS]
+
+``start``: a fresh process, from nothing to one answer, in CPU seconds and the clock's. ``onnx`` is
+predict.py with an exported file, ``bundle`` predict.py with the bundle, ``plain`` imports torch and
+timm, reads the base's weights, opens the picture and makes one forward pass. ``forward``: the
+network alone, milliseconds a picture. ``agreement``, with --checkpoint: answers to the validation
+pictures in each precision, and with onnxruntime's dynamic int8, which rounds activations, too.
+
+A random ViT-Tiny of six classes with LoRA r=8 in all blocks. Ratios are of pairs that took turns:
+median, least, most. On one thread. Rows are printed and appended to
+benchmarks/results/exporting.jsonl. (Not onnx.py: that name would hide the package.)
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from predicting import _ANSWER, _PLAIN, _Made, _turns, ratios, seconds_of
+
+from vitlora.bundle.checkpoint import load_bundle
+from vitlora.evaluation.pictures import find_validation
+from vitlora.exporting.exports import expected_answers
+from vitlora.exporting.onnx_file import merged_vit, onnx_bytes
+from vitlora.exporting.proof import prove
+from vitlora.prediction.exported_predictor import ExportedPredictor
+from vitlora.prediction.predictor import Predictor
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "exporting.jsonl"
+NAME = "vit_tiny_patch16_224"
+PRECISIONS: Any = ("32", "int8", "fp16")  # the last changes the network
+
+
+def main() -> None:
+    """Measures on one thread."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--checkpoint", type=Path, help="a trained bundle")
+    parser.add_argument("--data", type=Path, help="its pictures, if they have moved")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, RESULTS.open("a", encoding="utf-8") as file:
+        made = _Made(Path(folder), NAME)
+        files = _exported(made.bundle, Path(folder))
+        rows = [_start(made, files["32"], options.turns), _forward(made, files, options.turns)]
+        if options.checkpoint:
+            rows.append(_agreement(options, Path(folder)))
+        for row in (row for part in rows for row in part):
+            versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+            row |= {**versions, "load_average": round(os.getloadavg()[0], 1)}
+            print(json.dumps(row), flush=True)
+            file.write(json.dumps(row) + "\n")
+
+
+def _exported(checkpoint: Path, folder: Path) -> dict[str, Path]:
+    bundle = load_bundle(checkpoint)
+    vit, files = merged_vit(bundle, None), {}
+    for precision in PRECISIONS:
+        files[precision] = folder / f"{precision}.onnx"
+        files[precision].write_bytes(onnx_bytes(vit, bundle, precision))
+    return files
+
+
+def _start(made: _Made, file: Path, turns: int) -> Iterator[dict[str, Any]]:
+    picture, files = str(made.photos[0]), [str(made.weights), str(made.bundle)]
+    words = {
+        "onnx": ["predict.py", picture, "--checkpoint", str(file)],
+        "bundle": ["predict.py", picture, "--checkpoint", files[1]],
+        "plain": ["-c", _PLAIN + _ANSWER, made.name, *files, picture],
+    }
+    seconds = _turns({way: partial(_process, w) for way, w in words.items()}, turns)
+    for kind, index in (("cpu", 0), ("clock", 1)):
+        each = {way: [pair[index] for pair in taken] for way, taken in seconds.items()}
+        yield {
+            "part": "start",
+            "seconds": kind,
+            **{way: round(statistics.median(taken), 2) for way, taken in each.items()},
+            "onnx_over_plain": ratios(each["onnx"], each["plain"]),
+            "onnx_over_bundle": ratios(each["onnx"], each["bundle"]),
+        }
+
+
+def _process(words: list[str]) -> tuple[float, float]:
+    """Returns the CPU and clock seconds of a fresh Python."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
+        check=True,
+        capture_output=True,
+    )
+    after, taken = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - start
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, taken
+
+
+def _forward(made: _Made, files: dict[str, Path], turns: int) -> Iterator[dict[str, Any]]:
+    network = Predictor(made.bundle, device="cpu").network
+    predictors = {name: ExportedPredictor(file) for name, file in files.items()}
+    for batch in (1, 16):
+        images = torch.randn(batch, 3, 224, 224)
+        squares = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
+        runs = max(1, 8 // batch)
+        ways = {"torch": lambda x=images, n=runs: seconds_of(lambda: network(x), n)}
+        for name, one in predictors.items():
+            ways[f"onnx {name}"] = partial(seconds_of, partial(one.run, squares), runs)
+        seconds = _turns(ways, turns)
+        yield {
+            "part": "forward",
+            "batch": batch,
+            "ms_per_picture": {
+                way: round(1e3 * statistics.median(taken) / batch, 1)
+                for way, taken in seconds.items()
+            },
+            "bytes": {name: file.stat().st_size for name, file in files.items()},
+            **{
+                f"{way} over torch": ratios(taken, seconds["torch"])
+                for way, taken in seconds.items()
+                if way != "torch"
+            },
+        }
+
+
+def _agreement(options: Any, folder: Path) -> Iterator[dict[str, Any]]:
+    bundle = load_bundle(options.checkpoint)
+    data = find_validation(bundle, options.data)
+    data.setup("validate")
+    vit = merged_vit(bundle, None)
+    expected, paths = expected_answers(bundle, vit, data.folder.splits["val"])
+    for precision in PRECISIONS:
+        file = folder / f"real-{precision}.onnx"
+        file.write_bytes(onnx_bytes(vit, bundle, precision))
+        yield {"part": "agreement", "precision": precision, **vars(prove(file, expected, paths))}
+    whole, ready, dynamic = (folder / f"{n}.onnx" for n in ("real-32", "ready", "dynamic"))
+    quant_pre_process(whole, ready, skip_symbolic_shape=True)
+    quantize_dynamic(ready, dynamic)
+    proof = vars(prove(dynamic, expected, paths))
+    yield {"part": "agreement", "precision": "onnxruntime's dynamic int8", **proof}
+
+
+if __name__ == "__main__":
+    main()
