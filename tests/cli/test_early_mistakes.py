@@ -123,7 +123,10 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["export", "x"], "export needs CHECKPOINT and OUTPUT"),
         (["export", "b", "out.bin"], "expected a name that ends in .onnx"),
         (["export", "x", "y.onnx", "--precision", "4"], "expected one of 32, fp16, int8"),
-        (["predict", "b/vitlora.json", "--checkpoint", "no.onnx"], "checkpoint 'no.onnx': no such file"),
+        (
+            ["predict", "b/vitlora.json", "--checkpoint", "no.onnx"],
+            "checkpoint 'no.onnx': no such file",
+        ),
         (["push"], "push needs CHECKPOINT and REPOSITORY"),
         (["plan", "--methods", "lara"], "lara"),
         (["plan", "--classes", "few"], "--classes is 'few'; expected a whole number"),

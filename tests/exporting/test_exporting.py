@@ -35,6 +35,7 @@ from vitlora.exporting.network import AnsweringNetwork  # noqa: E402
 from vitlora.prediction.exported import Exported  # noqa: E402
 from vitlora.prediction.exported_predictor import ExportedPredictor  # noqa: E402
 
+SHARED = Path(__file__).parents[2] / ".." / "shared"
 CLASSES = ("a", "b", "c")
 # a family for each kind of attention, position, pooling or feed-forward layer
 KINDS = ("dinov2-registers", "dinov3", "eva02-split", "beit", "siglip", "rope-mixed", "sapiens2")
@@ -261,3 +262,31 @@ def test_a_giant_is_refused_with_its_size() -> None:
     giant = outline("timm/vit_7b_patch16_dinov3.lvd1689m", 5)
     with pytest.raises(UsageError, match=r"would take 26\.9 GB in one ONNX file, which holds 2 GB"):
         onnx_file._check_size(giant, "32")
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_a_real_vit_answers_the_same_on_photos(tmp_path: Path, capsys: Any) -> None:
+    photos = SHARED / "data" / "bloodcells"
+    weights = SHARED / "weights" / "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
+    if not weights.is_file():
+        pytest.skip("needs the photos and weights beside the project")
+    train(
+        photos, tmp_path / "bundle", adapter=Lora(rank=4, last_blocks=1), lr=1e-3, image_size=None,
+        backbone="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", weights=str(weights),
+    )  # fmt: skip
+    words = ["calibrate", str(tmp_path / "bundle"), "--coverage", "0.8", "--device", "cpu"]
+    assert vitlora(words) == 0
+    proofs = export(tmp_path / "bundle", tmp_path / "x.onnx", precision="int8").proofs  # pyright: ignore
+    assert proofs["32"].pictures == 52 and proofs["32"].largest_gap < 1e-4
+    assert proofs["32"].changed_unfamiliar == 0
+    assert proofs["int8"].bytes < proofs["32"].bytes / 3
+    assert 0 < proofs["int8"].largest_gap < 0.1
+    test = [str(path) for path in sorted((photos / "test").rglob("*.jpg"))[::7]]
+    export(tmp_path / "bundle", tmp_path / "y.onnx")
+    said = []
+    for checkpoint in ("bundle", "y.onnx"):
+        capsys.readouterr()
+        assert vitlora(["predict", *test, "--checkpoint", str(tmp_path / checkpoint)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
