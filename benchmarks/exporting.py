@@ -72,7 +72,7 @@ def main() -> None:
 
 def _exported(checkpoint: Path, folder: Path) -> dict[str, Path]:
     bundle = load_bundle(checkpoint)
-    vit, files = merged_vit(bundle, None), {}
+    vit, files = merged_vit(bundle), {}
     for precision in PRECISIONS:
         files[precision] = folder / f"{precision}.onnx"
         files[precision].write_bytes(onnx_bytes(vit, bundle, precision))
@@ -120,7 +120,7 @@ def _forward(made: _Made, files: dict[str, Path], turns: int) -> Iterator[dict[s
         images = torch.randn(batch, 3, 224, 224)
         squares = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
         runs = max(1, 8 // batch)
-        ways = {"torch": lambda x=images, n=runs: seconds_of(lambda: network(x), n)}
+        ways: dict[str, Any] = {"torch": lambda x=images, n=runs: seconds_of(lambda: network(x), n)}
         for name, one in predictors.items():
             ways[f"onnx {name}"] = partial(seconds_of, partial(one.run, squares), runs)
         seconds = _turns(ways, turns)
@@ -144,7 +144,7 @@ def _agreement(options: Any, folder: Path) -> Iterator[dict[str, Any]]:
     bundle = load_bundle(options.checkpoint)
     data = find_validation(bundle, options.data)
     data.setup("validate")
-    vit = merged_vit(bundle, None)
+    vit = merged_vit(bundle)
     expected, paths = expected_answers(bundle, vit, data.folder.splits["val"])
     for precision in PRECISIONS:
         file = folder / f"real-{precision}.onnx"

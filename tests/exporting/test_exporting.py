@@ -215,7 +215,7 @@ def test_lower_precision_stands_beside_fp32(precision: Any, plain: Path, tmp_pat
 
 def test_8_bits_round_each_weight_by_half_a_step(plain: Path) -> None:
     bundle = load_bundle(plain)
-    vit = onnx_file.merged_vit(bundle, None)
+    vit = onnx_file.merged_vit(bundle)
     data = onnx_file.onnx_bytes(vit, bundle)
     before, after = (
         onnx.load_from_string(x) for x in (data, eight_bits.with_weights_in_8_bits(data))
@@ -261,7 +261,7 @@ def test_a_wrong_export_convicts_itself(plain: Path, tmp_path: Path, monkeypatch
 def test_a_giant_is_refused_with_its_size() -> None:
     giant = outline("timm/vit_7b_patch16_dinov3.lvd1689m", 5)
     with pytest.raises(UsageError, match=r"would take 26\.9 GB in one ONNX file, which holds 2 GB"):
-        onnx_file._check_size(giant, "32")
+        onnx_file._check_size(giant)
 
 
 @pytest.mark.shared

@@ -39,7 +39,7 @@ if __name__ == "__main__":
     for photo in sys.argv[2:]:
         picture = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
         batch = np.asarray(square(picture, said["preprocessing"]))[None]  # (1, size, size, 3)
-        values = session.run(names, {"pictures": batch})
+        values: Any = session.run(names, {"pictures": batch})
         answer = {n: v[0] for n, v in zip(names, values, strict=True)}
         best = int(answer["probabilities"].argmax())
         confidence = float(answer["probabilities"][best])

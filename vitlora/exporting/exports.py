@@ -52,7 +52,7 @@ def exported_file(
     with draft(file) as room:
         room.mkdir()
         keys: tuple[ExportPrecision, ...] = ("32",) if precision == "32" else ("32", precision)
-        drafts = {key: room / f"{key}.onnx" for key in keys}
+        drafts: dict[ExportPrecision, Path] = {key: room / f"{key}.onnx" for key in keys}
         for key, written in drafts.items():
             write_through(written, onnx_bytes(vit, bundle, key))
             proofs[key] = prove(written, expected, paths)

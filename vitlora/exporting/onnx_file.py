@@ -20,12 +20,9 @@ from vitlora.prediction.exported import KEY, Exported, ExportPrecision
 from vitlora.prediction.exported_predictor import INPUT, OUTPUTS
 
 _MOST_BYTES = 2**31 - 2**24  # protobuf allows 2 GiB; the graph needs some of it
-_BYTES = {"32": 4, "fp16": 2, "int8": 4}  # of a weight when torch writes the file
 
 
-def merged_vit(
-    bundle: Bundle, weights: str | Path | None, precision: ExportPrecision = "32"
-) -> nn.Module:
+def merged_vit(bundle: Bundle, weights: str | Path | None = None) -> nn.Module:
     """Returns the trained ViT in fp32, the adapter merged, a 4-bit base unpacked layer by layer.
 
     Raises:
@@ -34,7 +31,7 @@ def merged_vit(
         BackboneError: The base's weights are not available.
     """
     backbone = opened_backbone(bundle, weights)
-    _check_size(backbone, precision)
+    _check_size(backbone)
     module = merge_into(backbone, bundle)
     answer_from_class_token(module)
     return module.eval()
@@ -88,8 +85,8 @@ def described(bundle: Bundle, precision: ExportPrecision) -> Exported:
     )
 
 
-def _check_size(backbone: Backbone, precision: ExportPrecision) -> None:
-    size = _BYTES[precision] * sum(p.numel() for p in backbone.module.parameters())
+def _check_size(backbone: Backbone) -> None:
+    size = 4 * sum(parameter.numel() for parameter in backbone.module.parameters())  # fp32
     if size > _MOST_BYTES:
         raise UsageError(
             f"{backbone.id} would take {size / 1e9:.1f} GB in one ONNX file, which holds 2 GB at "

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,8 @@ class ExportedPredictor:
             distances to the training pictures ``(B,)``, by their names.
         """
         names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, {INPUT: pictures}), strict=True))
+        values: Any = self._session.run(names, {INPUT: pictures})  # all are arrays of floats
+        return dict(zip(names, values, strict=True))
 
     def square(self, path: Path) -> tuple[NDArray[np.uint8], bool]:
         """Returns a file as the network takes it, ``(size, size, 3)``; see ``Opened.outside``.
