@@ -287,6 +287,11 @@ def test_a_real_vit_answers_the_same_on_photos(tmp_path: Path, capsys: Any) -> N
     said = []
     for checkpoint in ("bundle", "y.onnx"):
         capsys.readouterr()
-        assert vitlora(["predict", *test, "--checkpoint", str(tmp_path / checkpoint)]) == 0
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
+        assert (
+            vitlora(["predict", *test, "--json", "--checkpoint", str(tmp_path / checkpoint)]) == 0
+        )
+        said.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    for ours, theirs in zip(*said, strict=True):
+        for name in ("path", "class", "unsure", "unfamiliar", "outside"):
+            assert ours[name] == theirs[name]
+        assert ours["confidence"] == pytest.approx(theirs["confidence"], abs=1e-4)
