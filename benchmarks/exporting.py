@@ -2,11 +2,12 @@
 
     python benchmarks/exporting.py [--turns 5] [--checkpoint BUNDLE --data PHOTOS]
 
-``start``: a fresh process, from nothing to one answer, in CPU seconds and the clock's. ``onnx`` is
-predict.py with an exported file, ``bundle`` predict.py with the bundle, ``plain`` imports torch and
-timm, reads the base's weights, opens the picture and makes one forward pass. ``forward``: the
-network alone, milliseconds a picture. ``agreement``, with --checkpoint: answers to the validation
-pictures in each precision, and with onnxruntime's dynamic int8, which rounds activations, too.
+``start``: a fresh process, from nothing to one answer, in CPU seconds and the clock's. ``.onnx``
+and ``.xml`` are predict.py with an exported file, ``bundle`` predict.py with the bundle, ``plain``
+imports torch and timm, reads the base's weights, opens the picture and makes one forward pass.
+``forward``: the network alone, CPU milliseconds a picture. ``agreement``, with --checkpoint:
+answers to the validation pictures of each file; of onnxruntime's dynamic int8, which rounds
+activations, too; and of weights in 4 bits, simulated. OpenVINO is measured if it is installed.
 
 A random ViT-Tiny of six classes with LoRA r=8 in all blocks. Ratios are of pairs that took turns:
 median, least, most. On one thread. Rows are printed and appended to
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,17 @@ from predicting import _ANSWER, _PLAIN, _Made, _turns, ratios, seconds_of
 
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.evaluation.pictures import find_validation
+from vitlora.exporting.exported_predictor import ExportedPredictor
 from vitlora.exporting.exports import expected_answers
-from vitlora.exporting.onnx_file import merged_vit, onnx_bytes
+from vitlora.exporting.program import described, exported_program, merged_vit
 from vitlora.exporting.proof import prove
-from vitlora.prediction.exported_predictor import ExportedPredictor
+from vitlora.exporting.targets import TARGETS
 from vitlora.prediction.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "exporting.jsonl"
 NAME = "vit_tiny_patch16_224"
+KINDS = [name for name, one in TARGETS.items() if all(map(find_spec, one.writes_with))]
 PRECISIONS: Any = ("32", "int8", "fp16")  # the last changes the network
 
 
@@ -60,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, RESULTS.open("a", encoding="utf-8") as file:
         made = _Made(Path(folder), NAME)
         files = _exported(made.bundle, Path(folder))
-        rows = [_start(made, files["32"], options.turns), _forward(made, files, options.turns)]
+        rows = [_start(made, files, options.turns), _forward(made, files, options.turns)]
         if options.checkpoint:
             rows.append(_agreement(options, Path(folder)))
         for row in (row for part in rows for row in part):
@@ -71,30 +75,35 @@ def main() -> None:
 
 
 def _exported(checkpoint: Path, folder: Path) -> dict[str, Path]:
+    """Returns the file of each kind and precision, by ending and precision."""
     bundle = load_bundle(checkpoint)
-    vit, files = merged_vit(bundle), {}
+    vit, files = merged_vit(bundle, TARGETS[".onnx"]), {}
     for precision in PRECISIONS:
-        files[precision] = folder / f"{precision}.onnx"
-        files[precision].write_bytes(onnx_bytes(vit, bundle, precision))
+        program = exported_program(vit, bundle, precision)
+        for kind in (kind for kind in KINDS if precision in TARGETS[kind].precisions):
+            file = files[f"{kind} {precision}"] = folder / f"{precision}{kind}"
+            TARGETS[kind].write(program, described(bundle, precision), file)
     return files
 
 
-def _start(made: _Made, file: Path, turns: int) -> Iterator[dict[str, Any]]:
+def _start(made: _Made, exported: dict[str, Path], turns: int) -> Iterator[dict[str, Any]]:
     picture, files = str(made.photos[0]), [str(made.weights), str(made.bundle)]
+    read = [kind for kind in KINDS if not TARGETS[kind].runs_code]
+    checkpoints = {kind: str(exported[f"{kind} 32"]) for kind in read} | {"bundle": files[1]}
     words = {
-        "onnx": ["predict.py", picture, "--checkpoint", str(file)],
-        "bundle": ["predict.py", picture, "--checkpoint", files[1]],
-        "plain": ["-c", _PLAIN + _ANSWER, made.name, *files, picture],
+        way: ["predict.py", picture, "--checkpoint", checkpoint]
+        for way, checkpoint in checkpoints.items()
     }
+    words["plain"] = ["-c", _PLAIN + _ANSWER, made.name, *files, picture]
     seconds = _turns({way: partial(_process, w) for way, w in words.items()}, turns)
-    for kind, index in (("cpu", 0), ("clock", 1)):
+    for unit, index in (("cpu", 0), ("clock", 1)):
         each = {way: [pair[index] for pair in taken] for way, taken in seconds.items()}
         yield {
             "part": "start",
-            "seconds": kind,
+            "seconds": unit,
             **{way: round(statistics.median(taken), 2) for way, taken in each.items()},
-            "onnx_over_plain": ratios(each["onnx"], each["plain"]),
-            "onnx_over_bundle": ratios(each["onnx"], each["bundle"]),
+            **{f"{way} over plain": ratios(each[way], each["plain"]) for way in read},
+            **{f"{way} over bundle": ratios(each[way], each["bundle"]) for way in read},
         }
 
 
@@ -115,14 +124,14 @@ def _process(words: list[str]) -> tuple[float, float]:
 
 def _forward(made: _Made, files: dict[str, Path], turns: int) -> Iterator[dict[str, Any]]:
     network = Predictor(made.bundle, device="cpu").network
-    predictors = {name: ExportedPredictor(file) for name, file in files.items()}
+    predictors = {name: ExportedPredictor(file, ours=True) for name, file in files.items()}
     for batch in (1, 16):
         images = torch.randn(batch, 3, 224, 224)
         squares = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
         runs = max(1, 8 // batch)
         ways: dict[str, Any] = {"torch": lambda x=images, n=runs: seconds_of(lambda: network(x), n)}
         for name, one in predictors.items():
-            ways[f"onnx {name}"] = partial(seconds_of, partial(one.run, squares), runs)
+            ways[name] = partial(seconds_of, partial(one.run, squares), runs)
         seconds = _turns(ways, turns)
         yield {
             "part": "forward",
@@ -131,7 +140,7 @@ def _forward(made: _Made, files: dict[str, Path], turns: int) -> Iterator[dict[s
                 way: round(1e3 * statistics.median(taken) / batch, 1)
                 for way, taken in seconds.items()
             },
-            "bytes": {name: file.stat().st_size for name, file in files.items()},
+            "bytes": {name: _bytes(file) for name, file in files.items()},
             **{
                 f"{way} over torch": ratios(taken, seconds["torch"])
                 for way, taken in seconds.items()
@@ -140,21 +149,47 @@ def _forward(made: _Made, files: dict[str, Path], turns: int) -> Iterator[dict[s
         }
 
 
+def _bytes(file: Path) -> int:
+    return sum(path.stat().st_size for path in TARGETS[file.suffix].files(file))
+
+
 def _agreement(options: Any, folder: Path) -> Iterator[dict[str, Any]]:
     bundle = load_bundle(options.checkpoint)
     data = find_validation(bundle, options.data)
     data.setup("validate")
-    vit = merged_vit(bundle)
+    vit = merged_vit(bundle, TARGETS[".onnx"])
     expected, paths = expected_answers(bundle, vit, data.folder.splits["val"])
-    for precision in PRECISIONS:
-        file = folder / f"real-{precision}.onnx"
-        file.write_bytes(onnx_bytes(vit, bundle, precision))
-        yield {"part": "agreement", "precision": precision, **vars(prove(file, expected, paths))}
-    whole, ready, dynamic = (folder / f"{n}.onnx" for n in ("real-32", "ready", "dynamic"))
-    quant_pre_process(whole, ready, skip_symbolic_shape=True)
+    data_name = data.folder.root.name
+    (folder / "real").mkdir()
+    files = _exported(options.checkpoint, folder / "real")
+    files["dynamic int8"] = _dynamic(files[".onnx 32"])
+    for bits, group in ((4, 32), (4, 64), (8, 64)):
+        file = files[f"{bits} bits in groups of {group}"] = folder / f"{bits}-{group}.onnx"
+        rounded = _rounded(merged_vit(bundle, TARGETS[".onnx"]), bits, group)
+        TARGETS[".onnx"].write(exported_program(rounded, bundle), described(bundle, "32"), file)
+    for name, file in files.items():
+        proof = vars(prove(file, expected, paths))
+        yield {"part": "agreement", "data": data_name, "file": name, **proof}
+
+
+def _dynamic(file: Path) -> Path:
+    """Returns onnxruntime's own 8 bits of a file."""
+    ready, dynamic = file.with_name("ready.onnx"), file.with_name("dynamic.onnx")
+    quant_pre_process(file, ready, skip_symbolic_shape=True)
     quantize_dynamic(ready, dynamic)
-    proof = vars(prove(dynamic, expected, paths))
-    yield {"part": "agreement", "precision": "onnxruntime's dynamic int8", **proof}
+    return dynamic
+
+
+@torch.no_grad()
+def _rounded(vit: torch.nn.Module, bits: int, group: int) -> torch.nn.Module:
+    """Rounds the blocks' weights to steps, symmetric, of which each group of inputs has its own."""
+    most = 2 ** (bits - 1) - 1
+    for name, layer in vit.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name.startswith("blocks."):
+            parts = layer.weight.unflatten(1, (-1, group))
+            step = parts.abs().amax(2, keepdim=True).clamp(min=1e-12) / most
+            layer.weight.copy_((parts / step).round().mul(step).flatten(1))
+    return vit
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ DOORS = {
     },
     "datasets": {"data/hub.py"},
     "onnx": {"exporting/eight_bits.py"},
-    "onnxruntime": {"exporting/device.py", "prediction/exported_predictor.py"},
+    "onnxruntime": {"exporting/device.py", "exporting/targets/onnx_file.py"},
+    "openvino": {"exporting/targets/openvino_file.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }

@@ -14,7 +14,7 @@ from vitlora.bundle.merged_file import BASES
 from vitlora.cli.main import COMMANDS, ON_LIGHTNING, function_of
 from vitlora.cli.parser import CommandLine
 from vitlora.commands.predict import predict
-from vitlora.prediction.exported import ExportPrecision
+from vitlora.exporting.exported import ExportPrecision
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Quantization
 

@@ -15,7 +15,8 @@ from vitlora.cli.main import main as vitlora
 from vitlora.commands.export import export
 from vitlora.commands.predict import predict
 from vitlora.errors import BundleError, UsageError, VitloraError
-from vitlora.prediction.exported import Exported
+from vitlora.exporting.exported import Exported
+from vitlora.exporting.exported_predictor import ExportedPredictor
 
 onnx = pytest.importorskip("onnx", reason="needs vitlora[export]")
 pytest.importorskip("onnxruntime", reason="needs vitlora[export]")
@@ -102,6 +103,10 @@ def rename_input(model: Any) -> None:
         node.input[:] = ["x" if name == "pictures" else name for name in node.input]
 
 
+def fix_the_batch(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
 def read_elsewhere(model: Any) -> None:
     tensor = next(t for t in model.graph.initializer if t.name.endswith("pos_embed"))
     tensor.ClearField("raw_data")
@@ -114,8 +119,9 @@ GRAPHS: dict[str, tuple[Callable[[Any], object], str]] = {
     "three-classes": (lambda m: describe_otherwise(m, classes=["a", "b", "c"]), "'probabilities'"),
     "another-size": (of_other_size, "'pictures' is"),
     "no-distances": (lambda m: m.graph.output.pop(), "'distances' is None"),
+    "one-picture": (fix_the_batch, "expected ('uint8', (None, 32, 32, 3))"),
     "another-input": (rename_input, "'pictures' is None"),
-    "other-files": (read_elsewhere, "torn or no ONNX file"),
+    "other-files": (read_elsewhere, "torn, or no .onnx file"),
 }
 
 
@@ -138,7 +144,7 @@ def test_torn_and_missing_files_are_one_line(file: Path, photo: Path, tmp_path: 
     (tmp_path / "text.onnx").write_text("hello")
     (tmp_path / "empty.onnx").write_bytes(b"")
     for name in ("torn", "text", "empty"):
-        with pytest.raises(BundleError, match=rf"{name}\.onnx is torn or no ONNX file") as caught:
+        with pytest.raises(BundleError, match=rf"{name}\.onnx is torn, or no .onnx file") as caught:
             list(predict(photo, checkpoint=tmp_path / f"{name}.onnx"))
         assert "\n" not in str(caught.value)
     with pytest.raises(BundleError, match=r"none\.onnx': no such file"):
@@ -147,7 +153,7 @@ def test_torn_and_missing_files_are_one_line(file: Path, photo: Path, tmp_path: 
 
 def test_options_of_bundles_are_refused(file: Path, photo: Path) -> None:
     cases: dict[str, dict[str, Any]] = {
-        "it in there|holds its weights": {"weights": "base.safetensors"},
+        "holds its weights": {"weights": "base.safetensors"},
         "runs on the CPU": {"device": "cuda"},
         "precision of its export": {"precision": "bf16"},
     }
@@ -160,3 +166,45 @@ def test_options_of_bundles_are_refused(file: Path, photo: Path) -> None:
 def test_other_commands_want_a_bundle(file: Path) -> None:
     with pytest.raises(VitloraError, match="is a file; expected the bundle's folder"):
         export(file, file.with_name("y.onnx"))
+
+
+@pytest.fixture(scope="module")
+def ir(file: Path) -> Path:
+    """The bundle as OpenVINO's two files."""
+    pytest.importorskip("openvino", reason="needs vitlora[openvino]")
+    export(file.parent / "bundle", file.with_name("ir.xml"))
+    return file.with_name("ir.xml")
+
+
+def test_damaged_files_of_openvino_are_one_line(ir: Path, photo: Path, tmp_path: Path) -> None:
+    graph, weights = ir.read_text("utf-8"), ir.with_suffix(".bin").read_bytes()
+    refused = "is torn, or no .xml file|is not a network of|was not written by vitlora|cannot read"
+    cases = {
+        "torn": (graph[: len(graph) // 2], weights, "is torn, or no .xml file"),
+        "short": (graph, weights[:-1000], "is torn, or no .xml file"),
+        "text": ("hello", weights, "is torn, or no .xml file"),
+        "html": ("<html><body/></html>", weights, "is torn, or no .xml file"),
+        "other": (graph.replace('"vitlora"', '"x"'), weights, "was not written by vitlora"),
+        "size": (graph.replace("image_size&quot;: 32", "image_size&quot;: 64"), weights, refused),
+    }
+    for name, (text, data, message) in cases.items():
+        (tmp_path / f"{name}.xml").write_text(text, "utf-8")
+        (tmp_path / f"{name}.bin").write_bytes(data)
+        with pytest.raises(BundleError, match=message) as caught:
+            list(predict(photo, checkpoint=tmp_path / f"{name}.xml"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(BundleError, match=r"none\.bin': no such file"):
+        (tmp_path / "none.xml").write_text(graph)
+        list(predict(photo, checkpoint=tmp_path / "none.xml"))
+
+
+def test_files_that_can_run_code_are_not_read(file: Path, photo: Path) -> None:
+    program = file.with_name("x.pt2")
+    program.write_bytes(b"x")
+    with pytest.raises(UsageError, match="can run code that is in it, so vitlora only writes them"):
+        list(predict(photo, checkpoint=program))
+
+
+def test_other_endings_are_refused(file: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected a file that ends in \.onnx, \.xml, \.pt2"):
+        ExportedPredictor(file.with_suffix(".json"))

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from vitlora.adapters import FullFineTuning, Lora
 from vitlora.backbones import answer_from_class_token, outline
 from vitlora.bundle.checkpoint import Bundle, load_bundle
 from vitlora.cli.main import main as vitlora
-from vitlora.commands.export import export
+from vitlora.commands.export import Export, export
 from vitlora.errors import UsageError, VitloraError
 from vitlora.metrics.judge import Judge
 from vitlora.training.classifier import Classifier
@@ -30,15 +32,26 @@ onnx = pytest.importorskip("onnx", reason="needs vitlora[export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs vitlora[export]")
 pytest.importorskip("onnxscript", reason="needs vitlora[export]")
 
-from vitlora.exporting import eight_bits, onnx_file  # noqa: E402
+from vitlora.exporting import eight_bits, program  # noqa: E402
+from vitlora.exporting.exported import Exported  # noqa: E402
+from vitlora.exporting.exported_predictor import ExportedPredictor  # noqa: E402
 from vitlora.exporting.network import AnsweringNetwork  # noqa: E402
-from vitlora.prediction.exported import Exported  # noqa: E402
-from vitlora.prediction.exported_predictor import ExportedPredictor  # noqa: E402
+from vitlora.exporting.targets import TARGETS  # noqa: E402
+from vitlora.exporting.targets.onnx_file import onnx_bytes  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 CLASSES = ("a", "b", "c")
 # a family for each kind of attention, position, pooling or feed-forward layer
-KINDS = ("dinov2-registers", "dinov3", "eva02-split", "beit", "siglip", "rope-mixed", "sapiens2")
+KINDS = (
+    "augreg",
+    "dinov2-registers",
+    "dinov3",
+    "eva02-split",
+    "beit",
+    "siglip",
+    "rope-mixed",
+    "sapiens2",
+)
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": Lora(rank=4, alpha=6), "crop_mode": "center"},
     "qlora": {"adapter": Lora(rank=4), "quantization": "nf4", "crop_mode": "border"},
@@ -68,6 +81,11 @@ def plain(tmp_path_factory: Any, make_folder: Any) -> Path:
     train(make_folder(where / "data", CLASSES, count=8), where / "bundle", adapter=Lora(rank=4))
     assert vitlora(["calibrate", str(where / "bundle"), "--device", "cpu"]) == 0
     return where / "bundle"
+
+
+def suffixes() -> list[str]:
+    """Returns the kinds of files whose packages are installed."""
+    return [name for name, one in TARGETS.items() if all(map(find_spec, one.writes_with))]
 
 
 def pictures(bundle: Bundle) -> list[Path]:
@@ -100,6 +118,31 @@ def test_probabilities_are_those_of_the_trained_network_in_batches_of_any_size(
         said = predictor.run(squares)
         np.testing.assert_allclose(said["probabilities"], expected[:count], atol=2e-5)
         assert said["distances"].shape == (count,) and said["features"].shape[0] == count
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("suffix", [".xml", ".pt2"])
+def test_other_kinds_of_files_answer_the_same(
+    suffix: str, made: tuple[Classifier, Bundle, Path], tmp_path: Path
+) -> None:
+    if suffix not in suffixes():
+        pytest.skip("needs vitlora[openvino]")
+    _, bundle, file = made
+    result = export(bundle.folder, tmp_path / f"x{suffix}")
+    assert isinstance(result, Export)
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {f"x{ending}" for ending in (suffix, *TARGETS[suffix].beside, ".json")}
+    proof = result.proofs["32"]
+    assert proof.changed_classes == 0 and proof.largest_gap < 1e-5
+    assert proof.bytes == sum(path.stat().st_size for path in tmp_path.glob("x.[bxp]*"))
+    one, other = ExportedPredictor(file), ExportedPredictor(result.output, ours=True)
+    assert one.exported == other.exported
+    squares = np.stack([one.square(path)[0] for path in pictures(bundle)])
+    for count in (1, 2, 7, 24):
+        said, theirs = one.run(squares[:count]), other.run(squares[:count])
+        assert list(said) == list(theirs) == ["probabilities", "features", "distances"]
+        for name, values in said.items():
+            np.testing.assert_allclose(values, theirs[name], rtol=1e-3, atol=2e-5)
 
 
 def test_predict_says_the_same_and_sets_the_same_marks(
@@ -192,31 +235,39 @@ def test_families_answer_the_same(family: str, tmp_path: Path) -> None:
     view = backbone.preprocessing
     network = AnsweringNetwork(backbone.module, view, Judge(CLASSES, None, None))
     exported = Exported(backbone.id, "", "32", CLASSES, view, True, None)
-    (tmp_path / "x.onnx").write_bytes(onnx_file.to_onnx(network, exported))
-    predictor = ExportedPredictor(tmp_path / "x.onnx")
-    for count in (1, 2, 7):
-        squares = torch.randint(0, 256, (count, view.image_size, view.image_size, 3)).byte()
-        probabilities, features = network(squares)
-        said = predictor.run(squares.numpy())
-        np.testing.assert_allclose(said["probabilities"], probabilities, atol=2e-5)
-        assert np.abs(said["features"] - features.numpy()).max() < 1e-4 * features.std()
+    made = program.program_of(network, view.image_size)
+    for suffix in suffixes():
+        TARGETS[suffix].write(made, exported, tmp_path / f"x{suffix}")
+        predictor = ExportedPredictor(tmp_path / f"x{suffix}", ours=True)
+        for count in (1, 2, 7):
+            squares = torch.randint(0, 256, (count, view.image_size, view.image_size, 3)).byte()
+            expected = network(squares)
+            said = predictor.run(squares.numpy())
+            np.testing.assert_allclose(said["probabilities"], expected["probabilities"], atol=2e-5)
+            features = expected["features"].numpy()
+            assert np.abs(said["features"] - features).max() < 1e-4 * features.std()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_lower_precision_stands_beside_fp32(precision: Any, plain: Path, tmp_path: Path) -> None:
-    result = export(plain, tmp_path / "x.onnx", precision=precision)
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_lower_precision_stands_beside_fp32(
+    suffix: str, precision: Any, plain: Path, tmp_path: Path
+) -> None:
+    if suffix not in suffixes():
+        pytest.skip("needs vitlora[openvino]")
+    result = export(plain, tmp_path / f"x{suffix}", precision=precision)
     proofs = result.to_json()["proof"]
     assert isinstance(proofs, dict) and list(proofs) == ["32", precision]
     assert proofs[precision]["bytes"] < 0.7 * proofs["32"]["bytes"]
     assert 0 < proofs[precision]["largest_gap"] < 0.1
     assert f"\n{precision:<9}" in result.to_text()
-    assert ExportedPredictor(tmp_path / "x.onnx").exported.precision == precision
+    assert ExportedPredictor(tmp_path / f"x{suffix}").exported.precision == precision
 
 
 def test_8_bits_round_each_weight_by_half_a_step(plain: Path) -> None:
     bundle = load_bundle(plain)
-    vit = onnx_file.merged_vit(bundle)
-    data = onnx_file.onnx_bytes(vit, bundle)
+    vit = program.merged_vit(bundle, TARGETS[".onnx"])
+    data = onnx_bytes(program.exported_program(vit, bundle), program.described(bundle, "32"))
     before, after = (
         onnx.load_from_string(x) for x in (data, eight_bits.with_weights_in_8_bits(data))
     )
@@ -258,10 +309,18 @@ def test_a_wrong_export_convicts_itself(plain: Path, tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_a_giant_is_refused_with_its_size() -> None:
+def test_a_giant_is_refused_with_its_size(monkeypatch: Any) -> None:
     giant = outline("timm/vit_7b_patch16_dinov3.lvd1689m", 5)
-    with pytest.raises(UsageError, match=r"would take 26\.9 GB in one ONNX file, which holds 2 GB"):
-        onnx_file._check_size(giant)
+    for suffix in (".onnx", ".xml"):
+        message = rf"would take 26\.9 GB in a \{suffix} file, which holds 2 GB"
+        with pytest.raises(UsageError, match=message):
+            program.check_size(giant, TARGETS[suffix])
+    memory: Any = SimpleNamespace(available=64e9)
+    monkeypatch.setattr(program.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(UsageError, match=r"26\.9 GB .* 80\.6 GB of memory, but 64\.0 GB are free"):
+        program.check_size(giant, TARGETS[".pt2"])
+    memory.available = 128e9
+    program.check_size(giant, TARGETS[".pt2"])
 
 
 @pytest.mark.shared

@@ -11,7 +11,6 @@ RUN_CONFIG = "config.yaml"
 REFERENCE = "reference.safetensors"
 PICTURES = "pictures.safetensors"
 CARD = "README.md"
-EXPORTED = ".onnx"  # ending of a file that export wrote
 FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
 
 
@@ -33,11 +32,6 @@ def newest_bundle(root: str | Path = "checkpoints") -> Path:
 def is_bundle(folder: Path) -> bool:
     """Returns whether a folder seems to hold a bundle."""
     return (folder / RECORD).is_file()
-
-
-def is_exported(checkpoint: str | Path) -> bool:
-    """Returns whether a checkpoint is named like an exported file, not a bundle's folder."""
-    return Path(checkpoint).suffix.lower() == EXPORTED and not Path(checkpoint).is_dir()
 
 
 def check_there(folder: str | Path) -> Path:

@@ -1,11 +1,10 @@
-"""The ``export`` command: writes a bundle as one ONNX file that answers as it does."""
+"""The ``export`` command: writes a bundle for another runtime, and proves that it answers alike."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,13 +12,13 @@ from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
+from vitlora.exporting.targets import TARGETS, Target
 from vitlora.files import write_whole
 from vitlora.notes import note, tell
 
 if TYPE_CHECKING:
     from vitlora.exporting.proof import ExportProof
 
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _SCRIPT = Path(__file__).parents[1] / "exporting" / "device.py"
 
 
@@ -33,15 +32,16 @@ def export(
     data: str | Path | None = None,
     **reading: str | Path,
 ) -> Export | Example:
-    """Exports a bundle as one ONNX file that runs without torch.
+    """Exports a bundle as a file that runs without vitlora: ONNX, OpenVINO or torch.export.
 
     Before the file is written, its answers to the validation pictures are compared with those of
     the bundle. The result is written next to it, as NAME.json.
 
     Args:
         checkpoint: Folder of the bundle.
-        output: File to write, NAME.onnx; it must not exist.
-        example: Export nothing; print a script that uses such a file on a device that has only
+        output: File to write, which must not exist: NAME.onnx for onnxruntime and others, NAME.xml
+            (with NAME.bin) for OpenVINO, NAME.pt2 for torch.export.
+        example: Export nothing; print a script that uses an .onnx file on a device that has only
             onnxruntime, numpy and pillow.
         weights: File of the base's weights, if it has moved since training.
         precision: How the weights are kept: 32 as they are, fp16 in half of the bytes, int8 in a
@@ -55,7 +55,7 @@ def export(
 
     Raises:
         UsageError: The file already exists, or cannot be written; the packages are not installed;
-            the base is too large for one file.
+            the base is too large for the file or for the memory.
         BundleError: The bundle is damaged, or the base's weights are not those of training.
         BackboneError: The base's weights cannot be found.
         DataError: There are no validation pictures.
@@ -72,11 +72,11 @@ def export(
         raise UsageError("export needs CHECKPOINT and OUTPUT, a bundle's folder and NAME.onnx")
     check_there(checkpoint)
     layout = LayoutOptions.named(reading)
-    file = Path(output)
-    proof_file = _proof_file(file)
+    file, target = Path(output), _target(output, precision)
+    proof_file = _proof_file(file, target)
     if data is not None:
         check_root(data, "--data")
-    _check_packages()
+    target.check_installed(f"writing {target.suffix} files", target.writes_with)
     from vitlora.bundle.checkpoint import load_bundle
     from vitlora.evaluation.pictures import find_validation
     from vitlora.exporting.exports import exported_file
@@ -91,7 +91,7 @@ def export(
         )
     tell(f"exporting, and comparing on the validation pictures of {root} …")
     samples = pictures.folder.splits["val"]
-    with exported_file(bundle, file, samples, weights, precision) as proofs:
+    with exported_file(bundle, file, target, samples, weights, precision) as proofs:
         result = Export(bundle.folder, file, proof_file, precision, root, {**proofs})
         fields = json.dumps(result.to_json(), indent=1, ensure_ascii=False)
         write_whole(proof_file, fields + "\n")
@@ -130,18 +130,18 @@ class Export:
             "       bytes  ms a picture",
         ]
         lines += [
-            f"{name:<9}  {one.largest_gap:22.1e}  {one.changed_classes:16,}  "
+            f"{name:<9}  {one.largest_gap:22.2g}  {one.changed_classes:16,}  "
             f"{one.changed_unsure:6,}  {one.changed_unfamiliar:10,}  {one.bytes:10,}  "
             f"{one.milliseconds:12.1f}"
             for name, one in self.proofs.items()
         ]
-        gaps = ", ".join(f"{n}: {gap:.0e}" for n, gap in proof.batches.items())
+        gaps = ", ".join(f"{n}: {gap:.1g}" for n, gap in proof.batches.items())
         return "\n".join(
             [
                 *lines,
                 "",
                 f"batches   pictures at once, and the largest gap: {gaps}",
-                f"predict   vitlora predict PHOTO.jpg --checkpoint {self.output}",
+                f"use       {TARGETS[self.output.suffix].use.format(self.output)}",
             ]
         )
 
@@ -178,31 +178,37 @@ class Example:
         return {"script": self.script}
 
 
-def _proof_file(output: Path) -> Path:
+def _target(output: str | Path, precision: str) -> Target:
+    """Returns the kind of file that OUTPUT names.
+
+    Raises:
+        UsageError: There is no such kind, or it does not have the precision.
+    """
+    target = TARGETS.get(Path(output).suffix)
+    if target is None:
+        raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in {_or(TARGETS)}")
+    if precision not in target.precisions:
+        raise UsageError(
+            f"--precision is {precision}, but {target.suffix} files have {_or(target.precisions)}"
+        )
+    return target
+
+
+def _or(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}"
+
+
+def _proof_file(output: Path, target: Target) -> Path:
     """Returns the path of the proof.
 
     Raises:
         UsageError: It or the exported file exists or cannot be written.
     """
     proof = output.with_suffix(".json")
-    if output.suffix != ".onnx":
-        raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in .onnx")
     if not output.parent.is_dir():
         raise UsageError(f"OUTPUT '{output}': its folder does not exist; create it first")
-    for path in (output, proof):
+    for path in (*target.files(output), proof):
         if path.exists():
             raise UsageError(f"{path} already exists; choose another OUTPUT")
     return proof
-
-
-def _check_packages() -> None:
-    """Refuses to go on without the optional packages.
-
-    Raises:
-        UsageError: One is not installed.
-    """
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"export needs {', '.join(missing)}, not installed: pip install 'vitlora[export]'"
-        )

@@ -11,18 +11,19 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vitlora.bundle.folder import check_there, is_exported, newest_bundle
+from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.data.archives import is_archive
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError, counted
+from vitlora.exporting.targets import target_of
 from vitlora.files import check_target, write_whole
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note
 
 if TYPE_CHECKING:
     from vitlora.data.bit_depth import ValueRange
+    from vitlora.exporting.exported_predictor import ExportedPredictor
     from vitlora.metrics.prediction import Prediction
-    from vitlora.prediction.exported_predictor import ExportedPredictor
     from vitlora.prediction.predictor import Predictor
 
 
@@ -80,7 +81,7 @@ def predict(
         note(f"ignored {describe(others)}")
     if not any(isinstance(one, Path) for one in found):
         return (one for one in found if isinstance(one, DataError))
-    if checkpoint is not None and is_exported(checkpoint):
+    if checkpoint is not None and target_of(checkpoint) is not None:
         place, predictor = Path(checkpoint), _exported(Path(checkpoint), weights, device, precision)
     else:
         place = newest_bundle() if checkpoint is None else check_there(checkpoint)
@@ -105,7 +106,7 @@ def _exported(
         UsageError: An option is only for bundles.
         BundleError: The file is missing or damaged.
     """
-    from vitlora.prediction.exported_predictor import ExportedPredictor
+    from vitlora.exporting.exported_predictor import ExportedPredictor
 
     if weights is not None:
         raise UsageError(f"--weights is for bundles; {file} holds its weights, so leave it out")

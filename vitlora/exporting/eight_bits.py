@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from vitlora.prediction.exported_predictor import FEATURES
+from vitlora.exporting.targets.target import FEATURES
 
 _LARGEST = 127
 

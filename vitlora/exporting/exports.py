@@ -11,17 +11,19 @@ from vitlora.bundle.checkpoint import Bundle
 from vitlora.data.folder import Sample
 from vitlora.errors import BundleError
 from vitlora.evaluation.answers import answer
-from vitlora.exporting.onnx_file import merged_vit, onnx_bytes
+from vitlora.exporting.exported import ExportPrecision
+from vitlora.exporting.program import described, exported_program, merged_vit
 from vitlora.exporting.proof import ExportProof, prove
-from vitlora.files import draft, rename, write_through
+from vitlora.exporting.targets import Target
+from vitlora.files import draft, rename
 from vitlora.metrics.judge import Judged
-from vitlora.prediction.exported import ExportPrecision
 
 
 @contextmanager
 def exported_file(
     bundle: Bundle,
     file: Path,
+    target: Target,
     samples: list[Sample],
     weights: str | Path | None = None,
     precision: ExportPrecision = "32",
@@ -32,7 +34,8 @@ def exported_file(
 
     Args:
         bundle: The bundle.
-        file: The ONNX file.
+        file: The file.
+        target: Its kind.
         samples: Pictures to compare on.
         weights: File of the base's weights; None looks where training found them.
         precision: How the weights are kept.
@@ -41,24 +44,29 @@ def exported_file(
         The proof of this precision and of ``32``.
 
     Raises:
-        UsageError: The network is too large for one file.
+        UsageError: The network is too large for the file.
         BundleError: The bundle is damaged, or the base's weights are not those of training.
         BackboneError: The base's weights cannot be found.
         VitloraError: The file does not answer as the bundle does.
     """
-    vit = merged_vit(bundle, weights)
+    vit = merged_vit(bundle, target, weights)
     expected, paths = expected_answers(bundle, vit, samples)
     proofs: dict[ExportPrecision, ExportProof] = {}
     with draft(file) as room:
         room.mkdir()
         keys: tuple[ExportPrecision, ...] = ("32",) if precision == "32" else ("32", precision)
-        drafts: dict[ExportPrecision, Path] = {key: room / f"{key}.onnx" for key in keys}
+        drafts: dict[ExportPrecision, Path] = {key: room / f"{key}{target.suffix}" for key in keys}
         for key, written in drafts.items():
-            write_through(written, onnx_bytes(vit, bundle, key))
+            program = exported_program(vit, bundle, key)
+            try:
+                target.write(program, described(bundle, key), written)
+            except OSError as error:  # it names the draft, which means nothing to the user
+                raise OSError(error.errno, error.strerror, str(file)) from None
             proofs[key] = prove(written, expected, paths)
             proofs[key].check(key)
         yield proofs
-        rename(drafts[precision], file)
+        for new, path in zip(target.files(drafts[precision]), target.files(file), strict=True):
+            rename(new, path)
 
 
 def expected_answers(

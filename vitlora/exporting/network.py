@@ -5,6 +5,7 @@ from torch import nn
 
 from vitlora.backbones import features_and_logits
 from vitlora.data.preprocessing import Preprocessing
+from vitlora.exporting.targets.target import DISTANCES, FEATURES, PROBABILITIES
 from vitlora.metrics.judge import Judge
 
 
@@ -37,7 +38,7 @@ class AnsweringNetwork(nn.Module):
         self.colour_std: torch.Tensor
         self.eval().requires_grad_(False)
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns probabilities ``(B, C)``, features ``(B, D)`` and, if calibrated, distances.
 
         Args:
@@ -48,8 +49,8 @@ class AnsweringNetwork(nn.Module):
         features, logits = features_and_logits(self.network, images)
         probabilities = self._judge.calibrated(logits).softmax(1)
         if self._judge.confidence is None or self._judge.reference is None:
-            return probabilities, features
+            return {PROBABILITIES: probabilities, FEATURES: features}
         places, means = self._judge.reference.whitened(features)
         # ONNX has no operator for torch's cdist
         distances = (places[:, None] - means).square().sum(2).sqrt().amin(1)
-        return probabilities, features, distances
+        return {PROBABILITIES: probabilities, FEATURES: features, DISTANCES: distances}

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from vitlora.errors import DataError, VitloraError, counted
+from vitlora.exporting.exported import ExportPrecision
+from vitlora.exporting.exported_predictor import ExportedPredictor
+from vitlora.exporting.targets.target import PROBABILITIES
 from vitlora.metrics.judge import Judged
-from vitlora.prediction.exported import ExportPrecision
-from vitlora.prediction.exported_predictor import PROBABILITIES, ExportedPredictor
 
 BATCHES = (1, 2, 7)
 MOST_CHANGED = {"32": 0.0, "fp16": 0.005, "int8": 0.005}  # share of pictures whose class changes
@@ -82,7 +83,7 @@ def prove(file: Path, expected: Judged, paths: Sequence[Path]) -> ExportProof:
         BundleError: The file cannot be read.
         DataError: A picture cannot be read any more.
     """
-    predictor = ExportedPredictor(file)
+    predictor = ExportedPredictor(file, ours=True)
     classes = predictor.classes
     got = np.empty(tuple(expected.probabilities.shape), np.float32)
     marks = np.empty((len(paths), 2), bool)
@@ -102,7 +103,7 @@ def prove(file: Path, expected: Judged, paths: Sequence[Path]) -> ExportProof:
         changed_unsure=int(changed[0]),
         changed_unfamiliar=int(changed[1]),
         batches=_between_batches(predictor, squares, got),
-        bytes=file.stat().st_size,
+        bytes=sum(path.stat().st_size for path in predictor.target.files(file)),
         milliseconds=_milliseconds(predictor, squares[:1]),
     )
 

@@ -10,7 +10,6 @@ from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BundleError, printable, shown
 from vitlora.metrics.confidence import Confidence
 
-KEY = "vitlora"  # of the metadata
 FORMAT = 1
 MOST_BYTES = 2**24  # of the JSON; a thousand classes take 20 kB
 ExportPrecision = Literal["32", "fp16", "int8"]
@@ -61,7 +60,7 @@ class Exported:
         """
         if text is None:
             raise BundleError(
-                f"{file} was not written by vitlora: it has no '{KEY}' in its metadata; export a "
+                f"{file} was not written by vitlora: it has none of vitlora's metadata; export a "
                 "bundle with 'vitlora export'"
             )
         try:

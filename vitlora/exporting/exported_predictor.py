@@ -1,25 +1,25 @@
-"""Picture -> class and confidence, from an exported file. Needs onnxruntime, but no torch."""
+"""Picture -> class and confidence, from an exported file. Needs no torch, but for a .pt2 file."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitlora.errors import BundleError, DataError, UsageError, printable
+from vitlora.exporting.exported import Exported
+from vitlora.exporting.targets import TARGETS, target_of
+from vitlora.exporting.targets.target import (
+    DISTANCES,
+    INPUT,
+    PROBABILITIES,
+    OpenedNetwork,
+    Target,
+)
 from vitlora.metrics.prediction import Prediction
 from vitlora.prediction.ahead import ahead
-from vitlora.prediction.exported import KEY, Exported
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-INPUT = "pictures"
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-PROBABILITIES, FEATURES, DISTANCES = OUTPUTS = ("probabilities", "features", "distances")
 _Seen = tuple[Path, NDArray[np.uint8] | DataError, bool]  # square, whether its values are outside
 
 
@@ -27,18 +27,22 @@ class ExportedPredictor:
     """A network that ``vitlora export`` wrote; it answers as the ``Predictor`` of its bundle does.
 
     Args:
-        file: The .onnx file.
+        file: The file; its ending says what kind it is.
+        ours: Whether it is known to come from ``vitlora export``, and not from a stranger.
 
     Raises:
         BundleError: It is missing or damaged, or vitlora did not write it.
-        UsageError: onnxruntime is not installed.
+        UsageError: The package that reads it is not installed; or it is of a kind that may run
+            code, and not ours.
     """
 
-    def __init__(self, file: str | Path) -> None:
-        self._session = _opened(Path(file))
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.exported = Exported.from_text(metadata.get(KEY), file)
-        _check_fits(self._session, self.exported, file)
+    def __init__(self, file: str | Path, ours: bool = False) -> None:
+        file = Path(file)
+        self.target = _target(file, ours)
+        self.target.check_installed(f"reading {file}", self.target.reads_with)
+        self._network = _opened(file, self.target)
+        self.exported = Exported.from_text(self._network.said, file)
+        _check_fits(self._network, self.exported, file)
         self.classes = self.exported.classes
         self.validated = self.exported.validated
         self.confidence = self.exported.confidence
@@ -69,9 +73,7 @@ class ExportedPredictor:
             Probabilities ``(B, C)``, features ``(B, D)`` and, if the bundle was calibrated,
             distances to the training pictures ``(B,)``, by their names.
         """
-        names = [output.name for output in self._session.get_outputs()]
-        values: Any = self._session.run(names, {INPUT: pictures})  # all are arrays of floats
-        return dict(zip(names, values, strict=True))
+        return self._network.run(pictures)
 
     def square(self, path: Path) -> tuple[NDArray[np.uint8], bool]:
         """Returns a file as the network takes it, ``(size, size, 3)``; see ``Opened.outside``.
@@ -114,63 +116,61 @@ class ExportedPredictor:
         return Prediction(path, top, unsure, unfamiliar, outside)
 
 
-def _opened(file: Path) -> "InferenceSession":
-    """Returns onnxruntime's session; a graph runs operators of onnxruntime, no code of its own.
+def _target(file: Path, ours: bool) -> Target:
+    """Returns the kind of a file that may be opened.
 
     Raises:
         BundleError, UsageError: As for ``ExportedPredictor``.
     """
-    if not file.is_file():
-        raise BundleError(f"checkpoint '{file}': no such file")
-    try:
-        import onnxruntime
-    except ImportError:
+    target = target_of(file)
+    if target is None:
+        raise UsageError(f"'{file}': expected a file that ends in {', '.join(TARGETS)}")
+    if target.runs_code and not ours:
         raise UsageError(
-            f"reading {file} needs the package onnxruntime, which is not installed: pip install "
-            "'vitlora[export]'"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors, which are raised anyway
-    # as torch does; 0 is every core
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
-    # where no folder can be: a stranger's file may name other files to read weights from
-    nowhere = str(file.absolute() / "none")
-    options.add_session_config_entry(_WEIGHTS_FOLDER, nowhere)
-    try:
-        return onnxruntime.InferenceSession(
-            file.read_bytes(), options, providers=["CPUExecutionProvider"]
+            f"'{file}': reading a {target.suffix} file can run code that is in it, so vitlora only "
+            "writes them; predict with the bundle, or export another kind of file"
         )
-    # onnxruntime's own errors have no common class
+    for path in reversed(target.files(file)):
+        if not path.is_file():
+            raise BundleError(f"checkpoint '{path}': no such file")
+    return target
+
+
+def _opened(file: Path, target: Target) -> OpenedNetwork:
+    """Returns the network in a file.
+
+    Raises:
+        BundleError: It is damaged.
+    """
+    try:
+        return target.open(file)
+    # the libraries' own errors have no common class
     except Exception as error:
         said = printable(" ".join(str(error).split()))
+        reader = target.reads_with[0] if target.reads_with else "torch"
         raise BundleError(
-            f"{file} is torn or no ONNX file that onnxruntime {onnxruntime.__version__} reads "
-            f"({said}); export the bundle again"
+            f"{file} is torn, or no {target.suffix} file that {reader} reads ({said}); export the "
+            "bundle again"
         ) from None
 
 
-def _check_fits(session: "InferenceSession", exported: Exported, file: object) -> None:
+def _check_fits(network: OpenedNetwork, exported: Exported, file: Path) -> None:
     """Refuses a file whose network is not the one that its metadata describes.
 
     Raises:
         BundleError: An input or output is missing, or has another type or shape.
     """
     side, classes = exported.preprocessing.image_size, len(exported.classes)
-    distances = {} if exported.confidence is None else {DISTANCES: ("tensor(float)", ())}
+    distances = {} if exported.confidence is None else {DISTANCES: ("float32", (None,))}
     expected = {
-        INPUT: ("tensor(uint8)", (side, side, 3)),
-        PROBABILITIES: ("tensor(float)", (classes,)),
+        INPUT: ("uint8", (None, side, side, 3)),
+        PROBABILITIES: ("float32", (None, classes)),
         **distances,
     }
-    parts = [*session.get_inputs(), *session.get_outputs()]
-    found = {part.name: (part.type, tuple(part.shape[1:])) for part in parts}
-    inputs = [part.name for part in session.get_inputs()]
+    found = {**network.outputs, **network.inputs}
     for name, want in expected.items():
-        if found.get(name) != want or inputs != [INPUT]:
+        if found.get(name) != want or [*network.inputs] != [INPUT]:
             raise BundleError(
                 f"{file} is not a network of vitlora's: '{name}' is {found.get(name)}, expected "
-                f"{want}; export the bundle again"
+                f"{want}, where None is any number; export the bundle again"
             )
-    if any(isinstance(part.shape[0], int) for part in parts):
-        raise BundleError(f"{file} takes a fixed number of pictures; export the bundle again")
