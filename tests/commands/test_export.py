@@ -35,7 +35,7 @@ def test_mistakes_come_first(folder: Path) -> None:
     for name, message in cases.items():
         with pytest.raises(UsageError, match=message):
             export(folder / "bundle", folder / name)
-    with pytest.raises(UsageError, match=r"int8, but \.pt2 files have 32"):
+    with pytest.raises(UsageError, match=r"is int8; expected 32 for \.pt2 files"):
         export(folder / "bundle", folder / "c.pt2", precision="int8")
     with pytest.raises(UsageError, match="export needs CHECKPOINT and OUTPUT"):
         export(folder / "bundle")

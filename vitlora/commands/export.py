@@ -188,15 +188,14 @@ def _target(output: str | Path, precision: str) -> Target:
     if target is None:
         raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in {_or(TARGETS)}")
     if precision not in target.precisions:
-        raise UsageError(
-            f"--precision is {precision}, but {target.suffix} files have {_or(target.precisions)}"
-        )
+        expected = f"{_or(target.precisions)} for {target.suffix} files"
+        raise UsageError(f"--precision is {precision}; expected {expected}")
     return target
 
 
 def _or(words: Iterable[str]) -> str:
     *others, last = words
-    return f"{', '.join(others)} or {last}"
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _proof_file(output: Path, target: Target) -> Path:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # without it, OpenVINO computes in bf16 where the chip can, and rounds activations to 8 bits
 _EXACT = {"EXECUTION_MODE_HINT": "ACCURACY"}
 
+_METADATA = ["framework", KEY]  # where OpenVINO keeps that of ONNX
+
 
 class OpenVinoFile(Target):
     """Made from the ONNX file, whose 8-bit weights stay in 8 bits; read by OpenVINO."""
@@ -31,7 +33,6 @@ class OpenVinoFile(Target):
         import openvino  # pyright: ignore[reportMissingImports]
 
         model = openvino.Core().read_model(onnx_bytes(program, exported))
-        model.set_rt_info(exported.to_text(), [KEY])
         try:
             openvino.save_model(model, file, compress_to_fp16=False)
         except RuntimeError:
@@ -41,19 +42,20 @@ class OpenVinoFile(Target):
 
     def open(self, file: Path) -> OpenedNetwork:
         """Opens a file with as many threads as torch would have; see ``Target.open``."""
-        import openvino  # pyright: ignore[reportMissingImports]
+        import openvino.frontend  # pyright: ignore[reportMissingImports]
 
-        core = openvino.Core()
-        model = core.read_model(file)
+        # read_model would also try the readers of other formats, which print what they think
+        reader = openvino.frontend.FrontEndManager().load_by_framework("ir")
+        model = reader.convert(reader.load(str(file)))
         options = {**_EXACT, "INFERENCE_NUM_THREADS": threads()}
-        compiled = core.compile_model(model, "CPU", options)
+        compiled = openvino.compile_model(model, "CPU", options)
 
         def run(pictures: Any) -> dict[str, Any]:
             said = compiled({INPUT: pictures})
             return {part.any_name: said[part].copy() for part in compiled.outputs}
 
         return OpenedNetwork(
-            model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None,
+            model.get_rt_info(_METADATA).astype(str) if model.has_rt_info(_METADATA) else None,
             {part.any_name: _value(part) for part in model.inputs},
             {part.any_name: _value(part) for part in model.outputs},
             run,
