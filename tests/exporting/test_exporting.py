@@ -145,6 +145,22 @@ def test_other_kinds_of_files_answer_the_same(
             np.testing.assert_allclose(values, theirs[name], rtol=1e-3, atol=2e-5)
 
 
+def test_a_program_needs_torch_alone(plain: Path, tmp_path: Path) -> None:
+    export(plain, tmp_path / "x.pt2")
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('timm', 'vitlora', 'torchvision', 'onnx'))\n"
+        "import json, torch\n"
+        "metadata = {'vitlora': ''}\n"
+        "network = torch.export.load(sys.argv[1], extra_files=metadata).module()\n"
+        "said = network(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))\n"
+        "print(json.loads(metadata['vitlora'])['classes'], *said)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "x.pt2")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    names = "probabilities features distances"
+    assert done.stdout == f"{[*CLASSES]} {names}\n", done.stderr
+
+
 def test_predict_says_the_same_and_sets_the_same_marks(
     made: tuple[Classifier, Bundle, Path], tmp_path: Path, capsys: Any
 ) -> None:

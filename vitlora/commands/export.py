@@ -14,6 +14,7 @@ from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
 from vitlora.exporting.targets import TARGETS, Target
 from vitlora.files import write_whole
+from vitlora.light_imports import light_imports
 from vitlora.notes import note, tell
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def export(
     if data is not None:
         check_root(data, "--data")
     target.check_installed(f"writing {target.suffix} files", target.writes_with)
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.evaluation.pictures import find_validation
+    with light_imports():
+        from vitlora.bundle.checkpoint import load_bundle
+        from vitlora.evaluation.pictures import find_validation
     from vitlora.exporting.exports import exported_file
 
     bundle = load_bundle(checkpoint)

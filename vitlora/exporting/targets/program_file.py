@@ -18,7 +18,7 @@ class ProgramFile(Target):
 
     suffix = ".pt2"
     use = "torch.export.load('{}').module()(pictures)"
-    precisions = ("32",)  # torch computes in fp16 several times slower on CPUs
+    precisions = ("32",)
     runs_code = True
 
     def write(self, program: "ExportedProgram", exported: Exported, file: Path) -> None:
