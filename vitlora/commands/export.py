@@ -33,7 +33,7 @@ def export(
     data: str | Path | None = None,
     **reading: str | Path,
 ) -> Export | Example:
-    """Exports a bundle as a file that runs without vitlora: ONNX, OpenVINO or torch.export.
+    """Exports a bundle to ONNX, OpenVINO or torch.export.
 
     Before the file is written, its answers to the validation pictures are compared with those of
     the bundle. The result is written next to it, as NAME.json.
