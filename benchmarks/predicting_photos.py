@@ -23,7 +23,7 @@ from PIL import Image
 from predicting import answers, int8, ratios, record, seconds_of
 
 from vitlora.data.images import open_image
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.prediction.predictor import Predictor
 
 

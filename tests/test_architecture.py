@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"backbones"},
     {"adapters", "bundle"},
     {"training", "evaluation", "prediction", "studies"},
-    {"memory"},
+    {"memory", "exporting"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -53,6 +53,9 @@ DOORS = {
         "data/layouts/table_file.py",
     },
     "datasets": {"data/hub.py"},
+    "onnx": {"exporting/eight_bits.py"},
+    "onnxruntime": {"exporting/device.py", "exporting/targets/onnx_file.py"},
+    "openvino": {"exporting/targets/openvino_file.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }

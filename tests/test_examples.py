@@ -6,6 +6,7 @@ import doctest
 import inspect
 import shlex
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _AWAY = (
     *("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare"),
     "vitlora doctor photos --check-labels",  # the weights of its base
 )
+if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+    _AWAY += ("vitlora export checkpoints", "vitlora predict photo.jpg --checkpoint waste5.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     from vitlora.commands.configs import configs
     from vitlora.commands.doctor import doctor
     from vitlora.commands.drift import drift
+    from vitlora.commands.export import export
     from vitlora.commands.fetch import fetch
     from vitlora.commands.merge import merge
     from vitlora.commands.predict import predict
     from vitlora.commands.push import push
     from vitlora.commands.report import report
     from vitlora.errors import VitloraError
-    from vitlora.metrics.judge import Prediction
+    from vitlora.metrics.prediction import Prediction
     from vitlora.prediction.pool import AdapterPool
     from vitlora.prediction.predictor import Predictor
 
 _HOMES = {
     "AdapterPool": "prediction.pool",
     "Bundle": "bundle.checkpoint",
-    "Prediction": "metrics.judge",
+    "Prediction": "metrics.prediction",
     "Predictor": "prediction.predictor",
     "VitloraError": "errors",
     "adopt": "commands.adopt",
@@ -42,6 +43,7 @@ _HOMES = {
     "configs": "commands.configs",
     "doctor": "commands.doctor",
     "drift": "commands.drift",
+    "export": "commands.export",
     "fetch": "commands.fetch",
     "fit": "cli.training",
     "load_bundle": "bundle.checkpoint",
@@ -66,6 +68,7 @@ __all__ = [
     "configs",
     "doctor",
     "drift",
+    "export",
     "fetch",
     "fit",
     "load_bundle",

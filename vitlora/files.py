@@ -77,6 +77,12 @@ def write_through(path: Path, data: bytes) -> None:
         raise _named(error, path) from None
 
 
+def keep_content(path: Path) -> None:
+    """Waits until the content of a file that another library wrote is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def _named(error: OSError, path: Path) -> OSError:
     return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 

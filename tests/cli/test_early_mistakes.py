@@ -14,6 +14,7 @@ from vitlora.bundle.merged_file import BASES
 from vitlora.cli.main import COMMANDS, ON_LIGHTNING, function_of
 from vitlora.cli.parser import CommandLine
 from vitlora.commands.predict import predict
+from vitlora.exporting.exported import ExportPrecision
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import Quantization
 
@@ -63,6 +64,7 @@ NOTHING = {
     "report": ["nowhere"],
     "drift": ["nowhere", "--data", "."],
     "merge": ["nowhere", "out.safetensors"],
+    "export": ["nowhere", "out.onnx"],
     "calibrate": ["nowhere"],
     "push": ["nowhere", "owner/name"],
     "predict": ["x.jpg", "--checkpoint", "nowhere"],
@@ -118,6 +120,13 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["adopt", "x"], "adopt needs --classes and --backbone"),
         (["report"], "report needs CHECKPOINT"),
         (["merge", "x"], "merge needs OUTPUT"),
+        (["export", "x"], "export needs CHECKPOINT and OUTPUT"),
+        (["export", "b", "out.bin"], "expected a name that ends in .onnx"),
+        (["export", "x", "y.onnx", "--precision", "4"], "expected one of 32, fp16, int8"),
+        (
+            ["predict", "b/vitlora.json", "--checkpoint", "no.onnx"],
+            "checkpoint 'no.onnx': no such file",
+        ),
         (["push"], "push needs CHECKPOINT and REPOSITORY"),
         (["plan", "--methods", "lara"], "lara"),
         (["plan", "--classes", "few"], "--classes is 'few'; expected a whole number"),
@@ -203,6 +212,7 @@ def test_choices_are_those_of_what_they_choose() -> None:
 
     assert choices("adopt", "quantization") == list(get_args(Quantization))
     assert choices("merge", "base") == list(BASES)
+    assert choices("export", "precision") == list(get_args(ExportPrecision))
 
 
 def test_the_precisions_of_predict_are_those_of_the_predictor() -> None:

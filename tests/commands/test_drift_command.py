@@ -20,7 +20,7 @@ from vitlora.commands.drift import drift
 from vitlora.data.read import read_folder
 from vitlora.errors import BundleError, DataError
 from vitlora.evaluation.calibrate import calibrate
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.metrics.unsure import Unsure
 from vitlora.prediction.predictor import Predictor
 

@@ -32,7 +32,7 @@ from vitlora.evaluation.report_page import ReportPage
 from vitlora.evaluation.seen import Seen
 from vitlora.metrics.confidence import Confidence
 from vitlora.metrics.intervals import exact_interval
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.metrics.reference import Reference
 from vitlora.prediction.predictor import Predictor
 

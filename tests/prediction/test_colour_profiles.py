@@ -18,7 +18,7 @@ from vitlora.bundle.checkpoint import load_bundle, save_bundle
 from vitlora.cli.main import main as vitlora
 from vitlora.data.images import open_image
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.prediction.pool import AdapterPool
 from vitlora.prediction.predictor import Predictor
 

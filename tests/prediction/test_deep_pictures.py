@@ -17,7 +17,7 @@ from vitlora.commands.report import report
 from vitlora.data.datamodule import FolderData
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import UsageError
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.prediction.pool import AdapterPool
 from vitlora.prediction.predictor import Predictor
 

@@ -21,7 +21,7 @@ from vitlora.adapters import FullFineTuning, LinearProbe, Lora
 from vitlora.backbones import features_and_logits, load_backbone
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle, save_bundle
 from vitlora.errors import BundleError, DataError, UsageError
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.prediction.predictor import Predictor
 from vitlora.quantization import dequantize
 
@@ -277,7 +277,7 @@ def test_one_picture_starts_no_thread(
     trained_once: Predictor, make_folder: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     good = sorted(make_folder(tmp_path / "data").rglob("*.jpg"))
-    monkeypatch.setattr("vitlora.prediction.predictor.ThreadPoolExecutor", None)
+    monkeypatch.setattr("vitlora.prediction.ahead.ThreadPoolExecutor", None)
     assert len(list(trained_once.predict(good[:1]))) == 1
     assert list(trained_once.predict([])) == []
     with pytest.raises(TypeError):

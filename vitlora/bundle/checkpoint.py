@@ -30,7 +30,8 @@ from vitlora.bundle.folder import (
     TENSORS,
 )
 from vitlora.bundle.lora_options import LoraOptions
-from vitlora.bundle.record import Record, check_texts, is_network_path
+from vitlora.bundle.plain import check_texts
+from vitlora.bundle.record import Record, is_network_path
 from vitlora.bundle.transaction import (
     FORMAT,
     fields_digest,

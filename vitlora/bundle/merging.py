@@ -86,7 +86,7 @@ def merged_network(
         BundleError: The base's weights are not those of training, or a tensor does not fit.
         BackboneError: The base's weights are not available.
     """
-    return trained_network(_opened(bundle, weights), bundle, device).to(device).eval()
+    return trained_network(opened_backbone(bundle, weights), bundle, device).to(device).eval()
 
 
 def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
@@ -100,12 +100,13 @@ def bundle_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbo
     Raises:
         BackboneError: The base's weights are not available.
     """
-    backbone = _opened(bundle, weights)
+    backbone = opened_backbone(bundle, weights)
     backbone.load()
     return backbone
 
 
-def _opened(bundle: Bundle, weights: str | Path | None) -> Backbone:
+def opened_backbone(bundle: Bundle, weights: str | Path | None = None) -> Backbone:
+    """Returns the plain backbone of a bundle, not loaded; arguments as for ``bundle_backbone``."""
     record = bundle.record
     found = "none" if record.method == "FullFineTuning" else weights or bundle.weights
     return open_backbone(

@@ -1,7 +1,13 @@
-"""Checks plain values, as in JSON and YAML, against annotations."""
+"""Checks plain values, as in JSON and YAML. Needs no torch."""
 
+import re
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+
+from vitlora.errors import shown
+
+# a text of one line; no path is longer
+_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
 
 
 def is_a(value: object, hint: object) -> bool:
@@ -32,3 +38,17 @@ def is_a(value: object, hint: object) -> bool:
     if kind in (str, int, bool, NoneType):
         return type(value) is kind
     raise TypeError(f"{hint} is not an annotation of a plain value")
+
+
+def check_texts(value: object) -> None:
+    """Refuses texts, in nested values, that have control characters or are too long.
+
+    Raises:
+        ValueError: There is such a text.
+    """
+    if isinstance(value, str) and not _TEXT.fullmatch(value):
+        raise ValueError(f"it holds {shown(value)}; expected at most 4096 printable characters")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    for part in value if isinstance(value, list | tuple) else ():
+        check_texts(part)

@@ -1,6 +1,5 @@
 """The contents of ``vitlora.json``, and the checks of its values."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from vitlora import __version__
-from vitlora.bundle.plain import is_a
+from vitlora.bundle.plain import check_texts, is_a
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import shown
 from vitlora.metrics.confidence import Confidence
@@ -20,8 +19,6 @@ _DRAWN = {
     **{"val": float, "test": float, "seed": int, "folds": int, "fold": int},
     **{"groups": str, "resplit": bool},
 }
-# a text of one line; no path is longer
-_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
 
 
 @dataclass(frozen=True)
@@ -139,20 +136,6 @@ def _check_record(record: Record) -> None:
         raise ValueError("classes holds fewer than two names, or one twice")
     if record.head not in ("full", "lora"):
         raise ValueError(f"head is {shown(record.head)}; expected full or lora")
-
-
-def check_texts(value: object) -> None:
-    """Refuses texts, in nested values, that have control characters or are too long.
-
-    Raises:
-        ValueError: There is such a text.
-    """
-    if isinstance(value, str) and not _TEXT.fullmatch(value):
-        raise ValueError(f"it holds {shown(value)}; expected at most 4096 printable characters")
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    for part in value if isinstance(value, list | tuple) else ():
-        check_texts(part)
 
 
 def is_network_path(path: str) -> bool:

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "vitlora.commands.compare:compare",
     "calibrate": "vitlora.commands.calibrate:calibrate",
     "merge": "vitlora.commands.merge:merge",
+    "export": "vitlora.commands.export:export",
     "adopt": "vitlora.commands.adopt:adopt",
     "push": "vitlora.commands.push:push",
 }

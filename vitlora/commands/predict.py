@@ -15,13 +15,15 @@ from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.data.archives import is_archive
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import DataError, UsageError, counted
+from vitlora.exporting.targets import target_of
 from vitlora.files import check_target, write_whole
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note
 
 if TYPE_CHECKING:
     from vitlora.data.bit_depth import ValueRange
-    from vitlora.metrics.judge import Prediction
+    from vitlora.exporting.exported_predictor import ExportedPredictor
+    from vitlora.metrics.prediction import Prediction
     from vitlora.prediction.predictor import Predictor
 
 
@@ -44,7 +46,8 @@ def predict(
 
     Args:
         images: Files, folders or globs.
-        checkpoint: Folder of the bundle (default: the newest in checkpoints/).
+        checkpoint: Folder of the bundle (default: the newest in checkpoints/), or a file that
+            export wrote, which starts faster.
         top_k: Number of classes to list for each picture.
         batch_size: Pictures in one forward pass.
         csv: Also write the answers to this CSV file, at the end.
@@ -78,24 +81,53 @@ def predict(
         note(f"ignored {describe(others)}")
     if not any(isinstance(one, Path) for one in found):
         return (one for one in found if isinstance(one, DataError))
-    folder = newest_bundle() if checkpoint is None else check_there(checkpoint)
-    # importing torch and timm takes seconds, so the arguments are checked first
-    with without_compiler():
-        from vitlora.prediction.predictor import Predictor
+    if checkpoint is not None and target_of(checkpoint) is not None:
+        place, predictor = Path(checkpoint), _exported(Path(checkpoint), weights, device, precision)
+    else:
+        place = newest_bundle() if checkpoint is None else check_there(checkpoint)
+        # importing torch and timm takes seconds, so the arguments are checked first
+        with without_compiler():
+            from vitlora.prediction.predictor import Predictor
 
-    predictor = Predictor(folder, weights, device, precision)
+        predictor = Predictor(place, weights, device, precision)
     if checkpoint is None:
-        note(f"using {folder}")
-    _note_doubts(folder, predictor)
+        note(f"using {place}")
+    _note_doubts(place, predictor)
     answers = _answers(predictor, found, top_k, batch_size, show)
     return answers if csv is None else _kept(answers, Path(csv))
 
 
+def _exported(
+    file: Path, weights: str | Path | None, device: str, precision: str
+) -> ExportedPredictor:
+    """Returns the predictor of an exported file; torch is not imported.
+
+    Raises:
+        UsageError: An option is only for bundles.
+        BundleError: The file is missing or damaged.
+    """
+    from vitlora.exporting.exported_predictor import ExportedPredictor
+
+    if weights is not None:
+        raise UsageError(f"--weights is for bundles; {file} holds its weights, so leave it out")
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"--device is {device}, but {file} runs on the CPU; predict with a bundle")
+    if precision == "bf16":
+        raise UsageError(
+            f"--precision is bf16, but {file} has the precision of its export; leave it out"
+        )
+    return ExportedPredictor(file)
+
+
 def _answers(
-    predictor: Predictor, found: Sequence[Path | DataError], top_k: int, batch_size: int, show: bool
+    predictor: Predictor | ExportedPredictor,
+    found: Sequence[Path | DataError],
+    top_k: int,
+    batch_size: int,
+    show: bool,
 ) -> Iterator[Prediction | DataError]:
     """Yields the answer to each file, or its error, in order."""
-    from vitlora.metrics.judge import OnlyPrediction
+    from vitlora.metrics.prediction import OnlyPrediction
 
     paths = [one for one in found if isinstance(one, Path)]
     alone = len(found) == 1
@@ -121,7 +153,7 @@ def _kept(
     _write_csv(target, rows)
 
 
-def _note_doubts(folder: Path, predictor: Predictor) -> None:
+def _note_doubts(folder: Path, predictor: Predictor | ExportedPredictor) -> None:
     """Notes why a bundle's confidence may mislead."""
     if not predictor.validated:
         note(f"{folder} was never validated, so its accuracy is unknown")

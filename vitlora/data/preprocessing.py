@@ -1,19 +1,22 @@
-"""How a picture becomes the tensor that a set of weights expects."""
+"""How a picture becomes the tensor that a set of weights expects; only that tensor needs torch."""
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 
 from vitlora.data.bit_depth import ValueRange
+from vitlora.data.framing import Framing
 from vitlora.data.images import Opened, Side, open_marked
 from vitlora.data.in_memory import seen_as
 from vitlora.data.value_range import read_range
+
+if TYPE_CHECKING:
+    import torch
 
 CropMode = Literal["center", "squash", "border"]
 
@@ -133,53 +136,41 @@ class Preprocessing:
         share = self.crop_pct if crop_mode == "center" else 1.0
         return replace(self, crop_mode=crop_mode, crop_pct=share)
 
-    def transform(self) -> Callable[[Image.Image], torch.Tensor]:
-        """Returns timm's own evaluation transform: RGB picture -> ``(3, H, W)``, normalised.
-
-        Under ``border`` a picture so thin that nothing of it would be left keeps one pixel.
-        """
-        # here, because spawned loader workers import this module and timm takes seconds
-        from timm.data.transforms_factory import create_transform
-        from torchvision.transforms import Compose
-
-        timms: Any = create_transform(
-            input_size=(3, self.image_size, self.image_size),
-            is_training=False,
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
-            crop_pct=self.crop_pct,
-            crop_mode=self.crop_mode,
+    def framing(self) -> Framing:
+        """Returns what cuts the network's square out of an upright RGB picture, as timm does."""
+        fill = tuple(round(255 * value) for value in self.mean)
+        return Framing(
+            self.image_size,
+            math.floor(self.image_size / self.crop_pct),
+            self.crop_mode,
+            self.interpolation,
+            (fill[0], fill[1], fill[2]),
         )
-        steps = timms.transforms[:-2]  # the last two, ToTensor and Normalize, are the normalisation
-        if self.crop_mode == "border":
-            steps.insert(0, Thickened(steps[0].size[0]))
-        return Compose([*steps, self.normalisation()])
+
+    def transform(self) -> "Transform":
+        """Returns timm's evaluation transform: RGB picture -> ``(3, H, W)``, normalised."""
+        return Transform(self.framing(), self.normalisation())
 
     def normalisation(self) -> "Normalisation":
         """Returns what turns 8-bit RGB into the network's input."""
         return Normalisation(self.mean, self.std)
 
 
-class Thickened:
-    """Widens a picture whose short side would shrink to nothing; others stay unchanged.
+@dataclass(frozen=True)
+class Transform:
+    """Turns an upright RGB picture into the network's input.
 
-    timm's ``ResizeKeepRatio`` rounds such a short side to 0 pixels, which Pillow refuses.
-
-    Args:
-        size: Length in pixels to which the long side is scaled.
+    Attributes:
+        framing: Cuts the square out.
+        normalisation: Makes numbers of it.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    framing: Framing
+    normalisation: "Normalisation"
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Returns a picture whose short side scales to a pixel or more."""
-        scale = max(image.size) / self.size
-        if round(min(image.size) / scale) > 0:
-            return image
-        width, height = (max(side, math.ceil(scale)) for side in image.size)
-        return image.resize((width, height), Image.Resampling.NEAREST)
+    def __call__(self, image: Image.Image) -> "torch.Tensor":
+        """Returns ``(3, H, W)``, normalised."""
+        return self.normalisation(self.framing(image))
 
 
 class Normalisation:
@@ -194,12 +185,14 @@ class Normalisation:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        shares = torch.arange(256).float().div(255)
-        values = (shares - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
-        self._values = values.numpy()  # (3, 256)
+        shares = np.arange(256, dtype=np.float32) / np.float32(255)
+        means, stds = (np.array(values, np.float32)[:, None] for values in (mean, std))
+        self._values = (shares - means) / stds  # (3, 256)
 
-    def __call__(self, image: Image.Image | np.ndarray) -> torch.Tensor:
+    def __call__(self, image: Image.Image | np.ndarray) -> "torch.Tensor":
         """Returns ``(3, H, W)``."""
+        import torch
+
         planes = np.asarray(image).transpose(2, 0, 1)
         normal = np.empty(planes.shape, np.float32)
         for channel, plane in enumerate(planes):

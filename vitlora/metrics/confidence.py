@@ -1,15 +1,22 @@
-"""Meaningful confidence: temperature, unsure answers, unfamiliar pictures."""
+"""Meaningful confidence: temperature, unsure answers, unfamiliar pictures.
+
+Reading and checking what was learnt needs no torch.
+"""
+
+from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from vitlora.metrics.intervals import Interval, binomial_tail, exact_interval
+
+if TYPE_CHECKING:
+    import torch
 
 CERTAINTY = 0.9  # probability, over the draw of the validation pictures, that a promise holds
 NEVER = 2.0  # a threshold that no confidence reaches
@@ -87,7 +94,7 @@ class Confidence:
         return self.chosen_for.get("max_error") if "certainty" in self.chosen_for else None
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Confidence":
+    def from_json(cls, fields: Mapping[str, Any]) -> Confidence:
         """Reads the JSON of ``dataclasses.asdict``, and checks every value.
 
         Raises:
@@ -198,6 +205,8 @@ def threshold_for_error(confidence: torch.Tensor, right: torch.Tensor, max_error
     Returns:
         ``NEVER`` if nothing can be promised.
     """
+    import torch
+
     images = len(confidence)
     shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(0))
     values, order = confidence[shuffled].sort(descending=True, stable=True)

@@ -56,11 +56,20 @@ class Reference:
         Args:
             features: Inputs of the head, ``(N, D)``.
         """
+        places, means = self.whitened(features)
+        return torch.cdist(places, means, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+
+    def whitened(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns pictures ``(N, K)`` and classes ``(C, K)`` where distances are Euclidean.
+
+        Args:
+            features: Inputs of the head, ``(N, D)``.
+        """
         whitening = self.whitening.float()
         places = _projected(features, len(whitening)) / self.scale
         centre = self.means.float().mean(0)  # differences of smaller numbers are more exact
         white, means = ((x - centre) @ whitening.T for x in (places, self.means.float()))
-        return torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+        return white, means
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Returns the tensors for a bundle: about K * (C + K / 2) numbers in fp16."""

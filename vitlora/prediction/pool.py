@@ -20,7 +20,7 @@ from vitlora.bundle.merging import bundle_backbone
 from vitlora.bundle.record import Record
 from vitlora.errors import BundleError, DataError, UsageError, a_few, counted, nearest, shown
 from vitlora.hardware import pick_device
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
 from vitlora.prediction.pooled_adapter import (
     PooledAdapter,
     RunningBatch,

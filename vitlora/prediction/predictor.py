@@ -1,13 +1,11 @@
 """Picture -> class and confidence, from a bundle. Imports neither PEFT nor Lightning."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar, cast, overload
+from typing import cast, overload
 
 import numpy as np
 import torch
@@ -18,12 +16,10 @@ from vitlora.bundle.checkpoint import Bundle, load_bundle
 from vitlora.bundle.merging import merged_network
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
-from vitlora.metrics.judge import Prediction
+from vitlora.metrics.prediction import Prediction
+from vitlora.prediction.ahead import ahead
 from vitlora.quantization import is_quantized
 
-_MOST_THREADS = 16  # for reading pictures
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray | bytes
 _Seen = tuple[Path, torch.Tensor | DataError, bool]  # tensor, whether its values are outside
 
@@ -143,7 +139,7 @@ class Predictor:
             batch_size: Pictures in one forward pass.
         """
         paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-        opened = _ahead(self._open, map(Path, paths), 2 * batch_size)
+        opened = ahead(self._open, map(Path, paths), 2 * batch_size)
         while group := list(islice(opened, batch_size)):
             yield from self._predict_group(group, top_k)
 
@@ -168,25 +164,3 @@ class Predictor:
                 yield tensor
             else:
                 yield replace(next(predictions), outside=outside)
-
-
-def _ahead(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], most: int
-) -> Iterator[_Result]:
-    """Yields the results of ``work`` in order; threads work up to ``most`` items ahead."""
-    items = iter(items)
-    first = list(islice(items, 2))
-    if len(first) < 2:  # one picture needs no thread
-        yield from map(work, first)
-        return
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
-    waiting: deque[Future[_Result]] = deque()
-    try:
-        for item in chain(first, items):
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # the caller may stop early
