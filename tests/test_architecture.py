@@ -49,8 +49,9 @@ DOORS = {
     "pyarrow": {
         "data/rows.py",
         "data/layouts/columns.py",
-        "data/layouts/datasets.py",
+        "data/layouts/row_shards.py",
         "data/layouts/table_file.py",
+        "prediction/answer_file.py",
     },
     "datasets": {"data/hub.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
