@@ -52,8 +52,10 @@ DOORS = {
         "data/layouts/row_shards.py",
         "data/layouts/table_file.py",
         "prediction/answer_file.py",
+        "prediction/ray.py",
     },
     "datasets": {"data/hub.py"},
+    "ray": {"prediction/ray.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }
