@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vitlora.data.layouts.reading import LayoutOptions
-from vitlora.data.unlabelled import check_options, every, find
+from vitlora.data.unlabelled import every, find, options_of
 from vitlora.errors import DataError, UsageError
 
 
@@ -78,7 +78,7 @@ def test_a_table_elsewhere_with_columns_and_folder_named(root: Path) -> None:
     with pytest.raises(DataError, match=r"away\.csv has no column that names pictures"):
         files(table, root)
     with pytest.raises(UsageError, match=r"predict does not use data\.label_column"):
-        check_options(LayoutOptions(label_column="x"))
+        options_of({"data.label_column": "x"})
 
 
 def test_an_ambiguous_name_and_an_empty_table_are_refused(root: Path) -> None:
@@ -112,7 +112,7 @@ def test_parquet_holds_pictures_or_names_them(
 def test_mistakes_stand_where_their_words_do(root: Path) -> None:
     (root.parent / "empty").mkdir()
     words = [root / "a/1.jpg", root / "nope", root.parent / "empty", root / "b"]
-    first, nope, empty, last = every(words, LayoutOptions())
+    first, nope, empty, last = every(words)
     assert not isinstance(first, DataError) and not isinstance(last, DataError)
     assert str(nope) == f"{root}/nope: no such file"
     assert str(empty) == f"{root.parent}/empty: no pictures in this folder"

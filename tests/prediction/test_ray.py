@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[...,
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves on a busy machine
     # one CPU for reading: actors that hold all of them would wait for ever
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -64,8 +66,6 @@ def test_a_batch_gets_the_answers_of_the_command(trained: Path) -> None:
 def test_two_actors_on_a_local_ray(trained: Path, cluster: None) -> None:
     class Counted(RayPredictor):
         def __call__(self, batch: Any) -> Any:
-            import os
-
             import torch
 
             table = super().__call__(batch)

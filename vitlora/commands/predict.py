@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vitlora.bundle.folder import check_there, newest_bundle
-from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.listing import describe
-from vitlora.data.unlabelled import Found, check_options, every
+from vitlora.data.unlabelled import Found, every, options_of
 from vitlora.errors import DataError, UsageError, counted
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note
@@ -84,8 +83,7 @@ def predict(
         if value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1")
     share = _share(output, shard, show)
-    options = LayoutOptions.named(reading)
-    check_options(options)
+    options = options_of(reading)
     places = list(every([images] if isinstance(images, str | Path) else images, options))
     found = _noted(places, output is not None)
     if not any(one.files for one in found):

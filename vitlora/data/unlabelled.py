@@ -1,22 +1,25 @@
 """Pictures to predict: files, folders, globs, archives and tables, which need no classes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitlora.data.archives import check_sealed, is_archive, is_there
 from vitlora.data.hub import hub_name
-from vitlora.data.layouts.lookup import Lookup
-from vitlora.data.layouts.reading import LayoutOptions, Place
-from vitlora.data.layouts.row_shards import ENDINGS as ROWS
-from vitlora.data.layouts.row_shards import holds_pictures, pictures_in
-from vitlora.data.layouts.table_columns import file_column
-from vitlora.data.layouts.table_file import ENDINGS, read_table
 from vitlora.data.listing import list_pictures
 from vitlora.errors import DataError, UsageError
 
+if TYPE_CHECKING:  # the layouts take a tenth of a second to import, which one photo does not need
+    from vitlora.data.layouts.lookup import Lookup
+    from vitlora.data.layouts.reading import LayoutOptions
+
+_ROWS = (".parquet", ".arrow")  # files whose rows may be pictures
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _USED = ("file_column", "images")  # options that say where pictures are, not what they show
 
 
@@ -57,7 +60,6 @@ def find(word: str | Path, options: LayoutOptions | None = None) -> Iterator[Fou
         DataError: There is nothing of that name, a folder or table holds no pictures, or a table or
             an archive is damaged.
     """
-    options = options or LayoutOptions()
     path = Path(word) if hub_name(word) else Path(word).expanduser()
     if hub_name(word) or path.exists():
         places = [path]
@@ -69,31 +71,37 @@ def find(word: str | Path, options: LayoutOptions | None = None) -> Iterator[Fou
         yield from _of_place(place, options)
 
 
-def check_options(options: LayoutOptions) -> None:
-    """Refuses options that say what pictures show.
+def options_of(named: Mapping[str, object]) -> LayoutOptions | None:
+    """Returns the options of tables that a command was given; None for none.
 
     Raises:
-        UsageError: There are some.
+        UsageError: There are others among them.
     """
+    if not named:
+        return None
+    from vitlora.data.layouts.reading import LayoutOptions
+
+    options = LayoutOptions.named(named)
     if unused := sorted(options.given().keys() - _USED):
         raise UsageError(
             f"predict does not use data.{unused[0]}; expected {' or '.join(_USED)}, for tables"
         )
+    return options
 
 
-def _of_place(path: Path, options: LayoutOptions) -> Iterator[Found]:
+def _of_place(path: Path, options: LayoutOptions | None) -> Iterator[Found]:
     check_sealed(path)
     if path.is_dir() or is_archive(path):
         yield from _of_folder(path, options)
-    elif hub_name(path) or (path.suffix.lower() in ROWS and holds_pictures(path)):
+    elif hub_name(path) or (path.suffix.lower() in _ROWS and _holds_pictures(path)):
         yield _of_rows(path, options)
-    elif path.suffix.lower() in ENDINGS:
+    elif path.suffix.lower() in _TABLES:
         yield Found(path, _Named(path, options).files())
     else:
         yield Found(path, [str(path)])
 
 
-def _of_folder(path: Path, options: LayoutOptions) -> Iterator[Found]:
+def _of_folder(path: Path, options: LayoutOptions | None) -> Iterator[Found]:
     listing = list_pictures(path)
     others = listing.passed_over.get("other", [])
     closed = listing.passed_over.get("closed", [])
@@ -103,14 +111,24 @@ def _of_folder(path: Path, options: LayoutOptions) -> Iterator[Found]:
     elif inside:
         for archive in inside:
             yield from _of_folder(archive, options)
-    elif any(one.suffix.lower() in ROWS and holds_pictures(one) for one in others):
+    elif any(one.suffix.lower() in _ROWS and _holds_pictures(one) for one in others):
         yield _of_rows(path, options)
     else:
         raise DataError(f"{path}: no pictures in this folder")
 
 
-def _of_rows(path: Path, options: LayoutOptions) -> Found:
-    names = {str(file): name for file, name in pictures_in(Place(path), options)}
+def _holds_pictures(path: Path) -> bool:
+    from vitlora.data.layouts.row_shards import holds_pictures
+
+    return holds_pictures(path)
+
+
+def _of_rows(path: Path, options: LayoutOptions | None) -> Found:
+    from vitlora.data.layouts.reading import LayoutOptions, Place
+    from vitlora.data.layouts.row_shards import pictures_in
+
+    rows = pictures_in(Place(path), options or LayoutOptions())
+    names = {str(file): name for file, name in rows}
     return Found(path, [*names], names)
 
 
@@ -122,13 +140,18 @@ class _Named:
         options: The column that names them; ``images`` is their folder, if not the table's.
     """
 
-    def __init__(self, path: Path, options: LayoutOptions) -> None:
-        self._place, self._options = Place(path), options
-        self._folder = path.parent if options.images is None else Path(options.images).expanduser()
+    def __init__(self, path: Path, options: LayoutOptions | None) -> None:
+        from vitlora.data.layouts.reading import LayoutOptions, Place
+
+        self._place, self._options = Place(path), options or LayoutOptions()
+        images = self._options.images
+        self._folder = path.parent if images is None else Path(images).expanduser()
 
     @cached_property
     def _lookup(self) -> Lookup:
         """Finds names that are not paths, which takes a listing of the folder."""
+        from vitlora.data.layouts.lookup import Lookup
+
         return Lookup(self._place, self._options)
 
     def files(self) -> list[str]:
@@ -137,6 +160,9 @@ class _Named:
         Raises:
             DataError: The table is damaged or names no pictures, or a name fits several.
         """
+        from vitlora.data.layouts.table_columns import file_column
+        from vitlora.data.layouts.table_file import read_table
+
         table = read_table(self._place, self._place.root)
         column = file_column(table, self._options, lambda name: bool(self._there(name)))
         names = [name for name in table.cells(column) if name]
@@ -158,7 +184,9 @@ class _Named:
         return str(found[0]) if found else ""
 
 
-def every(words: Iterable[str | Path], options: LayoutOptions) -> Iterator[Found | DataError]:
+def every(
+    words: Iterable[str | Path], options: LayoutOptions | None = None
+) -> Iterator[Found | DataError]:
     """Yields the places of all arguments, in order; an error for one that has no pictures."""
     for word in words:
         try:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from vitlora import __version__
 from vitlora.data.archives import is_there
-from vitlora.data.hub import hub_name
+from vitlora.data.hub import address, hub_name
 from vitlora.data.layouts.reading import normal
 from vitlora.data.unlabelled import Found
 from vitlora.errors import DataError, counted
@@ -190,7 +190,7 @@ def _share(found: Sequence[Found], shard: Shard) -> tuple[list[str], list[str]]:
 def _digest(found: Iterable[Found], names: Iterable[str]) -> str:
     """Returns what identifies pictures: their places and names."""
     digest = sha256()
-    for text in (*(os.path.abspath(one.root) for one in found), *names):  # noqa: PTH100
+    for text in (*(address(one.root) for one in found), *names):
         digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 
