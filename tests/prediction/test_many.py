@@ -216,6 +216,26 @@ def test_two_processes_do_not_write_one_file(photos: Path) -> None:
     assert run(photos, target, Fake()).predicted == 92
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+@pytest.mark.parametrize("room", [0, 3000])
+def test_a_full_disk_is_named_and_nothing_is_lost(photos: Path, room: int) -> None:
+    import resource
+
+    target = photos.parent / "answers.jsonl"
+    run(photos, photos.parent / "whole.jsonl", Fake())
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, target, Fake(stop=0))  # answers.jsonl.run is there
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"answers\.jsonl\.(part|run)'"):
+            run(photos, target, Fake())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run(photos, target, Fake())
+    assert rows_of(target) == rows_of(photos.parent / "whole.jsonl")
+
+
 def test_shards_together_have_every_picture_once(photos: Path) -> None:
     target = photos.parent / "answers.jsonl"
     for number in (1, 2, 3):

@@ -141,7 +141,9 @@ def _noted(places: Sequence[Found | DataError], strict: bool) -> list[Found]:
         DataError: ``strict`` is set, and there is an error or a folder that may not be read.
     """
     found = [one for one in places if isinstance(one, Found)]
-    if strict and (errors := [one for one in _in_order(places) if isinstance(one, DataError)]):
+    errors = [one for one in places if isinstance(one, DataError)]
+    errors += [_closed(path) for one in found for path in one.closed]
+    if strict and errors:
         raise errors[0]
     if others := [path for one in found for path in one.others]:
         note(f"ignored {describe(others)}")
@@ -155,11 +157,15 @@ def _in_order(places: Sequence[Found | DataError]) -> Iterator[Path | DataError]
         if isinstance(place, DataError):
             yield place
             continue
-        yield from (DataError(f"{one}: permission denied") for one in place.closed)
+        yield from map(_closed, place.closed)
         for file in place.files:
             if file not in seen:
                 seen.add(file)
                 yield Path(file)
+
+
+def _closed(folder: Path) -> DataError:
+    return DataError(f"{folder}: permission denied")
 
 
 def _answers(

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,26 +76,28 @@ class Unfinished:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Writes answers; from then on only a failure of the machine can lose them."""
-        for row in rows:
-            self._count(row)
-            self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
-        if time.monotonic() - self._synced > _SYNC:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        with _naming(self.part):
+            for row in rows:
+                self._count(row)
+                self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+            if time.monotonic() - self._synced > _SYNC:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
 
     def finish(self, top_k: int) -> None:
         """Makes the file of all answers, whole or not at all."""
-        os.fsync(self._file.fileno())
         self.run["answers"] = dict(self.counts)
-        _write(self.record, self.run)
-        if self.target.suffix.lower() == ".jsonl":
-            if sys.platform == "win32":  # which does not rename an open file
-                self._file.close()
-            rename(self.part, self.target)
-        else:
-            self._file.seek(0)
-            convert(map(json.loads, self._file), self.target, top_k, self.run)
+        with _naming(self.target):
+            os.fsync(self._file.fileno())
+            _write(self.record, self.run)
+            if self.target.suffix.lower() == ".jsonl":
+                if sys.platform == "win32":  # which does not rename an open file
+                    self._file.close()
+                rename(self.part, self.target)
+            else:
+                self._file.seek(0)
+                convert(map(json.loads, self._file), self.target, top_k, self.run)
         self.complete = True
 
     def close(self) -> None:
@@ -103,7 +105,8 @@ class Unfinished:
         if hasattr(self, "_file"):
             if self.complete and sys.platform != "win32":  # while it is locked
                 self.part.unlink(missing_ok=True)
-            self._file.close()
+            with suppress(OSError):  # on a full disk, which add has told
+                self._file.close()
         if self.complete:
             self.part.unlink(missing_ok=True)
 
@@ -144,6 +147,15 @@ class Unfinished:
             self.counts.update(known.get("answers", {}))
             self.done = known["pictures"]
         return there
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file in the error of a full disk, which does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 @contextmanager
