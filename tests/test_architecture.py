@@ -49,13 +49,16 @@ DOORS = {
     "pyarrow": {
         "data/rows.py",
         "data/layouts/columns.py",
-        "data/layouts/datasets.py",
+        "data/layouts/row_shards.py",
         "data/layouts/table_file.py",
+        "prediction/answer_file.py",
+        "prediction/ray.py",
     },
     "datasets": {"data/hub.py"},
     "onnx": {"exporting/eight_bits.py"},
     "onnxruntime": {"exporting/device.py", "exporting/targets/onnx_file.py"},
     "openvino": {"exporting/targets/openvino_file.py"},
+    "ray": {"prediction/ray.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }

@@ -594,13 +594,13 @@ def test_ctrl_c_leaves_a_usable_bundle_and_says_so(photos: Path) -> None:
     assert main(["predict", str(photos / "test/a/0.jpg"), "--checkpoint", "out"]) == 0
 
 
-@pytest.mark.parametrize("option", ["--csv", "--json"])
+@pytest.mark.parametrize("option", ["--output", "--json"])
 def test_a_file_that_cannot_be_written_is_said_before_the_work(
     option: str, photos: Path, capsys: Any
 ) -> None:
     assert fit(photos, "--output", "checkpoints/x") == 0
-    command = ["predict", str(photos / "val")] if option == "--csv" else ["validate"]
-    name = f"no/where.{option.removeprefix('--')}"
+    command = ["predict", str(photos / "val")] if option == "--output" else ["validate"]
+    name = "no/where.csv" if option == "--output" else "no/where.json"
     assert main([*command, option, name]) == 2
     assert f"{option} '{name}': its folder does not exist" in capsys.readouterr().err
 
@@ -629,15 +629,17 @@ def test_fit_without_anything_says_what_it_needs(capsys: Any) -> None:
     )
 
 
-def test_csv_holds_the_runners_up(photos: Path) -> None:
+def test_csv_holds_the_runners_up(photos: Path, capsys: Any) -> None:
     assert fit(photos, "--output", "checkpoints/x") == 0
     assert main(["predict", str(photos / "val"), "--csv", "a.csv", "--top-k", "2"]) == 0
+    assert "--csv is now called --output" in capsys.readouterr().err
     assert len(list(photos.glob("val/*/*.jpg"))) == 8
     header, *rows = Path("a.csv").read_text("utf-8-sig").splitlines()
-    assert header == "path,class,confidence,unsure,unfamiliar,outside,class_2,confidence_2"
+    assert header == "path,class,confidence,unsure,unfamiliar,outside,class_2,confidence_2,error"
     assert len(rows) == 8
     for row in rows:
-        _, first, p, _, _, _, second, q = row.split(",")
+        _, first, p, _, _, _, second, q, error = row.split(",")
+        assert not error
         assert {first, second} == {"a", "b"}
         assert float(p) + float(q) == pytest.approx(1, abs=1e-5)
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from vitlora.commands.drift import _pictures as drift_pictures
-from vitlora.commands.predict import find_images
 from vitlora.data.listing import describe, is_picture, list_pictures
 from vitlora.data.read import read_folder
+from vitlora.data.unlabelled import find
 from vitlora.errors import DataError
 
 
@@ -176,10 +176,8 @@ def test_training_refuses_a_closed_folder(closed):
 def test_drift_refuses_a_closed_folder_and_predict_says_it(closed):
     with pytest.raises(DataError, match="1 folder may not be read"):
         drift_pictures(closed)
-    found, _ = find_images([str(closed)])
-    bad = [str(one) for one in found if isinstance(one, DataError)]
-    paths = [one for one in found if isinstance(one, Path)]
-    assert len(paths) == 2 and bad == [f"{closed}/a/shut: permission denied"]
+    (found,) = find(closed)
+    assert len(found.files) == 2 and list(found.closed) == [closed / "a/shut"]
 
 
 def test_what_was_passed_over_is_said_by_ending():

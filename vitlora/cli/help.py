@@ -15,7 +15,13 @@ from vitlora.cli.words import alternatives, dashed, shell_lines
 
 _WIDTH = 79
 _DOTTED = {"options": "--data.NAME --model.NAME --trainer.NAME", "reading": "--data.NAME"}
-_METAVARS = {"data": "DIR", "weights": "FILE", "output": "PATH", "device": "NAME"}
+_METAVARS = {
+    "data": "DIR",
+    "weights": "FILE",
+    "output": "PATH",
+    "device": "NAME",
+    "shard": "K/N",
+}
 
 
 class Help:

@@ -40,6 +40,7 @@ RENAMED = {  # old names of parameters, which still work
     "plan": {"method": "methods"},
     "report": {"out": "output"},
     "fetch": {"from": "downloads"},
+    "predict": {"csv": "output"},
 }
 _HELP = """'vitlora COMMAND --help' shows the options of a command.
 To start:

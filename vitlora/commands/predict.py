@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from csv import writer
-from glob import glob
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vitlora.bundle.folder import check_there, newest_bundle
-from vitlora.data.archives import is_archive
-from vitlora.data.listing import describe, list_pictures
+from vitlora.data.listing import describe
+from vitlora.data.unlabelled import Found, every, options_of
 from vitlora.errors import DataError, UsageError, counted
 from vitlora.exporting.targets import target_of
-from vitlora.files import check_target, write_whole
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note
+from vitlora.prediction.shard import Shard
+from vitlora.prediction.unfinished import check_output
 
 if TYPE_CHECKING:
     from vitlora.data.bit_depth import ValueRange
     from vitlora.exporting.exported_predictor import ExportedPredictor
     from vitlora.metrics.prediction import Prediction
+    from vitlora.prediction.many import Written
     from vitlora.prediction.predictor import Predictor
 
 
@@ -33,54 +34,63 @@ def predict(
     checkpoint: str | Path | None = None,
     top_k: int = 3,
     batch_size: int = 32,
-    csv: str | Path | None = None,
+    output: str | Path | None = None,
+    shard: str | None = None,
     show: bool = False,
     weights: str | Path | None = None,
     device: str = "auto",
     precision: Literal["32", "bf16", "auto"] = "32",
-) -> Iterator[Prediction | DataError]:
+    **reading: str | Path,
+) -> Iterator[Prediction | DataError] | Written:
     """Predicts the class of pictures, with its confidence.
 
-    The exit status is 1 if any picture could not be read. --json without a file prints each answer
-    at once, as an object on its own line.
+    Without --output it prints each answer at once (with --json as an object on its own line), and
+    the exit status is 1 if any picture could not be read. With --output the answers go to a file;
+    a picture that cannot be read is a row with the reason. If it was stopped, the same command
+    goes on where it was.
 
     Args:
-        images: Files, folders or globs.
+        images: Files, folders, globs, archives, or tables (.csv, .tsv, .jsonl, .parquet).
         checkpoint: Folder of the bundle (default: the newest in checkpoints/), or a file that
             export wrote, which starts faster.
         top_k: Number of classes to list for each picture.
         batch_size: Pictures in one forward pass.
-        csv: Also write the answers to this CSV file, at the end.
+        output: Write the answers to this .parquet, .jsonl or .csv file instead of the screen.
+        shard: K/N: only the K-th of N shares of the pictures, to answers-K-of-N.parquet
+            (default: the share of this process under torchrun or srun).
         show: Show each picture with its classes; without a display, or for several pictures, save
             them to predictions/.
         weights: File of the base's weights, if it has moved since training.
         device: auto, cpu, cuda or mps.
         precision: 32 is what the bundle was scored in; bf16 is faster; auto is bf16 if the chip
             computes in it, else 32.
+        reading: Options of fit that say how a table names pictures: --data.file_column and
+            --data.images.
 
     Returns:
         An iterator over the answers, in order: a prediction for each picture, and an error for
-        each that cannot be read.
+        each that cannot be read. With ``output``, how many answers the file has.
 
     Raises:
-        UsageError: A number is out of range, or the CSV file cannot be written.
+        UsageError: A number is out of range; the file cannot be written, or has other answers.
+        DataError: With ``output``, there are no pictures where one was named.
         BundleError: The bundle is damaged, or there is none.
         BackboneError: The base's weights cannot be found.
 
     Examples:
         $ vitlora predict photo.jpg
-        $ vitlora predict holiday/ "more/*.png" --top-k 5 --csv answers.csv
+        $ vitlora predict holiday/ "more/*.png" --top-k 5 --output answers.csv
         $ vitlora predict photo.jpg --checkpoint checkpoints/waste5 --show
     """
     for name, value in (("--top-k", top_k), ("--batch-size", batch_size)):
         if value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1")
-    check_target("--csv", csv, (".csv",), b"path,class,confidence")
-    found, others = find_images([images] if isinstance(images, str | Path) else images)
-    if others:
-        note(f"ignored {describe(others)}")
-    if not any(isinstance(one, Path) for one in found):
-        return (one for one in found if isinstance(one, DataError))
+    share = _share(output, shard, show)
+    options = options_of(reading)
+    places = list(every([images] if isinstance(images, str | Path) else images, options))
+    found = _noted(places, output is not None)
+    if not any(one.files for one in found):
+        return (one for one in _in_order(places) if isinstance(one, DataError))
     if checkpoint is not None and target_of(checkpoint) is not None:
         place, predictor = Path(checkpoint), _exported(Path(checkpoint), weights, device, precision)
     else:
@@ -93,8 +103,75 @@ def predict(
     if checkpoint is None:
         note(f"using {place}")
     _note_doubts(place, predictor)
-    answers = _answers(predictor, found, top_k, batch_size, show)
-    return answers if csv is None else _kept(answers, Path(csv))
+    if output is not None:
+        from vitlora.prediction.many import predict_many
+
+        return predict_many(predictor, place, found, Path(output), share, top_k, batch_size)
+    answers = _answers(predictor, list(_in_order(places)), top_k, batch_size, show)
+    names = {file: name for one in found for file, name in one.names.items()}
+    return map(partial(_renamed, names), answers) if names else answers
+
+
+def _renamed(names: Mapping[str, str], answer: Prediction | DataError) -> Prediction | DataError:
+    """Returns an answer that calls a row of a file by its own name, not by that of a copy."""
+    if isinstance(answer, DataError):
+        return answer
+    return replace(answer, path=Path(names.get(str(answer.path), answer.path)))
+
+
+def _share(output: str | Path | None, shard: str | None, show: bool) -> Shard:
+    """Returns which of the pictures this process predicts.
+
+    Raises:
+        UsageError: The file cannot be written, or an option does not go with it.
+    """
+    if output is None:
+        if shard is not None:
+            raise UsageError("--shard writes a file for each share; name it with --output")
+        return Shard()
+    if show:
+        raise UsageError("--show and --output do not go together; leave one out")
+    check_output(Path(output))
+    if shard is not None:
+        return Shard.read(shard)
+    share, names = Shard.launched()
+    if names:
+        note(f"this process predicts shard {share}, by {names}; --shard 1/1 predicts all")
+    return share
+
+
+def _noted(places: Sequence[Found | DataError], strict: bool) -> list[Found]:
+    """Returns the places with pictures, and notes the files that are ignored.
+
+    Raises:
+        DataError: ``strict`` is set, and there is an error or a folder that may not be read.
+    """
+    found = [one for one in places if isinstance(one, Found)]
+    errors = [one for one in places if isinstance(one, DataError)]
+    errors += [_closed(path) for one in found for path in one.closed]
+    if strict and errors:
+        raise errors[0]
+    if others := [path for one in found for path in one.others]:
+        note(f"ignored {describe(others)}")
+    return found
+
+
+def _in_order(places: Sequence[Found | DataError]) -> Iterator[Path | DataError]:
+    """Yields pictures, each once, and what cannot be read in its place."""
+    seen: set[str] = set()
+    for place in places:
+        if isinstance(place, DataError):
+            yield place
+            continue
+        yield from map(_closed, place.closed)
+        for file in place.files:
+            if file not in seen:
+                seen.add(file)
+                yield Path(file)
+
+
+def _closed(folder: Path) -> DataError:
+    return DataError(f"{folder}: permission denied")
 
 
 def _exported(
@@ -141,18 +218,6 @@ def _answers(
             _show(answer, predictor.preprocessing.value_range, alone)
 
 
-def _kept(
-    answers: Iterator[Prediction | DataError], target: Path
-) -> Iterator[Prediction | DataError]:
-    """Yields the answers, and writes them to a CSV file at the end."""
-    rows: list[Prediction] = []
-    for answer in answers:
-        yield answer
-        if not isinstance(answer, DataError):
-            rows.append(answer)
-    _write_csv(target, rows)
-
-
 def _note_doubts(folder: Path, predictor: Predictor | ExportedPredictor) -> None:
     """Notes why a bundle's confidence may mislead."""
     if not predictor.validated:
@@ -165,50 +230,6 @@ def _note_doubts(folder: Path, predictor: Predictor | ExportedPredictor) -> None
             f"every answer of {folder} is unsure, because {pictures} cannot show a low error rate; "
             "'vitlora calibrate' accepts a larger --max-error"
         )
-
-
-def find_images(words: Iterable[str | Path]) -> tuple[list[Path | DataError], list[Path]]:
-    """Returns the pictures of files, folders and globs, in order, and the folders' other files.
-
-    A named file counts as a picture, whatever its content. An argument without pictures and a
-    folder that may not be read each give an error in their place.
-    """
-    paths: dict[Path | DataError, None] = {}
-    others: list[Path] = []
-    for word in words:
-        path = Path(word).expanduser()
-        if path.is_dir() or is_archive(path):
-            listing = list_pictures(path)
-            closed = listing.passed_over.get("closed", [])
-            paths |= {DataError(f"{one}: permission denied"): None for one in closed}
-            found = listing.pictures
-            others += listing.passed_over.get("other", [])
-        elif path.exists():
-            found = [path]
-        else:  # Windows shells do not expand globs
-            found = sorted(p for p in map(Path, glob(str(word), recursive=True)) if p.is_file())  # noqa: PTH207
-        if not found:
-            folder = path.is_dir() or is_archive(path)
-            what = "no pictures in this folder" if folder else "no such file"
-            paths[DataError(f"{word}: {what}")] = None
-        paths |= dict.fromkeys(found)
-    return list(paths), others
-
-
-def _write_csv(target: Path, rows: Sequence[Prediction]) -> None:
-    """Writes a line for each answer, with the byte-order mark Excel wants."""
-    most = max((len(row.top) for row in rows), default=1)
-    names = [f"{name}_{n}" for n in range(2, most + 1) for name in ("class", "confidence")]
-    text = io.StringIO(newline="")
-    lines = writer(text)
-    lines.writerow(["path", "class", "confidence", "unsure", "unfamiliar", "outside", *names])
-    for row in rows:
-        first, *others = [(name, f"{value:.6f}") for name, value in row.top]
-        marks = (row.unsure, row.unfamiliar, row.outside)
-        doubts = ["yes" if doubt else "no" for doubt in marks]
-        runners_up = [cell for pair in others for cell in pair]
-        lines.writerow([row.path, *first, *doubts, *runners_up])
-    write_whole(target, "\ufeff" + text.getvalue())
 
 
 def _show(result: Prediction, value_range: ValueRange | None, alone: bool) -> None:

@@ -43,8 +43,7 @@ def need_pyarrow(what: Path | str) -> Any:
         import pyarrow.parquet  # which pyarrow does not import itself
     except ImportError:
         raise DataError(
-            f"{what} needs the package datasets, which is not installed: pip install "
-            "'vitlora[datasets]'"
+            f"{what} needs pyarrow, which is not installed: pip install 'vitlora[datasets]'"
         ) from None
     return pyarrow
 
@@ -130,6 +129,15 @@ def copy_rows(opened: BinaryIO, target: Path, name: Path) -> None:
                     writer.write_batch(batch)
             rename(new, target)
     except arrow.ArrowException as error:
+        raise _damaged(name, error) from None
+
+
+def schema_of(opened: BinaryIO, name: Path) -> pyarrow.Schema:
+    """Returns the columns of a Parquet or Arrow file; arguments and errors as ``copy_rows``."""
+    arrow = need_pyarrow(name)
+    try:
+        return _batches(arrow, opened)[0]
+    except (arrow.ArrowException, OSError) as error:
         raise _damaged(name, error) from None
 
 

@@ -43,7 +43,8 @@ class ExportedPredictor:
         self._network = _opened(file, self.target)
         self.exported = Exported.from_text(self._network.said, file)
         _check_fits(self._network, self.exported, file)
-        self.classes = self.exported.classes
+        self.classes, self.digest = self.exported.classes, self.exported.bundle_digest
+        self.precision = f"{self.target.suffix} {self.exported.precision}"
         self.validated = self.exported.validated
         self.confidence = self.exported.confidence
         self.preprocessing = self.exported.preprocessing

@@ -50,7 +50,7 @@ class Predictor:
         self.device = pick_device(device)
         self._dtype = prediction_dtype(self.device, str(precision))
         bundle = checkpoint if isinstance(checkpoint, Bundle) else load_bundle(checkpoint)
-        self.classes = bundle.record.classes
+        self.classes, self.digest = bundle.record.classes, bundle.digest
         self.validated = bool(bundle.record.metrics)
         self.confidence = bundle.record.confidence
         self.preprocessing = bundle.record.preprocessing
@@ -66,6 +66,7 @@ class Predictor:
             self._dtype = torch.float32
         if self._dtype != torch.float32:
             self.network.to(self._dtype)
+        self.precision = "32" if self._dtype == torch.float32 else "bf16"
 
     @overload
     def __call__(self, picture: Picture, top_k: int = 3) -> Prediction: ...

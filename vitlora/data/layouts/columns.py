@@ -56,22 +56,14 @@ def columns_of(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> 
     """
     types = {name: schema.field(name).type for name in schema.names}
     notes = _notes(schema)
-    pictures = [name for name in types if _note(notes, name) == "Image" and _holds(types[name])]
-    pictures = pictures or [name for name in types if _holds(types[name])]
     labels = [name for name in types if _note(notes, name) == "ClassLabel"]
     if len(labels) != 1:
         labels = [name for name in _LABELS if name in (labels or types)] or labels
     rivals = tuple(labels) if {*labels} <= {*_LABELS} and len(labels) > 1 else ()
     labels = labels[:1] if rivals else labels
-    picture = options.column("file", types, where)
-    picture = picture or _one(pictures, "pictures", "file_column", types, where)
+    picture = picture_column(schema, options, where)
     given = options.column("label", types, where)
     label = given or _one(labels, "classes", "label_column", types, where)
-    if not _holds(types[picture]) or "/" in picture or picture in ("", ".", ".."):
-        raise DataError(
-            f"{where}: the column '{printable(picture, 80)}' ({types[picture]}) holds no picture "
-            "files; expected bytes, or a struct of bytes and path"
-        )
     names = notes[label].get("names") if _note(notes, label) == "ClassLabel" else None
     return Columns(
         picture,
@@ -81,6 +73,27 @@ def columns_of(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> 
         options.column("group", types, where) or "group" * ("group" in types),
         () if given else rivals,
     )
+
+
+def picture_columns(schema: "pyarrow.Schema") -> list[str]:
+    """Returns the columns that hold picture files: those marked so, else all that can."""
+    types, notes = {name: schema.field(name).type for name in schema.names}, _notes(schema)
+    able = [name for name in types if _holds(types[name])]
+    return [name for name in able if _note(notes, name) == "Image"] or able
+
+
+def picture_column(schema: "pyarrow.Schema", options: LayoutOptions, where: str) -> str:
+    """Returns the column that holds the pictures; arguments and errors as ``columns_of``."""
+    types = {name: schema.field(name).type for name in schema.names}
+    picture = options.column("file", types, where)
+    found = picture_columns(schema)
+    picture = picture or _one(found, "pictures", "file_column", types, where)
+    if not _holds(types[picture]) or "/" in picture or picture in ("", ".", ".."):
+        raise DataError(
+            f"{where}: the column '{printable(picture, 80)}' ({types[picture]}) holds no picture "
+            "files; expected bytes, or a struct of bytes and path"
+        )
+    return picture
 
 
 def texts(table: "pyarrow.Table", name: str, names: Sequence[str], where: str) -> list[str]:
