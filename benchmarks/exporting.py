@@ -71,7 +71,7 @@ def main() -> None:
             versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
             row |= {**versions, "load_average": round(os.getloadavg()[0], 1)}
             print(json.dumps(row), flush=True)
-            file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), file=file, flush=True)
 
 
 def _exported(checkpoint: Path, folder: Path) -> dict[str, Path]:
