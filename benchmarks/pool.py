@@ -106,7 +106,7 @@ def _bundle(folder: Path, name: str) -> Bundle:
         head="full",
         classes=tuple("vwxyz"),
         preprocessing=backbone.preprocessing,
-        split={},
+        split={"root": "", "counts": {}, "digests": {}},
         metrics={},
     )
     backbone.module.requires_grad_(False)

@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"backbones"},
     {"adapters", "bundle"},
     {"training", "evaluation", "prediction", "studies"},
-    {"memory"},
+    {"memory", "serving"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -54,6 +54,8 @@ DOORS = {
     },
     "datasets": {"data/hub.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
+    "fastapi": {"serving/app.py"},
+    "uvicorn": {"serving/running.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }
 

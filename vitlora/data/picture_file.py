@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
 
-from vitlora.data.archives import InMemory, Stored, open_file, size_and_time
+from vitlora.data.archives import Stored, open_file, size_and_time
 from vitlora.data.jpeg_xl import BARE, BOXED, read_header
 from vitlora.errors import DataError
 
@@ -32,8 +32,11 @@ def open_picture(path: Stored) -> ImageFile.ImageFile:
         Exception: Whatever Pillow's plugins raise on damaged files.
     """
     start = _start(path)
-    on_disk = not isinstance(path, InMemory) and os.path.exists(path)  # noqa: PTH110 - in an archive, names may be long
-    source = path if on_disk else open_file(path)
+    source = (
+        path
+        if isinstance(path, Path) and os.path.exists(path)  # noqa: PTH110 - in an archive, names may be long
+        else open_file(path)
+    )
     if start.startswith(JPEG):
         # past Pillow's limit on the nominal size: what counts is how large it is decoded
         return JpegImagePlugin.JpegImageFile(source)
