@@ -1,0 +1,289 @@
+"""What HTTP costs: ``vitlora serve`` on loopback beside the pool that it answers with.
+
+    python benchmarks/serving.py --data PHOTOS [--parts throughput,latency,adapters,soak]
+
+One server process, one client process, one torch thread for the network; LoRA of rank 8 on all
+linear layers, random weights, photos in a form of 4 or as a body. Photos with a short side of
+256 pixels, such as TrashNet's, cost little to decode; 12-megapixel photos cost more.
+
+``throughput``: pictures per second of 64 clients that ask again as soon as they are answered,
+beside those of ``AdapterPool.forward`` on ready tensors in batches of 32, in turns. ``latency``:
+pictures that arrive at random at half of that rate. ``adapters``: 64 clients of 32 adapters beside
+64 clients of one, in turns. ``soak``: good and broken pictures, slow and aborted requests, for
+``--seconds``; every request must get the answer that it should, and the memory of the server and
+its decoders must stay flat. Rows are printed and appended to benchmarks/results/serving.jsonl.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import torch
+from hostile import hostile
+from pool import random_bundle
+
+from vitlora.prediction.pool import AdapterPool
+
+RESULTS = Path(__file__).parent / "results" / "serving.jsonl"
+CLIENTS = 64
+ADAPTERS = 32
+
+
+def main() -> None:
+    """Measures the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="a folder of photos")
+    parser.add_argument("--backbone", default="timm/vit_tiny_patch16_224")
+    parser.add_argument("--parts", default="throughput,latency,adapters,soak")
+    parser.add_argument("--seconds", type=float, default=15, help="of a turn; the soak's own")
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    photos = [file.read_bytes() for file in sorted(options.data.rglob("*.jpg"))[::7]]
+    parts = {"throughput": throughput, "latency": latency, "adapters": adapters, "soak": soak}
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"a{number}" for number in range(ADAPTERS)]
+        for name in names:
+            random_bundle(Path(folder) / name, options.backbone)
+        for part in options.parts.split(","):
+            for row in parts[part](Path(folder), names, photos, options):
+                record({"part": part, "backbone": options.backbone, **row})
+
+
+def record(row: dict[str, Any]) -> None:
+    """Prints a row and appends it to the results."""
+    row |= {"torch": torch.__version__, "load_average": round(os.getloadavg()[0], 1)}
+    print(json.dumps(row), flush=True)
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def throughput(
+    folder: Path, names: list[str], photos: list[bytes], options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yields the pictures per second of the server and of its pool."""
+    pool = AdapterPool({names[0]: folder / names[0]}, device="cpu")
+    images = torch.randn(32, 3, *[pool.adapter(names[0]).preprocessing.image_size] * 2)
+    bare, over_http = list[float](), list[float]()
+    with server(folder, names[:1]) as (url, _):
+        for _ in range(options.turns):
+            bare.append(rate(lambda: len(pool.forward(images, names[:1] * 32)), options.seconds))
+            over_http.append(asyncio.run(closed(url, names[:1], photos, options.seconds)))
+    yield {
+        "pool_pictures_per_second": rounded(bare),
+        "http_pictures_per_second": rounded(over_http),
+        "ratio": round(statistics.median(over_http) / statistics.median(bare), 3),
+    }
+
+
+def latency(
+    folder: Path, names: list[str], photos: list[bytes], options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yields how long answers take at half of the server's rate."""
+    with server(folder, names[:1]) as (url, _):
+        most = asyncio.run(closed(url, names[:1], photos, options.seconds))
+        taken = asyncio.run(opened(url, names[0], photos, most / 2, 2 * options.seconds))
+        alone = asyncio.run(opened(url, names[0], photos, 2, options.seconds))
+    for load, seconds in (("half", taken), ("two pictures a second", alone)):
+        cuts = statistics.quantiles(seconds, n=100)
+        yield {
+            "load": load,
+            "pictures_per_second": round(most / 2 if load == "half" else 2, 1),
+            "pictures": len(seconds),
+            "milliseconds": {f"p{n}": round(1e3 * cuts[n - 1], 1) for n in (50, 95, 99)},
+        }
+
+
+def adapters(
+    folder: Path, names: list[str], photos: list[bytes], options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yields the pictures per second of many adapters, and of one."""
+    one, many = list[float](), list[float]()
+    with server(folder, names) as (url, _):
+        for _ in range(options.turns):
+            one.append(asyncio.run(closed(url, names[:1], photos, options.seconds)))
+            many.append(asyncio.run(closed(url, names, photos, options.seconds)))
+    yield {
+        "one": rounded(one),
+        "many": rounded(many),
+        "adapters": len(names),
+        "times_the_time": round(statistics.median(one) / statistics.median(many), 3),
+    }
+
+
+def soak(
+    folder: Path, names: list[str], photos: list[bytes], options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yields what became of good and bad requests, and of the server's memory."""
+    with server(folder, names) as (url, process):
+        asyncio.run(closed(url, names, photos, 5))  # warm
+        memory, stop = list[float](), time.monotonic() + options.seconds
+        answers = asyncio.run(mixed(url, names, photos, stop, lambda: memory.append(rss(process))))
+    tenth = max(len(memory) // 10, 1)
+    yield {
+        "seconds": options.seconds,
+        "answers": dict(sorted(answers.items())),
+        "rss_mb_first_and_last_tenth": rounded(
+            [statistics.median(memory[:tenth]), statistics.median(memory[-tenth:])]
+        ),
+        "rss_mb_most": round(max(memory)),
+    }
+
+
+@contextmanager
+def server(folder: Path, names: list[str], *options: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Runs a server of bundles; yields its address and its process. It must end with 0."""
+    command = [sys.executable, "-m", "vitlora", "serve", "--port", "0", *options]
+    process = subprocess.Popen(
+        [*command, *(str(folder / name) for name in names)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[0]
+        for _ in range(200):
+            try:
+                httpx.get(f"{url}/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        yield url, psutil.Process(process.pid)
+        process.terminate()
+        if status := process.wait(60):
+            raise RuntimeError(f"the server ended with {status}")
+    finally:
+        process.kill()
+
+
+def rate(compute: Callable[[], int], seconds: float) -> float:
+    """Returns how many a second a computation does."""
+    compute()
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        done += compute()
+    return done / (time.perf_counter() - start)
+
+
+async def closed(url: str, names: list[str], photos: list[bytes], seconds: float) -> float:
+    """Returns the pictures per second of clients that each wait for their answer."""
+    rng, done = random.Random(0), 0
+    async with client(url) as http:
+        start = time.perf_counter()
+
+        async def one() -> None:
+            nonlocal done
+            while time.perf_counter() - start < seconds:
+                ask = {"content": rng.choice(photos), "params": {"adapter": rng.choice(names)}}
+                (await http.post("/predict", **ask)).raise_for_status()
+                done += 1
+
+        await asyncio.gather(*(one() for _ in range(CLIENTS)))
+        return done / (time.perf_counter() - start)
+
+
+async def opened(
+    url: str, name: str, photos: list[bytes], per_second: float, seconds: float
+) -> list[float]:
+    """Returns the seconds of each answer, of pictures that arrive at random times."""
+    rng, taken = random.Random(0), list[float]()
+    async with client(url) as http, asyncio.TaskGroup() as tasks:
+
+        async def one() -> None:
+            start = time.perf_counter()
+            answer = await http.post(f"/predict?adapter={name}", content=rng.choice(photos))
+            answer.raise_for_status()
+            taken.append(time.perf_counter() - start)
+
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            tasks.create_task(one())
+            await asyncio.sleep(rng.expovariate(per_second))
+    return taken
+
+
+async def mixed(
+    url: str, names: list[str], photos: list[bytes], stop: float, look: Callable[[], object]
+) -> Counter[str]:
+    """Returns how many requests of each kind got which answer."""
+    rng, broken, answers = random.Random(1), hostile(1), Counter[str]()
+    async with client(url) as http:
+
+        async def good() -> str:
+            where = {"adapter": rng.choice(names)}
+            return str(
+                (await http.post("/predict", content=rng.choice(photos), params=where)).status_code
+            )
+
+        async def bad() -> str:
+            answer = await http.post(f"/predict?adapter={names[0]}", content=next(broken))
+            return "200 or 422" if answer.status_code in (200, 422) else str(answer.status_code)
+
+        async def form() -> str:
+            parts = [("f", ("a", rng.choice(photos))), ("f", ("b", next(broken)))]
+            answer = await http.post(f"/predict?adapter={names[1]}", files=parts)
+            return (
+                f"{answer.status_code}, first {answer.json()['results'][0].get('status', 'good')}"
+            )
+
+        async def lost() -> str:
+            try:
+                await http.post(f"/predict?adapter={names[2]}", content=slow(), timeout=0.3)
+            except httpx.TimeoutException:
+                return "left"
+            return "answered"
+
+        async def slow() -> Any:
+            yield photos[0][:100]
+            await asyncio.sleep(1)
+
+        async def one() -> None:
+            while time.monotonic() < stop:
+                kind = rng.choices((good, bad, form, lost), (10, 3, 3, 1))[0]
+                answers[f"{kind.__name__}: {await kind()}"] += 1
+
+        async def watch() -> None:
+            while time.monotonic() < stop:
+                look()
+                await asyncio.sleep(0.5)
+
+        await asyncio.gather(watch(), *(one() for _ in range(CLIENTS // 4)))
+    return answers
+
+
+def client(url: str) -> httpx.AsyncClient:
+    """Returns a client without a limit on connections."""
+    return httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None))
+
+
+def rss(process: psutil.Process) -> float:
+    """Returns the MB in memory of a process and its children."""
+    every, total = [process, *process.children()], 0.0
+    for one in every:
+        try:
+            total += one.memory_info().rss / 1e6
+        except psutil.NoSuchProcess:  # a decoder that a picture has ended
+            continue
+    return total
+
+
+def rounded(values: list[float]) -> list[float]:
+    """Returns values with a decimal."""
+    return [round(value, 1) for value in values]
+
+
+if __name__ == "__main__":
+    main()
