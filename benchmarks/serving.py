@@ -3,11 +3,13 @@
     python benchmarks/serving.py --data PHOTOS [--parts throughput,latency,adapters,soak]
 
 One server process, one client process, one torch thread for the network; LoRA of rank 8 on all
-linear layers, random weights, photos in a form of 4 or as a body. Photos with a short side of
+linear layers, random weights, a photo as a body. Photos with a short side of
 256 pixels, such as TrashNet's, cost little to decode; 12-megapixel photos cost more.
 
 ``throughput``: pictures per second of 64 clients that ask again as soon as they are answered,
-beside those of ``AdapterPool.forward`` on ready tensors in batches of 32, in turns. ``latency``:
+beside those of ``AdapterPool.forward`` on ready tensors in batches of 32, in turns; and the CPU
+time of each, which other processes on the machine disturb less: where there is a core to spare, the
+network's thread decides the rate. ``latency``:
 pictures that arrive at random at half of that rate. ``adapters``: 64 clients of 32 adapters beside
 64 clients of one, in turns. ``soak``: good and broken pictures, slow and aborted requests, for
 ``--seconds``; every request must get the answer that it should, and the memory of the server and
@@ -76,18 +78,27 @@ def record(row: dict[str, Any]) -> None:
 def throughput(
     folder: Path, names: list[str], photos: list[bytes], options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Yields the pictures per second of the server and of its pool."""
+    """Yields the pictures per second of the server and of its pool, and the CPU time of each."""
     pool = AdapterPool({names[0]: folder / names[0]}, device="cpu")
     images = torch.randn(32, 3, *[pool.adapter(names[0]).preprocessing.image_size] * 2)
-    bare, over_http = list[float](), list[float]()
-    with server(folder, names[:1]) as (url, _):
+    bare, over_http, cpu = list[float](), list[float](), list[dict[str, float]]()
+    with server(folder, names[:1]) as (url, process):
+        asyncio.run(closed(url, names[:1], photos, 2))  # warm
         for _ in range(options.turns):
-            bare.append(rate(lambda: len(pool.forward(images, names[:1] * 32)), options.seconds))
-            over_http.append(asyncio.run(closed(url, names[:1], photos, options.seconds)))
+            start = time.process_time()
+            each, done = rate(lambda: len(pool.forward(images, names[:1] * 32)), options.seconds)
+            bare.append(each)
+            cpu.append({"pool": 1e3 * (time.process_time() - start) / done})
+            each, spent = measured(process, url, names[:1], photos, options.seconds)
+            over_http.append(each)
+            cpu[-1] |= spent
+    medians = {part: statistics.median(one[part] for one in cpu) for part in cpu[0]}
     yield {
         "pool_pictures_per_second": rounded(bare),
         "http_pictures_per_second": rounded(over_http),
         "ratio": round(statistics.median(over_http) / statistics.median(bare), 3),
+        "cpu_milliseconds_per_picture": {part: round(ms, 2) for part, ms in medians.items()},
+        "cpu_ratio_of_the_network": round(medians["pool"] / medians["network"], 3),
     }
 
 
@@ -96,7 +107,7 @@ def latency(
 ) -> Iterator[dict[str, Any]]:
     """Yields how long answers take at half of the server's rate."""
     with server(folder, names[:1]) as (url, _):
-        most = asyncio.run(closed(url, names[:1], photos, options.seconds))
+        most, _ = asyncio.run(closed(url, names[:1], photos, options.seconds))
         taken = asyncio.run(opened(url, names[0], photos, most / 2, 2 * options.seconds))
         alone = asyncio.run(opened(url, names[0], photos, 2, options.seconds))
     for load, seconds in (("half", taken), ("two pictures a second", alone)):
@@ -112,17 +123,25 @@ def latency(
 def adapters(
     folder: Path, names: list[str], photos: list[bytes], options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Yields the pictures per second of many adapters, and of one."""
-    one, many = list[float](), list[float]()
-    with server(folder, names) as (url, _):
+    """Yields the pictures per second of many adapters and of one, and the network's CPU time."""
+    seen: dict[str, list[float]] = {"one": [], "many": []}
+    cpu: dict[str, list[float]] = {"one": [], "many": []}
+    with server(folder, names) as (url, process):
+        asyncio.run(closed(url, names, photos, 2))  # warm
         for _ in range(options.turns):
-            one.append(asyncio.run(closed(url, names[:1], photos, options.seconds)))
-            many.append(asyncio.run(closed(url, names, photos, options.seconds)))
+            for kind, some in (("one", names[:1]), ("many", names)):
+                each, spent = measured(process, url, some, photos, options.seconds)
+                seen[kind].append(each)
+                cpu[kind].append(spent["network"])
+    medians = {kind: statistics.median(values) for kind, values in cpu.items()}
     yield {
-        "one": rounded(one),
-        "many": rounded(many),
         "adapters": len(names),
-        "times_the_time": round(statistics.median(one) / statistics.median(many), 3),
+        **{f"{kind}_pictures_per_second": rounded(values) for kind, values in seen.items()},
+        "times_the_time": round(
+            statistics.median(seen["one"]) / statistics.median(seen["many"]), 3
+        ),
+        "network_cpu_milliseconds_per_picture": {k: round(ms, 2) for k, ms in medians.items()},
+        "times_the_cpu_time": round(medians["many"] / medians["one"], 3),
     }
 
 
@@ -169,17 +188,39 @@ def server(folder: Path, names: list[str], *options: str) -> Iterator[tuple[str,
         process.kill()
 
 
-def rate(compute: Callable[[], int], seconds: float) -> float:
-    """Returns how many a second a computation does."""
-    compute()
+def rate(compute: Callable[[], int], seconds: float) -> tuple[float, int]:
+    """Returns how many a second a computation does, and how many it did."""
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         done += compute()
-    return done / (time.perf_counter() - start)
+    return done / (time.perf_counter() - start), done
 
 
-async def closed(url: str, names: list[str], photos: list[bytes], seconds: float) -> float:
-    """Returns the pictures per second of clients that each wait for their answer."""
+def measured(
+    process: psutil.Process, url: str, names: list[str], photos: list[bytes], seconds: float
+) -> tuple[float, dict[str, float]]:
+    """Returns the pictures per second of clients, and the server's CPU milliseconds for each."""
+    before = spent(process)
+    each, done = asyncio.run(closed(url, names, photos, seconds))
+    after = spent(process)
+    return each, {part: 1e3 * (after[part] - before[part]) / done for part in before}
+
+
+def spent(process: psutil.Process) -> dict[str, float]:
+    """Returns CPU seconds: of the network's thread, which uses most; the others; the decoders."""
+    threads = [one.user_time + one.system_time for one in process.threads()]
+    decoders = [child.cpu_times() for child in process.children()]
+    return {
+        "network": max(threads),
+        "rest of the server": sum(threads) - max(threads),
+        "decoders": sum(one.user + one.system for one in decoders),
+    }
+
+
+async def closed(
+    url: str, names: list[str], photos: list[bytes], seconds: float
+) -> tuple[float, int]:
+    """Returns the pictures per second of clients that each wait for their answer; how many."""
     rng, done = random.Random(0), 0
     async with client(url) as http:
         start = time.perf_counter()
@@ -192,7 +233,7 @@ async def closed(url: str, names: list[str], photos: list[bytes], seconds: float
                 done += 1
 
         await asyncio.gather(*(one() for _ in range(CLIENTS)))
-        return done / (time.perf_counter() - start)
+        return done / (time.perf_counter() - start), done
 
 
 async def opened(

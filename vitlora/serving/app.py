@@ -1,8 +1,9 @@
 """The service over HTTP, by FastAPI: routes, who may use them, and how answers look."""
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -17,11 +18,11 @@ from vitlora import __version__
 from vitlora.errors import nearest, printable, shown
 from vitlora.metrics.judge import Prediction
 from vitlora.serving.bodies import Bodies, content_type
-from vitlora.serving.counts import Counts
 from vitlora.serving.limits import Refusal
 from vitlora.serving.schema import ADAPTER, ADDING, ANSWERS, BODIES, responses
 from vitlora.serving.service import Service, Upload
 
+_READ_ON = 2.0  # seconds
 _GONE = 499  # for the counts: the client did not wait; nginx's number
 
 
@@ -46,7 +47,7 @@ def application(service: Service, token: str | None = None) -> FastAPI:
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_middleware(_Counted, counts=service.counts)
+    app.add_middleware(_Outermost, service=service)
 
     @app.get("/health", summary="Whether the server answers")
     async def health() -> dict[str, object]:
@@ -157,19 +158,38 @@ class _Refused(Refusal):
         self.results = results
 
 
-class _Counted:
-    """Counts requests by the status of their answer."""
+class _Outermost:
+    """Counts requests by the status of their answer, and reads on before it refuses one.
 
-    def __init__(self, app: ASGIApp, counts: Counts) -> None:
-        self._app, self._counts = app, counts
+    A client that is still sending when the connection is closed may never see its answer.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counting(message: Message) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        more, waits = True, any(name == b"expect" for name, _ in scope["headers"])
+
+        async def noted() -> Message:
+            nonlocal more
+            message = await receive()
+            more = message.get("more_body", False)
+            return message
+
+        async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._counts.request(message["status"])
+                self._service.counts.request(message["status"])
+                left = self._service.limits.body if message["status"] >= 400 and not waits else 0
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_READ_ON):
+                        while more and left > 0:
+                            left -= len((await noted()).get("body", b"")) + 1
             await send(message)
 
-        await self._app(scope, receive, counting if scope["type"] == "http" else send)
+        await self._app(scope, noted, counted)
 
 
 async def _known_parameters(request: Request) -> None:
