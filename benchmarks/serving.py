@@ -27,8 +27,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +151,16 @@ def soak(
     """Yields what became of good and bad requests, and of the server's memory."""
     with server(folder, names) as (url, process):
         asyncio.run(closed(url, names, photos, 5))  # warm
-        memory, stop = list[float](), time.monotonic() + options.seconds
+        memory, stop = list[tuple[int, int]](), time.monotonic() + options.seconds
         answers = asyncio.run(mixed(url, names, photos, stop, lambda: memory.append(rss(process))))
     tenth = max(len(memory) // 10, 1)
     yield {
         "seconds": options.seconds,
         "answers": dict(sorted(answers.items())),
-        "rss_mb_first_and_last_tenth": rounded(
-            [statistics.median(memory[:tenth]), statistics.median(memory[-tenth:])]
-        ),
-        "rss_mb_most": round(max(memory)),
+        "rss_mb_of_the_server_and_the_decoders": {
+            when: [statistics.median(values) for values in zip(*some, strict=True)]
+            for when, some in (("first tenth", memory[:tenth]), ("last tenth", memory[-tenth:]))
+        },
     }
 
 
@@ -287,7 +287,7 @@ async def mixed(
                 return "left"
             return "answered"
 
-        async def slow() -> Any:
+        async def slow() -> AsyncIterator[bytes]:
             yield photos[0][:100]
             await asyncio.sleep(1)
 
@@ -310,15 +310,13 @@ def client(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None))
 
 
-def rss(process: psutil.Process) -> float:
-    """Returns the MB in memory of a process and its children."""
-    every, total = [process, *process.children()], 0.0
-    for one in every:
-        try:
-            total += one.memory_info().rss / 1e6
-        except psutil.NoSuchProcess:  # a decoder that a picture has ended
-            continue
-    return total
+def rss(process: psutil.Process) -> tuple[int, int]:
+    """Returns the MB in memory of the server, and of its decoders together."""
+    decoders = 0
+    for child in process.children():
+        with suppress(psutil.NoSuchProcess):  # a picture has ended it
+            decoders += child.memory_info().rss
+    return process.memory_info().rss // 10**6, decoders // 10**6
 
 
 def rounded(values: list[float]) -> list[float]:

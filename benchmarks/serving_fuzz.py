@@ -64,7 +64,7 @@ def main() -> None:
 async def _play(
     port: int, process: psutil.Process, options: argparse.Namespace
 ) -> dict[str, object]:
-    """Returns the counts of statuses for each kind of request, and the memory of the server."""
+    """Returns the counts of statuses for each kind of request, and the memory of the processes."""
     want = await _send(port, _request(b"POST", ASK, GOOD))
     requests = zip(_requests(options.seed), range(options.requests), strict=False)
     seen, memory = Counter[str](), [rss(process)]
@@ -88,7 +88,7 @@ async def _play(
         raise RuntimeError(f"/health answers {status} {body!r}")
     if await _send(port, _request(b"POST", ASK, GOOD)) != want:
         raise RuntimeError("a good picture gets another answer in the end")
-    return {"statuses": dict(sorted(seen.items())), "rss_mb": [round(one) for one in memory]}
+    return {"statuses": dict(sorted(seen.items())), "rss_mb": memory}
 
 
 CUT = ("cut off", "no http", "damaged head")

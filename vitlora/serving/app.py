@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitlora import __version__
-from vitlora.errors import nearest, printable, shown
+from vitlora.errors import UsageError, nearest, printable, shown
 from vitlora.metrics.judge import Prediction
 from vitlora.serving.bodies import Bodies, content_type
 from vitlora.serving.limits import Refusal
@@ -45,6 +45,7 @@ def application(service: Service, token: str | None = None) -> FastAPI:
         title="vitlora", version=__version__, lifespan=running, docs_url=None, redoc_url=None
     )
     app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(UsageError, _refused)  # an adapter that has just been removed
     app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_middleware(_Outermost, service=service)
@@ -210,7 +211,7 @@ async def _refused(_: Request, error: Exception) -> Response:
     """Returns an error as JSON, in one line."""
     if isinstance(error, RequestValidationError):
         error = _misread(error.errors())
-    status = error.status if isinstance(error, Refusal) else 500
+    status = error.status if isinstance(error, Refusal) else 404
     headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
     results = {"results": error.results} if isinstance(error, _Refused) else {}
     return JSONResponse({"detail": str(error), **results}, status, headers)

@@ -1,6 +1,7 @@
 """Runs an ASGI application by uvicorn until a signal ends it."""
 
 import asyncio
+import logging
 import signal
 import socket
 from typing import Any
@@ -41,6 +42,8 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
         listening: From ``bound``.
         patience: Seconds that a client may take over sending the head of a request.
     """
+    for library in ("uvicorn", "python_multipart"):  # they warn of whatever clients do wrong
+        logging.getLogger(library).setLevel(logging.ERROR)
 
     class Impatient(_Impatient):
         seconds = patience
