@@ -165,11 +165,23 @@ def soak(
 
 
 @contextmanager
-def server(folder: Path, names: list[str], *options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Runs a server of bundles; yields its address and its process. It must end with 0."""
+def server(
+    folder: Path, names: list[str], *options: str, errors: Any = None
+) -> Iterator[tuple[str, psutil.Process]]:
+    """Runs a server of bundles; yields its address and its process. It must end with 0.
+
+    Args:
+        folder: Of the bundles.
+        names: Of the bundles.
+        options: More options of ``vitlora serve``.
+        errors: A file for what it writes to stderr.
+    """
     command = [sys.executable, "-m", "vitlora", "serve", "--port", "0", *options]
     process = subprocess.Popen(
-        [*command, *(str(folder / name) for name in names)], stdout=subprocess.PIPE, text=True
+        [*command, *(str(folder / name) for name in names)],
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
     )
     try:
         assert process.stdout is not None

@@ -6,8 +6,8 @@ Pictures that are cut, flipped, spliced, made up, or declare a huge size, as bod
 that are damaged themselves; wrong parameters, paths, methods and JSON; no HTTP at all; connections
 that are cut off or go silent. Good pictures in between must get, to the bit, the answer that they
 got at first. At the end nothing may be waiting, no file may have been written, and SIGTERM must end
-the server with 0. Prints how often each kind of request got which status, and appends the row to
-benchmarks/results/serving_fuzz.jsonl.
+the server, which has written nothing to stderr, with 0. Prints how often each kind of request got
+which status, and appends the row to benchmarks/results/serving_fuzz.jsonl.
 """
 
 import argparse
@@ -42,19 +42,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as empty:
+    folders = tempfile.TemporaryDirectory(), tempfile.TemporaryDirectory()
+    with folders[0] as folder, folders[1] as empty, tempfile.TemporaryFile("w+") as errors:
         for name in ("a", "b"):
             random_bundle(Path(folder) / name, BACKBONE)
         before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
         os.environ["TMPDIR"] = empty
         limits = ("--timeout", "30", "--max-megabytes", "2", "--adapters", folder)
-        with server(Path(folder), ["a", "b"], *limits) as (url, process):
+        with server(Path(folder), ["a", "b"], *limits, errors=errors) as (url, process):
             start = time.monotonic()
             row = asyncio.run(_play(int(url.rpartition(":")[2]), process, options))
             row["seconds"] = round(time.monotonic() - start)
         after = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
         if after != before or any(Path(empty).iterdir()):
             raise RuntimeError("files were written")
+        errors.seek(0)
+        if said := errors.read():
+            raise RuntimeError(f"the server complained: {said[:2000]}")
     row = {"requests": options.requests, "seed": options.seed, **row}
     print(json.dumps(row))
     with RESULTS.open("a", encoding="utf-8") as file:

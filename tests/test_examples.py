@@ -24,6 +24,7 @@ from vitlora.cli.words import shell_lines
 _AWAY = (
     *("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare"),
     "vitlora doctor photos --check-labels",  # the weights of its base
+    "vitlora serve",  # does not end by itself
 )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import micro
-from benchmarks.hostile import encoded, endless, hostile, png
 
+from benchmarks.hostile import encoded, endless, hostile, png
 from vitlora.data.images import Opened
 from vitlora.errors import DataError
 from vitlora.serving.decoders import Decoders

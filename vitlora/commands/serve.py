@@ -6,17 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 
 from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.errors import UsageError, counted
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note, tell, warn
+from vitlora.serving.limits import Limits, Refusal, check_name
 
 _TOKEN = "VITLORA_TOKEN"
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
 _SHORTEST = 16  # characters of a token
-_LOOPBACK = ("127.", "::1", "localhost")
 _DECODERS = 4  # at most, by default
 
 
@@ -88,7 +89,7 @@ def serve(
     Examples:
         $ vitlora serve checkpoints/waste5
         $ vitlora serve waste=checkpoints/waste5 birds=checkpoints/birds --port 8080
-        $ VITLORA_TOKEN=... vitlora serve checkpoints/waste5 --host 0.0.0.0
+        $ vitlora serve checkpoints/waste5 --host 0.0.0.0 --token-file token
         $ vitlora serve checkpoints/waste5 --adapters checkpoints
     """
     missing = [name for name in _NEEDED if not find_spec(name)]
@@ -102,41 +103,40 @@ def serve(
     below = None if adapters is None else Path(adapters)
     if below is not None and not below.is_dir():
         raise UsageError(f"--adapters '{below}' is no folder")
-    public = not host.startswith(_LOOPBACK)
-    if public and below is not None and token is None:
-        raise UsageError(
-            f"--host {host} with --adapters would let everyone load adapters; set a token in "
-            f"{_TOKEN} or --token-file"
-        )
     from vitlora.serving.running import bound, run
 
-    listening = bound(host, port)
-    with without_compiler():
-        from vitlora.prediction.pool import AdapterPool
-        from vitlora.serving.app import application
-        from vitlora.serving.limits import Limits
-        from vitlora.serving.service import Service
+    with bound(host, port) as listening:
+        public = not ip_address(listening.getsockname()[0]).is_loopback
+        if public and below is not None and token is None:
+            raise UsageError(
+                f"--host {host} with --adapters would let everyone load adapters; set a token in "
+                f"{_TOKEN} or --token-file"
+            )
+        with without_compiler():
+            from vitlora.prediction.pool import AdapterPool
+            from vitlora.serving.app import application
+            from vitlora.serving.service import Service
 
-    megabyte = 1 << 20
-    limits = Limits(
-        body=max_megabytes * megabyte,
-        held=8 * max_megabytes * megabyte,
-        pixels=max_megapixels * 10**6,
-        waiting=queue,
-        batch=batch_size,
-        decoding=min(Limits.decoding, timeout),
-        seconds=timeout,
-    )
-    pool = AdapterPool(found, weights, device)
-    service = Service(pool, limits, count, below)
-    if public and token is None:
-        warn(f"everyone who reaches this machine may ask; set a token in {_TOKEN}")
-    if not words:
-        note(f"using {found[next(iter(found))]}")
-    shown = f"[{host}]" if ":" in host else host
-    tell(f"http://{shown}:{listening.getsockname()[1]} answers for {', '.join(pool.names)}")
-    run(application(service, token), listening, timeout)
-    return Served(service.counts.answered)
+        megabyte = 1 << 20
+        limits = Limits(
+            body=max_megabytes * megabyte,
+            held=8 * max_megabytes * megabyte,
+            pixels=max_megapixels * 10**6,
+            waiting=queue,
+            batch=batch_size,
+            decoding=min(Limits.decoding, timeout),
+            seconds=timeout,
+        )
+        pool = AdapterPool(found, weights, device)
+        service = Service(pool, limits, count, below)
+        if public and token is None:
+            warn(f"everyone who reaches this machine may ask; set a token in {_TOKEN}")
+        if not words:
+            note(f"using {found[next(iter(found))]}")
+        shown = f"[{host}]" if ":" in host else host
+        tell(f"http://{shown}:{listening.getsockname()[1]} answers for {', '.join(pool.names)}")
+        run(application(service, token), listening, timeout)
+        return Served(service.counts.answered)
 
 
 def _check_numbers(
@@ -170,6 +170,10 @@ def _named(words: Sequence[str | Path]) -> dict[str, Path]:
         name, equals, folder = str(word).partition("=")
         if not equals or Path(word).exists():
             name, folder = Path(word).resolve().name, word
+        try:
+            check_name(name)
+        except Refusal as refusal:
+            raise UsageError(f"{word}: {refusal}; write NAME=DIR") from None
         path = check_there(folder)
         if name in found:
             raise UsageError(

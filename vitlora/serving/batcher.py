@@ -75,7 +75,10 @@ class Batcher(Generic[_Item, _Answer]):
     def _each(self, items: Sequence[_Item]) -> list[_Answer | Exception]:
         """Returns each item's answer, or the error that it causes; halves a batch that fails."""
         try:
-            return list(self._compute(items))
+            answers: list[_Answer | Exception] = [*self._compute(items)]
+            if len(answers) != len(items):
+                raise RuntimeError(f"{len(answers)} answers to {len(items)} items")
+            return answers
         except Exception as error:
             if len(items) == 1:
                 return [error]

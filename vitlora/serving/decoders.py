@@ -19,6 +19,7 @@ from vitlora.errors import DataError
 
 _T = TypeVar("_T")
 _FIXED, _EACH = 1024, 40  # MiB a decoder may take, and bytes more for each pixel it may decode
+_LINE = 100_000  # bytes of a decoder's line at most
 # the libraries' own threads would only compete, and each takes address space
 _ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -68,12 +69,12 @@ class Decoders:
             "most_pixels": self._most_pixels,
         }
         loop = asyncio.get_running_loop()
-        process = await self._idle.get()
-        if process.ended():  # something else ended it; that is not this picture's fault
-            process = self._replaced(process)
-        process.ready = False  # here, since the thread may start after this is cancelled
-        watch = loop.call_later(self._seconds, process.stop, True)
+        process, watch = await self._idle.get(), None
         try:
+            if process.ended():  # something else ended it; that is not this picture's fault
+                process = self._replaced(process)
+            process.ready = False  # here, since the thread may start after this is cancelled
+            watch = loop.call_later(self._seconds, process.stop, True)
             return await loop.run_in_executor(
                 self._threads, lambda: then(process.decode(options, content))
             )
@@ -81,8 +82,13 @@ class Decoders:
             why = f"takes longer than {self._seconds:g} s" if process.late else "fails"
             raise DataError(f"{name}: decoding it {why}; save it anew as JPEG or PNG") from None
         finally:
-            watch.cancel()
-            self._idle.put_nowait(process if process.ready else self._replaced(process))
+            if watch is not None:
+                watch.cancel()
+            if not process.ready:
+                process.stop()
+                with suppress(OSError):  # else whoever takes it tries again
+                    process = self._replaced(process)
+            self._idle.put_nowait(process)
 
     def close(self) -> None:
         """Ends the processes."""
@@ -94,9 +100,8 @@ class Decoders:
         return _Process(self._most_pixels)
 
     def _replaced(self, process: "_Process") -> "_Process":
-        process.stop()
-        self._every.discard(process)
         new = self._start()
+        self._every.discard(process)
         self._every.add(new)
         return new
 
@@ -141,13 +146,17 @@ class _Process:
             stdin.write(json.dumps(options).encode() + b"\n")
             stdin.write(content)
             stdin.flush()
-            answer = json.loads(stdout.readline())
+            answer = json.loads(stdout.readline(_LINE))
             width, height = answer.get("size", (0, 0))
-            pixels = stdout.read(min(3 * width * height, self._most_bytes))
-        except (OSError, ValueError) as error:  # nothing, or half a line
+            size = 3 * width * height
+            if width < 0 or height < 0 or size > self._most_bytes:
+                raise ValueError(f"{width} x {height} pixels")
+            pixels = stdout.read(size)
+            if len(pixels) < size:
+                raise EOFError(f"{len(pixels)} of {size} bytes")
+        # nothing, half of it, or something else than a decoder says
+        except (OSError, ValueError, TypeError, AttributeError, EOFError) as error:
             raise _DiedError from error
-        if len(pixels) != 3 * width * height:
-            raise _DiedError
         self.ready = not answer.get("last")
         if "error" in answer:
             raise DataError(answer["error"])

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from vitlora.errors import VitloraError
+from vitlora.errors import VitloraError, shown
+
+_LONGEST = 100  # characters of an adapter's name
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,16 @@ class Refusal(VitloraError):  # noqa: N818 - also an answer
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that is no part of a URL.
+
+    Raises:
+        Refusal: It is empty, too long, or has characters that do not print.
+    """
+    if not 0 < len(name) <= _LONGEST or not name.isprintable() or {*name} & {*"/\\?#"}:
+        raise Refusal(
+            422,
+            f"name is {shown(name)}; expected up to {_LONGEST} characters without / \\ ? #",
+        )

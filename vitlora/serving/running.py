@@ -6,12 +6,12 @@ import signal
 import socket
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitlora.errors import UsageError
 
-_KEPT_OPEN = 75  # seconds without a request, more than proxies usually wait
 _HEAD = 16 << 10  # bytes of a request's headers
 
 
@@ -58,7 +58,7 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=_KEPT_OPEN,
+            timeout_keep_alive=24 * 3600,  # Impatient closes them sooner
             h11_max_incomplete_event_size=_HEAD,
         )
     )
@@ -100,6 +100,16 @@ class _Impatient(H11Protocol):
         """Starts to wait again."""
         self._free_since = self.loop.time()
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP, if an answer is still possible.
+
+        uvicorn 0.54 raises where HEAD has a malformed body, and where an answer is under way.
+        """
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.close()
 
     def _close_or_wait(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete

@@ -20,9 +20,7 @@ from vitlora.prediction.pooled_adapter import PooledAdapter
 from vitlora.serving.batcher import Batcher
 from vitlora.serving.counts import Counts
 from vitlora.serving.decoders import Decoders
-from vitlora.serving.limits import Limits, Refusal
-
-_LONGEST = 100  # characters of an adapter's name
+from vitlora.serving.limits import Limits, Refusal, check_name
 
 
 class Upload(NamedTuple):
@@ -199,19 +197,6 @@ class Service:
     def _judge(self, questions: Sequence[_Question]) -> list[Prediction]:
         adapters, tensors, top_k = zip(*questions, strict=True)
         return self.pool.judge(tensors, adapters, top_k)
-
-
-def check_name(name: str) -> None:
-    """Refuses a name that is no part of a URL.
-
-    Raises:
-        Refusal: It is empty, too long, or has characters that do not print.
-    """
-    if not 0 < len(name) <= _LONGEST or not name.isprintable() or {*name} & {*"/\\?#"}:
-        raise Refusal(
-            422,
-            f"name is {shown(name)}; expected up to {_LONGEST} characters without / \\ ? #",
-        )
 
 
 def _tensor(adapter: PooledAdapter, opened: Opened) -> tuple[torch.Tensor, bool]:
