@@ -391,6 +391,7 @@ def test_too_many_are_refused_and_too_slow_ones_told(bundles: Path) -> None:
             thread.join()
         assert got == [504, 504] and service.waiting == 0
         free.set()
+        service.limits = replace(service.limits, seconds=60.0)
         assert client.post("/predict?adapter=two", content=picture).status_code == 200
 
 
@@ -519,7 +520,7 @@ def test_a_signal_answers_what_was_accepted_then_ends_with_0(bundles: Path) -> N
 
 @pytest.mark.slow
 def test_slow_and_strange_senders_are_let_go_of(bundles: Path) -> None:
-    with process(bundles, "--timeout", "1") as (running, port):
+    with process(bundles, "--timeout", "4") as (running, port):
         started = time.monotonic()
         silent = raw(port, b"", hold=True)
         half = raw(port, b"POST /predict HT", hold=True)
@@ -528,7 +529,7 @@ def test_slow_and_strange_senders_are_let_go_of(bundles: Path) -> None:
             port, b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc", True
         )
         assert slow.recv(65536).startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 40
         assert raw(port, b"\x16\x03\x01 no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")
         no_chunks = b"HEAD /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno\r\n"
         assert raw(port, no_chunks).startswith(b"HTTP/1.1 4")
