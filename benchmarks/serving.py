@@ -11,7 +11,7 @@ beside those of ``AdapterPool.forward`` on ready tensors in batches of 32, in tu
 time of each, which other processes on the machine disturb less: where there is a core to spare, the
 network's thread decides the rate. ``latency``:
 pictures that arrive at random at half of that rate. ``adapters``: 64 clients of 32 adapters beside
-64 clients of one, in turns. ``soak``: good and broken pictures, slow and aborted requests, for
+64 clients of one, in turns. ``soak``: good and broken pictures, forms of both, slow senders, for
 ``--seconds``; every request must get the answer that it should, and the memory of the server and
 its decoders must stay flat. Rows are printed and appended to benchmarks/results/serving.jsonl.
 """
@@ -292,20 +292,19 @@ async def mixed(
                 f"{answer.status_code}, first {answer.json()['results'][0].get('status', 'good')}"
             )
 
-        async def lost() -> str:
-            try:
-                await http.post(f"/predict?adapter={names[2]}", content=slow(), timeout=0.3)
-            except httpx.TimeoutException:
-                return "left"
-            return "answered"
+        async def slow() -> str:
+            answer = await http.post(f"/predict?adapter={names[2]}", content=halves())
+            return str(answer.status_code)
 
-        async def slow() -> AsyncIterator[bytes]:
-            yield photos[0][:100]
+        async def halves() -> AsyncIterator[bytes]:
+            photo = rng.choice(photos)
+            yield photo[: len(photo) // 2]
             await asyncio.sleep(1)
+            yield photo[len(photo) // 2 :]
 
         async def one() -> None:
             while time.monotonic() < stop:
-                kind = rng.choices((good, bad, form, lost), (10, 3, 3, 1))[0]
+                kind = rng.choices((good, bad, form, slow), (10, 3, 3, 1))[0]
                 answers[f"{kind.__name__}: {await kind()}"] += 1
 
         async def watch() -> None:
