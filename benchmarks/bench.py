@@ -38,6 +38,8 @@ JOBS: dict[str, list[list[str]]] = {
     "prefix_cache": [["prefix_cache.py", "steps"], ["prefix_cache.py", "epochs", *PHOTOS]],
     "loading": [["loading.py", *PHOTOS]],
     "predicting": [["predicting.py", "--parts", "start,latency,precision,folder"]],
+    "serving": [["serving.py", *PHOTOS]],
+    "serving_fuzz": [["serving_fuzz.py"]],
     "trainer_peer": [
         ["trainer_peer.py", *REAL, *FAST, "--peer", "6", "4", "--seeds", "0", "1", "2"]
     ],

@@ -57,7 +57,7 @@ def main() -> None:
 @torch.inference_mode()
 def _measure(backbone: str, turns: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
-        bundles = {name: _bundle(Path(folder) / name, backbone) for name in NAMES}
+        bundles = {name: random_bundle(Path(folder) / name, backbone) for name in NAMES}
     pool = AdapterPool(bundles, device="cpu")
     networks = [merged_network(bundle) for bundle in bundles.values()]
     size = bundles["a"].record.preprocessing.image_size
@@ -94,7 +94,7 @@ def _measure(backbone: str, turns: int) -> dict[str, object]:
     }
 
 
-def _bundle(folder: Path, name: str) -> Bundle:
+def random_bundle(folder: Path, name: str) -> Bundle:
     """Returns a bundle of random LoRA factors and a random head for five classes."""
     backbone, adapter = load_backbone(name, 5, "none"), Lora(rank=8)
     record = Record(
@@ -106,7 +106,7 @@ def _bundle(folder: Path, name: str) -> Bundle:
         head="full",
         classes=tuple("vwxyz"),
         preprocessing=backbone.preprocessing,
-        split={},
+        split={"root": "", "counts": {}, "digests": {}},
         metrics={},
     )
     backbone.module.requires_grad_(False)

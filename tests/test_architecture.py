@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"backbones"},
     {"adapters", "bundle"},
     {"training", "evaluation", "prediction", "studies"},
-    {"memory", "exporting"},
+    {"memory", "exporting", "serving"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -60,6 +60,8 @@ DOORS = {
     "openvino": {"exporting/targets/openvino_file.py"},
     "ray": {"prediction/ray.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
+    "fastapi": {"serving/app.py"},
+    "uvicorn": {"serving/running.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
 }
 

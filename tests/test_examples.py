@@ -25,6 +25,7 @@ from vitlora.cli.words import shell_lines
 _AWAY = (
     *("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare"),
     "vitlora doctor photos --check-labels",  # the weights of its base
+    "vitlora serve",  # does not end by itself
 )
 if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
     _AWAY += ("vitlora export checkpoints", "vitlora predict photo.jpg --checkpoint waste5.onnx")

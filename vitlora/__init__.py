@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vitlora.commands.predict import predict
     from vitlora.commands.push import push
     from vitlora.commands.report import report
+    from vitlora.commands.serve import serve
     from vitlora.errors import VitloraError
     from vitlora.metrics.prediction import Prediction
     from vitlora.prediction.pool import AdapterPool
@@ -52,6 +53,7 @@ _HOMES = {
     "predict": "commands.predict",
     "push": "commands.push",
     "report": "commands.report",
+    "serve": "commands.serve",
     "test": "cli.training",
     "validate": "cli.training",
 }
@@ -77,6 +79,7 @@ __all__ = [
     "predict",
     "push",
     "report",
+    "serve",
     "test",
     "validate",
 ]

@@ -288,6 +288,18 @@ def test_a_picture_too_large_to_be_honest_is_refused(tmp_path, monkeypatch):
         open_image(_good(tmp_path))
 
 
+def test_a_limit_on_pixels_counts_what_is_decoded(tmp_path):
+    noise = Image.effect_noise((1200, 1000), 80)
+    noise.save(tmp_path / "a.jpg", quality=60)
+    noise.save(tmp_path / "a.png")
+    for name in ("a.jpg", "a.png"):
+        assert open_marked(tmp_path / name, most_pixels=1_200_000).image.size == (1200, 1000)
+        with pytest.raises(DataError, match="more than 1 million pixels to decode at once"):
+            open_marked(tmp_path / name, most_pixels=1_199_999)
+    small = open_marked(tmp_path / "a.jpg", 200, most_pixels=400_000)
+    assert small.image.size == (300, 250)  # a quarter of the pixels counts at least
+
+
 def bomb(file, width=20_000, height=20_000):
     """Writes a small PNG of one colour that decodes to gigabytes; returns it."""
     return write_png(file, (width, height, 8, 2), zlib.compress(bytes(100)))

@@ -307,6 +307,10 @@ def test_a_picture_in_memory_is_answered_as_its_file(
     assert grey.top == trained_once(Image.fromarray(pixels[..., 0])).top and not grey.outside
     deep = trained_once(pixels.astype(np.uint16) * 257)  # nobody said what its scale is
     assert deep.outside and deep.top == expected.top
+    large = Image.effect_noise((1400, 1500), 80).convert("RGB")
+    large.save(tmp_path / "large.jpg", quality=60)  # a file as large is decoded at a smaller scale
+    (as_file,) = trained_once.predict(tmp_path / "large.jpg")
+    assert trained_once((tmp_path / "large.jpg").read_bytes()) == replace(as_file, path=Path())
     assert trained_once([]) == []
 
 

@@ -24,7 +24,7 @@ def newest_bundle(root: str | Path = "checkpoints") -> Path:
     if not found:
         raise BundleError(
             f"no trained adapter under {Path(root).resolve()}; train one with "
-            "'python -m vitlora fit --config demo.yaml', or name one with --checkpoint DIR"
+            "'python -m vitlora fit --config demo.yaml', or name the folder of one"
         )
     return found[-1].parent
 

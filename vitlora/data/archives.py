@@ -2,7 +2,7 @@
 
 ``photos.zip/cat/1.jpg`` is a path as good as any other: what opens pictures opens it here. Nothing
 is unpacked to the disk. A picture in a row of an Arrow file has such a path too:
-``train.arrow/image/17``.
+``train.arrow/image/17``. ``InMemory`` takes the place of a path where the bytes are at hand.
 """
 
 import errno
@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -27,6 +28,25 @@ _SEALED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"
 _MOST_BYTES = 2**30  # of a file inside, unpacked
 # what a path into an archive is to the system
 _NO_FILE = (errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A file that is in memory instead of on the disk.
+
+    Attributes:
+        content: Its bytes.
+        name: What messages call it.
+    """
+
+    content: bytes = field(repr=False)
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Stored = Path | InMemory
 
 
 class Archive(Protocol):
@@ -61,13 +81,15 @@ def check_sealed(path: Path) -> None:
         )
 
 
-def open_file(path: str | os.PathLike[str]) -> io.BufferedReader | io.BytesIO:
-    """Opens a file for reading, also one inside an archive.
+def open_file(path: str | os.PathLike[str] | InMemory) -> io.BufferedReader | io.BytesIO:
+    """Opens a file for reading, also one inside an archive or in memory.
 
     Raises:
         OSError: It is not there or may not be read.
         DataError: The archive is damaged.
     """
+    if isinstance(path, InMemory):
+        return io.BytesIO(path.content)
     path = Path(path)
     try:
         return path.open("rb")
@@ -77,14 +99,16 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader | io.BytesIO:
         return io.BytesIO(_read(*_parted(path)))
 
 
-def size_and_time(path: Path) -> tuple[int, int]:
+def size_and_time(path: Stored) -> tuple[int, int]:
     """Returns the bytes of a file and when it was last written, in nanoseconds.
 
-    Of a file inside an archive, when the archive was.
+    Of a file inside an archive, when the archive was; of one in memory, 0.
 
     Raises:
         OSError: It is not there.
     """
+    if isinstance(path, InMemory):
+        return len(path.content), 0
     try:
         state = path.stat()
     except OSError as error:

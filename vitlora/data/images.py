@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from vitlora.data import picture_file
+from vitlora.data.archives import InMemory, Stored
 from vitlora.data.bit_depth import (
     IN_FULL,
     ValueRange,
@@ -27,6 +28,7 @@ from vitlora.data.picture_file import is_jpeg, open_picture, orientation
 from vitlora.errors import DataError
 
 Side = Literal["short", "long"]
+File = str | os.PathLike[str] | InMemory
 _DRAFTED = 4  # times as many pixels may a JPEG have that is decoded smaller
 _GREY = ("1", "L", "LA", "La")
 _TURNS = {
@@ -59,7 +61,7 @@ class Opened:
 
 
 def open_image(
-    path: str | os.PathLike[str],
+    path: File,
     at_least: int | None = None,
     value_range: ValueRange | None = None,
     srgb: bool = True,
@@ -88,33 +90,43 @@ def open_image(
 
 
 def open_marked(
-    path: str | os.PathLike[str],
+    path: File,
     at_least: int | None = None,
     value_range: ValueRange | None = None,
     srgb: bool = True,
     side: Side = "short",
+    most_pixels: int | None = None,
 ) -> Opened:
     """Returns the picture as :func:`open_image` does, and whether its values fit the range.
+
+    Args:
+        path: The picture file.
+        at_least: As for :func:`open_image`.
+        value_range: As for :func:`open_image`.
+        srgb: As for :func:`open_image`.
+        side: As for :func:`open_image`.
+        most_pixels: Pixels to decode at most; by default ``picture_file.MOST_PIXELS``.
 
     Raises:
         DataError: As :func:`open_image`.
         MemoryShortError: As :func:`open_image`.
     """
     with reading(path) as image:
-        return decoded(path, image, at_least, value_range, srgb, side)
+        return decoded(path, image, at_least, value_range, srgb, side, most_pixels)
 
 
 def decoded(
-    path: str | os.PathLike[str],
+    path: File,
     image: ImageFile.ImageFile,
     at_least: int | None = None,
     value_range: ValueRange | None = None,
     srgb: bool = True,
     side: Side = "short",
+    most_pixels: int | None = None,
 ) -> Opened:
     """Returns what ``open_marked`` does of a picture that ``reading`` has opened."""
     cut = stored_colour(image) not in {None, *IN_FULL}
-    values = _load(path, image, at_least, side)
+    values = _load(path, image, at_least, side, most_pixels)
     opened = upright(image, values, value_range, srgb, at_least)
     return Opened(opened.image, cut or opened.outside) if values is None else opened
 
@@ -166,7 +178,7 @@ def deep_values(path: str | os.PathLike[str]) -> NDArray[Any] | None:
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
+def reading(path: File) -> Iterator[ImageFile.ImageFile]:
     """Opens a picture file; any error inside the block becomes one line that names the file.
 
     Raises:
@@ -175,7 +187,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
     """
     size = ""
     try:
-        with open_picture(Path(path)) as image:
+        with open_picture(_stored(path)) as image:
             size = f" of {image.width} x {image.height} pixels"
             yield image
     except DataError:
@@ -192,14 +204,19 @@ def reading(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
                 f"{path}: too little memory to open this picture{size}; close other programs, "
                 "lower data.num_workers, or make the picture smaller"
             ) from None
-        raise DataError(f"{path}: {picture_file.reason(Path(path), error)}") from None
+        raise DataError(f"{path}: {picture_file.reason(_stored(path), error)}") from None
+
+
+def _stored(path: File) -> Stored:
+    return path if isinstance(path, InMemory) else Path(path)
 
 
 def _load(
-    path: str | os.PathLike[str],
+    path: File,
     image: ImageFile.ImageFile,
     at_least: int | None = None,
     side: Side = "short",
+    most_pixels: int | None = None,
 ) -> NDArray[Any] | None:
     """Decodes a picture; returns its values if it is deeper than 8 bits."""
     colour = stored_colour(image)
@@ -212,8 +229,8 @@ def _load(
         # a progressive JPEG is held whole, whatever the scale
         whole = pixels if image.info.get("progressive") else pixels // _DRAFTED
         pixels = max(image.width * image.height, whole)
-    if pixels > picture_file.MOST_PIXELS:
-        raise DataError(f"{path}: {picture_file.too_large()}")
+    if pixels > min(most_pixels or picture_file.MOST_PIXELS, picture_file.MOST_PIXELS):
+        raise DataError(f"{path}: {picture_file.too_large(most_pixels)}")
     if colour == "planes" and image.tile[0].codec_name == "raw":  # Pillow 13.0.0 garbles them
         raise DataError(
             f"{path}: an uncompressed TIFF that stores 16-bit colours one after the other is not "
@@ -224,7 +241,7 @@ def _load(
         return np.asarray(image)
     if colour not in IN_FULL:
         return None
-    with open_picture(Path(path)) as again:
+    with open_picture(_stored(path)) as again:
         return sixteen_bits(colour, image, again)
 
 

@@ -1,7 +1,5 @@
 """A picture that is in memory, as a network may see it."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -9,36 +7,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitlora.data.bit_depth import ValueRange
-from vitlora.data.images import Opened, open_marked, upright
+from vitlora.data.images import Opened, upright
 from vitlora.errors import DataError
 
 
 def seen_as(
-    picture: Image.Image | NDArray[Any] | bytes,
+    picture: Image.Image | NDArray[Any],
     value_range: ValueRange | None = None,
     srgb: bool = True,
 ) -> Opened:
     """Returns a picture that is in memory as :func:`images.open_marked` returns a file.
 
     Args:
-        picture: One that Pillow opened; the bytes of a file; or an array ``(H, W)``, ``(H, W, 3)``
-            or ``(H, W, 4)`` of uint8 in ``[0, 255]``, of floats in ``[0, 1]``, or of deeper values.
+        picture: One that Pillow opened; or an array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` of
+            uint8 in ``[0, 255]``, of floats in ``[0, 1]``, or of deeper values.
         value_range: As for :func:`images.open_image`.
         srgb: As for :func:`images.open_image`; arrays have no profile.
 
     Raises:
         DataError: It is not a picture.
-        MemoryShortError: As :func:`images.open_image`.
     """
-    if isinstance(picture, bytes):
-        with TemporaryDirectory() as folder:  # one reader for all: it opens some files twice
-            file = Path(folder, "picture")
-            file.write_bytes(picture)
-            try:
-                return open_marked(file, None, value_range, srgb)
-            except DataError as error:
-                reason = str(error).removeprefix(f"{file}: ")
-                raise type(error)(f"the picture's {len(picture):,} bytes: {reason}") from None
     if isinstance(picture, Image.Image):
         deep = picture.mode.startswith("I") or picture.mode == "F"
         values = np.asarray(picture) if deep else None

@@ -4,9 +4,8 @@ Source: ISO/IEC 18181-1:2022, annex D (image header); 18181-2, clause 9 (boxes).
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from vitlora.data.archives import open_file, size_and_time
+from vitlora.data.archives import Stored, open_file, size_and_time
 
 BARE = b"\xff\x0a"
 BOXED = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -30,7 +29,7 @@ class Header:
     animated: bool
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Stored) -> Header:
     """Returns the size of a JPEG XL picture, and whether it is an animation.
 
     Raises:
@@ -71,7 +70,7 @@ class _Bits:
         return 8 * (1 + self.take(5)) if eighths else 1 + self.take(_LENGTHS[self.take(2)])
 
 
-def _codestream(path: Path) -> bytes:
+def _codestream(path: Stored) -> bytes:
     """Returns the first bytes of the picture itself, wherever in the file they are."""
     with open_file(path) as file:
         start = file.read(_HEAD)

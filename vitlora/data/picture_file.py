@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
 
-from vitlora.data.archives import open_file, size_and_time
+from vitlora.data.archives import Stored, open_file, size_and_time
 from vitlora.data.jpeg_xl import BARE, BOXED, read_header
 from vitlora.errors import DataError
 
@@ -23,7 +23,7 @@ HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", 
 _ORIENTATIONS = range(1, 9)  # of EXIF
 
 
-def open_picture(path: Path) -> ImageFile.ImageFile:
+def open_picture(path: Stored) -> ImageFile.ImageFile:
     """Opens a picture file, its first picture where it holds several.
 
     Raises:
@@ -32,7 +32,11 @@ def open_picture(path: Path) -> ImageFile.ImageFile:
         Exception: Whatever Pillow's plugins raise on damaged files.
     """
     start = _start(path)
-    source = path if os.path.exists(path) else open_file(path)  # noqa: PTH110 - in an archive, names may be long
+    source = (
+        path
+        if isinstance(path, Path) and os.path.exists(path)  # noqa: PTH110 - in an archive, names may be long
+        else open_file(path)
+    )
     if start.startswith(JPEG):
         # past Pillow's limit on the nominal size: what counts is how large it is decoded
         return JpegImagePlugin.JpegImageFile(source)
@@ -99,9 +103,9 @@ def orientation(image: Image.Image) -> int:
     return 1
 
 
-def reason(path: Path, error: Exception) -> str:
+def reason(path: Stored, error: Exception) -> str:
     """Returns why a file cannot be opened, in words."""
-    if path.is_dir():
+    if isinstance(path, Path) and path.is_dir():
         return "is a folder, not a picture"
     if isinstance(error, PermissionError):
         return "no permission to read it"
@@ -120,11 +124,11 @@ def reason(path: Path, error: Exception) -> str:
     return f"damaged picture ({said})"
 
 
-def too_large() -> str:
-    """Returns in words that a picture has too many pixels."""
+def too_large(most: int | None = None) -> str:
+    """Returns in words that a picture has more than ``most`` pixels, by default ``MOST_PIXELS``."""
     return (
-        f"too large to open safely: more than {MOST_PIXELS // 10**6} million pixels to decode at "
-        "once; make it smaller"
+        f"too large to open safely: more than {(most or MOST_PIXELS) // 10**6} million pixels to "
+        "decode at once; make it smaller"
     )
 
 
@@ -132,7 +136,7 @@ def _is_heic(start: bytes) -> bool:
     return start[4:8] == b"ftyp" and start[8:12] in HEIC
 
 
-def _prepare_jpeg_xl(path: Path) -> None:
+def _prepare_jpeg_xl(path: Stored) -> None:
     """Teaches Pillow JPEG XL, and refuses a picture that the plugin would read wrongly.
 
     It decodes all of it on opening, and of an animation gives the last frame (1.3.8).
@@ -150,9 +154,9 @@ def _prepare_jpeg_xl(path: Path) -> None:
         raise DataError(f"{path}: an animated JPEG XL is not read; export its first frame as JPEG")
 
 
-def _start(path: Path) -> bytes:
+def _start(path: Stored) -> bytes:
     """Returns the first bytes of a file, which tell most kinds apart."""
-    if path.is_fifo():  # it would keep its reader waiting
+    if isinstance(path, Path) and path.is_fifo():  # it would keep its reader waiting
         raise DataError(f"{path}: a named pipe, not a picture file")
     with open_file(path) as file:
         return file.read(12)

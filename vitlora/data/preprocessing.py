@@ -1,7 +1,6 @@
 """How a picture becomes the tensor that a set of weights expects; only that tensor needs torch."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -9,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
+from vitlora.data.archives import InMemory
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.framing import Framing
-from vitlora.data.images import Opened, Side, open_marked
+from vitlora.data.images import File, Opened, Side, open_marked
 from vitlora.data.in_memory import seen_as
 from vitlora.data.value_range import read_range
 
@@ -105,7 +105,7 @@ class Preprocessing:
         """Which side of a picture decides how much it is scaled."""
         return "long" if self.crop_mode == "border" else "short"
 
-    def open(self, path: str | os.PathLike[str]) -> Opened:
+    def open(self, path: File) -> Opened:
         """Returns a picture file as upright 8-bit RGB, and whether its values fit the range.
 
         Raises:
@@ -119,6 +119,8 @@ class Preprocessing:
         Raises:
             DataError: It is not a picture; see ``in_memory.seen_as``.
         """
+        if isinstance(picture, bytes):
+            return self.open(InMemory(picture, f"the picture's {len(picture):,} bytes"))
         return seen_as(picture, self.value_range, self.srgb)
 
     def at(self, image_size: int) -> "Preprocessing":

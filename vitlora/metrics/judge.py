@@ -95,7 +95,7 @@ class Judge:
             top_k: Number of classes to keep; below 1 means 1.
         """
         judged = self.judge(features, logits)
-        best = judged.order[:, : max(top_k, 1)]
+        best = judged.order[:, : min(max(top_k, 1), len(self.classes))]
         values = judged.probabilities.gather(1, best).tolist()
         unsure, unfamiliar = judged.unsure.tolist(), judged.unfamiliar.tolist()
         rows = zip(paths, best.tolist(), values, unsure, unfamiliar, strict=True)

@@ -99,13 +99,23 @@ class AdapterPool:
         """The adapters' names, in the order they were loaded."""
         return tuple(self._adapters)
 
-    def classes(self, name: str) -> tuple[str, ...]:
-        """Returns an adapter's classes in the order of its logits.
+    def adapter(self, name: str) -> PooledAdapter:
+        """Returns the adapter of a name; it stays usable after it is removed.
 
         Raises:
             UsageError: No adapter has this name.
         """
-        return self._find(name).judge.classes
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            names = self.names
+            raise UsageError(
+                f"no adapter is named '{name}'{nearest(name, names)}; loaded: {a_few(names)}"
+            )
+        return adapter
+
+    def classes(self, name: str) -> tuple[str, ...]:
+        """Returns an adapter's classes in the order of its logits; an error as ``adapter``."""
+        return self.adapter(name).judge.classes
 
     def load(self, name: str, checkpoint: str | Path | Bundle) -> None:
         """Adds an adapter.
@@ -142,7 +152,7 @@ class AdapterPool:
             UsageError: No adapter has this name.
         """
         with self._changing:
-            self._find(name)
+            self.adapter(name)
             del self._adapters[name]
 
     def predict(
@@ -167,17 +177,33 @@ class AdapterPool:
         adapters = self._find_all(names, len(pictures))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
             opened = list(threads.map(PooledAdapter.open, adapters, pictures))
-        kept = [n for n, (tensor, _) in enumerate(opened) if isinstance(tensor, torch.Tensor)]
-        tensors = [tensor for tensor, _ in opened if isinstance(tensor, torch.Tensor)]
-        answers = self._answers(tensors, [adapters[n] for n in kept])
-        made: dict[int, Prediction] = {}
-        for number, (features, logits) in zip(kept, answers, strict=True):
-            picture = pictures[number]
-            path = Path() if isinstance(picture, Image.Image) else Path(picture)
-            judge = adapters[number].judge
-            [said] = judge.predictions([path], features[None], logits[None], top_k)
-            made[number] = replace(said, outside=opened[number][1])
-        return [x if isinstance(x, DataError) else made[n] for n, (x, _) in enumerate(opened)]
+        pairs = zip(opened, adapters, strict=True)
+        good = [(x, adapter) for (x, _), adapter in pairs if isinstance(x, torch.Tensor)]
+        said = iter(self.judge([x for x, _ in good], [a for _, a in good], [top_k] * len(good)))
+        paths = (Path() if isinstance(one, Image.Image) else Path(one) for one in pictures)
+        return [
+            x if isinstance(x, DataError) else replace(next(said), path=path, outside=outside)
+            for path, (x, outside) in zip(paths, opened, strict=True)
+        ]
+
+    def judge(
+        self,
+        tensors: Sequence[torch.Tensor],
+        adapters: Sequence[PooledAdapter],
+        top_k: Sequence[int],
+    ) -> list[Prediction]:
+        """Returns the prediction of each picture by its adapter, in one pass.
+
+        Args:
+            tensors: ``(3, H, W)`` each, as ``PooledAdapter.open`` gives them.
+            adapters: The adapter of each picture.
+            top_k: How many classes to keep of each, at least 1.
+        """
+        answers = self._answers(tensors, adapters)
+        return [
+            adapter.judge.predictions([Path()], features[None], logits[None], most)[0]
+            for adapter, most, (features, logits) in zip(adapters, top_k, answers, strict=True)
+        ]
 
     def logits(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[torch.Tensor]:
         """Returns the logits ``(classes,)`` of each picture by its adapter, on the CPU.
@@ -241,15 +267,6 @@ class AdapterPool:
             found |= zip(order[rows], pairs, strict=True)
         return [found[number] for number in range(len(adapters))]
 
-    def _find(self, name: str) -> PooledAdapter:
-        adapter = self._adapters.get(name)
-        if adapter is None:
-            names = self.names
-            raise UsageError(
-                f"no adapter is named '{name}'{nearest(name, names)}; loaded: {a_few(names)}"
-            )
-        return adapter
-
     def _find_all(self, names: Sequence[str], count: int) -> list[PooledAdapter]:
         if isinstance(names, str) or len(names) != count:
             got = f"the text '{names}'" if isinstance(names, str) else counted(len(names), "name")
@@ -257,7 +274,7 @@ class AdapterPool:
                 f"names is {got}, for {counted(count, 'picture')}; expected a list with the name "
                 "of an adapter for each"
             )
-        found = {name: self._find(name) for name in dict.fromkeys(names)}
+        found = {name: self.adapter(name) for name in dict.fromkeys(names)}
         return [found[name] for name in names]
 
 

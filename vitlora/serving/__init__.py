@@ -1,0 +1,1 @@
+"""Answers to pictures over HTTP. Import its modules one by one; only ``app.py`` knows FastAPI."""

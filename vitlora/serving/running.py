@@ -1,0 +1,120 @@
+"""Runs an ASGI application by uvicorn until a signal ends it."""
+
+import asyncio
+import logging
+import signal
+import socket
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from vitlora.errors import UsageError
+
+_HEAD = 16 << 10  # bytes of a request's headers
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket for an address; it accepts nobody yet.
+
+    Raises:
+        UsageError: The address is taken, not allowed, or not of this machine.
+    """
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except (OSError, UnicodeError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot serve on --host {host} --port {port}: {said}") from None
+    return made
+
+
+def run(app: Any, listening: socket.socket, patience: float) -> None:
+    """Serves until SIGTERM or SIGINT; then answers what was accepted, and returns.
+
+    Args:
+        app: The ASGI application.
+        listening: From ``bound``.
+        patience: Seconds that a client may take over sending the head of a request.
+    """
+    for library in ("uvicorn", "python_multipart"):  # they warn of whatever clients do wrong
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+    class Impatient(_Impatient):
+        seconds = patience
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=Impatient,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=24 * 3600,  # Impatient closes them sooner
+            h11_max_incomplete_event_size=_HEAD,
+        )
+    )
+    # uvicorn 0.54 raises the signal once more after it has shut down; then these do nothing
+    before = {one: signal.signal(one, server.handle_exit) for one in _ENDING}
+    try:
+        server.run(sockets=[listening])
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Impatient(H11Protocol):
+    """Closes connections on which no request begins.
+
+    uvicorn 0.54 waits for ever for the first head, and for the rest of a body that it refused.
+
+    Attributes:
+        seconds: Time from a connection or an answer to the end of the next request's head.
+    """
+
+    seconds = 30.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts to wait."""
+        super().connection_made(transport)
+        self._free_since = self.loop.time()
+        self._look = self.loop.call_later(self.seconds, self._close_or_wait)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends waiting."""
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Starts to wait again."""
+        self._free_since = self.loop.time()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP, if an answer is still possible.
+
+        uvicorn 0.54 raises where HEAD has a malformed body, and where an answer is under way.
+        """
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.close()
+
+    def _close_or_wait(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        left = self.seconds if answering else self._free_since + self.seconds - self.loop.time()
+        if left <= 0:
+            self.transport.abort()
+        else:
+            self._look = self.loop.call_later(left, self._close_or_wait)
