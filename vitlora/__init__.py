@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vitlora.commands.predict import predict
     from vitlora.commands.push import push
     from vitlora.commands.report import report
+    from vitlora.commands.sort import sort
     from vitlora.errors import VitloraError
     from vitlora.metrics.judge import Prediction
     from vitlora.prediction.pool import AdapterPool
@@ -50,6 +51,7 @@ _HOMES = {
     "predict": "commands.predict",
     "push": "commands.push",
     "report": "commands.report",
+    "sort": "commands.sort",
     "test": "cli.training",
     "validate": "cli.training",
 }
@@ -74,6 +76,7 @@ __all__ = [
     "predict",
     "push",
     "report",
+    "sort",
     "test",
     "validate",
 ]

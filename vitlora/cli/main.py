@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "vitlora.commands.predict:predict",
     "report": "vitlora.commands.report:report",
     "drift": "vitlora.commands.drift:drift",
+    "sort": "vitlora.commands.sort:sort",
     "compare": "vitlora.commands.compare:compare",
     "calibrate": "vitlora.commands.calibrate:calibrate",
     "merge": "vitlora.commands.merge:merge",

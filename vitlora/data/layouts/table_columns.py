@@ -91,6 +91,12 @@ def roles_of(
     )
 
 
+def file_column(table: Table, options: LayoutOptions, is_picture: Callable[[str], bool]) -> str:
+    """Returns the column that names pictures, whatever else there is; as ``roles_of``."""
+    left = [name for name in table.columns if not _is_index(name)]
+    return options.column("file", table.columns, table.name) or _file(table, left, is_picture)
+
+
 def names_pictures(table: Table, file: str, is_picture: Callable[[str], bool]) -> bool:
     """Returns whether any of a table's first rows name pictures that are there."""
     return _hits(table, file, is_picture) > 0

@@ -1,0 +1,48 @@
+"""Pictures as tasks for Label Studio, with the bundle's answers as pre-annotations."""
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from vitlora.labelling.session import Question
+
+_PICTURE, _QUESTION = "image", "class"  # fields that ``data/layouts/label_studio.py`` finds again
+
+
+def tasks(questions: Iterable[Question], model: str) -> list[dict[str, object]]:
+    """Returns tasks as https://labelstud.io/guide/task_format describes them.
+
+    Args:
+        questions: In the order in which they are worth a label.
+        model: Name of the bundle, which Label Studio shows with its answers.
+    """
+    return [
+        {
+            "data": {_PICTURE: f"/data/local-files/?d={quote(one.picture.name, errors='replace')}"},
+            "predictions": [
+                {
+                    "model_version": model,
+                    "score": round(one.prediction.confidence, 6),
+                    "result": [
+                        {
+                            "from_name": _QUESTION,
+                            "to_name": _PICTURE,
+                            "type": "choices",
+                            "value": {"choices": [one.prediction.label]},
+                        }
+                    ],
+                }
+            ],
+        }
+        for one in questions
+    ]
+
+
+def labelling_config(classes: Sequence[str]) -> str:
+    """Returns the XML of a project whose question the tasks answer."""
+    choices = "".join(f"<Choice value={quoteattr(name)}/>" for name in classes)
+    return (
+        f'<View><Image name="{_PICTURE}" value="${_PICTURE}"/>'
+        f'<Choices name="{_QUESTION}" toName="{_PICTURE}" showInline="true">{choices}</Choices>'
+        "</View>"
+    )
