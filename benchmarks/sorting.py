@@ -6,9 +6,9 @@ The features of a frozen ViT-Tiny are computed once; what is trained is the head
 regression), which is far cheaper than LoRA in the blocks: the figures compare orders, and are not
 the accuracy that vitlora reaches. A seed draws ``--labelled`` pictures of each class of train/ and
 val/ that are labelled from the start; the others are the inbox, which the head fitted to those
-orders once; the first 50, 100 and 200 get their true labels, and a head fitted to all labelled pictures is
-scored on test/. Intervals are over the seeds, of the difference to random order with the same start
-(paired, Student's t); random is the mean of five draws for each seed. Three inboxes:
+orders once; the first 50, 100 and 200 get their true labels, and a head fitted to all labelled
+pictures is scored on test/. Intervals are over the seeds, of the difference to random order with
+the same start (paired, Student's t); random is the mean of five draws for each seed. Inboxes:
 
 - ``plain``: the pictures as they are.
 - ``bursts``: every 20th is there twelve times more: cropped, turned and exposed a little otherwise.

@@ -15,7 +15,7 @@ from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import check_target, write_whole
 from vitlora.labelling.inbox import Unlabelled, read_inbox
 from vitlora.labelling.journal import Journal, check_class
-from vitlora.labelling.session import Filed, Question, file_answers
+from vitlora.labelling.session import Filed, Question, Session, file_answers
 from vitlora.light_imports import light_imports
 from vitlora.notes import note, tell
 from vitlora.shell import typed
@@ -81,15 +81,14 @@ def sort(
     folder = Path(output).expanduser()
     _check_folders(folder, root, move)
     journal, pictures = Journal(folder), read_inbox(root)
+    left = sum(one.digest not in journal.labels for one in pictures)
     filed: list[Filed] = []
     if apply:
-        filed.append(file_answers(journal, {one.digest: one for one in pictures}, move))
-    else:
-        _ask(checkpoint, pictures, journal, move, port, weights, device, filed)
-    here = {one.digest for one in pictures}
-    left = sum(one.digest not in journal.labels for one in pictures)
-    waiting = sum(digest in here for digest in journal.waiting)
-    return Labelled(Path(checkpoint), root, folder, move, left, waiting, filed)
+        filed = [file_answers(journal, {one.digest: one for one in pictures}, move)]
+    elif session := _session(checkpoint, pictures, journal, move, port, weights, device):
+        left, filed = session.left, session.filed
+    waiting = journal.waiting.keys() & {one.digest for one in pictures}
+    return Labelled(Path(checkpoint), root, folder, move, left, len(waiting), filed)
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def _check_folders(output: Path, data: Path, move: bool) -> None:
         raise UsageError(f"--move cannot take pictures out of the archive {data}; leave it out")
 
 
-def _ask(
+def _session(
     checkpoint: str | Path,
     pictures: list[Unlabelled],
     journal: Journal,
@@ -222,20 +221,18 @@ def _ask(
     port: int,
     weights: str | None,
     device: str,
-    filed: list[Filed],
-) -> None:
-    """Shows the page until it is ended."""
-    skipped = {d for d, label in journal.labels.items() if label is None}
+) -> Session | None:
+    """Shows the page until it is ended; returns None if there is nothing to ask."""
+    skipped = {digest for digest, label in journal.labels.items() if label is None}
     unanswered = [p for p in pictures if p.digest not in journal.labels or p.digest in skipped]
     if not unanswered:
         note(f"all {counted(len(pictures), 'picture')} of this inbox have an answer")
-        return
+        return None
     questions, bundle, _ = _questions(checkpoint, unanswered, weights, device)
     _check_classes(bundle)
-    questions.sort(key=lambda one: one.picture.digest in skipped)  # those come last
     from vitlora.labelling.page import LabellingPage
-    from vitlora.labelling.session import Session
 
+    questions.sort(key=lambda one: one.picture.digest in skipped)  # those come last
     session = Session(bundle.record.classes, questions, pictures, journal, move)
     try:
         page = LabellingPage(session, bundle.record.preprocessing, port)
@@ -245,7 +242,7 @@ def _ask(
     tell("each answer is kept at once; Ctrl-C ends")
     with suppress(KeyboardInterrupt):
         page.serve()
-    filed += session.filed
+    return session
 
 
 def _check_classes(bundle: Bundle) -> None:

@@ -22,7 +22,7 @@ _SIDE = 1280  # pixels of a picture as it is shown
 _MOST_BYTES = 2**16  # of a request
 _PATIENCE = 30  # seconds that a connection may be silent
 _POLICY = (
-    "default-src 'none'; img-src 'self'; connect-src 'self'; script-src 'nonce-{0}'; "
+    "default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src 'nonce-{0}'; "
     "style-src 'nonce-{0}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 

@@ -96,6 +96,11 @@ class Session:
         """The bundle's classes, then those that were typed."""
         return [*dict.fromkeys([*self._classes, *self._journal.classes])]
 
+    @property
+    def left(self) -> int:
+        """Number of pictures without an answer."""
+        return sum(map(self._is_open, self._questions))
+
     def picture(self, digest: str) -> Unlabelled | None:
         """Returns a picture that is or was asked for."""
         found = self._questions.get(digest)
