@@ -12,7 +12,7 @@ the same start (paired, Student's t); random is the mean of five draws for each 
 
 - ``plain``: the pictures as they are.
 - ``bursts``: every 20th is there twelve times more: cropped, turned and exposed a little otherwise.
-- ``new class``: the last class has no labelled pictures at the start (``found``: how many of its
+- ``new class``: the rarest class has no labelled pictures at the start (``found``: how many of its
   pictures are among the first).
 """
 
@@ -130,8 +130,9 @@ def _run(photos: Photos, labelled: int, inbox: str, seed: int) -> Iterator[dict[
     """Yields the accuracy of each order after each number of answers, for one seed."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(photos.labels), generator=generator)
-    known = photos.classes - (inbox == "new class")
-    of_class = [drawn[photos.labels[drawn] == label] for label in range(known)]
+    rarest = int(photos.labels.bincount().argmin())
+    known = [n for n in range(photos.classes) if n != rarest or inbox != "new class"]
+    of_class = [drawn[photos.labels[drawn] == label] for label in known]
     start = torch.cat([some[: min(labelled, len(some) // 2)] for some in of_class])
     rest = drawn[~torch.isin(drawn, start)]
     features, labels = photos.features[rest], photos.labels[rest]
@@ -140,7 +141,9 @@ def _run(photos: Photos, labelled: int, inbox: str, seed: int) -> Iterator[dict[
         features = torch.cat([features, photos.burst_features[again // EVERY].flatten(0, 1)])
         labels = torch.cat([labels, photos.labels[again].repeat_interleave(TIMES)])
     first = photos.features[start], photos.labels[start]
-    orders = _orders(*first, features, known, generator)
+    head = Head(*first, photos.classes)
+    probabilities = head(features)[:, known].softmax(1)
+    orders = _orders(*first, features, probabilities, generator)
     budgets = [n for n in BUDGETS if n <= len(labels)]
     for name, chosen in orders.items():
         accuracy, found = dict[int, float](), dict[int, float]()
@@ -148,7 +151,7 @@ def _run(photos: Photos, labelled: int, inbox: str, seed: int) -> Iterator[dict[
             firsts = [torch.tensor(one[:budget]) for one in chosen]
             scores = [_accuracy(photos, first, features[some], labels[some]) for some in firsts]
             accuracy[budget] = round(fmean(scores), 4)
-            found[budget] = round(fmean(int((labels[some] >= known).sum()) for some in firsts), 1)
+            found[budget] = round(fmean(int((labels[some] == rarest).sum()) for some in firsts), 1)
         before = round(_accuracy(photos, first, features[:0], labels[:0]), 4)
         yield {"seed": seed, "order": name, "before": before, "accuracy": accuracy, "found": found}
 
@@ -157,19 +160,17 @@ def _orders(
     start: torch.Tensor,
     start_labels: torch.Tensor,
     features: torch.Tensor,
-    classes: int,
+    probabilities: torch.Tensor,
     generator: torch.Generator,
 ) -> dict[str, list[list[int]]]:
     """Returns the orders to compare; several of random."""
-    head = Head(start, start_labels, classes)
-    probabilities = head(features).softmax(1)
     # the threshold is that of pictures that the reference was not made of: every third
     held = torch.arange(len(start)) % 3 == 0
     reference = Reference.of(start[~held], start_labels[~held], DIMENSIONS)
     limit = reference.distances(start[held]).quantile(UNFAMILIAR)
     unfamiliar = reference.distances(features) > limit
     none = torch.zeros_like(unfamiliar)
-    doubt, equal = doubts(probabilities, none), torch.full_like(probabilities, 1 / classes)
+    doubt, equal = doubts(probabilities, none), torch.ones_like(probabilities)
     shuffled = [torch.randperm(len(features), generator=generator).tolist() for _ in range(DRAWS)]
     return {
         "random": shuffled,

@@ -117,7 +117,10 @@ def test_a_table_names_pictures(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         picture(tmp_path / "images" / name, name.encode())
     (tmp_path / "new.csv").write_text("file,weight\nimages/c.jpg,5\na.jpg,7\n")
-    assert [one.name for one in read_inbox(tmp_path / "new.csv")] == ["images/c.jpg", "images/a.jpg"]
+    assert [one.name for one in read_inbox(tmp_path / "new.csv")] == [
+        "images/c.jpg",
+        "images/a.jpg",
+    ]
     (tmp_path / "new.csv").write_text("file\nimages/c.jpg\nimages/x.jpg\n")
     with pytest.raises(DataError, match=r"names 1 of 2 pictures that are not there: images/x\.jpg"):
         read_inbox(tmp_path / "new.csv")
