@@ -24,6 +24,7 @@ from vitlora.cli.words import shell_lines
 _AWAY = (
     *("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare"),
     "vitlora doctor photos --check-labels",  # the weights of its base
+    "vitlora sort checkpoints/waste5 --data inbox --output",  # waits for a browser
 )
 
 
@@ -36,6 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., Pa
     Image.new("RGB", (40, 40)).save(home / "more/a.png")
     for name in ("photos-of-june", "inbox", "holiday"):
         make_folder(home / name, ("x",), (), count=6)
+    Image.new("RGB", (40, 40), "red").save(home / "inbox/x/new.png")  # training used the others
     Image.open(home / "photos/test/can/0.jpg").save(home / "photo.jpg")
     run = {
         "data": {"num_workers": 0, "batch_size": 4},

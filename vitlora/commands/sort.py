@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
-from vitlora.data.archives import is_archive
-from vitlora.data.layouts.reading import split_of
 from vitlora.errors import DataError, UsageError, counted
-from vitlora.files import check_target, write_whole
+from vitlora.files import check_target
+from vitlora.labelling.filing import check_folders
 from vitlora.labelling.inbox import Unlabelled, read_inbox
 from vitlora.labelling.journal import Journal, check_class
+from vitlora.labelling.label_studio import write_tasks
 from vitlora.labelling.session import Filed, Question, Session, file_answers
 from vitlora.light_imports import light_imports
 from vitlora.notes import note, tell
@@ -67,7 +66,7 @@ def sort(
     Examples:
         $ vitlora sort checkpoints/waste5 --data inbox
         $ vitlora sort checkpoints/waste5 --data inbox --output labelled
-        $ vitlora sort checkpoints/waste5 --data inbox --output labelled --apply
+        $ vitlora sort checkpoints/waste5 --data inbox --apply --output labelled
     """
     check_there(checkpoint)
     root = Path(data).expanduser()
@@ -76,10 +75,10 @@ def sort(
     if output is None:
         questions, bundle, unreadable = _questions(checkpoint, read_inbox(root), weights, device)
         if label_studio is not None:
-            _write_tasks(Path(label_studio), questions, bundle)
+            write_tasks(Path(label_studio), questions, bundle.folder, bundle.record.classes)
         return Ranking(Path(checkpoint), root, questions, unreadable)
     folder = Path(output).expanduser()
-    _check_folders(folder, root, move)
+    check_folders(folder, root, move)
     journal, pictures = Journal(folder), read_inbox(root)
     left = sum(one.digest not in journal.labels for one in pictures)
     filed: list[Filed] = []
@@ -189,30 +188,6 @@ def _check_options(
         raise UsageError(f"--port is {port}; expected 0 to 65535")
 
 
-def _check_folders(output: Path, data: Path, move: bool) -> None:
-    """Refuses folders in which new and labelled pictures would get mixed up.
-
-    Raises:
-        UsageError: They are such folders.
-    """
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output '{output}' is a file; expected a folder")
-    folder, inbox = output.resolve(), data.resolve()
-    if folder == inbox or folder in inbox.parents or inbox in folder.parents:
-        raise UsageError(
-            f"--output '{output}' and --data '{data}' lie in one another; labelled pictures need a "
-            "folder of their own"
-        )
-    inside = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
-    if splits := [name for name in inside if split_of(name) and (output / name).is_dir()]:
-        raise UsageError(
-            f"--output '{output}' has the split {splits[0]}; name the folder in which the classes "
-            f"are to be: {output / splits[0]}, or a new one"
-        )
-    if move and is_archive(data):
-        raise UsageError(f"--move cannot take pictures out of the archive {data}; leave it out")
-
-
 def _session(
     checkpoint: str | Path,
     pictures: list[Unlabelled],
@@ -305,12 +280,3 @@ def _new(bundle: Bundle, pictures: list[Unlabelled]) -> list[Unlabelled]:
     if used := len(pictures) - len(new):
         note(f"left out {counted(used, 'picture')} that training {bundle.folder} used")
     return new
-
-
-def _write_tasks(target: Path, questions: list[Question], bundle: Bundle) -> None:
-    from vitlora.labelling.label_studio import labelling_config, tasks
-
-    found = tasks(questions, bundle.folder.resolve().name)
-    write_whole(target, json.dumps(found, indent=1) + "\n")
-    tell(f"wrote {counted(len(found), 'task')} to {target}; the project's labelling interface:")
-    tell(labelling_config(bundle.record.classes))

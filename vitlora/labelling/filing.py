@@ -6,12 +6,42 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitlora.data.archives import open_file
-from vitlora.errors import DataError
+from vitlora.data.archives import is_archive, open_file
+from vitlora.data.layouts.reading import split_of
+from vitlora.errors import DataError, UsageError
 from vitlora.files import draft, keep_names, write_through
 from vitlora.labelling.inbox import Unlabelled, digest_of
 
 _LONGEST = 200  # bytes of a name, which leaves room for a number
+
+
+def check_folders(output: Path, data: Path, move: bool) -> None:
+    """Refuses folders in which new and labelled pictures would get mixed up.
+
+    Args:
+        output: Folder for the labelled pictures.
+        data: The inbox.
+        move: Whether pictures are moved.
+
+    Raises:
+        UsageError: They are such folders.
+    """
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output '{output}' is a file; expected a folder")
+    folder, inbox = output.resolve(), data.resolve()
+    if folder == inbox or folder in inbox.parents or inbox in folder.parents:
+        raise UsageError(
+            f"--output '{output}' and --data '{data}' lie in one another; labelled pictures need a "
+            "folder of their own"
+        )
+    inside = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
+    if splits := [name for name in inside if split_of(name) and (output / name).is_dir()]:
+        raise UsageError(
+            f"--output '{output}' has the split {splits[0]}; name the folder in which the classes "
+            f"are to be: {output / splits[0]}, or a new one"
+        )
+    if move and is_archive(data):
+        raise UsageError(f"--move cannot take pictures out of the archive {data}; leave it out")
 
 
 def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str:

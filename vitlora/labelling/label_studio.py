@@ -1,12 +1,34 @@
 """Pictures as tasks for Label Studio, with the bundle's answers as pre-annotations."""
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from vitlora.errors import counted
+from vitlora.files import write_whole
 from vitlora.labelling.session import Question
+from vitlora.notes import tell
 
 _PICTURE, _QUESTION = "image", "class"  # fields that ``data/layouts/label_studio.py`` finds again
+
+
+def write_tasks(
+    target: Path, questions: Sequence[Question], bundle: Path, classes: Sequence[str]
+) -> None:
+    """Writes tasks for Label Studio, and says what to paste into its project.
+
+    Args:
+        target: The .json file.
+        questions: In the order in which they are worth a label.
+        bundle: Folder of the bundle, whose name Label Studio shows with its answers.
+        classes: The choices.
+    """
+    made = tasks(questions, bundle.resolve().name)
+    write_whole(target, json.dumps(made, indent=1) + "\n")
+    tell(f"wrote {counted(len(made), 'task')} to {target}; the project's labelling interface:")
+    tell(labelling_config(classes))
 
 
 def tasks(questions: Iterable[Question], model: str) -> list[dict[str, object]]:
