@@ -99,3 +99,12 @@ def test_splits_and_other_spellings_are_refused(name: str, said: str) -> None:
 @pytest.mark.parametrize("name", ["tyre", " tyre ", "<b>tin", "e\u0301tain", "01", "x" * 255])
 def test_other_names_are_kept(name: str) -> None:
     assert check_class(name, ["can"]) == name.strip().replace("e\u0301", "é")
+
+
+def test_folders_that_are_there_are_classes(tmp_path: Path) -> None:
+    for name in ("tyre", ".git", "can"):
+        (tmp_path / name).mkdir()
+    journal = Journal(tmp_path)
+    journal.answer("a", "1.jpg", "glass")
+    journal.answer("b", "2.jpg", "can")
+    assert journal.classes == ["can", "tyre", "glass"]

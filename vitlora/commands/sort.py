@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
+from vitlora.data.archives import is_archive
 from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import check_target
 from vitlora.labelling.filing import check_folders
@@ -72,10 +73,13 @@ def sort(
     root = Path(data).expanduser()
     _check_options(output, apply, move, label_studio, port)
     check_target("--label-studio", label_studio, (".json",), b'"/data/local-files/')
+    if label_studio is not None and is_archive(root):
+        raise UsageError(f"--label-studio needs a folder; Label Studio cannot look into {root}")
     if output is None:
         questions, bundle, unreadable = _questions(checkpoint, read_inbox(root), weights, device)
         if label_studio is not None:
-            write_tasks(Path(label_studio), questions, bundle.folder, bundle.record.classes)
+            folder, target = root if root.is_dir() else root.parent, Path(label_studio)
+            write_tasks(target, questions, folder, bundle.folder, bundle.record.classes)
         return Ranking(Path(checkpoint), root, questions, unreadable)
     folder = Path(output).expanduser()
     check_folders(folder, root, move)

@@ -7,7 +7,7 @@ bytes, so that renaming or moving them changes nothing.
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Journal:
         self.filed: dict[str, str] = {}
         self._whole = True
         self._read()
+        self._folders = sorted(_class_folders(folder))
 
     def answer(self, digest: str, name: str, label: str | None) -> None:
         """Records a picture's class; None if it was skipped."""
@@ -87,8 +88,9 @@ class Journal:
 
     @property
     def classes(self) -> list[str]:
-        """The classes that were given, each once, in the order of the answers."""
-        return [*dict.fromkeys(label for label in self.labels.values() if label is not None)]
+        """The classes that have a folder already, then those of the answers, each once."""
+        given = (label for label in self.labels.values() if label is not None)
+        return [*dict.fromkeys([*self._folders, *given])]
 
     @property
     def waiting(self) -> dict[str, str]:
@@ -135,3 +137,10 @@ class Journal:
         else:
             label = line["class"]
             self.labels[digest] = label if label is None else check_class(label, ())
+
+
+def _class_folders(folder: Path) -> Iterator[str]:
+    """Yields the names of the folders in a folder that can be a class's."""
+    if folder.is_dir():
+        names = (normal(path.name) for path in folder.iterdir() if path.is_dir())
+        yield from filter(is_folder_name, names)

@@ -7,6 +7,7 @@ Function Maximization"). ``benchmarks/sorting.py`` compares it with random order
 """
 
 import heapq
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ _NEAR = 0.25  # of the median squared distance: where a picture covers 1/e of an
 
 def ranking(
     features: torch.Tensor, probabilities: torch.Tensor, unfamiliar: torch.Tensor
-) -> list[int]:
-    """Returns the indices of all pictures, those worth most first.
+) -> Iterator[int]:
+    """Yields the index of each picture, those worth most first.
 
     Of more than ``MOST`` pictures the most doubtful are compared; the others follow by doubt.
 
@@ -31,8 +32,8 @@ def ranking(
     doubt = doubts(probabilities, unfamiliar)
     by_doubt = doubt.argsort(descending=True, stable=True)
     first = by_doubt[:MOST]
-    order = _covering(features[first], doubt[first])
-    return [*first[order].tolist(), *by_doubt[MOST:].tolist()]
+    yield from (int(first[index]) for index in _covering(features[first], doubt[first]))
+    yield from by_doubt[MOST:].tolist()
 
 
 def doubts(probabilities: torch.Tensor, unfamiliar: torch.Tensor) -> torch.Tensor:
@@ -45,8 +46,8 @@ def doubts(probabilities: torch.Tensor, unfamiliar: torch.Tensor) -> torch.Tenso
     return torch.where(unfamiliar, 1.0, 1 - margin)
 
 
-def _covering(features: torch.Tensor, doubt: torch.Tensor) -> list[int]:
-    """Returns the greedy order of facility location, by lazy evaluation.
+def _covering(features: torch.Tensor, doubt: torch.Tensor) -> Iterator[int]:
+    """Yields the greedy order of facility location, by lazy evaluation.
 
     What a picture adds only falls as others are taken, so an old value is an upper bound: most
     need not be computed again (Minoux 1978).
@@ -57,13 +58,11 @@ def _covering(features: torch.Tensor, doubt: torch.Tensor) -> list[int]:
     covered = torch.zeros(len(doubt))
     waiting = [(-gain, index) for index, gain in enumerate((near @ doubt).tolist())]
     heapq.heapify(waiting)
-    order: list[int] = []
     while waiting:
         _, index = heapq.heappop(waiting)
         gain = float((near[index] - covered).clamp(min=0) @ doubt)
         if waiting and (-gain, index) > waiting[0]:
             heapq.heappush(waiting, (-gain, index))
             continue
-        order.append(index)
+        yield index
         covered = torch.maximum(covered, near[index])
-    return order
