@@ -76,7 +76,8 @@ def sort(
     if label_studio is not None and is_archive(root):
         raise UsageError(f"--label-studio needs a folder; Label Studio cannot look into {root}")
     if output is None:
-        questions, bundle, unreadable = _questions(checkpoint, read_inbox(root), weights, device)
+        bundle = _loaded(checkpoint)
+        questions, unreadable = _questions(bundle, read_inbox(root), weights, device)
         if label_studio is not None:
             folder, target = root if root.is_dir() else root.parent, Path(label_studio)
             write_tasks(target, questions, folder, bundle.folder, bundle.record.classes)
@@ -154,13 +155,11 @@ class Labelled:
     def to_text(self) -> str:
         """Returns what was done and what to do next."""
         lines = [one.to_text(self.output, self.move) for one in self.filed]
-        again = typed(
-            "vitlora", "sort", self.checkpoint, "--data", self.data, "--output", self.output
-        )
+        words = ("--data", self.data, "--output", self.output, *(["--move"] if self.move else []))
+        again, verb = typed("vitlora", "sort", self.checkpoint, *words), ("copy", "move")[self.move]
         if self.waiting:
-            lines.append(
-                f"{counted(self.waiting, 'answer')} kept; to copy their pictures: {again} --apply"
-            )
+            answers = counted(self.waiting, "answer")
+            lines.append(f"{answers} kept; to {verb} their pictures: {again} --apply")
         if self.left:
             lines.append(f"{counted(self.left, 'picture')} left; to go on: {again}")
         if any(one.counts for one in self.filed):
@@ -207,8 +206,9 @@ def _session(
     if not unanswered:
         note(f"all {counted(len(pictures), 'picture')} of this inbox have an answer")
         return None
-    questions, bundle, _ = _questions(checkpoint, unanswered, weights, device)
+    bundle = _loaded(checkpoint)
     _check_classes(bundle)
+    questions, _ = _questions(bundle, unanswered, weights, device)
     from vitlora.labelling.page import LabellingPage
 
     questions.sort(key=lambda one: one.picture.digest in skipped)  # those come last
@@ -221,6 +221,7 @@ def _session(
     tell("each answer is kept at once; Ctrl-C ends")
     with suppress(KeyboardInterrupt):
         page.serve()
+    session.close()
     return session
 
 
@@ -232,17 +233,10 @@ def _check_classes(bundle: Bundle) -> None:
             raise DataError(f"{bundle.folder}: {error}; label with --label-studio") from None
 
 
-def _questions(
-    checkpoint: str | Path, pictures: list[Unlabelled], weights: str | None, device: str
-) -> tuple[list[Question], Bundle, dict[str, str]]:
-    """Returns the pictures in order with the bundle's answers; the bundle; unreadable pictures."""
+def _loaded(checkpoint: str | Path) -> Bundle:
+    """Returns the bundle; notes what it cannot tell about new pictures."""
     with light_imports():
         from vitlora.bundle.checkpoint import load_bundle
-        from vitlora.bundle.merging import merged_network
-        from vitlora.data.folder import Sample
-        from vitlora.evaluation.answers import answer
-        from vitlora.labelling.ranking import ranking
-    from vitlora.hardware import pick_device
 
     bundle = load_bundle(checkpoint)
     if bundle.record.confidence is None:
@@ -250,6 +244,20 @@ def _questions(
             f"{bundle.folder} is not calibrated, so pictures unlike those of training are not "
             f"recognised; see '{typed('vitlora', 'calibrate', bundle.folder)}'"
         )
+    return bundle
+
+
+def _questions(
+    bundle: Bundle, pictures: list[Unlabelled], weights: str | None, device: str
+) -> tuple[list[Question], dict[str, str]]:
+    """Returns the pictures in order with the bundle's answers, and those that are unreadable."""
+    with light_imports():
+        from vitlora.bundle.merging import merged_network
+        from vitlora.data.folder import Sample
+        from vitlora.evaluation.answers import answer
+        from vitlora.labelling.ranking import ranking
+    from vitlora.hardware import pick_device
+
     new = _new(bundle, pictures)
     network = merged_network(bundle, weights, pick_device(device))
     answers = answer(network, [Sample(one.path, -1) for one in new], bundle.record.preprocessing)
@@ -264,7 +272,7 @@ def _questions(
     ]
     order = ranking(answers.features, judged.probabilities, judged.unfamiliar)
     unreadable = {str(path): why for path, why in answers.unreadable.items()}
-    return [questions[index] for index in order], bundle, unreadable
+    return [questions[index] for index in order], unreadable
 
 
 def _new(bundle: Bundle, pictures: list[Unlabelled]) -> list[Unlabelled]:

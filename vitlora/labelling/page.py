@@ -86,12 +86,18 @@ class _RefusedError(Exception):
 
 
 class _Answers:
-    """What requests get, apart from HTTP."""
+    """What requests get, apart from HTTP.
+
+    Args:
+        session: The questions.
+        preprocessing: How pictures are opened.
+        stop: Ends the server.
+    """
 
     def __init__(
         self, session: Session, preprocessing: Preprocessing, stop: Callable[[], None]
     ) -> None:
-        self._session, self._preprocessing, self._stop = session, preprocessing, stop
+        self._session, self._preprocessing, self.stop = session, preprocessing, stop
 
     def page(self, nonce: str) -> bytes:
         """Returns the page, which asks for all the rest."""
@@ -124,7 +130,7 @@ class _Answers:
         said = ""
         try:
             match name:
-                case "state":
+                case "state" | "finish":
                     pass
                 case "answer":
                     self._session.answer(_text(fields, "id"), _text(fields, "class"))
@@ -134,8 +140,6 @@ class _Answers:
                     self._session.undo()
                 case "file":
                     said = self._session.file()
-                case "finish":
-                    self._stop()
                 case _:
                     raise _RefusedError(HTTPStatus.NOT_FOUND)
         except VitloraError as error:
@@ -216,6 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.BAD_REQUEST)
         found = self._answers.act(place, fields)
         self._send(json.dumps(found).encode(), "application/json")
+        if place == "finish":  # after the reply, which would not be sent any more
+            self._answers.stop()
 
     def _send(
         self,

@@ -141,6 +141,10 @@ class Session:
             self.filed.append(file_answers(self._journal, self._pictures, self._move))
             return self.filed[-1].to_text(self._journal.folder, self._move)
 
+    def close(self) -> None:
+        """Waits for what is under way; other threads can do nothing any more."""
+        self._lock.acquire()
+
     def state(self) -> dict[str, Any]:
         """Returns all that the page shows, as JSON values."""
         with self._lock:
