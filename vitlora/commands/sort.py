@@ -78,10 +78,11 @@ def sort(
     if output is None:
         bundle = _loaded(checkpoint)
         questions, unreadable = _questions(bundle, read_inbox(root), weights, device)
-        if label_studio is not None:
-            folder, target = root if root.is_dir() else root.parent, Path(label_studio)
-            write_tasks(target, questions, folder, bundle.folder, bundle.record.classes)
-        return Ranking(Path(checkpoint), root, questions, unreadable)
+        tasks = None if label_studio is None else Path(label_studio)
+        if tasks is not None:
+            folder = root if root.is_dir() else root.parent
+            write_tasks(tasks, questions, folder, bundle.folder, bundle.record.classes)
+        return Ranking(Path(checkpoint), root, questions, unreadable, tasks)
     folder = Path(output).expanduser()
     check_folders(folder, root, move)
     journal, pictures = Journal(folder), read_inbox(root)
@@ -104,15 +105,19 @@ class Ranking:
         data: Where they are.
         questions: Each with the bundle's answer.
         unreadable: Path -> reason, for pictures that could not be read.
+        tasks: File of the tasks for Label Studio; None if none was asked for.
     """
 
     checkpoint: Path
     data: Path
     questions: list[Question]
     unreadable: dict[str, str]
+    tasks: Path | None = None
 
     def to_text(self) -> str:
-        """Returns a line for each picture."""
+        """Returns a line for each picture; nothing if they are in a file."""
+        if self.tasks is not None:
+            return ""
         return "\n".join(one.prediction.to_text() for one in self.questions)
 
     def to_json(self) -> dict[str, object]:
