@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -119,6 +120,23 @@ def test_classes_that_no_folder_may_have(client: Client, inbox: Path, name: str)
     state = client.act("answer", id=asked, **{"class": name})
     assert state["error"] and state["question"]["id"] == asked
     assert not (inbox.parent / "labelled").exists()
+
+
+def test_an_answer_that_the_disk_does_not_take_is_told(
+    client: Client, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = client.act("state")["question"]["id"]
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        state = client.act("answer", id=asked, **{"class": "can"})
+    assert state["error"] == "not kept: No space left on device"
+    assert state["question"]["id"] == asked and state["left"] == 4
+    client.act("answer", id=asked, **{"class": "glass"})
+    assert Journal(inbox.parent / "labelled").labels == {asked: "glass"}
 
 
 def test_an_unknown_picture_is_not_answered(client: Client) -> None:

@@ -101,8 +101,9 @@ class Journal:
     def _append(self, line: dict[str, object]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(line, ensure_ascii=True) + "\n"
+        text, self._whole = (text if self._whole else f"\n{text}"), False
         with self.file.open("a", encoding="ascii", newline="") as file:
-            file.write(text if self._whole else f"\n{text}")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         self._whole = True

@@ -144,6 +144,9 @@ class _Answers:
                     raise _RefusedError(HTTPStatus.NOT_FOUND)
         except VitloraError as error:
             return {"error": str(error), **self._session.state()}
+        except OSError as error:  # a full disk, say
+            wrong = f"not kept: {error.strerror or error}"
+            return {"error": wrong, **self._session.state()}
         return {"said": said, **self._session.state()}
 
 

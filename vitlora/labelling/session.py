@@ -157,7 +157,6 @@ class Session:
                 "total": len(self._questions),
                 "left": len(open_ones),
                 "waiting": Counter(here.values()),
-                "filed": len(self._journal.filed),
                 "labelled": str(self._journal.folder),
                 "move": self._move,
                 "question": self._shown(open_ones[0]) if open_ones else None,
@@ -178,8 +177,7 @@ class Session:
 
     def _shown(self, digest: str) -> dict[str, Any]:
         one = self._questions[digest]
-        said = one.prediction.to_json()
-        return {**said, "id": digest, "path": None, "name": one.picture.name}
+        return {**one.prediction.to_json(), "id": digest, "name": one.picture.name}
 
 
 def file_answers(journal: Journal, pictures: Mapping[str, Unlabelled], move: bool) -> Filed:
