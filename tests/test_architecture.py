@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"data", "metrics", "quantization"},
     {"backbones"},
     {"adapters", "bundle"},
-    {"training", "evaluation", "prediction", "studies"},
+    {"training", "evaluation", "prediction", "studies", "labelling"},
     {"memory", "exporting", "serving"},
     {"commands"},
     {"cli"},
@@ -36,6 +36,7 @@ ALONE: dict[str, set[str]] = {
     "data": {"errors", "files", "light_imports", "notes", "shell"},
     "metrics": {"errors"},
     "quantization": {"errors"},
+    "labelling": {"data", "errors", "files", "notes", "metrics", "pages"},
     "studies": {"errors", "files", "metrics", "notes", "shell", "units", "yaml_text"},
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.

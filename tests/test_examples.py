@@ -26,6 +26,7 @@ _AWAY = (
     *("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare"),
     "vitlora doctor photos --check-labels",  # the weights of its base
     "vitlora serve",  # does not end by itself
+    "vitlora sort checkpoints/waste5 --data inbox --output",  # waits for a browser
 )
 if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
     _AWAY += ("vitlora export checkpoints", "vitlora predict photo.jpg --checkpoint waste5.onnx")
@@ -40,6 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., Pa
     Image.new("RGB", (40, 40)).save(home / "more/a.png")
     for name in ("photos-of-june", "inbox", "holiday"):
         make_folder(home / name, ("x",), (), count=6)
+    Image.new("RGB", (40, 40), "red").save(home / "inbox/x/new.png")  # training used the others
     Image.open(home / "photos/test/can/0.jpg").save(home / "photo.jpg")
     run = {
         "data": {"num_workers": 0, "batch_size": 4},

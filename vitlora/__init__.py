@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vitlora.commands.push import push
     from vitlora.commands.report import report
     from vitlora.commands.serve import serve
+    from vitlora.commands.sort import sort
     from vitlora.errors import VitloraError
     from vitlora.metrics.prediction import Prediction
     from vitlora.prediction.pool import AdapterPool
@@ -54,6 +55,7 @@ _HOMES = {
     "push": "commands.push",
     "report": "commands.report",
     "serve": "commands.serve",
+    "sort": "commands.sort",
     "test": "cli.training",
     "validate": "cli.training",
 }
@@ -80,6 +82,7 @@ __all__ = [
     "push",
     "report",
     "serve",
+    "sort",
     "test",
     "validate",
 ]

@@ -63,6 +63,7 @@ def test_help_needs_no_torch(command: str, tmp_path: Path) -> None:
 NOTHING = {
     "report": ["nowhere"],
     "drift": ["nowhere", "--data", "."],
+    "sort": ["nowhere", "--data", "."],
     "merge": ["nowhere", "out.safetensors"],
     "export": ["nowhere", "out.onnx"],
     "calibrate": ["nowhere"],

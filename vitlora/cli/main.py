@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": "vitlora.commands.serve:serve",
     "report": "vitlora.commands.report:report",
     "drift": "vitlora.commands.drift:drift",
+    "sort": "vitlora.commands.sort:sort",
     "compare": "vitlora.commands.compare:compare",
     "calibrate": "vitlora.commands.calibrate:calibrate",
     "merge": "vitlora.commands.merge:merge",

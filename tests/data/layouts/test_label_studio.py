@@ -210,6 +210,15 @@ def test_how_a_picture_is_called(tmp_path: Path, address: str, picture: str) -> 
     assert labels(read(tmp_path, layout="label_studio")) == {picture: "cat"}
 
 
+def test_a_document_root_above_the_folder(tmp_path: Path) -> None:
+    """Two pictures of one name: that at the top is meant, not the one further down."""
+    touch(tmp_path, ["1.jpg", "old/1.jpg"])
+    addresses = [f"/data/local-files/?d={tmp_path.name}/{name}" for name in ("1.jpg", "old/1.jpg")]
+    tasks = zip(addresses, ("cat", "dog"), strict=True)
+    write(tmp_path / "x.json", full([({"image": a}, [annotation(choice(c))]) for a, c in tasks]))
+    assert labels(read(tmp_path, layout="label_studio")) == {"1.jpg": "cat", "old/1.jpg": "dog"}
+
+
 @pytest.mark.parametrize(
     "address", ["../1.jpg", "/etc/1.jpg", "/data/local-files/?d=../../1.jpg", "http://[x/1.jpg"]
 )

@@ -12,7 +12,7 @@ from vitlora.data.doctor.leaks import copy_groups, file_of, together
 from vitlora.data.doctor.single import endings
 from vitlora.data.doctor.survey import RECORD, Picture, Survey
 from vitlora.data.folder import SPLITS, VAL_FRACTION, Folder, Sample
-from vitlora.data.listing import is_hidden
+from vitlora.data.layouts.label_names import is_folder_name
 from vitlora.errors import DataError, UsageError, a_few, counted
 from vitlora.files import draft
 
@@ -121,7 +121,7 @@ def _split(
             f"{survey.root} has usable pictures of {counted(len(classes), 'class')}; expected at "
             "least 2"
         )
-    strange = [repr(name) for name in classes if not _names_a_folder(name)]
+    strange = [repr(name) for name in classes if not is_folder_name(name)]
     if strange:
         raise DataError(
             f"--fix makes a folder for each class, which cannot be called {a_few(strange)}; rename "
@@ -131,11 +131,6 @@ def _split(
     samples = [Sample(p.path, label[p.label], p.name) for p in kept]
     pool = Folder(survey.root, classes, {"all": samples})
     return pool.split(val, test, seed, groups=[groups[p.name] for p in kept])
-
-
-def _names_a_folder(label: str) -> bool:
-    """Returns whether a class can have a folder of its name that is not passed over as hidden."""
-    return bool(label) and not is_hidden(label) and not set(label) & set("/\\\0")
 
 
 def _fill(new: Path, folder: Folder, pictures: dict[Path, Picture]) -> dict[str, str]:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vitlora.data.layouts.reading import LayoutOptions, Place, normal
+from vitlora.data.listing import is_hidden
 from vitlora.errors import DataError, UsageError, a_few, printable, shown
 
 _LONGEST = 300  # characters
+_LONGEST_FOLDER = 255  # bytes
 _SPELLING = dict.fromkeys(map(ord, "\u00a0\u3000\u200c\u200d"))  # spaces and joiners of scripts
 
 
@@ -16,6 +18,12 @@ def is_class_name(name: str) -> bool:
     plain = name.translate(_SPELLING)
     up = ".." in re.split(r"[/\\]", name)
     return bool(name.strip()) and len(name) <= _LONGEST and plain.isprintable() and not up
+
+
+def is_folder_name(name: str) -> bool:
+    """Returns whether a class can have a folder of its name, which is not passed over as hidden."""
+    short = is_class_name(name) and len(name.encode()) <= _LONGEST_FOLDER
+    return short and not is_hidden(name) and not set(name) & set("/\\\0")
 
 
 def are_numbers(labels: Iterable[str]) -> bool:

@@ -172,12 +172,15 @@ class _Names:
     def of(self, address: str) -> tuple[str, ...]:
         """Returns the names that a picture may have, the likeliest first."""
         path = _path(address)
+        # Label Studio's document root lies above the folder that it reads pictures from
+        above = f"{self._lookup.place.folder.absolute().name}/"
+        inside = (path.removeprefix(above),) if path.startswith(above) else ()
         folder, slash, last = path.rpartition("/")
         if not (prefix := _PREFIX.match(last)):
-            return (path,)
+            return (path, *inside)
         plain = last[prefix.end() :]
         stored = self._stored.get(plain, [])
-        return (path, *(stored if len(stored) == 1 else ()), f"{folder}{slash}{plain}")
+        return (path, *inside, *(stored if len(stored) == 1 else ()), f"{folder}{slash}{plain}")
 
     @cached_property
     def _stored(self) -> dict[str, list[str]]:

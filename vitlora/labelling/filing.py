@@ -1,0 +1,118 @@
+"""Puts pictures into the folder of their class: whole or not at all, and never over another."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitlora.data.archives import is_archive, open_file
+from vitlora.data.layouts.reading import split_of
+from vitlora.errors import DataError, UsageError
+from vitlora.files import draft, keep_names, write_through
+from vitlora.labelling.inbox import Unlabelled, digest_of
+
+_LONGEST = 200  # bytes of a name, which leaves room for a number
+
+
+def check_folders(output: Path, data: Path, move: bool) -> None:
+    """Refuses folders in which new and labelled pictures would get mixed up.
+
+    Args:
+        output: Folder for the labelled pictures.
+        data: The inbox.
+        move: Whether pictures are moved.
+
+    Raises:
+        UsageError: They are such folders.
+    """
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output '{output}' is a file; expected a folder")
+    folder, inbox = output.resolve(), data.resolve()
+    if folder == inbox or folder in inbox.parents or inbox in folder.parents:
+        raise UsageError(
+            f"--output '{output}' and --data '{data}' lie in one another; labelled pictures need a "
+            "folder of their own"
+        )
+    inside = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
+    if splits := [name for name in inside if split_of(name) and (output / name).is_dir()]:
+        raise UsageError(
+            f"--output '{output}' has the split {splits[0]}; name the folder in which the classes "
+            f"are to be: {output / splits[0]}, or a new one"
+        )
+    if move and is_archive(data):
+        raise UsageError(f"--move cannot take pictures out of the archive {data}; leave it out")
+
+
+def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str:
+    """Copies or moves a picture into its class's folder; returns its place, relative to the folder.
+
+    A name that is taken gets a number. If the picture is there already, it stays as it is.
+
+    Args:
+        one: The picture.
+        label: Its class, a name that a folder can have.
+        labelled: Folder of the classes.
+        move: Remove the picture from its old place once it is safe in the new one.
+
+    Raises:
+        DataError: It is not what was shown any more, or the class's folder is a link.
+        OSError: It cannot be read or written.
+    """
+    folder = labelled / label
+    if folder.is_symlink():
+        raise DataError(f"{folder} is a link; nothing is written outside of {labelled}")
+    with open_file(one.path) as file:
+        data = file.read()
+    if hashlib.sha256(data).hexdigest() != one.digest:
+        raise DataError(f"{one.path} has changed since it was shown")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = _written(one, data, folder)
+    if move:
+        one.path.unlink()
+        keep_names(one.path.parent)
+    return target.relative_to(labelled).as_posix()
+
+
+def _written(one: Unlabelled, data: bytes, folder: Path) -> Path:
+    with draft(folder / one.path.name) as new:
+        for target in _names(one.path, folder):
+            if target.exists() or target.is_symlink():
+                if not target.is_symlink() and target.is_file() and digest_of(target) == one.digest:
+                    return target  # an earlier run was interrupted behind this
+                continue
+            if not new.exists():
+                write_through(new, data)
+                if one.path.exists():  # not in an archive
+                    shutil.copystat(one.path, new)
+            if _renamed(new, target):
+                keep_names(folder)
+                return target
+    raise AssertionError("names never end")
+
+
+def _names(path: Path, folder: Path) -> Iterator[Path]:
+    """Yields names for a picture: its own, then with a number."""
+    ending = path.suffix if len(path.suffix.encode()) < 20 else ""
+    stem = path.stem
+    while len((stem + ending).encode("utf-8", "surrogateescape")) > _LONGEST:
+        stem = stem[:-1]
+    number = 0
+    while True:
+        yield folder / f"{stem}{f'-{number}' if number else ''}{ending}"
+        number += 1
+
+
+def _renamed(new: Path, target: Path) -> bool:
+    """Renames a file unless there is one of that name; returns whether it did."""
+    try:
+        os.link(new, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if target.exists():
+            return False
+        new.rename(target)
+        return True
+    new.unlink()
+    return True
