@@ -56,7 +56,7 @@ def serve(
     timeout: float = 30.0,
     decoders: int | None = None,
 ) -> Served:
-    """Answers pictures over HTTP: one base in memory, an adapter chosen by each request.
+    """Answers pictures over HTTP, by many adapters on one base.
 
     Only this machine reaches it, unless --host is given. With a token, in the environment variable
     VITLORA_TOKEN or in --token-file, requests must bring it. SIGTERM and Ctrl-C end it after what
