@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"backbones"},
     {"adapters", "bundle"},
     {"training", "evaluation", "prediction", "studies"},
-    {"memory", "exporting"},
+    {"memory", "exporting", "browser"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -56,7 +56,7 @@ DOORS = {
     "onnx": {"exporting/eight_bits.py"},
     "onnxruntime": {"exporting/device.py", "prediction/exported_predictor.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
-    "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
+    "huggingface_hub": {"backbones/timm.py", "commands/push.py", "data/download.py"},
 }
 
 
