@@ -102,12 +102,12 @@ const opened = (file) =>
 
 // The square that the network sees of a bitmap; transparency is laid on white.
 function squareOf(bitmap) {
-  const { context } = sheet(bitmap.width, Math.min(bitmap.height, 256));
-  const read = (y, rows) => {
+  const read = (x, y, width, height) => {
+    const { context } = sheet(width, height);
     context.fillStyle = "#fff";
-    context.fillRect(0, 0, bitmap.width, rows);
-    context.drawImage(bitmap, 0, -y);
-    return context.getImageData(0, 0, bitmap.width, rows).data;
+    context.fillRect(0, 0, width, height);
+    context.drawImage(bitmap, -x, -y);
+    return context.getImageData(0, 0, width, height).data;
   };
   return frame(read, bitmap.width, bitmap.height, NETWORK.framing);
 }

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import PIL
+
 from vitlora.browser.runtime import Runtime
 from vitlora.errors import UsageError
 from vitlora.pages.page import render
@@ -16,6 +18,8 @@ from vitlora.prediction.exported import Exported
 
 MOST_BYTES = 2**28  # of an exported file; see docs/page.md
 _BLOCK = 3 * 2**20  # bytes in one data block; browsers keep each as one string
+PILLOW = int(PIL.__version__.partition(".")[0])
+_TALL_FIRST = 13  # the first Pillow that scales some pictures' columns before their rows
 _SCRIPTS = ("framing.js", "classify.js")
 
 
@@ -63,7 +67,7 @@ def _our_script(exported: Exported) -> str:
     view, known = exported.preprocessing, exported.confidence
     fields = {
         "classes": exported.classes,
-        "framing": asdict(view.framing()),
+        "framing": {**asdict(view.framing()), "tall_first": PILLOW >= _TALL_FIRST},
         "srgb": view.srgb,
         "marks": known
         and {"unsure_below": known.unsure_below, "unfamiliar_above": known.unfamiliar_above},
