@@ -19,6 +19,7 @@ from vitlora.cli.main import RENAMED
 from vitlora.cli.main import main as vitlora
 from vitlora.cli.parser import CommandLine
 from vitlora.commands import fetch
+from vitlora.data import download
 from vitlora.data.drawn import folder as drawn
 from vitlora.data.drawn.folder import ForeignFolderError
 from vitlora.data.public import DATASETS, Dataset, File

@@ -51,10 +51,17 @@ const TEXTS = {
 const language = navigator.languages.map((l) => l.slice(0, 2)).find((l) => TEXTS[l]) || "en";
 const text = (key, values = {}) =>
   TEXTS[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const SHOWN = 3; // classes for a picture
 const byId = (id) => document.getElementById(id);
-const say = (words) => (byId("status").textContent = words);
-const digits = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 });
+const one = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
+const digits = new Intl.NumberFormat(language, { style: "percent", ...one });
 const percent = (share) => (share > 0.999 ? "> " : "") + digits.format(Math.min(share, 0.999));
+
+// Screen readers tell what the status says; eyes need it only until it stands among the answers.
+function say(words, answered = false) {
+  byId("status").classList.toggle("unseen", answered);
+  byId("status").textContent = words;
+}
 
 // What lies in the page packed: base64 of gzip, in several data blocks. They are removed.
 async function unpacked(kind) {
@@ -128,7 +135,7 @@ async function answerTo(square) {
     .sort((a, b) => b.confidence - a.confidence);
   const { marks } = NETWORK;
   return {
-    top: top.slice(0, 3),
+    top,
     unsure: !!marks && top[0].confidence < marks.unsure_below,
     unfamiliar: !!marks && said.distances.data[0] > marks.unfamiliar_above,
   };
@@ -160,11 +167,11 @@ function bar({ name, confidence }) {
 
 function card(name, bitmap, answer, marks) {
   const doubts = marks.map((mark) =>
-    element("p", [element("strong", text(mark)), " ", text(`${mark}Why`)], "mark"));
+    element("p", [element("strong", `${text(mark)}.`), " ", text(`${mark}Why`)], "mark"));
   const words = [
     element("h3", answer.top[0].name),
     ...doubts,
-    element("ol", answer.top.map(bar)),
+    element("ol", answer.top.slice(0, SHOWN).map(bar)),
     element("p", name, "soft"),
   ];
   return element("li", [thumbnail(bitmap, name), element("div", words)]);
@@ -181,7 +188,8 @@ async function show(file) {
     const marks = ["unsure", "unfamiliar", "deep"].filter((mark) => answer[mark]);
     const [best] = answer.top;
     byId("answers").prepend(card(name, bitmap, answer, marks));
-    say([`${name}: ${best.name}, ${percent(best.confidence)}`, ...marks.map((m) => text(m))].join(". "));
+    const doubts = marks.map((mark) => text(mark));
+    say([`${name}: ${best.name}, ${percent(best.confidence)}`, ...doubts].join(". "), true);
   } catch (error) {
     fail(whyNot(error));
   } finally {
@@ -193,10 +201,10 @@ const whyNot = (error) => (readsTrue() ? text("failed", { why: error.message }) 
 
 function fail(words) {
   byId("answers").prepend(element("li", element("p", words, "mark"), "failed"));
-  say(words);
+  say(words, true);
 }
 
-let turn = Promise.resolve();
+let turn = Promise.resolve(); // pictures take turns
 const add = (files) => [...files].forEach((file) => (turn = turn.then(() => show(file))));
 
 function listen() {

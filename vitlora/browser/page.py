@@ -12,13 +12,13 @@ from pathlib import Path
 import PIL
 
 from vitlora.browser.runtime import Runtime
+from vitlora.data.framing import Framing
 from vitlora.errors import UsageError
 from vitlora.pages.page import render
 from vitlora.prediction.exported import Exported
 
-MOST_BYTES = 2**28  # of an exported file; see docs/page.md
+MOST_BYTES = 350_000_000  # of an exported file; the largest tried is a ViT-B in fp32
 _BLOCK = 3 * 2**20  # bytes in one data block; browsers keep each as one string
-PILLOW = int(PIL.__version__.partition(".")[0])
 _TALL_FIRST = 13  # the first Pillow that scales some pictures' columns before their rows
 _SCRIPTS = ("framing.js", "classify.js")
 
@@ -63,11 +63,17 @@ def check_size(size: int) -> None:
         )
 
 
+def view_of(framing: Framing) -> dict[str, object]:
+    """Returns what framing.js needs to know, to scale as the installed Pillow does."""
+    pillow = int(PIL.__version__.partition(".")[0])
+    return {**asdict(framing), "tall_first": pillow >= _TALL_FIRST}
+
+
 def _our_script(exported: Exported) -> str:
     view, known = exported.preprocessing, exported.confidence
     fields = {
         "classes": exported.classes,
-        "framing": {**asdict(view.framing()), "tall_first": PILLOW >= _TALL_FIRST},
+        "framing": view_of(view.framing()),
         "srgb": view.srgb,
         "marks": known
         and {"unsure_below": known.unsure_below, "unfamiliar_above": known.unfamiliar_above},

@@ -77,7 +77,7 @@ def _fetch(kept: Path) -> None:
     with _packed(npm) as archive, tempfile.TemporaryDirectory() as folder:
         _unpack(archive, Path(folder))
         for file in RUNTIME_FILES.values():
-            write_whole(kept / file.name, (Path(folder) / file.name).read_bytes())
+            write_whole(kept / file.name, _checked(file, Path(folder), archive))
 
 
 @contextmanager
@@ -122,9 +122,9 @@ def _read(source: Path) -> Runtime:
 def _checked(file: File, folder: Path, source: Path) -> bytes:
     places = [folder / file.name, *folder.glob(f"dist/{file.name}")]
     place = next((place for place in places if place.is_file()), None)
-    wrong = difference(file, place) if place else f"has no {file.name}"
+    wrong = difference(file, place) if place else "is not there"
     if place is None or wrong:
-        raise DataError(f"{place or source} {wrong}; vitlora needs {RUNTIME}: {_OTHERWISE}")
+        raise DataError(f"{source}: {file.name} {wrong}; vitlora needs {RUNTIME}: {_OTHERWISE}")
     return place.read_bytes()
 
 
