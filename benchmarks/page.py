@@ -3,9 +3,9 @@
     python benchmarks/page.py BUNDLE --photos FOLDER [--count 200] [--runtime FILE.tgz]
 
 ``photos``: confidences of all classes, and marks, of real photos; in the page and by torch
-(`Predictor`, what `vitlora predict` uses), for each precision. ``squares`` are those that the network
-is given, in grey levels. ``kinds``: one photo saved in many ways, and turned, and with colour
-profiles. ``cameras``: photos enlarged to 12 megapixels, which predict decodes smaller.
+(`Predictor`, what `vitlora predict` uses), for each precision. ``squares`` are those that the
+network is given, in grey levels. ``kinds``: one photo saved in many ways, and turned, and with
+colour profiles. ``cameras``: photos enlarged to 12 megapixels, which predict decodes smaller.
 
 Milliseconds include decoding and scaling, on one thread. Rows are printed and appended to
 benchmarks/results/page.jsonl.
@@ -35,6 +35,7 @@ from vitlora.browser.page import page_of
 from vitlora.browser.runtime import find_runtime
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.data.listing import list_pictures
+from vitlora.errors import DataError
 from vitlora.exporting.onnx_file import merged_vit, onnx_bytes
 from vitlora.prediction.exported_predictor import ExportedPredictor
 from vitlora.prediction.predictor import Predictor
@@ -44,7 +45,8 @@ PRECISIONS: Any = ("32", "int8", "fp16")  # the last changes the network
 _ASK = """(async () => {
   const bitmap = await opened(probe.files[0]), start = performance.now();
   const square = squareOf(bitmap), framed = performance.now();
-  const answer = await answerTo(square), all = Object.fromEntries(answer.top.map((one) => [one.name, one.confidence]));
+  const answer = await answerTo(square);
+  const all = Object.fromEntries(answer.top.map((one) => [one.name, one.confidence]));
   let bytes = ''; for (const value of square) bytes += String.fromCharCode(value);
   return {square: btoa(bytes), all, unsure: answer.unsure, unfamiliar: answer.unfamiliar,
     scaling: framed - start, network: performance.now() - framed};
@@ -82,6 +84,8 @@ def _rows(options: Any, photos: list[Path], folder: Path) -> Iterator[dict[str, 
     exported = ExportedPredictor(folder / "32.onnx")
     with chromium() as tab:
         about = {"browser": tab.do("Browser.getVersion")["product"], "photos": len(photos)}
+        seen = bundle.record.preprocessing
+        about |= {"seen": [seen.crop_mode, seen.crop_pct, seen.srgb]}
         for precision, page in pages.items():
             about |= {"precision": precision, "bytes": page.stat().st_size}
             ask = _asking(tab, page)
@@ -117,8 +121,8 @@ def _compared(
     for photo in photos:
         (ours,) = torch_says.predict([photo], len(exported.classes))
         theirs = ask(photo)
-        if not hasattr(ours, "top"):
-            raise ours  # pyright: ignore[reportGeneralTypeIssues]
+        if isinstance(ours, DataError):
+            raise ours
         gaps.append(max(abs(theirs["all"][name] - value) for name, value in ours.top))
         best = max(theirs["all"], key=theirs["all"].get)
         changed["class"] += best != ours.label

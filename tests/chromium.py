@@ -16,9 +16,10 @@ from typing import Any
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-_OPTIONS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
-    --disable-background-networking --disable-component-update --disable-sync
-    --remote-debugging-pipe about:blank""".split()
+_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update --remote-debugging-pipe about:blank"
+)
 
 
 class Tab:
@@ -56,7 +57,7 @@ class Tab:
         return heard["result"]
 
     def open(self, page: Path, language: str = "en-US") -> None:
-        """Opens a file and waits until its status says something else than at the start."""
+        """Opens a file and waits until it is loaded."""
         self.asked.clear()
         self.logged.clear()
         self.do("Emulation.setUserAgentOverride", userAgent="", acceptLanguage=language)
@@ -66,14 +67,14 @@ class Tab:
 
     def run(self, script: str) -> Any:
         """Returns the value of an expression, awaited."""
-        said = self.do(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
+        said = self.do("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in said:
             raise RuntimeError(said["exceptionDetails"]["exception"]["description"])
         return said["result"].get("value")
 
-    def choose(self, files: Sequence[Path], field: str = "document.getElementById('files')") -> None:
+    def choose(
+        self, files: Sequence[Path], field: str = "document.getElementById('files')"
+    ) -> None:
         """Chooses files in a field, as a person does."""
         found = self.do("Runtime.evaluate", expression=field)["result"]["objectId"]
         self.do("DOM.setFileInputFiles", files=[str(f) for f in files], objectId=found)
@@ -121,7 +122,7 @@ def chromium() -> Iterator[Tab]:
         # the browser takes descriptors 3 and 4
         words = ["bash", "-c", f'exec 3<&{to_read} 4>&{to_write}; exec "$@"', "chromium", BROWSER]
         process = subprocess.Popen(
-            [*words, *_OPTIONS, f"--user-data-dir={profile}"],
+            [*words, *_FLAGS.split(), f"--user-data-dir={profile}"],
             pass_fds=(to_read, to_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

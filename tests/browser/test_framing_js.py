@@ -30,6 +30,7 @@ VIEWS: list[tuple[CropMode, float, int, str]] = [
     ("border", 0.9, 99, "bilinear"),
 ]
 # the third to fifth are scaled along their columns first
+HALF = (0.5, 0.5, 0.5)
 SIZES = [(400, 300), (333, 517), (256, 341), (61, 200), (230, 700), (224, 224), (30, 31), (1, 90),
          (249, 2), (1023, 37)]  # fmt: skip
 ASK = """(() => {
@@ -81,14 +82,14 @@ def test_every_grey_level_is_pillows(tab: Tab, view: tuple[CropMode, float, int,
 
 def test_the_order_of_the_passes_counts(tab: Tab) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (700, 230, 3), dtype=np.uint8)
-    framing = Preprocessing(224, 1.0, (0.5,) * 3, (1,) * 3, "bicubic", "squash").framing()
+    framing = Preprocessing(224, 1.0, HALF, HALF, "bicubic", "squash").framing()
     view = asdict(framing)
     one, other = (framed(tab, pixels, {**view, "tall_first": first}) for first in (True, False))
     assert 1 <= np.abs(one.astype(int) - other).max() <= 16
 
 
 def test_a_picture_as_thin_as_a_line_keeps_a_pixel(tab: Tab) -> None:
-    framing = Preprocessing(32, 1.0, (0.5,) * 3, (1,) * 3, "bicubic", "border").framing()
+    framing = Preprocessing(32, 1.0, HALF, HALF, "bicubic", "border").framing()
     pixels = np.full((3000, 1, 3), 7, np.uint8)
     got = framed(tab, pixels, module.view_of(framing))
     assert np.array_equal(got, np.asarray(framing(Image.fromarray(pixels))))

@@ -29,7 +29,7 @@ pytest.importorskip("onnx", reason="needs vitlora[export]")
 pytest.importorskip("onnxruntime", reason="needs vitlora[export]")
 pytest.importorskip("onnxscript", reason="needs vitlora[export]")
 
-from vitlora.prediction.exported_predictor import ExportedPredictor  # noqa: E402
+from vitlora.prediction.exported_predictor import ExportedPredictor
 
 CLASSES = ("<b>&'é", "b", "c")
 CARDS = """[...document.querySelectorAll('#answers > li')].map((card) => ({
@@ -38,6 +38,13 @@ CARDS = """[...document.querySelectorAll('#answers > li')].map((card) => ({
   bars: [...card.querySelectorAll('meter')].map((meter) => meter.value),
   file: card.querySelector('.soft')?.textContent, text: card.textContent}))"""
 STATUS = "document.getElementById('status').textContent"
+LOADED = """new Promise((done) => {
+  const it = document.createElement('%s');
+  it.onload = () => done(it.contentWindow ? 'refused' : 'came');
+  it.onerror = () => done('refused');
+  it.src = '%s';
+  document.body.append(it);
+})"""
 ANSWERED = "new Promise((done) => setTimeout(() => turn.then(done), 50))"
 
 
@@ -134,12 +141,10 @@ def test_its_policy_forbids_to_load_or_to_send(opened: Tab, made: Path) -> None:
         tries = [
             f"fetch('{url}').then(() => 'came', () => 'refused')",
             f"import('{url}').then(() => 'came', () => 'refused')",
-            f"""new Promise((done) => document.body.append(Object.assign(new Image(), {{src: '{url}',
-              onload: () => done('came'), onerror: () => done('refused')}})))""",
-            f"navigator.sendBeacon('{url}') ? 'refused' : 'refused'",
-            f"""new Promise((done) => {{ const it = document.createElement('script'); it.onload = () =>
-              done('came'); it.onerror = () => done('refused'); it.src = '{url}';
-              document.body.append(it) }})""",
+            LOADED % ("img", url),
+            LOADED % ("script", url),
+            LOADED % ("iframe", url),
+            f"(navigator.sendBeacon('{url}'), 'refused')",
             """(() => { const it = document.createElement('script'); it.textContent = 'hit = 1';
               document.body.append(it); return window.hit ? 'came' : 'refused' })()""",
         ]

@@ -1,4 +1,4 @@
-"""onnxruntime-web's files: from an archive, a folder, the cache, npm, or a server; never unchecked."""
+"""onnxruntime-web's files: from an archive, a folder, the cache, npm, a server; all checked."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_other_content_is_refused(home: Path) -> None:
     (home / "text.tgz").write_text("hello")
     (home / "torn.tgz").write_bytes((home / "x.tgz").read_bytes()[:40])
     for name in ("text.tgz", "torn.tgz"):
-        with pytest.raises(DataError, match=f"{name} is no archive of npm"):
+        with pytest.raises(DataError, match=f"{name} is torn or no archive of npm"):
             find_runtime(home / name)
     with pytest.raises(UsageError, match=r"none\.tgz': no such file or folder"):
         find_runtime(home / "none.tgz")

@@ -36,7 +36,7 @@ class Runtime:
 
 
 def find_runtime(source: str | Path | None = None) -> Runtime:
-    """Returns onnxruntime-web, every byte checked; what had to be fetched is kept for the next time.
+    """Returns onnxruntime-web, every byte checked; what had to be fetched is kept.
 
     Args:
         source: Archive of the npm package, or a folder with its files. None looks in the cache,
@@ -143,5 +143,5 @@ def _unpack(archive: Path, folder: Path) -> None:
                     content = opened.extractfile(member)
                     assert content is not None
                     (folder / name).write_bytes(content.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{archive} is no archive of npm ({error}); {_OTHERWISE}") from None
+    except (tarfile.TarError, EOFError, OSError):
+        raise DataError(f"{archive} is torn or no archive of npm; {_OTHERWISE}") from None

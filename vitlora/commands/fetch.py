@@ -66,7 +66,9 @@ def fetch(
     tell("\n".join(_announcement(known, by_hand)))
     try:
         _check_space(known, folder, by_hand, kept)
-        paths = {file: by_hand.get(file) or download(file, kept, _OTHERWISE) for file in known.files}
+        paths = {
+            file: by_hand.get(file) or download(file, kept, _OTHERWISE) for file in known.files
+        }
         _unpack(known, paths, folder)
     except OSError as error:
         if error.errno not in FULL:

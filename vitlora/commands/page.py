@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MARK = b'content="vitlora page"'  # near the start of a page; see files.check_target
 
+_FOR_PHONES = 100_000_000  # bytes
+
 
 def page(
     checkpoint: str | Path,
@@ -35,9 +37,9 @@ def page(
 ) -> Page:
     """Writes one HTML page that classifies pictures in the browser, offline.
 
-    Whoever opens the page drops, pastes or photographs a picture. It stays on their device: the page
-    needs no server and sends nothing. The network in it is proven as by export. What runs it, the
-    npm package onnxruntime-web, is fetched once, by npm if that is installed.
+    Whoever opens the page drops, pastes or photographs a picture. It stays on their device: the
+    page needs no server and sends nothing. The network in it is proven as by export. What runs it,
+    the npm package onnxruntime-web, is fetched once, by npm if that is installed.
 
     Args:
         checkpoint: Folder of the bundle, or a file that export wrote.
@@ -91,14 +93,21 @@ def page(
         content = network.read_bytes()
     check_size(len(content))
     if said.confidence is None:
-        note(f"{checkpoint} is not calibrated, so the page marks no answer; see 'vitlora calibrate'")
+        note(
+            f"{checkpoint} is not calibrated, so the page marks no answer; see 'vitlora calibrate'"
+        )
     if said.preprocessing.value_range is not None:
         warn(
             f"{checkpoint} was trained on files deeper than 8 bits, of which browsers read only 8; "
             "the page answers them unreliably, and says so"
         )
     write_whole(file, page_of(content, said, found, title or checkpoint.resolve().stem))
-    return Page(checkpoint, file, file.stat().st_size, proof)
+    size = file.stat().st_size
+    if size > _FOR_PHONES:
+        note(
+            f"{file} has {size / 1e6:,.0f} MB, which phones may refuse; --precision int8 is smaller"
+        )
+    return Page(checkpoint, file, size, proof)
 
 
 def _export(

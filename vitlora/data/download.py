@@ -55,9 +55,7 @@ def download(file: File, folder: Path, otherwise: str) -> Path:
         raise VitloraError(_in_words(error, status, file, otherwise)) from error
     if wrong := difference(file, part):
         _discard(part)
-        raise DataError(
-            f"{file.url} {wrong}; the download was deleted. Try again, or {otherwise}"
-        )
+        raise DataError(f"{file.url} {wrong}; the download was deleted. Try again, or {otherwise}")
     return part
 
 
@@ -81,6 +79,4 @@ def _in_words(error: Exception, status: int | None, file: File, otherwise: str) 
     """Returns in one line why a download failed and what to do."""
     reason = f"status {status}" if status else f"{type(error).__name__}: {error}"
     again = "" if status and status < 500 else "run the same command again to continue, or "
-    return " ".join(
-        f"{file.url} could not be downloaded ({reason}); {again}{otherwise}".split()
-    )
+    return " ".join(f"{file.url} could not be downloaded ({reason}); {again}{otherwise}".split())
