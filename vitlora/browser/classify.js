@@ -21,7 +21,7 @@ const TEXTS = {
     raw: "The confidence is not calibrated, so no answer is marked as unsure or unfamiliar.",
     unread: "{name}: no picture, damaged, or of a kind that this browser cannot read. Save it as JPEG.",
     altered: "This browser alters pictures before a page may read them, against tracking. Allow this page to read canvas data, then load it again.",
-    failed: "The network does not run in this browser. It needs Chrome 91, Firefox 114, Safari 16.4 or newer, and enough memory. ({why})",
+    failed: "The network does not run in this browser. It needs Chrome 97, Firefox 113, Safari 16.4 or newer, and enough memory. ({why})",
     pasted: "pasted picture",
   },
   es: {
@@ -43,7 +43,7 @@ const TEXTS = {
     raw: "La confianza no está calibrada, así que ninguna respuesta se marca como insegura o distinta.",
     unread: "{name}: no es una imagen, está dañada o este navegador no puede leerla. Guárdela como JPEG.",
     altered: "Este navegador altera las imágenes antes de que una página las lea, contra el rastreo. Permita que esta página lea datos del canvas y vuelva a cargarla.",
-    failed: "La red no funciona en este navegador. Necesita Chrome 91, Firefox 114, Safari 16.4 o posterior, y memoria suficiente. ({why})",
+    failed: "La red no funciona en este navegador. Necesita Chrome 97, Firefox 113, Safari 16.4 o posterior, y memoria suficiente. ({why})",
     pasted: "imagen pegada",
   },
 };

@@ -35,7 +35,11 @@ def page_of(network: bytes, exported: Exported, runtime: Runtime, title: str) ->
     Raises:
         UsageError: The network is too large for a page.
     """
-    check_size(len(network))
+    if len(network) > MOST_BYTES:
+        raise UsageError(
+            f"the network takes {len(network) / 1e6:,.0f} MB; a page holds "
+            f"{MOST_BYTES / 1e6:,.0f} MB at most; choose --precision int8, or a smaller base"
+        )
     scripts = [_our_script(exported), _their_script(runtime.script)]
     return render(
         "classify.html",
@@ -48,19 +52,6 @@ def page_of(network: bytes, exported: Exported, runtime: Runtime, title: str) ->
             "network": list(_blocks(network)),
         },
     )
-
-
-def check_size(size: int) -> None:
-    """Refuses a network that browsers would choke on.
-
-    Raises:
-        UsageError: It is too large.
-    """
-    if size > MOST_BYTES:
-        raise UsageError(
-            f"the network takes {size / 1e6:,.0f} MB; a page holds {MOST_BYTES / 1e6:,.0f} MB at "
-            "most; choose --precision int8, or a smaller base"
-        )
 
 
 def view_of(framing: Framing) -> dict[str, object]:

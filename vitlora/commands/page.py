@@ -35,7 +35,7 @@ def page(
     runtime: str | Path | None = None,
     **reading: str | Path,
 ) -> Page:
-    """Writes one HTML page that classifies pictures in the browser, offline.
+    """Writes a page that classifies pictures in a browser, offline.
 
     Whoever opens the page drops, pastes or photographs a picture. It stays on their device: the
     page needs no server and sends nothing. The network in it is proven as by export. What runs it,
@@ -71,27 +71,27 @@ def page(
     file, checkpoint = Path(output), Path(checkpoint)
     check_target("OUTPUT", file, (".html", ".htm"), MARK)
     layout = LayoutOptions.named(reading)
-    exported = is_exported(checkpoint)
-    if exported:
+    if exported := is_exported(checkpoint):
         _check_options(checkpoint, weights, precision, data)
     else:
         check_there(checkpoint)
         _check_packages()
     if data is not None:
         check_root(data, "--data")
-    from vitlora.browser.page import check_size, page_of
+    from vitlora.browser.page import page_of
     from vitlora.browser.runtime import find_runtime
     from vitlora.prediction.exported_predictor import ExportedPredictor
 
+    said, network, proof = None, checkpoint, None
+    if exported:
+        said = ExportedPredictor(checkpoint).exported
     found = find_runtime(runtime)
     with tempfile.TemporaryDirectory() as folder:
-        network, proof = checkpoint, None
-        if not exported:
+        if said is None:
             network = Path(folder) / "network.onnx"
             proof = _export(checkpoint, network, weights, precision or "32", data, layout)
-        said = ExportedPredictor(network).exported
+            said = ExportedPredictor(network).exported
         content = network.read_bytes()
-    check_size(len(content))
     if said.confidence is None:
         note(
             f"{checkpoint} is not calibrated, so the page marks no answer; see 'vitlora calibrate'"
