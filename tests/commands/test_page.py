@@ -37,7 +37,7 @@ def test_mistakes_come_before_anything_is_fetched(folder: Path) -> None:
     for (checkpoint, output), (kind, message) in cases.items():
         with pytest.raises(kind, match=message):
             page(folder / checkpoint, folder / output)
-    assert not (folder / "x.html").exists() and not (folder / "cache").exists()
+    assert not (folder / "x.html").exists() and not (folder / "cache/vitlora").exists()
 
 
 def test_options_of_bundles_are_refused_for_exported_files(folder: Path) -> None:

@@ -35,7 +35,7 @@ def page(
     runtime: str | Path | None = None,
     **reading: str | Path,
 ) -> Page:
-    """Writes a page that classifies pictures in a browser, offline.
+    """Writes a page that classifies pictures in a browser.
 
     Whoever opens the page drops, pastes or photographs a picture. It stays on their device: the
     page needs no server and sends nothing. The network in it is proven as by export. What runs it,
