@@ -196,7 +196,7 @@ def test_it_fits_and_speaks_the_browsers_language(
     words = {"en": ("Choose pictures", "It knows 3 classes"),
              "es": ("Elegir imágenes", "Conoce 3 clases")}  # fmt: skip
     assert all(word in said for word in words[language])
-    photo = {"en": "Take a photo", "es": "Hacer una foto"}[language]
+    photo = {"en": "Take a photo", "es": "Tomar una foto"}[language]
     assert (photo in said) == (width < 600)
 
 

@@ -28,12 +28,12 @@ const TEXTS = {
     about: "Dice qué muestra una imagen. Las imágenes no salen de este dispositivo: esta página no envía nada.",
     classes: "Conoce {n} clases",
     choose: "Elegir imágenes",
-    photo: "Hacer una foto",
+    photo: "Tomar una foto",
     hint: "También puede arrastrar imágenes a cualquier parte de la página, o pegar una.",
     answers: "Respuestas",
     loading: "Cargando la red …",
     ready: "Lista.",
-    looking: "Mirando {name} …",
+    looking: "Analizando {name} …",
     unsure: "Respuesta insegura",
     unsureWhy: "Con tan poca confianza, demasiadas respuestas son erróneas. Compruébela usted.",
     unfamiliar: "Distinta de las imágenes de entrenamiento",
@@ -42,7 +42,7 @@ const TEXTS = {
     deepWhy: "Esta página lee 8 bits de cada color, así que el brillo puede ser incorrecto.",
     raw: "La confianza no está calibrada, así que ninguna respuesta se marca como insegura o distinta.",
     unread: "{name}: no es una imagen, está dañada o este navegador no puede leerla. Guárdela como JPEG.",
-    altered: "Este navegador altera las imágenes antes de que una página las lea, contra el rastreo. Permita que esta página lea datos del canvas y vuelva a cargarla.",
+    altered: "Este navegador altera las imágenes antes de que una página las lea, para evitar el rastreo. Permita que esta página lea datos del canvas y vuelva a cargarla.",
     failed: "La red no funciona en este navegador. Necesita Chrome 97, Firefox 113, Safari 16.4 o posterior, y memoria suficiente. ({why})",
     pasted: "imagen pegada",
   },
@@ -75,8 +75,6 @@ async function unpacked(kind) {
   const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
-
-let session; // a promise, once the page is read
 
 async function start() {
   if (!readsTrue()) throw new Error("canvas");
@@ -234,7 +232,5 @@ for (const place of document.querySelectorAll("[data-text]")) {
 byId("raw").hidden = !!NETWORK.marks;
 say(text("loading"));
 listen();
-addEventListener("DOMContentLoaded", () => {
-  session = start();
-  session.then(() => say(text("ready")), (error) => fail(whyNot(error)));
-});
+const session = new Promise((done) => addEventListener("DOMContentLoaded", done)).then(start);
+session.then(() => say(text("ready")), (error) => fail(whyNot(error)));
