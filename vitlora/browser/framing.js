@@ -43,17 +43,23 @@ function contributions(name, oldSide, newSide, first, count) {
 
 // One pass: RGB of `lines` lines, of which neighbours lie `step` bytes apart and lines `line` bytes.
 function pass(from, to, lines, made) {
+  const { data, step } = from;
+  const half = 1 << (BITS - 1);
   for (let n = 0; n < lines; n++) {
-    made.forEach(({ start, weights }, at) => {
-      for (let colour = 0; colour < 3; colour++) {
-        let sum = 1 << (BITS - 1);
-        let place = from.offset + n * from.line + start * from.step + colour;
-        for (let k = 0; k < weights.length; k++, place += from.step) {
-          sum += from.data[place] * weights[k];
-        }
-        to.data[to.offset + n * to.line + at * to.step + colour] = sum >> BITS; // cut to 0..255
+    for (let at = 0; at < made.length; at++) {
+      const { start, weights } = made[at];
+      let [red, green, blue] = [half, half, half];
+      let place = from.offset + n * from.line + start * step;
+      for (let k = 0; k < weights.length; k++, place += step) {
+        red += data[place] * weights[k];
+        green += data[place + 1] * weights[k];
+        blue += data[place + 2] * weights[k];
       }
-    });
+      const target = to.offset + n * to.line + at * to.step;
+      to.data[target] = red >> BITS; // cut to 0..255
+      to.data[target + 1] = green >> BITS;
+      to.data[target + 2] = blue >> BITS;
+    }
   }
 }
 

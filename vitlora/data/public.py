@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class File:
-    """A file at a public address that cannot change: the URL pins a commit.
+    """A file at a public address that cannot change: the URL pins a commit or a version.
 
     Attributes:
         url: Where it is; the last part is its name.
