@@ -22,7 +22,8 @@ FLOORS: list[set[str]] = [
     {"backbones"},
     {"adapters", "bundle"},
     {"training", "evaluation", "prediction", "studies", "labelling"},
-    {"memory", "exporting", "serving"},
+    {"memory", "exporting"},
+    {"serving", "browser"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -63,7 +64,7 @@ DOORS = {
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "fastapi": {"serving/app.py"},
     "uvicorn": {"serving/running.py"},
-    "huggingface_hub": {"backbones/timm.py", "commands/fetch.py", "commands/push.py"},
+    "huggingface_hub": {"backbones/timm.py", "commands/push.py", "data/download.py"},
 }
 
 

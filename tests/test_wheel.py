@@ -74,7 +74,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = {name for name in contents(wheel) if ".dist-info/" not in name}
     assert names == {f"vitlora/{name}" for name in files_of(ROOT / "vitlora")}
     endings = {PurePosixPath(name).suffix for name in names}
-    assert endings == {".py", ".yaml", ".html", ".safetensors"}
+    assert endings == {".py", ".yaml", ".html", ".js", ".safetensors"}
 
 
 def test_a_wheel_built_from_the_sdist_is_the_same(home: Path, wheel: Path, sdist: Path) -> None:

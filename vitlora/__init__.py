@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vitlora.commands.export import export
     from vitlora.commands.fetch import fetch
     from vitlora.commands.merge import merge
+    from vitlora.commands.page import page
     from vitlora.commands.predict import predict
     from vitlora.commands.push import push
     from vitlora.commands.report import report
@@ -50,6 +51,7 @@ _HOMES = {
     "fit": "cli.training",
     "load_bundle": "bundle.checkpoint",
     "merge": "commands.merge",
+    "page": "commands.page",
     "plan": "cli.plan",
     "predict": "commands.predict",
     "push": "commands.push",
@@ -77,6 +79,7 @@ __all__ = [
     "fit",
     "load_bundle",
     "merge",
+    "page",
     "plan",
     "predict",
     "push",

@@ -19,6 +19,7 @@ from vitlora.cli.main import RENAMED
 from vitlora.cli.main import main as vitlora
 from vitlora.cli.parser import CommandLine
 from vitlora.commands import fetch
+from vitlora.data import download
 from vitlora.data.drawn import folder as drawn
 from vitlora.data.drawn.folder import ForeignFolderError
 from vitlora.data.public import DATASETS, Dataset, File
@@ -133,7 +134,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Home]:
     monkeypatch.setattr(file_download.constants, "HF_HUB_OFFLINE", False)
     # the command sets it for its process: set here too, so that it is put back afterwards
     monkeypatch.setattr(file_download.constants, "DOWNLOAD_CHUNK_SIZE", 100)
-    monkeypatch.setattr(fetch, "_BLOCK", 100)
+    monkeypatch.setattr(download, "_BLOCK", 100)
     monkeypatch.chdir(tmp_path)
     yield server
     server.shutdown()
@@ -237,7 +238,7 @@ def test_a_cut_connection_goes_on_where_it_was(home: Home) -> None:
 
 
 def test_little_is_lost_where_a_connection_breaks() -> None:
-    assert fetch._BLOCK <= 1e6
+    assert download._BLOCK <= 1e6
 
 
 def test_a_server_without_ranges_starts_again(home: Home) -> None:

@@ -33,6 +33,7 @@ COMMANDS = {
     "calibrate": "vitlora.commands.calibrate:calibrate",
     "merge": "vitlora.commands.merge:merge",
     "export": "vitlora.commands.export:export",
+    "page": "vitlora.commands.page:page",
     "adopt": "vitlora.commands.adopt:adopt",
     "push": "vitlora.commands.push:push",
 }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import logging
 import shutil
 import time
 import zipfile
@@ -12,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
+from vitlora.data.download import FULL, difference, download
 from vitlora.data.listing import SUFFIXES, list_pictures
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, counted, nearest
@@ -20,9 +18,9 @@ from vitlora.notes import tell
 from vitlora.shell import typed
 
 DRAWN = "waste5-drawn"  # the one dataset that is drawn, not downloaded
-
-_BLOCK = 2**18  # bytes; huggingface_hub's 10 MB would be a quarter of a small dataset
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OTHERWISE = (
+    "download the files listed above yourself into one folder and pass it as --downloads FOLDER"
+)
 
 
 def fetch(
@@ -68,10 +66,12 @@ def fetch(
     tell("\n".join(_announcement(known, by_hand)))
     try:
         _check_space(known, folder, by_hand, kept)
-        paths = {file: by_hand.get(file) or _download(file, kept) for file in known.files}
+        paths = {
+            file: by_hand.get(file) or download(file, kept, _OTHERWISE) for file in known.files
+        }
         _unpack(known, paths, folder)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise VitloraError(_no_room(folder, f"finished parts are kept in {kept}")) from error
     shutil.rmtree(kept, ignore_errors=True)
@@ -143,7 +143,7 @@ def _by_hand(dataset: Dataset, source: str | Path) -> dict[File, Path]:
         names = ", ".join(file.name for file in dataset.files)
         raise UsageError(f"--downloads '{path}' has none of {names}")
     for file, place in found.items():
-        if wrong := _difference(file, place):
+        if wrong := difference(file, place):
             raise DataError(f"{place} {wrong}; download it again from {file.url}")
     return found
 
@@ -178,76 +178,6 @@ def _no_room(output: Path, also: str) -> str:
         f"the disk of {output.absolute().parent} is full ({also}); free some space, or choose "
         "another disk with --output, and run the command again"
     )
-
-
-def _download(file: File, folder: Path) -> Path:
-    """Downloads the missing part of a file, checks the file and returns its path.
-
-    Raises:
-        DataError: The file is not the one expected; it is deleted.
-        VitloraError: There is no network, or the server refuses; the part so far is kept.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import http_get
-
-    constants.DOWNLOAD_CHUNK_SIZE = _BLOCK  # a broken connection loses up to this much
-    # it retries by itself and warns each time; if it gives up, its error has the reason
-    logging.getLogger(http_get.__module__).setLevel(logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / file.name
-    if part.exists() and part.stat().st_size > file.size:
-        part.unlink()
-    try:
-        with part.open("ab") as stream:
-            http_get(
-                file.url,
-                stream,
-                resume_size=stream.tell(),
-                headers={"Accept-Encoding": "identity"},  # resuming needs the uncompressed bytes
-                expected_size=file.size,
-                displayed_filename=file.name,
-            )
-    # the HTTP client's errors differ between versions
-    except Exception as error:
-        if getattr(error, "errno", None) in _FULL:
-            raise
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        # cannot be resumed: empty, or not of the size that the server or our table gives
-        if status == 416 or type(error) is OSError or not part.stat().st_size:
-            _discard(part)
-        raise VitloraError(_in_words(error, status, file)) from error
-    if wrong := _difference(file, part):
-        _discard(part)
-        raise DataError(
-            f"{file.url} {wrong}; the download was deleted. Try again, or see --downloads"
-        )
-    return part
-
-
-def _discard(part: Path) -> None:
-    part.unlink()
-    if not any(part.parent.iterdir()):
-        part.parent.rmdir()
-
-
-def _in_words(error: Exception, status: int | None, file: File) -> str:
-    """Returns in one line why a download failed and what to do."""
-    reason = f"status {status}" if status else f"{type(error).__name__}: {error}"
-    again = "" if status and status < 500 else "run the same command again to continue, or "
-    return " ".join(
-        f"{file.url} could not be downloaded ({reason}); {again}download the files listed above "
-        "yourself into one folder and pass it as --downloads FOLDER".split()
-    )
-
-
-def _difference(file: File, path: Path) -> str:
-    """Returns how a file differs from the one expected; empty if it does not."""
-    size = path.stat().st_size
-    if size != file.size:
-        return f"has {size:,} bytes; expected {file.size:,}"
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return "" if digest == file.sha256 else f"has the SHA-256 {digest}; expected {file.sha256}"
 
 
 def _unpack(dataset: Dataset, paths: Mapping[File, Path], output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Public datasets that ``vitlora fetch`` knows: where they are, and what they must be."""
+"""Public files that vitlora downloads: where they are, and what they must be."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class File:
-    """A file at a public address that cannot change: the URL pins a commit.
+    """A file at a public address that cannot change: the URL pins a commit or a version.
 
     Attributes:
         url: Where it is; the last part is its name.
@@ -89,5 +89,23 @@ DATASETS: dict[str, Dataset] = {
                 "a8cc4e520e4676c6e1bd6346d51a101f80e468763a36f2818ed4e32abb05bb79",
             ),
         },
+    ),
+}
+
+
+# What runs a network in a browser, as its npm package has it (MIT, copyright (c) Microsoft). The
+# package holds 130 MB of other builds, so its files come one by one from a public mirror of npm.
+RUNTIME = "onnxruntime-web@1.30.0"
+_RUNTIME = f"https://cdn.jsdelivr.net/npm/{RUNTIME}/dist"
+RUNTIME_FILES = {
+    "script": File(
+        f"{_RUNTIME}/ort.wasm.bundle.min.mjs",
+        73_054,
+        "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    ),
+    "program": File(
+        f"{_RUNTIME}/ort-wasm-simd-threaded.wasm",
+        14_239_897,
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
     ),
 }

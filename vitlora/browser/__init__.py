@@ -1,0 +1,1 @@
+"""A network in a page: pictures are classified in the browser, offline."""
