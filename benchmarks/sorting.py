@@ -1,6 +1,6 @@
 """Test accuracy after labelling pictures in the order of ``vitlora sort``, and in others.
 
-    python benchmarks/sorting.py --data TRASHNET EUROCOINS STEEL --weights VIT_TINY.safetensors
+    python benchmarks/sorting.py --data TRASHNET BLOODCELLS EUROCOINS --weights VIT_TINY.safetensors
 
 The features of a frozen ViT-Tiny are computed once; what is trained is the head alone (logistic
 regression), which is far cheaper than LoRA in the blocks: the figures compare orders, and are not
