@@ -66,6 +66,8 @@ NOTHING = {
     "sort": ["nowhere", "--data", "."],
     "merge": ["nowhere", "out.safetensors"],
     "export": ["nowhere", "out.onnx"],
+    "page": ["nowhere", "out.html"],
+    "serve": ["nowhere"],
     "calibrate": ["nowhere"],
     "push": ["nowhere", "owner/name"],
     "predict": ["x.jpg", "--checkpoint", "nowhere"],
