@@ -36,7 +36,7 @@ def sort(
     weights: str | None = None,
     device: str = "auto",
 ) -> Ranking | Labelled:
-    """Asks for the classes of new pictures, the most useful first.
+    """Asks which class new pictures are, the most useful first.
 
     The bundle answers all pictures. First come those that it doubts or that are unlike its training
     pictures, and that stand for many others. Without --output it lists them in this order. With
