@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vitlora.bundle.folder import check_there, is_exported
+from vitlora.bundle.folder import EXPORTED, check_there, is_exported
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
@@ -101,7 +101,8 @@ def page(
             f"{checkpoint} was trained on files deeper than 8 bits, of which browsers read only 8; "
             "the page answers them unreliably, and says so"
         )
-    write_whole(file, page_of(content, said, found, title or checkpoint.resolve().stem))
+    heading = title or checkpoint.resolve().name.removesuffix(EXPORTED)
+    write_whole(file, page_of(content, said, found, heading))
     size = file.stat().st_size
     if size > _FOR_PHONES:
         note(
