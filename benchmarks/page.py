@@ -1,6 +1,9 @@
 """A page of `vitlora page` in Chromium, beside the bundle that it was made of.
 
     python benchmarks/page.py BUNDLE --photos FOLDER [--count 200] [--runtime FILE.tgz]
+    python benchmarks/page.py PAGE.html ... --photos FOLDER
+
+The second times pages alone: seconds until they are ready, and for a photo.
 
 ``photos``: confidences of all classes, and marks, of real photos; in the page and by torch
 (`Predictor`, what `vitlora predict` uses), for each precision. ``squares`` are those that the
@@ -57,7 +60,7 @@ _ASK = """(async () => {
 def main() -> None:
     """Measures in one Chromium."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="+")
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--runtime", type=Path)
@@ -65,17 +68,19 @@ def main() -> None:
     every = sorted(list_pictures(options.photos).pictures)
     photos = every[:: max(1, len(every) // options.count)][: options.count]
     with tempfile.TemporaryDirectory() as name, RESULTS.open("a", encoding="utf-8") as file:
-        for row in _rows(options, photos, Path(name)):
+        pages = options.bundle[0].suffix == ".html"
+        rows = _timed(options.bundle, photos[0]) if pages else _rows(options, photos, Path(name))
+        for row in rows:
             row |= {"load_average": round(os.getloadavg()[0], 1)}
             print(json.dumps(row), flush=True)
             file.write(json.dumps(row) + "\n")
 
 
 def _rows(options: Any, photos: list[Path], folder: Path) -> Iterator[dict[str, Any]]:
-    runtime, bundle = find_runtime(options.runtime), load_bundle(options.bundle)
+    runtime, bundle = find_runtime(options.runtime), load_bundle(options.bundle[0])
     target = TARGETS[".onnx"]
     vit, pages = merged_vit(bundle, target), {}
-    torch_says = Predictor(options.bundle, device="cpu")
+    torch_says = Predictor(options.bundle[0], device="cpu")
     for precision in PRECISIONS:
         onnx = folder / f"{precision}.onnx"
         program = exported_program(vit, bundle, precision)
@@ -98,6 +103,25 @@ def _rows(options: Any, photos: list[Path], folder: Path) -> Iterator[dict[str, 
             yield {"part": "kinds", "kind": kind, **_compared(ask, torch_says, exported, [made])}
         large = [_enlarged(photo, folder) for photo in photos[:: len(photos) // 20]]
         yield {"part": "cameras", **_compared(ask, torch_says, exported, large)}
+
+
+def _timed(pages: list[Path], photo: Path) -> Iterator[dict[str, Any]]:
+    for page in pages:
+        with chromium() as tab:
+            start = time.perf_counter()
+            ask = _asking(tab, page.absolute())
+            ready = time.perf_counter() - start
+            taken = []
+            for _ in range(4):
+                start = time.perf_counter()
+                ask(photo)
+                taken.append(time.perf_counter() - start)
+        yield {
+            "part": "times",
+            "page": page.name,
+            "bytes": page.stat().st_size,
+            "seconds": {"ready": round(ready, 1), "photo": round(statistics.median(taken), 2)},
+        }
 
 
 def _asking(tab: Tab, page: Path) -> Callable[[Path], dict[str, Any]]:

@@ -105,7 +105,8 @@ def page(
             f"{checkpoint} was trained on files deeper than 8 bits, of which browsers read only 8; "
             "the page answers them unreliably, and says so"
         )
-    write_whole(file, page_of(content, said, found, title or checkpoint.resolve().stem))
+    heading = title or checkpoint.resolve().name.removesuffix(_ONNX.suffix)
+    write_whole(file, page_of(content, said, found, heading))
     size = file.stat().st_size
     if size > _FOR_PHONES:
         note(
