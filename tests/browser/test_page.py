@@ -24,6 +24,7 @@ from vitlora.browser.runtime import Runtime, find_runtime
 from vitlora.cli.main import main as vitlora
 from vitlora.commands.page import page
 from vitlora.errors import UsageError, VitloraError
+from vitlora.metrics.confidence import NEVER
 
 pytest.importorskip("onnx", reason="needs vitlora[export]")
 pytest.importorskip("onnxruntime", reason="needs vitlora[export]")
@@ -245,6 +246,19 @@ def test_a_class_may_have_any_name(tab: Tab, made: Path, runtime: Runtime) -> No
     assert tab.run("[window.hit ?? 0, ...NETWORK.classes]") == [0, *names]
     assert tab.run("document.getElementById('raw').hidden") is False  # not calibrated
     assert tab.run("document.title") == "</title>"
+
+
+def test_it_says_why_every_answer_is_unsure(tab: Tab, made: Path, runtime: Runtime) -> None:
+    exported = ExportedPredictor(made / "x.onnx").exported
+    assert exported.confidence
+    never = replace(exported, confidence=replace(exported.confidence, unsure_below=NEVER))
+    (made / "never.html").write_text(
+        page_of((made / "x.onnx").read_bytes(), never, runtime, "never"), "utf-8"
+    )
+    tab.open(made / "never.html")
+    tab.run("session.then(() => 1)")
+    [card] = asked(tab, sorted((made / "data" / "val").rglob("*.jpg"))[:1])
+    assert card["marks"][0] == "Unsure." and "too few pictures to tell" in card["text"]
 
 
 def test_a_browser_that_alters_pictures_is_told(tab: Tab, made: Path) -> None:

@@ -14,6 +14,7 @@ const TEXTS = {
     looking: "Looking at {name} …",
     unsure: "Unsure",
     unsureWhy: "With so little confidence, too many answers are wrong. Check this one yourself.",
+    unprovenWhy: "There were too few pictures to tell how often its answers are right. Check this one yourself.",
     unfamiliar: "Unlike the training pictures",
     unfamiliarWhy: "The network has not learnt from pictures like this. Do not rely on its answer.",
     deep: "More than 8 bits",
@@ -36,6 +37,7 @@ const TEXTS = {
     looking: "Analizando {name} …",
     unsure: "Respuesta insegura",
     unsureWhy: "Con tan poca confianza, demasiadas respuestas son erróneas. Compruébela usted.",
+    unprovenWhy: "Había muy pocas imágenes para saber con qué frecuencia acierta. Compruébela usted.",
     unfamiliar: "Distinta de las imágenes de entrenamiento",
     unfamiliarWhy: "La red no ha aprendido de imágenes como esta. No se fíe de la respuesta.",
     deep: "Más de 8 bits",
@@ -163,9 +165,13 @@ function bar({ name, confidence }) {
   return element("li", [element("span", name), meter, element("span", percent(confidence))]);
 }
 
+// a threshold above 1 marks every answer: nothing could be promised
+const why = (mark) =>
+  text(mark === "unsure" && NETWORK.marks.unsure_below > 1 ? "unprovenWhy" : `${mark}Why`);
+
 function card(name, bitmap, answer, marks) {
   const doubts = marks.map((mark) =>
-    element("p", [element("strong", `${text(mark)}.`), " ", text(`${mark}Why`)], "mark"));
+    element("p", [element("strong", `${text(mark)}.`), " ", why(mark)], "mark"));
   const words = [
     element("h3", answer.top[0].name),
     ...doubts,
