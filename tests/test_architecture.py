@@ -62,7 +62,7 @@ DOORS = {
     "openvino": {"exporting/targets/openvino_file.py"},
     "ray": {"prediction/ray.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
-    "fastapi": {"serving/app.py"},
+    "fastapi": {"serving/app.py", "serving/demo.py"},
     "uvicorn": {"serving/running.py"},
     "huggingface_hub": {"backbones/timm.py", "commands/push.py", "data/download.py"},
 }

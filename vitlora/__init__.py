@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vitlora.commands.calibrate import calibrate
     from vitlora.commands.compare import compare
     from vitlora.commands.configs import configs
+    from vitlora.commands.demo import demo
     from vitlora.commands.doctor import doctor
     from vitlora.commands.drift import drift
     from vitlora.commands.export import export
@@ -44,6 +45,7 @@ _HOMES = {
     "calibrate": "commands.calibrate",
     "compare": "commands.compare",
     "configs": "commands.configs",
+    "demo": "commands.demo",
     "doctor": "commands.doctor",
     "drift": "commands.drift",
     "export": "commands.export",
@@ -72,6 +74,7 @@ __all__ = [
     "calibrate",
     "compare",
     "configs",
+    "demo",
     "doctor",
     "drift",
     "export",

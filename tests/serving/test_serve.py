@@ -579,6 +579,6 @@ def test_names_and_tokens(bundles: Path, monkeypatch: Any, tmp_path: Path) -> No
         monkeypatch.setenv("VITLORA_TOKEN", TOKEN)
         with pytest.raises(UsageError, match=r"cannot serve on .*[Aa]ddress already in use"):
             vitlora.serve(bundles / "two", port=taken.getsockname()[1])
-    monkeypatch.setattr("vitlora.commands.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("vitlora.serving.starting.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"serve needs fastapi and .*: pip install 'vitlora\[ser"):
         vitlora.serve(bundles / "two")

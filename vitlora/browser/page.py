@@ -15,7 +15,7 @@ from vitlora.browser.runtime import Runtime
 from vitlora.data.framing import Framing
 from vitlora.errors import UsageError
 from vitlora.exporting.exported import Exported
-from vitlora.pages.page import render
+from vitlora.pages.page import render, shared_script
 
 MOST_BYTES = 350_000_000  # of an exported file; the largest tried is a ViT-B in fp32
 _BLOCK = 3 * 2**20  # bytes in one data block; browsers keep each as one string
@@ -72,7 +72,7 @@ def _our_script(exported: Exported) -> str:
     # a class may be called "</script>"
     said = json.dumps(fields).replace("<", "\\u003c")
     texts = [(Path(__file__).parent / name).read_text("utf-8") for name in _SCRIPTS]
-    return "\n".join([texts[0], f"const NETWORK = {said};", *texts[1:]])
+    return "\n".join([shared_script(), texts[0], f"const NETWORK = {said};", *texts[1:]])
 
 
 def _their_script(module: str) -> str:

@@ -25,6 +25,7 @@ COMMANDS = {
     "validate": "vitlora.cli.training:validate",
     "test": "vitlora.cli.training:test",
     "predict": "vitlora.commands.predict:predict",
+    "demo": "vitlora.commands.demo:demo",
     "serve": "vitlora.commands.serve:serve",
     "report": "vitlora.commands.report:report",
     "drift": "vitlora.commands.drift:drift",

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 
-from vitlora.bundle.folder import check_there, newest_bundle
+from vitlora.bundle.folder import newest_bundle
 from vitlora.errors import UsageError, counted
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note, tell, warn
-from vitlora.serving.limits import Limits, Refusal, check_name
-
-_TOKEN = "VITLORA_TOKEN"
-_NEEDED = ("fastapi", "uvicorn", "python_multipart")
-_SHORTEST = 16  # characters of a token
-_DECODERS = 4  # at most, by default
+from vitlora.serving.limits import Limits
+from vitlora.serving.starting import (
+    TOKEN,
+    check_installed,
+    check_port,
+    decoder_count,
+    named_bundles,
+    read_token,
+)
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,12 @@ def serve(
         $ vitlora serve checkpoints/waste5 --host 0.0.0.0 --token-file token
         $ vitlora serve checkpoints/waste5 --adapters checkpoints
     """
-    missing = [name for name in _NEEDED if not find_spec(name)]
-    if missing:
-        raise UsageError(f"serve needs {' and '.join(missing)}: pip install 'vitlora[serve]'")
-    count = min(os.cpu_count() or 1, _DECODERS) if decoders is None else decoders
+    check_installed("serve")
+    count = decoder_count() if decoders is None else decoders
     _check_numbers(port, timeout, batch_size, queue, max_megabytes, max_megapixels, count)
     words = [checkpoints] if isinstance(checkpoints, str | Path) else list(checkpoints)
-    found = _named(words or [newest_bundle()])
-    token = _token(token_file)
+    found = named_bundles(words or [newest_bundle()])
+    token = read_token(token_file)
     below = None if adapters is None else Path(adapters)
     if below is not None and not below.is_dir():
         raise UsageError(f"--adapters '{below}' is no folder")
@@ -110,7 +109,7 @@ def serve(
         if public and below is not None and token is None:
             raise UsageError(
                 f"--host {host} with --adapters would let everyone load adapters; set a token in "
-                f"{_TOKEN} or --token-file"
+                f"{TOKEN} or --token-file"
             )
         with without_compiler():
             from vitlora.prediction.pool import AdapterPool
@@ -130,7 +129,7 @@ def serve(
         pool = AdapterPool(found, weights, device)
         service = Service(pool, limits, count, below)
         if public and token is None:
-            warn(f"everyone who reaches this machine may ask; set a token in {_TOKEN}")
+            warn(f"everyone who reaches this machine may ask; set a token in {TOKEN}")
         if not words:
             note(f"using {found[next(iter(found))]}")
         shown = f"[{host}]" if ":" in host else host
@@ -152,57 +151,6 @@ def _check_numbers(
     for option, value in least.items():
         if value < 1:
             raise UsageError(f"{option} is {value}; expected at least 1")
-    if not 0 <= port < 65536:
-        raise UsageError(f"--port is {port}; expected 0 to 65535")
+    check_port(port)
     if not timeout > 0:
         raise UsageError(f"--timeout is {timeout:g}; expected more than 0 seconds")
-
-
-def _named(words: Sequence[str | Path]) -> dict[str, Path]:
-    """Returns the bundles by their names.
-
-    Raises:
-        UsageError: Two have the same name, or a name is not fit for a URL.
-        BundleError: A folder holds no bundle.
-    """
-    found: dict[str, Path] = {}
-    for word in words:
-        name, equals, folder = str(word).partition("=")
-        if not equals or Path(word).exists():
-            name, folder = Path(word).resolve().name, word
-        try:
-            check_name(name)
-        except Refusal as refusal:
-            raise UsageError(f"{word}: {refusal}; write NAME=DIR") from None
-        path = check_there(folder)
-        if name in found:
-            raise UsageError(
-                f"two bundles are named '{name}', {found[name]} and {path}; write NAME=DIR"
-            )
-        found[name] = path
-    return found
-
-
-def _token(file: str | Path | None) -> str | None:
-    """Returns the token of the file or the environment; None if there is none.
-
-    Raises:
-        UsageError: The file cannot be read, or the token is short or no ASCII.
-    """
-    where = _TOKEN if file is None else f"--token-file {file}"
-    if file is None:
-        given = os.environ.get(_TOKEN)
-        if given is None:
-            return None
-    else:
-        try:
-            given = Path(file).read_text("utf-8", errors="replace")
-        except OSError as error:
-            raise UsageError(f"{where}: {error.strerror}") from None
-    token = given.strip()
-    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(
-            f"the token in {where} has {counted(len(token), 'character')}; expected at least "
-            f"{_SHORTEST} of ASCII without spaces, such as those of 'openssl rand -hex 32'"
-        )
-    return token

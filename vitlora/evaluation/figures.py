@@ -88,10 +88,17 @@ def looked_at(
         some = paths[start : start + batch]
         images = torch.stack([transform(preprocessing.open(path).image) for path in some])
         asked = torch.tensor(classes[start : start + batch])
-        maps = saliency(network, images.to(device), asked)
-        seen = [data_uri(as_seen(image, preprocessing), _LARGE) for image in images]
-        drawn += zip(seen, map(_heat_uri, maps), strict=True)
+        drawn += draw_looked_at(network, images.to(device), asked, preprocessing)
     return drawn
+
+
+def draw_looked_at(
+    network: nn.Module, images: torch.Tensor, classes: torch.Tensor, preprocessing: Preprocessing
+) -> list[tuple[str, str]]:
+    """Returns what ``looked_at`` does, of pictures ``(B, 3, H, W)`` on the network's device."""
+    maps = saliency(network, images, classes)
+    seen = [data_uri(as_seen(image.cpu(), preprocessing), _LARGE) for image in images]
+    return list(zip(seen, map(_heat_uri, maps), strict=True))
 
 
 def as_seen(image: torch.Tensor, preprocessing: Preprocessing) -> Image.Image:

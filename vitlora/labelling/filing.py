@@ -26,22 +26,35 @@ def check_folders(output: Path, data: Path, move: bool) -> None:
     Raises:
         UsageError: They are such folders.
     """
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output '{output}' is a file; expected a folder")
+    check_labelled(output, "--output")
     folder, inbox = output.resolve(), data.resolve()
     if folder == inbox or folder in inbox.parents or inbox in folder.parents:
         raise UsageError(
             f"--output '{output}' and --data '{data}' lie in one another; labelled pictures need a "
             "folder of their own"
         )
-    inside = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
-    if splits := [name for name in inside if split_of(name) and (output / name).is_dir()]:
-        raise UsageError(
-            f"--output '{output}' has the split {splits[0]}; name the folder in which the classes "
-            f"are to be: {output / splits[0]}, or a new one"
-        )
     if move and is_archive(data):
         raise UsageError(f"--move cannot take pictures out of the archive {data}; leave it out")
+
+
+def check_labelled(folder: Path, option: str) -> None:
+    """Refuses a folder that cannot get folders of classes.
+
+    Args:
+        folder: Folder for labelled pictures; it need not exist.
+        option: Who named it.
+
+    Raises:
+        UsageError: It is a file, or has folders of splits.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{option} '{folder}' is a file; expected a folder")
+    inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if splits := [name for name in inside if split_of(name) and (folder / name).is_dir()]:
+        raise UsageError(
+            f"{option} '{folder}' has the split {splits[0]}; name the folder in which the classes "
+            f"are to be: {folder / splits[0]}, or a new one"
+        )
 
 
 def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str:
@@ -59,32 +72,51 @@ def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str
         DataError: It is not what was shown any more, or the class's folder is a link.
         OSError: It cannot be read or written.
     """
-    folder = labelled / label
-    if folder.is_symlink():
-        raise DataError(f"{folder} is a link; nothing is written outside of {labelled}")
     with open_file(one.path) as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != one.digest:
         raise DataError(f"{one.path} has changed since it was shown")
-    folder.mkdir(parents=True, exist_ok=True)
-    target = _written(one, data, folder)
+    here = one.path if one.path.exists() else None  # not in an archive
+    target = file_content(data, one.path.name, label, labelled, here)
     if move:
         one.path.unlink()
         keep_names(one.path.parent)
     return target.relative_to(labelled).as_posix()
 
 
-def _written(one: Unlabelled, data: bytes, folder: Path) -> Path:
-    with draft(folder / one.path.name) as new:
-        for target in _names(one.path, folder):
+def file_content(
+    data: bytes, name: str, label: str, labelled: Path, like: Path | None = None
+) -> Path:
+    """Writes a picture's bytes into its class's folder; returns the file.
+
+    A name that is taken gets a number. If the picture is there already, it stays as it is.
+
+    Args:
+        data: The bytes of the file.
+        name: Its name.
+        label: Its class, a name that a folder can have.
+        labelled: Folder of the classes.
+        like: A file whose times and rights it gets.
+
+    Raises:
+        DataError: The class's folder is a link.
+        OSError: It cannot be written.
+    """
+    folder = labelled / label
+    if folder.is_symlink():
+        raise DataError(f"{folder} is a link; nothing is written outside of {labelled}")
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(data).hexdigest()
+    with draft(folder / name) as new:
+        for target in _names(Path(name), folder):
             if target.exists() or target.is_symlink():
-                if not target.is_symlink() and target.is_file() and digest_of(target) == one.digest:
+                if not target.is_symlink() and target.is_file() and digest_of(target) == digest:
                     return target  # an earlier run was interrupted behind this
                 continue
             if not new.exists():
                 write_through(new, data)
-                if one.path.exists():  # not in an archive
-                    shutil.copystat(one.path, new)
+                if like is not None:
+                    shutil.copystat(like, new)
             if _renamed(new, target):
                 keep_names(folder)
                 return target

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -20,6 +21,11 @@ def render(template: str, **values: object) -> str:
     )
     environment.globals["data_uri"] = data_uri
     return environment.get_template(template).render(values)
+
+
+def shared_script() -> str:
+    """Returns the JavaScript of all pages that answer pictures: their texts, and their answers."""
+    return (Path(__file__).parent / "answers.js").read_text("utf-8")
 
 
 def data_uri(image: Image.Image, side: int = 160) -> str:

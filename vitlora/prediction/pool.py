@@ -4,9 +4,11 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import torch
@@ -237,6 +239,21 @@ class AdapterPool:
             )
         adapters = self._find_all(names, len(images))
         return [logits for _, logits in self._answers(list(images), adapters)]
+
+    def plain(self, adapter: PooledAdapter) -> nn.Module:
+        """Returns a plain ViT that answers as one adapter alone, as images -> logits.
+
+        It shares all tensors with the pool, and nothing that hooks or settings change.
+        """
+        shared = [*self._network.parameters(), *self._network.buffers()]
+        memo: dict[int, object] = {id(tensor): tensor for tensor in shared}
+        # its hooks take every row for this adapter's, in any thread
+        memo[id(self._batch)] = SimpleNamespace(groups=[(adapter, slice(None))])
+        network = deepcopy(self._network, memo)
+        network.head = head = nn.Linear(1, 1, device="meta")
+        head.weight = nn.Parameter(adapter.head_weight, requires_grad=False)
+        head.bias = nn.Parameter(adapter.head_bias, requires_grad=False)
+        return network
 
     @torch.inference_mode()
     def _answers(

@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
@@ -26,12 +26,17 @@ _READ_ON = 2.0  # seconds
 _GONE = 499  # for the counts: the client did not wait; nginx's number
 
 
-def application(service: Service, token: str | None = None) -> FastAPI:
+def application(
+    service: Service,
+    token: str | None = None,
+    more: Callable[[Bodies], APIRouter] | None = None,
+) -> FastAPI:
     """Returns the service as an ASGI application.
 
     Args:
         service: Answers the pictures; is started and closed with the application.
         token: What ``Authorization: Bearer`` must bring for all but ``/health``; None for no check.
+        more: Makes further routes, which need the token, too.
     """
 
     @asynccontextmanager
@@ -54,13 +59,15 @@ def application(service: Service, token: str | None = None) -> FastAPI:
     async def health() -> dict[str, object]:
         return {"status": "ok", "adapters": len(service.pool.names), "waiting": service.waiting}
 
-    app.include_router(_routes(service), dependencies=[Depends(_Token(token))] if token else [])
+    guards = [*([Depends(_Token(token))] if token else []), Depends(_known_parameters)]
+    bodies = Bodies(service.limits)
+    for made in (_routes(service, bodies), *([more(bodies)] if more else [])):
+        app.include_router(made, dependencies=guards)
     return app
 
 
-def _routes(service: Service) -> APIRouter:
-    routes = APIRouter(dependencies=[Depends(_known_parameters)])
-    bodies = Bodies(service.limits)
+def _routes(service: Service, bodies: Bodies) -> APIRouter:
+    routes = APIRouter()
 
     @routes.post(
         "/predict",
@@ -196,7 +203,7 @@ class _Outermost:
 async def _known_parameters(request: Request) -> None:
     """Refuses parameters in the URL that the route does not have; FastAPI ignores them."""
     route: Any = request.scope["route"]
-    known = [one.name for one in route.dependant.query_params]
+    known = [one.alias for one in route.dependant.query_params]
     for name in request.query_params:
         if name not in known:
             raise Refusal(422, f"there is no parameter {shown(name)}{nearest(name, known)}")

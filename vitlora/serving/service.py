@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -21,6 +22,8 @@ from vitlora.serving.batcher import Batcher
 from vitlora.serving.counts import Counts
 from vitlora.serving.decoders import Decoders
 from vitlora.serving.limits import Limits, Refusal, check_name
+
+_T = TypeVar("_T")
 
 
 class Upload(NamedTuple):
@@ -65,6 +68,7 @@ class Service:
     async def start(self) -> None:
         """Starts the processes and the thread; call it in the event loop that answers."""
         self._decoders = Decoders(self._count, self.limits.pixels, self.limits.decoding)
+        self._aside = ThreadPoolExecutor(1, "aside")
         threads = torch.get_num_threads()
         self._batcher = Batcher(
             self._judge,
@@ -76,6 +80,7 @@ class Service:
     async def close(self) -> None:
         """Answers what is waiting, and ends what ``start`` started."""
         await self._batcher.close()
+        self._aside.shutdown()
         self._decoders.close()
 
     @property
@@ -156,6 +161,35 @@ class Service:
             raise Refusal(404, str(error)) from None
         while self._users[adapter]:  # the limits on time end this
             await asyncio.sleep(0.02)
+
+    async def open(
+        self, upload: Upload, adapter: str | None, then: Callable[[PooledAdapter, torch.Tensor], _T]
+    ) -> _T:
+        """Returns what ``then`` makes of one picture, in a thread; no two run at once.
+
+        Args:
+            upload: The picture.
+            adapter: Name of the adapter; None if there is only one.
+            then: Gets the adapter and the picture, ``(3, H, W)``, normalised.
+
+        Raises:
+            Refusal: As ``predict``; the picture cannot be read, or there is no answer in time.
+        """
+        chosen = self._chosen(adapter)
+        self.check_room()
+        with self._using(chosen, 1):
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    tensor, _ = await self._decoders.open(
+                        *upload, chosen.preprocessing, partial(_tensor, chosen)
+                    )
+                    loop = asyncio.get_running_loop()
+                    return await loop.run_in_executor(self._aside, then, chosen, tensor)
+            except TimeoutError:
+                what = f"{upload.name}: no answer within {self.limits.seconds:g} s"
+                raise Refusal(504, what) from None
+            except DataError as error:
+                raise Refusal(422, str(error)) from None
 
     def _chosen(self, name: str | None) -> PooledAdapter:
         names = self.pool.names

@@ -1,0 +1,163 @@
+"""The demo: the service with a page in the browser, which may keep corrections."""
+
+import secrets
+from collections.abc import Collection
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vitlora.errors import nearest, shown
+from vitlora.evaluation.figures import draw_looked_at
+from vitlora.metrics.confidence import NEVER
+from vitlora.pages.page import render, shared_script
+from vitlora.prediction.pool import AdapterPool
+from vitlora.prediction.pooled_adapter import PooledAdapter
+from vitlora.serving.app import application
+from vitlora.serving.bodies import Bodies, Held
+from vitlora.serving.corrections import Corrected, Corrections
+from vitlora.serving.limits import Refusal
+from vitlora.serving.service import Service, Upload
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_POLICY = (
+    "default-src 'none'; img-src data:; connect-src 'self'; script-src 'nonce-{0}'; "
+    "style-src 'nonce-{0}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def demo_application(
+    service: Service, token: str, corrections: Corrections | None, hosts: Collection[str]
+) -> FastAPI:
+    """Returns the service with the page at ``/``, as an ASGI application.
+
+    The page is the same for everyone and knows nothing; all it shows needs the token, which it
+    reads behind the ``#`` of its address. Requests that name a host by an unknown name are refused,
+    as a foreign page could make by way of its own name server.
+
+    Args:
+        service: Answers the pictures.
+        token: What all requests of the page must bring.
+        corrections: Keeps corrected pictures; None if nobody may correct.
+        hosts: Names, besides addresses, by which the server is reached.
+    """
+    app = application(service, token, partial(_routes, service, corrections))
+    script = f"{shared_script()}\n{Path(__file__).with_name('demo.js').read_text('utf-8')}"
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        nonce = secrets.token_urlsafe(16)
+        content = render("demo.html", nonce=nonce, title="vitlora demo", script=script)
+        return HTMLResponse(
+            content, headers={**_HEADERS, "Content-Security-Policy": _POLICY.format(nonce)}
+        )
+
+    app.add_middleware(_KnownHost, hosts=hosts)
+    return app
+
+
+def _routes(service: Service, corrections: Corrections | None, bodies: Bodies) -> APIRouter:
+    routes = APIRouter(include_in_schema=False)
+
+    async def picture(request: Request, held: Held) -> Upload:
+        uploads = await bodies.in_time(bodies.uploads(request, held))
+        if len(uploads) != 1:
+            raise Refusal(422, f"the request has {len(uploads)} pictures; expected one")
+        return uploads[0]
+
+    @routes.get("/demo")
+    async def about() -> Response:
+        pool, kept = service.pool, corrections.folders if corrections else {}
+        described = [
+            {"name": name, **_described(pool.adapter(name)), "corrections": str(kept.get(name, ""))}
+            for name in pool.names
+        ]
+        return JSONResponse({"adapters": described})
+
+    @routes.post("/where")
+    async def where(
+        request: Request, label: Annotated[str, Query(alias="class")], adapter: str | None = None
+    ) -> Response:
+        service.check_room()
+        with bodies.holding() as held:
+            upload = await picture(request, held)
+            look = partial(_look, service.pool, label)
+            seen, heat = await service.open(upload, adapter, look)
+        return JSONResponse({"seen": seen, "map": heat})
+
+    @routes.post("/corrections")
+    async def correct(
+        request: Request, label: Annotated[str, Query(alias="class")], adapter: str | None = None
+    ) -> Response:
+        if (keeping := corrections) is None:
+            raise Refusal(403, "this demo keeps no corrections")
+        service.check_room()
+        with bodies.holding() as held:
+            upload = await picture(request, held)
+            name = adapter or service.pool.names[0]
+
+            def keep(chosen: PooledAdapter, _: torch.Tensor) -> Corrected:
+                return keeping.keep(upload, name, label, chosen.judge.classes)
+
+            kept = await service.open(upload, adapter, keep)
+        said = {"place": str(kept.place), "class": kept.label, "new": kept.new}
+        return JSONResponse(said, 201)
+
+    return routes
+
+
+def _described(adapter: PooledAdapter) -> dict[str, object]:
+    known = adapter.judge.confidence
+    return {
+        "classes": list(adapter.judge.classes),
+        "calibrated": known is not None,
+        "unproven": known is not None and known.unsure_below >= NEVER,
+    }
+
+
+def _look(
+    pool: AdapterPool, label: str, adapter: PooledAdapter, tensor: torch.Tensor
+) -> tuple[str, str]:
+    """Returns a picture as the network saw it, and where a class comes from, as data URIs."""
+    classes = adapter.judge.classes
+    if label not in classes:
+        raise Refusal(422, f"there is no class {shown(label)}{nearest(label, classes)}")
+    asked = torch.tensor([classes.index(label)])
+    images = tensor[None].to(pool.device, torch.float32)
+    return draw_looked_at(pool.plain(adapter), images, asked, adapter.preprocessing)[0]
+
+
+class _KnownHost:
+    """Refuses requests that name this server by a name that is not one of its own."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_known(dict(scope["headers"]).get(b"host", b"")):
+            detail = "this host's name is unknown here; open the address that vitlora demo printed"
+            await JSONResponse({"detail": detail}, 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _is_known(self, header: bytes) -> bool:
+        host = header.decode("latin-1").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if name in self._hosts:
+            return True
+        try:  # no name server leads an address elsewhere
+            ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True
