@@ -56,12 +56,12 @@ class Tab:
             raise RuntimeError(f"{method}: {heard['error']['message']}")
         return heard["result"]
 
-    def open(self, page: Path, language: str = "en-US") -> None:
-        """Opens a file and waits until it is loaded."""
+    def open(self, page: Path | str, language: str = "en-US") -> None:
+        """Opens a file or an address, and waits until it is loaded."""
         self.asked.clear()
         self.logged.clear()
         self.do("Emulation.setUserAgentOverride", userAgent="", acceptLanguage=language)
-        self.do("Page.navigate", url=page.as_uri())
+        self.do("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self.run("new Promise((done) => document.readyState === 'complete' ? done() : "
                  "addEventListener('load', () => done()))")  # fmt: skip
 

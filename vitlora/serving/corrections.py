@@ -84,7 +84,7 @@ class Corrections:
         except DataError as error:
             raise Refusal(422, str(error)) from None
         except OSError as error:
-            raise Refusal(507, f"not kept: {error.strerror or error}") from None
+            raise Refusal(507, str(error.strerror or error)) from None
         return Corrected(place, label, label not in classes)
 
     def _forget(self, adapter: str, content: bytes, place: Path) -> None:

@@ -1,8 +1,17 @@
 // The demo's page: pictures go to the server that the page came from. answers.js comes before it.
 
-const key = decodeURIComponent(location.hash.slice(1));
+const key = token();
 let adapters = []; // as GET /demo describes them
 const chosen = () => adapters[byId("adapter").selectedIndex];
+
+// What stands behind the # of the address, and so is in no request and no log.
+function token() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // it was cut
+  }
+}
 
 // Returns what the server says. An error's message is one line for the user.
 async function ask(path, file, parameters = {}) {
@@ -17,7 +26,8 @@ async function ask(path, file, parameters = {}) {
   const said = await reply?.json().catch(() => null);
   if (!said) throw new Error(text("gone"));
   if (reply.status === 401) throw new Error(text("locked"));
-  if (!reply.ok) throw new Error(text("refused", { why: said.detail }));
+  const no = path === "corrections" ? "notKept" : "refused";
+  if (!reply.ok) throw new Error(text(no, { why: said.detail }));
   return said;
 }
 
@@ -55,10 +65,12 @@ async function show(file) {
     const bitmap = await createImageBitmap(file).catch(() => null); // of a kind for servers alone
     const picture = element("div", bitmap ? thumbnail(bitmap, name) : [], "picture");
     bitmap?.close();
-    const more = [where(file, adapter, top[0].name, picture)];
+    const look = where(file, adapter, top[0].name, picture);
+    const more = [look];
     if (adapter.corrections) more.push(correction(file, adapter));
     const title = adapters.length > 1 ? `${name} · ${adapter.name}` : name;
     answer(name, card(title, picture, top, marks, adapter.unproven, more), top, marks);
+    if (!bitmap) look.firstChild.click(); // the server shows what it saw
   } catch (error) {
     fail(error.message);
   }
