@@ -40,7 +40,8 @@ def bundles(tmp_path_factory: Any, make_folder: Any) -> Path:
     root = tmp_path_factory.mktemp("bundles")
     for name, classes in NAMES.items():
         photos = make_folder(root / f"{name} photos", classes)
-        train(photos, root / name, adapter=Lora(rank=4))
+        variant = "dora" if name == "three" else "lora"
+        train(photos, root / name, adapter=Lora(rank=4, variant=variant))
     return root
 
 

@@ -144,6 +144,8 @@ def test_without_the_token_it_says_which_address_to_open(
 ) -> None:
     opened(tab, demo[1].partition("#")[0] + wrong).run(QUIET)
     wait(tab, "document.getElementById('status').textContent.startsWith('Open the address')")
+    tab.run(f"void (location.hash = '{demo[1].partition('#')[2]}')")
+    wait(tab, "document.getElementById('status')?.textContent === 'Ready.'")
 
 
 def test_its_policy_forbids_to_send_elsewhere(tab: Tab, demo: tuple[Path, str]) -> None:

@@ -17,6 +17,7 @@ from vitlora.bundle.folder import newest_bundle
 from vitlora.errors import counted
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note, tell
+from vitlora.serving.corrections import Corrections
 from vitlora.serving.limits import Limits
 from vitlora.serving.starting import (
     TOKEN,
@@ -79,8 +80,6 @@ def demo(
     found = named_bundles(words or [newest_bundle()])
     own = read_token(token_file)
     token = own or secrets.token_urlsafe(16)
-    from vitlora.serving.corrections import Corrections
-
     keeping = Corrections(Path(corrections).expanduser(), list(found))
     from vitlora.serving.running import bound, run
 

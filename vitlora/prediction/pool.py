@@ -243,7 +243,7 @@ class AdapterPool:
     def plain(self, adapter: PooledAdapter) -> nn.Module:
         """Returns a plain ViT that answers as one adapter alone, as images -> logits.
 
-        It shares all tensors with the pool, and nothing that hooks or settings change.
+        It shares parameters and buffers with the pool, and nothing that hooks or settings change.
         """
         shared = [*self._network.parameters(), *self._network.buffers()]
         memo: dict[int, object] = {id(tensor): tensor for tensor in shared}

@@ -1,11 +1,13 @@
 """Pictures whose class a person corrected, kept as they were sent. Knows nothing of HTTP."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vitlora.data.layouts.label_names import is_folder_name
 from vitlora.data.layouts.reading import normal
@@ -15,7 +17,9 @@ from vitlora.labelling.filing import check_labelled, file_content
 from vitlora.labelling.inbox import digest_of
 from vitlora.labelling.journal import check_class
 from vitlora.serving.limits import Refusal
-from vitlora.serving.service import Upload
+
+if TYPE_CHECKING:
+    from vitlora.serving.service import Upload  # imports torch
 
 
 class Corrected(NamedTuple):

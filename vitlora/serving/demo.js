@@ -138,5 +138,6 @@ function correction(file, adapter) {
 translate({ host: location.host, n: 0 });
 say(text("loading"));
 listen();
+addEventListener("hashchange", () => location.reload()); // another token
 const started = start();
 started.then(() => say(text("ready")), (error) => fail(error.message));
