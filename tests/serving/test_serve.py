@@ -419,6 +419,8 @@ def test_too_many_are_refused_and_too_slow_ones_told(bundles: Path) -> None:
         for thread in threads:
             thread.join()
         assert got == [504, 504] and service.waiting == 0
+        many = [("f", ("a", picture))] * 3
+        assert client.post("/predict?adapter=two", files=many).status_code == 503
         free.set()
         service.limits = replace(service.limits, seconds=60.0)
         assert client.post("/predict?adapter=two", content=picture).status_code == 200
