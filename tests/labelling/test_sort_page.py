@@ -101,6 +101,26 @@ def test_answers_skips_and_undo(client: Client, inbox: Path) -> None:
     assert Journal(inbox.parent / "labelled").labels == {}
 
 
+def test_what_was_skipped_before_is_asked_once_more(inbox: Path) -> None:
+    journal, pictures = Journal(inbox.parent / "labelled"), read_inbox(inbox)
+    skipped = pictures[0]
+    journal.answer(skipped.digest, skipped.name, None)
+    questions = [Question(one, Prediction(one.path, (("can", 0.6),))) for one in pictures]
+    session = Session(CLASSES, questions, pictures, journal)
+    assert session.left == 4 and session.state()["question"]["id"] == skipped.digest
+    session.answer(skipped.digest, None)
+    assert session.left == 3 and session.state()["question"]["id"] != skipped.digest
+
+
+def test_a_picture_in_its_folder_keeps_its_answer(client: Client, inbox: Path) -> None:
+    asked = client.act("state")["question"]["id"]
+    client.act("answer", id=asked, **{"class": "can"})
+    client.act("file")
+    late = client.act("answer", id=asked, **{"class": "glass"})  # of a page opened twice
+    assert "is in the folder of its class already" in late["error"]
+    assert Journal(inbox.parent / "labelled").labels == {asked: "can"}
+
+
 def test_nothing_is_copied_before_the_button(client: Client, inbox: Path) -> None:
     for label in ("can", "glass", "can", "can"):
         client.act("answer", id=client.act("state")["question"]["id"], **{"class": label})

@@ -102,6 +102,19 @@ def test_a_picture_that_takes_for_ever_is_stopped_and_its_neighbours_are_answere
     decoding(play, seconds=4.0)
 
 
+def test_a_picture_that_its_sender_gave_up_on_is_stopped() -> None:
+    async def play(decoders: Decoders, open_: Open) -> None:
+        await open_(encoded("PNG"))
+        before = pid(decoders)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await open_(endless(200_000, 3000))
+        assert (await open_(encoded("PNG"))).image.size == (60, 50)
+        assert pid(decoders) != before
+
+    decoding(play)
+
+
 def test_the_endless_picture_is_a_good_one_if_it_has_few_scans() -> None:
     async def play(_: Decoders, open_: Open) -> None:
         assert (await open_(endless(3, 800))).image.size == (800, 800)

@@ -135,7 +135,7 @@ def serve(
             note(f"using {found[next(iter(found))]}")
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{listening.getsockname()[1]} answers for {', '.join(pool.names)}")
-        run(application(service, token), listening, timeout)
+        run(application(service, token, local=not public), listening, timeout)
         return Served(service.counts.answered)
 
 

@@ -68,7 +68,7 @@ def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str
         raise DataError(f"{one.path} has changed since it was shown")
     folder.mkdir(parents=True, exist_ok=True)
     target = _written(one, data, folder)
-    if move:
+    if move and not one.path.samefile(target):  # else it is the only copy
         one.path.unlink()
         keep_names(one.path.parent)
     return target.relative_to(labelled).as_posix()
