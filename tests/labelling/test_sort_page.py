@@ -236,6 +236,20 @@ def test_wrong_requests_are_refused(
     assert client.act("state")["left"] == 4
 
 
+def test_the_body_of_a_refused_request_is_no_request(client: Client) -> None:
+    inside = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = f"POST {client.home}undo HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(inside)}"
+    with socket.create_connection(("127.0.0.1", client.port), 10) as connection:
+        connection.sendall(head.encode() + b"\r\n\r\n" + inside)
+        said = b""
+        try:
+            while part := connection.recv(65536):
+                said += part
+        except ConnectionResetError:  # the body was never read
+            pass
+    assert said.count(b"HTTP/1.1 ") == 1 and said.startswith(b"HTTP/1.1 415")
+
+
 def test_it_listens_on_the_loopback_alone(client: Client) -> None:
     others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
     for host in others - {"127.0.0.1", "127.0.1.1", "::1"}:

@@ -340,8 +340,8 @@ def test_adapters_come_and_go(bundles: Path, tmp_path: Path) -> None:
         (bundles / "link").symlink_to(tmp_path)
         for path in ("..", "/etc", "link", "three/../../x", str(tmp_path)):
             assert load(name="n", path=path)[0] == 403, path
-        said = dict.fromkeys((".", "kinds"), "holds no vitlora bundle")
-        said["gone"] = "checkpoint 'gone': no such folder"
+        said = {"gone": "checkpoint 'gone': no such folder"}
+        said |= dict.fromkeys((".", "kinds"), "holds no vitlora bundle")
         for path, message in {**said, "a\0b": "embedded null"}.items():
             status, text = load(name="n", path=path)
             assert status == 422 and message in text and str(bundles) not in text
