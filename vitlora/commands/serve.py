@@ -122,6 +122,7 @@ def serve(
             body=max_megabytes * megabyte,
             held=8 * max_megabytes * megabyte,
             pixels=max_megapixels * 10**6,
+            pictures=min(Limits.pictures, queue),
             waiting=queue,
             batch=batch_size,
             decoding=min(Limits.decoding, timeout),
