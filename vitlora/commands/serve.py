@@ -19,6 +19,7 @@ _TOKEN = "VITLORA_TOKEN"
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
 _SHORTEST = 16  # characters of a token
 _DECODERS = 4  # at most, by default
+_PER_CORE = 8  # decoders at most
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,9 @@ def _check_numbers(
     for option, value in least.items():
         if value < 1:
             raise UsageError(f"{option} is {value}; expected at least 1")
+    most = _PER_CORE * (os.cpu_count() or 1)
+    if count > most:  # each is a process
+        raise UsageError(f"--decoders is {count}; expected 1 to {most}, {_PER_CORE} for each core")
     if not 0 <= port < 65536:
         raise UsageError(f"--port is {port}; expected 0 to 65535")
     if not timeout > 0:
