@@ -293,7 +293,11 @@ def _new(bundle: Bundle, pictures: list[Unlabelled]) -> list[Unlabelled]:
     side = bundle.usage.side
     new = [one for one in pictures if side(content_of(bytes.fromhex(one.digest))) is None]
     if not new:
-        raise DataError(f"training {bundle.folder} used all of these pictures; none is new")
+        raise DataError(
+            f"none of these pictures is new: {bundle.folder} was trained, validated or tested on them"
+        )
     if used := len(pictures) - len(new):
-        note(f"left out {counted(used, 'picture')} that training {bundle.folder} used")
+        note(
+            f"left out {counted(used, 'picture')} that {bundle.folder} was trained, validated or tested on"
+        )
     return new
