@@ -102,7 +102,7 @@ def test_pictures_that_training_used_are_left_out(
 ) -> None:
     shutil.copy(bundle.parent / "photos/train/can/0.jpg", inbox / "again.jpg")
     found = sort(bundle, data=inbox)
-    assert "left out 1 picture that training" in capsys.readouterr().err
+    assert "left out 1 picture, of the splits" in capsys.readouterr().err
     assert len(found.questions) == 5  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(DataError, match="none of these pictures is new"):
         sort(bundle, data=bundle.parent / "photos")

@@ -294,10 +294,8 @@ def _new(bundle: Bundle, pictures: list[Unlabelled]) -> list[Unlabelled]:
     new = [one for one in pictures if side(content_of(bytes.fromhex(one.digest))) is None]
     if not new:
         raise DataError(
-            f"none of these pictures is new: {bundle.folder} was trained, validated or tested on them"
+            f"none of these pictures is new: all are in a split that {bundle.folder} was made with"
         )
     if used := len(pictures) - len(new):
-        note(
-            f"left out {counted(used, 'picture')} that {bundle.folder} was trained, validated or tested on"
-        )
+        note(f"left out {counted(used, 'picture')}, of the splits {bundle.folder} was made with")
     return new
