@@ -29,28 +29,6 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
     )
 
 
-def endless(scans: int, side: int) -> bytes:
-    """Returns a progressive JPEG of a few bytes per scan, each over all ``side`` x ``side`` pixels.
-
-    ITU-T T.81: a scan of the last coefficients whose every block ends at once, in runs of 32,767.
-    """
-    segment = lambda mark, body: (  # noqa: E731
-        bytes((0xFF, mark)) + struct.pack(">H", len(body) + 2) + body
-    )
-    table = segment(0xDB, b"\0" + b"\1" * 64)
-    frame = segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
-    direct = segment(0xC4, b"\0" + b"\1" + bytes(15) + b"\0")  # one code, 0: no difference
-    run = segment(0xC4, b"\x10" + b"\1" + bytes(15) + b"\xe0")  # one code, 0: a run, 14 bits follow
-    first = segment(0xDA, b"\1\1\0\0\0\0") + bytes(-(-((side // 8) ** 2) // 8) + 1)
-    # 0 and fourteen ones, over and over: runs of 2^14 + 16,383 blocks
-    bits = "011111111111111" * (-(-((side // 8) ** 2) // 32767))
-    bits += "1" * (-len(bits) % 8)
-    body = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
-    scan = segment(0xDA, b"\1\1\0\1\x3f\0") + body.replace(b"\xff", b"\xff\0")
-    again = segment(0xDA, b"\1\1\0\1\x3f\0") + body.replace(b"\xff", b"\xff\0")
-    return b"\xff\xd8" + table + frame + direct + first + run + scan + again * scans + b"\xff\xd9"
-
-
 def _cut(content: bytes, rng: random.Random) -> bytes:
     return content[: rng.randrange(len(content))]
 

@@ -122,7 +122,7 @@ def _requests(seed: int) -> Iterator[tuple[str, bytes]]:
 def _request(
     method: bytes, target: bytes, body: bytes = b"", kind: bytes = b"image/png", more: bytes = b""
 ) -> bytes:
-    head = b"%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s" % (method, target, more)
+    head = b"%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s" % (method, target, more)
     return head + b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
 
 

@@ -132,6 +132,24 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def lock(handle: int) -> bool:
+    """Locks an open file until it is closed; returns False if another process has it locked.
+
+    Windows and some network drives have no such lock, so there the answer is True.
+    """
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a drive without locks
+        return True
+    return True
+
+
 def write_json(fields: Mapping[str, object], target: str) -> None:
     """Writes JSON to a file, or to stdout in ASCII, which every console and pipe can show.
 

@@ -123,6 +123,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["adopt", "x"], "adopt needs --classes and --backbone"),
         (["report"], "report needs CHECKPOINT"),
         (["merge", "x"], "merge needs OUTPUT"),
+        (["serve", "x", "--decoders", "100000"], "--decoders is 100000; expected 1 to"),
         (["export", "x"], "export needs CHECKPOINT and OUTPUT"),
         (["export", "b", "out.bin"], "expected a name that ends in .onnx"),
         (["export", "x", "y.onnx", "--precision", "4"], "expected one of 32, fp16, int8"),

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from vitlora.bundle.folder import RECORD
-from vitlora.commands import page as module
 from vitlora.commands.page import MARK, Page, page
 from vitlora.errors import BundleError, UsageError
+from vitlora.exporting.targets import target as module
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_mistakes_come_before_anything_is_fetched(folder: Path) -> None:
         ("bundle", "none/x.html"): (UsageError, "its folder does not exist"),
         ("none", "ours.html"): (BundleError, "no such folder"),
         ("none.onnx", "x.html"): (BundleError, "no such file"),
-        ("torn.onnx", "x.html"): (BundleError, "torn or no ONNX file"),
+        ("torn.onnx", "x.html"): (BundleError, r"torn, or no \.onnx file"),
     }
     for (checkpoint, output), (kind, message) in cases.items():
         with pytest.raises(kind, match=message):

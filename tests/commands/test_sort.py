@@ -102,9 +102,9 @@ def test_pictures_that_training_used_are_left_out(
 ) -> None:
     shutil.copy(bundle.parent / "photos/train/can/0.jpg", inbox / "again.jpg")
     found = sort(bundle, data=inbox)
-    assert "left out 1 picture that training" in capsys.readouterr().err
+    assert "left out 1 picture, of the splits" in capsys.readouterr().err
     assert len(found.questions) == 5  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(DataError, match="none is new"):
+    with pytest.raises(DataError, match="none of these pictures is new"):
         sort(bundle, data=bundle.parent / "photos")
 
 
@@ -143,16 +143,14 @@ def test_apply_moves_when_told(
     bundle: Path, inbox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digests = {one.path.name: one for one in _pictures(inbox)}
-    journal = Journal(tmp_path / "labelled")
-    journal.answer(digests["b.jpg"].digest, "b.jpg", "can")
+    Journal(tmp_path / "labelled").answer(digests["b.jpg"].digest, "b.jpg", "can")
     words = ["sort", str(bundle), "--data", str(inbox), "--output", str(tmp_path / "labelled")]
     assert vitlora([*words, "--apply", "--move"]) == 0
     assert "moved 1 picture to" in capsys.readouterr().out
     assert not (inbox / "b.jpg").exists() and (tmp_path / "labelled/can/b.jpg").exists()
     assert vitlora([*words, "--apply", "--move"]) == 0
     assert "nothing to move: no new answers" in capsys.readouterr().out
-    journal = Journal(tmp_path / "labelled")
-    journal.answer(digests["c.png"].digest, "c.png", "can")
+    Journal(tmp_path / "labelled").answer(digests["c.png"].digest, "c.png", "can")
     (tmp_path / "labelled/can").rename(tmp_path / "elsewhere")
     (tmp_path / "labelled/can").symlink_to(tmp_path / "elsewhere")
     assert vitlora([*words, "--apply", "--move"]) == 1

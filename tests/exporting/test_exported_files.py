@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from runs import train
 
@@ -114,6 +115,25 @@ def read_elsewhere(model: Any) -> None:
     tensor.external_data.add(key="location", value="secret.bin")
 
 
+def end_in(model: Any, *nodes: Any, **constants: Any) -> None:
+    """Adds operators that make ``probabilities`` of what the network had called so."""
+    for node in model.graph.node:
+        node.output[:] = ["inside" if one == "probabilities" else one for one in node.output]
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    model.graph.node.extend(onnx.helper.make_node(*parts, **fields) for *parts, fields in nodes)
+
+
+def take_rows_that_are_not_there(model: Any) -> None:
+    best = ("ArgMax", ["inside"], ["best"], {"axis": 1, "keepdims": 0})
+    rows = ("Add", ["best", "many"], ["rows"], {})
+    end_in(model, best, rows, ("Gather", ["inside", "rows"], ["probabilities"], {}), many=99)
+
+
+def answer_the_first_alone(model: Any) -> None:
+    end_in(model, ("Compress", ["inside", "first"], ["probabilities"], {"axis": 0}), first=[True])
+
+
 GRAPHS: dict[str, tuple[Callable[[Any], object], str]] = {
     "no-metadata": (lambda m: m.ClearField("metadata_props"), "not written by vitlora"),
     "three-classes": (lambda m: describe_otherwise(m, classes=["a", "b", "c"]), "'probabilities'"),
@@ -121,22 +141,26 @@ GRAPHS: dict[str, tuple[Callable[[Any], object], str]] = {
     "no-distances": (lambda m: m.graph.output.pop(), "'distances' is None"),
     "one-picture": (fix_the_batch, "expected ('uint8', (None, 32, 32, 3))"),
     "another-input": (rename_input, "'pictures' is None"),
+    "failing": (take_rows_that_are_not_there, "'s network fails"),
+    "one-answer": (answer_the_first_alone, "'probabilities' for 2 pictures is (1, 2)"),
     "other-files": (read_elsewhere, "torn, or no .onnx file"),
 }
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_that_is_not_as_described_is_refused(
-    name: str, file: Path, photo: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+    name: str, file: Path, photo: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
     change, message = GRAPHS[name]
     monkeypatch.chdir(tmp_path)
     Path("secret.bin").write_bytes(bytes(10**6))
     bad = changed(file, tmp_path / "bad.onnx", change)
-    capsys.readouterr()
-    assert vitlora(["predict", str(photo), "--checkpoint", str(bad)]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    capfd.readouterr()
+    other = photo.with_name("1.jpg")
+    assert vitlora(["predict", str(photo), str(other), "--checkpoint", str(bad)]) == 1
+    error = capfd.readouterr().err
+    *notes, last = error.splitlines()
+    assert message in last and all(line.startswith("note: ") for line in notes)
 
 
 def test_torn_and_missing_files_are_one_line(file: Path, photo: Path, tmp_path: Path) -> None:

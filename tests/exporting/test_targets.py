@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from vitlora.exporting import eight_bits, program
 from vitlora.exporting.exported import Exported
 from vitlora.exporting.exported_predictor import ExportedPredictor
 from vitlora.exporting.network import AnsweringNetwork
+from vitlora.exporting.proof import ExportProof
 from vitlora.exporting.targets import TARGETS
 from vitlora.exporting.targets.onnx_file import onnx_bytes
 from vitlora.metrics.judge import Judge
@@ -48,6 +50,14 @@ def plain(tmp_path_factory: Any, make_folder: Any) -> Path:
     train(make_folder(where / "data", CLASSES, count=8), where / "bundle", adapter=Lora(rank=4))
     assert vitlora(["calibrate", str(where / "bundle"), "--device", "cpu"]) == 0
     return where / "bundle"
+
+
+@pytest.mark.parametrize("gap", [0.02, float("nan")])
+def test_answers_that_depend_on_the_batch_are_refused(gap: float) -> None:
+    good = ExportProof(100, 1e-6, 0, 0, 0, {"1": 0.0, "2": 0.0, "7": 0.0}, 1, 1.0)
+    good.check("32")
+    with pytest.raises(VitloraError, match="depend on the number of pictures in a batch"):
+        replace(good, batches={"1": 0.0, "2": gap, "7": 0.0}).check("32")
 
 
 def test_a_program_needs_torch_alone(plain: Path, tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_doing_it_again_after_a_kill_adds_nothing(tmp_path: Path) -> None:
     assert places == {"can/1.jpg"} and len(files(tmp_path / "labelled")) == 1
 
 
+def test_moving_a_picture_to_where_it_is_keeps_it(tmp_path: Path) -> None:
+    """A table or a linked folder may name pictures that lie in their class's folder already."""
+    one = picture(tmp_path / "labelled/can/1.jpg")
+    (tmp_path / "inbox").symlink_to(tmp_path / "labelled/can")
+    linked = Unlabelled(tmp_path / "inbox/1.jpg", "1.jpg", one.digest)
+    for same in (one, linked):
+        assert file_picture(same, "can", tmp_path / "labelled", move=True) == "can/1.jpg"
+        assert files(tmp_path / "labelled") == {"can/1.jpg": b"one"}
+
+
 def test_a_picture_that_has_changed_is_left_alone(tmp_path: Path) -> None:
     one = picture(tmp_path / "inbox/1.jpg")
     one.path.write_bytes(b"another")

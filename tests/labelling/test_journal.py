@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlora.errors import DataError
+from vitlora.errors import DataError, UsageError
 from vitlora.labelling.journal import FILE, Journal, check_class
 
 
@@ -38,6 +38,17 @@ def test_every_answer_is_on_the_disk_at_once(tmp_path: Path) -> None:
         assert len(lines) == number + 1
 
 
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    journal.answer("a", "1.jpg", "can")
+    with pytest.raises(UsageError, match="another vitlora sort writes to"):
+        other.answer("a", "1.jpg", "glass")
+    del journal
+    with pytest.raises(UsageError):  # it does not know what was written meanwhile
+        other.answer("a", "1.jpg", "glass")
+    Journal(tmp_path).answer("a", "1.jpg", "glass")
+
+
 @pytest.mark.parametrize("cut", [1, 10, 40])
 def test_a_torn_line_costs_its_own_answer_only(
     tmp_path: Path, cut: int, capsys: pytest.CaptureFixture[str]
@@ -46,6 +57,7 @@ def test_a_torn_line_costs_its_own_answer_only(
     journal.answer("a", "1.jpg", "can")
     journal.answer("b", "2.jpg", "can")
     whole = (tmp_path / FILE).read_bytes()
+    del journal  # which has it locked
     (tmp_path / FILE).write_bytes(whole[:-cut])
     torn = Journal(tmp_path)
     assert set(torn.labels) == ({"a", "b"} if cut == 1 else {"a"})  # 1: the line's end alone

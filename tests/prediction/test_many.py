@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,22 @@ def test_shards_together_have_every_picture_once(photos: Path) -> None:
         for folder in ("", "x/")
     ]
     assert names[0] == names[1]
+
+
+def test_a_name_is_in_one_shard_however_a_disk_spells_it(tmp_path: Path) -> None:
+    class One(Fake):
+        def predict(self, paths: Iterable[str], *_: Any) -> Iterator[Prediction | DataError]:
+            return (Prediction(Path(path), (("a", 1.0),)) for path in paths)
+
+    counts = []
+    for form in ("NFC", "NFD"):
+        (tmp_path / form).mkdir()
+        for number in range(20):
+            (tmp_path / form / unicodedata.normalize(form, f"é{number}.jpg")).touch()
+        written = run(tmp_path / form, tmp_path / f"{form}.jsonl", One(), Shard(1, 2), top_k=1)
+        names = [Path(row["path"]).name for row in rows_of(written.output)]
+        counts.append([unicodedata.normalize("NFC", name) for name in names])
+    assert sorted(counts[0]) == sorted(counts[1]) and 0 < len(counts[0]) < 20
 
 
 def test_more_shards_than_pictures(photos: Path) -> None:

@@ -59,6 +59,9 @@ def test_a_batch_gets_the_answers_of_the_command(trained: Path) -> None:
         assert of(table.to_pylist()) == expected(trained)
         assert table["site"].to_pylist() == [*range(len(files))]
     assert stage({"path": [], "site": []}).num_rows == 0
+    unnamed = stage({"bytes": contents, "site": range(len(files))}).to_pylist()
+    assert [row["class"] for row in unnamed] == [row["class"] for row in table.to_pylist()]
+    assert {row["path"] for row in unnamed} == {""}
     with pytest.raises(UsageError, match="keep has class, which are columns of the answers"):
         RayPredictor(trained / "bundle", device="cpu", keep=["class"])
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from runs import micro
 
-from benchmarks.hostile import encoded, endless, hostile, png
+from benchmarks.hostile import encoded, hostile, png
 from vitlora.data.images import Opened
 from vitlora.errors import DataError
 from vitlora.serving.decoders import Decoders
@@ -91,7 +91,8 @@ def test_bad_pictures_are_errors_and_the_process_goes_on() -> None:
 def test_a_picture_that_takes_for_ever_is_stopped_and_its_neighbours_are_answered() -> None:
     async def play(decoders: Decoders, open_: Open) -> None:
         before = pid(decoders)
-        slow = asyncio.create_task(open_(endless(200_000, 3000)))
+        os.kill(before, signal.SIGSTOP)  # as a picture would that takes for ever
+        slow = asyncio.create_task(open_(encoded("PNG")))
         await asyncio.sleep(0)
         good = [asyncio.create_task(open_(encoded("PNG"))) for _ in range(3)]
         with pytest.raises(DataError, match="it: decoding it takes longer than 4 s; save it anew"):
@@ -102,9 +103,16 @@ def test_a_picture_that_takes_for_ever_is_stopped_and_its_neighbours_are_answere
     decoding(play, seconds=4.0)
 
 
-def test_the_endless_picture_is_a_good_one_if_it_has_few_scans() -> None:
-    async def play(_: Decoders, open_: Open) -> None:
-        assert (await open_(endless(3, 800))).image.size == (800, 800)
+def test_a_picture_that_its_sender_gave_up_on_is_stopped() -> None:
+    async def play(decoders: Decoders, open_: Open) -> None:
+        await open_(encoded("PNG"))
+        before = pid(decoders)
+        os.kill(before, signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await open_(encoded("PNG"))
+        assert (await open_(encoded("PNG"))).image.size == (60, 50)
+        assert pid(decoders) != before
 
     decoding(play)
 

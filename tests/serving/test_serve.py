@@ -103,11 +103,15 @@ def photos(root: Path) -> list[Path]:
 
 @contextmanager
 def served(
-    bundles: Path, token: str | None = None, below: Path | None = None, **limits: Any
+    bundles: Path,
+    token: str | None = None,
+    below: Path | None = None,
+    local: bool = False,
+    **limits: Any,
 ) -> Iterator[tuple[TestClient, Service]]:
     pool = AdapterPool({name: bundles / name for name in ("two", "three", "new")}, device="cpu")
     service = Service(pool, Limits(**limits), 2, below)
-    with TestClient(application(service, token)) as client:
+    with TestClient(application(service, token, local)) as client:
         yield client, service
 
 
@@ -294,6 +298,26 @@ def test_who_brings_no_token_learns_nothing(bundles: Path) -> None:
         assert client.get("/health").json() == {"status": "ok", "adapters": 3, "waiting": 0}
 
 
+def test_pages_of_other_sites_do_not_reach_a_local_server_by_another_name(bundles: Path) -> None:
+    with served(bundles, below=bundles, local=True) as (client, service):
+
+        def status(method: str, path: str, host: str, **options: Any) -> int:
+            return client.request(method, path, headers={"host": host}, **options).status_code
+
+        for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.x"):
+            assert status("GET", "/adapters", host) == 403
+            assert status("DELETE", "/adapters/two", host) == 403
+            assert status("POST", "/predict?adapter=two", host, content=encoded("PNG")) == 403
+            new = {"name": "n", "path": "three"}
+            assert status("POST", "/adapters", host, json=new) == 403
+        assert service.pool.names == ("two", "three", "new")
+        for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.0.0.2", "[::1]:8000"):
+            assert status("GET", "/adapters", host) == 200
+    with served(bundles, TOKEN, local=True) as (client, _):  # the token says who asks
+        headers = {"host": "photos.example", "authorization": f"Bearer {TOKEN}"}
+        assert client.get("/adapters", headers=headers).status_code == 200
+
+
 def test_adapters_come_and_go(bundles: Path, tmp_path: Path) -> None:
     with served(bundles, below=bundles) as (client, service):
 
@@ -316,7 +340,8 @@ def test_adapters_come_and_go(bundles: Path, tmp_path: Path) -> None:
         (bundles / "link").symlink_to(tmp_path)
         for path in ("..", "/etc", "link", "three/../../x", str(tmp_path)):
             assert load(name="n", path=path)[0] == 403, path
-        said = {"kinds": "holds no vitlora bundle", "gone": "checkpoint 'gone': no such folder"}
+        said = {"gone": "checkpoint 'gone': no such folder"}
+        said |= dict.fromkeys((".", "kinds"), "holds no vitlora bundle")
         for path, message in {**said, "a\0b": "embedded null"}.items():
             status, text = load(name="n", path=path)
             assert status == 422 and message in text and str(bundles) not in text
@@ -328,6 +353,10 @@ def test_adapters_come_and_go(bundles: Path, tmp_path: Path) -> None:
         body = b'{"name": "n", "path": "three"}'
         assert client.post("/adapters", content=body, headers=page).status_code == 415
         assert service.pool.names == ("two", "three", "new")
+        for name in service.pool.names:
+            assert client.delete(f"/adapters/{name}").status_code == 200
+        none = client.post("/predict", content=encoded("PNG"))
+        assert none.status_code == 404 and none.json()["detail"] == "no adapter is loaded"
     with served(bundles) as (client, service):
         assert client.post("/adapters", json={"name": "n", "path": "three"}).status_code == 403
         assert client.delete("/adapters/two").status_code == 403
@@ -390,6 +419,8 @@ def test_too_many_are_refused_and_too_slow_ones_told(bundles: Path) -> None:
         for thread in threads:
             thread.join()
         assert got == [504, 504] and service.waiting == 0
+        many = [("f", ("a", picture))] * 3
+        assert client.post("/predict?adapter=two", files=many).status_code == 503
         free.set()
         service.limits = replace(service.limits, seconds=60.0)
         assert client.post("/predict?adapter=two", content=picture).status_code == 200
@@ -504,7 +535,9 @@ def test_a_signal_answers_what_was_accepted_then_ends_with_0(bundles: Path) -> N
     picture = encoded("PNG")
     for one in (signal.SIGTERM, signal.SIGINT):
         with process(bundles) as (running, port):
-            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(picture)
+            head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
+                picture
+            )
             connection = raw(port, head + picture[:100], hold=True)
             time.sleep(0.3)
             running.send_signal(one)
@@ -526,7 +559,9 @@ def test_slow_and_strange_senders_are_let_go_of(bundles: Path) -> None:
         half = raw(port, b"POST /predict HT", hold=True)
         assert silent.recv(10) == b"" and half.recv(10) == b""  # closed
         slow = raw(
-            port, b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc", True
+            port,
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\nabc",
+            True,
         )
         assert slow.recv(65536).startswith(b"HTTP/1.1 408")
         assert time.monotonic() - started < 40
@@ -536,7 +571,9 @@ def test_slow_and_strange_senders_are_let_go_of(bundles: Path) -> None:
         long_head = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 20_000
         assert raw(port, long_head + b"\r\n").startswith(b"HTTP/1.1 4")
         left = raw(
-            port, b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nabc", True
+            port,
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nabc",
+            True,
         )
         left.close()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)

@@ -97,7 +97,7 @@ def demo(
         service = Service(AdapterPool(found, weights, device), limits, decoder_count())
         if not words:
             note(f"using {found[next(iter(found))]}")
-        app = demo_application(service, token, keeping, [host])
+        app = demo_application(service, token, keeping)
         place = _place(host, address, port)
         tell(f"open {place}#{quote(token, safe='') if own is None else 'TOKEN'} in a browser")
         if own is not None:

@@ -16,6 +16,7 @@ from vitlora.exporting.targets import TARGETS, Target
 from vitlora.files import write_whole
 from vitlora.light_imports import light_imports
 from vitlora.notes import note, tell
+from vitlora.shell import typed
 
 if TYPE_CHECKING:
     from vitlora.exporting.proof import ExportProof
@@ -137,13 +138,15 @@ class Export:
             f"{one.milliseconds:12.1f}"
             for name, one in self.proofs.items()
         ]
+        suffix, name = self.output.suffix, str(self.output)
+        use = TARGETS[suffix].use.format(typed(name) if suffix != ".pt2" else name)
         gaps = ", ".join(f"{n}: {gap:.1g}" for n, gap in proof.batches.items())
         return "\n".join(
             [
                 *lines,
                 "",
                 f"batches   pictures at once, and the largest gap: {gaps}",
-                f"use       {TARGETS[self.output.suffix].use.format(self.output)}",
+                f"use       {use}",
             ]
         )
 

@@ -17,6 +17,7 @@ from vitlora.serving.starting import (
     check_installed,
     check_port,
     decoder_count,
+    most_decoders,
     named_bundles,
     read_token,
 )
@@ -121,6 +122,7 @@ def serve(
             body=max_megabytes * megabyte,
             held=8 * max_megabytes * megabyte,
             pixels=max_megapixels * 10**6,
+            pictures=min(Limits.pictures, queue),
             waiting=queue,
             batch=batch_size,
             decoding=min(Limits.decoding, timeout),
@@ -134,7 +136,7 @@ def serve(
             note(f"using {found[next(iter(found))]}")
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{listening.getsockname()[1]} answers for {', '.join(pool.names)}")
-        run(application(service, token), listening, timeout)
+        run(application(service, token, local=not public), listening, timeout)
         return Served(service.counts.answered)
 
 
@@ -151,6 +153,9 @@ def _check_numbers(
     for option, value in least.items():
         if value < 1:
             raise UsageError(f"{option} is {value}; expected at least 1")
+    most = most_decoders()
+    if count > most:
+        raise UsageError(f"--decoders is {count}; expected 1 to {most}")
     check_port(port)
     if not timeout > 0:
         raise UsageError(f"--timeout is {timeout:g}; expected more than 0 seconds")

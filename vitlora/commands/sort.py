@@ -293,7 +293,9 @@ def _new(bundle: Bundle, pictures: list[Unlabelled]) -> list[Unlabelled]:
     side = bundle.usage.side
     new = [one for one in pictures if side(content_of(bytes.fromhex(one.digest))) is None]
     if not new:
-        raise DataError(f"training {bundle.folder} used all of these pictures; none is new")
+        raise DataError(
+            f"none of these pictures is new: all are in a split that {bundle.folder} was made with"
+        )
     if used := len(pictures) - len(new):
-        note(f"left out {counted(used, 'picture')} that training {bundle.folder} used")
+        note(f"left out {counted(used, 'picture')}, of the splits {bundle.folder} was made with")
     return new

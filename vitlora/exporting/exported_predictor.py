@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitlora.errors import BundleError, DataError, UsageError, printable
+from vitlora.errors import BundleError, DataError, UsageError, counted, printable
 from vitlora.exporting.exported import Exported
 from vitlora.exporting.targets import TARGETS, target_of
 from vitlora.exporting.targets.target import (
@@ -38,7 +38,7 @@ class ExportedPredictor:
 
     def __init__(self, file: str | Path, ours: bool = False) -> None:
         file = Path(file)
-        self.target = _target(file, ours)
+        self._file, self.target = file, _target(file, ours)
         self.target.check_installed(f"reading {file}", self.target.reads_with)
         self._network = _opened(file, self.target)
         self.exported = Exported.from_text(self._network.said, file)
@@ -73,8 +73,24 @@ class ExportedPredictor:
         Returns:
             Probabilities ``(B, C)``, features ``(B, D)`` and, if the bundle was calibrated,
             distances to the training pictures ``(B,)``, by their names.
+
+        Raises:
+            BundleError: It fails, or its answers have other shapes: a stranger may have made it.
         """
-        return self._network.run(pictures)
+        try:
+            said = self._network.run(pictures)
+        except Exception as error:  # as in _opened
+            why = printable(" ".join(str(error).split()))
+            raise BundleError(f"{self._file}'s network fails ({why})") from None
+        count = len(pictures)
+        expected = {PROBABILITIES: (count, len(self.classes)), DISTANCES: (count,)}
+        for name, shape in expected.items():
+            if name in said and said[name].shape != shape:
+                raise BundleError(
+                    f"{self._file} is not a network of vitlora's: '{name}' for "
+                    f"{counted(count, 'picture')} is {said[name].shape}, expected {shape}"
+                )
+        return said
 
     def square(self, path: Path) -> tuple[NDArray[np.uint8], bool]:
         """Returns a file as the network takes it, ``(size, size, 3)``; see ``Opened.outside``.

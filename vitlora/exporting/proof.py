@@ -61,7 +61,7 @@ class ExportProof:
         elif not self.largest_gap <= _MOST_GAP[precision]:
             why = f"a confidence changed by {self.largest_gap:.2g}"
             why += f", expected {_MOST_GAP[precision]:g} at most"
-        elif not max(self.batches.values()) <= _MOST_BETWEEN_BATCHES:
+        elif not all(gap <= _MOST_BETWEEN_BATCHES for gap in self.batches.values()):
             why = f"confidences depend on the number of pictures in a batch: {self.batches}"
         if why:
             todo = "this is a bug" if precision == "32" else "choose --precision 32"

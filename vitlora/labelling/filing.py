@@ -78,7 +78,7 @@ def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str
         raise DataError(f"{one.path} has changed since it was shown")
     here = one.path if one.path.exists() else None  # not in an archive
     target = file_content(data, one.path.name, label, labelled, here)
-    if move:
+    if move and not one.path.samefile(target):  # else it is the only copy
         one.path.unlink()
         keep_names(one.path.parent)
     return target.relative_to(labelled).as_posix()

@@ -8,13 +8,15 @@ bytes, so that renaming or moving them changes nothing.
 import json
 import os
 from collections.abc import Collection, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from vitlora.data.class_names import plain
 from vitlora.data.layouts.label_names import is_folder_name
 from vitlora.data.layouts.reading import normal, split_of
-from vitlora.errors import DataError, shown
+from vitlora.errors import DataError, UsageError, shown
+from vitlora.files import lock
 from vitlora.notes import warn
 
 FILE = ".vitlora-sort.jsonl"  # hidden, so that no layout takes it for a table of labels
@@ -67,7 +69,8 @@ class Journal:
         self.file = folder / FILE
         self.labels: dict[str, str | None] = {}
         self.filed: dict[str, str] = {}
-        self._whole = True
+        self._whole, self._bytes = True, 0
+        self._opened: FileIO | None = None
         self._read()
         self._folders = sorted(_class_folders(folder))
 
@@ -102,17 +105,33 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(line, ensure_ascii=True) + "\n"
         text, self._whole = (text if self._whole else f"\n{text}"), False
-        with self.file.open("a", encoding="ascii", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        file = self._opened = self._opened or self._locked()
+        left = text.encode("ascii")
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
         self._whole = True
+
+    def _locked(self) -> FileIO:
+        """Opens the file for this process alone.
+
+        Raises:
+            UsageError: Another process writes it, or has written it since it was read.
+        """
+        file = FileIO(self.file, "a")  # without a buffer, which would keep what a full disk refused
+        if lock(file.fileno()) and self.file.stat().st_size == self._bytes:
+            return file
+        file.close()
+        raise UsageError(
+            f"another vitlora sort writes to {self.folder}; end it, then start this one again"
+        )
 
     def _read(self) -> None:
         try:
             data = self.file.read_bytes()
         except FileNotFoundError:
             return
+        self._bytes = len(data)
         self._whole = not data or data.endswith(b"\n")
         for number, line in enumerate(data.split(b"\n"), 1):
             if not line.strip():

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
-_MOST_THREADS = 16  # for reading pictures
+MOST_THREADS = 16  # for reading pictures
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -19,7 +19,7 @@ def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item], most: int) -
     if len(first) < 2:  # one picture needs no thread
         yield from map(work, first)
         return
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS))
     waiting: deque[Future[_Result]] = deque()
     try:
         for item in chain(first, items):

@@ -23,6 +23,7 @@ from vitlora.bundle.record import Record
 from vitlora.errors import BundleError, DataError, UsageError, a_few, counted, nearest, shown
 from vitlora.hardware import pick_device
 from vitlora.metrics.prediction import Prediction
+from vitlora.prediction.ahead import MOST_THREADS
 from vitlora.prediction.pooled_adapter import (
     PooledAdapter,
     RunningBatch,
@@ -31,8 +32,6 @@ from vitlora.prediction.pooled_adapter import (
     sees_pictures,
 )
 from vitlora.quantization import dequantize
-
-_MOST_THREADS = 16  # for reading pictures
 
 
 class AdapterPool:
@@ -177,7 +176,7 @@ class AdapterPool:
             UsageError: A name is unknown, or there are not as many names as pictures.
         """
         adapters = self._find_all(names, len(pictures))
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as threads:
             opened = list(threads.map(PooledAdapter.open, adapters, pictures))
         pairs = zip(opened, adapters, strict=True)
         good = [(x, adapter) for (x, _), adapter in pairs if isinstance(x, torch.Tensor)]

@@ -14,6 +14,7 @@ from PIL import Image
 from vitlora.backbones import features_and_logits
 from vitlora.bundle.checkpoint import Bundle, load_bundle
 from vitlora.bundle.merging import merged_network
+from vitlora.data.images import File
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import PredictionPrecision, pick_device, prediction_dtype
 from vitlora.metrics.prediction import Prediction
@@ -127,7 +128,7 @@ class Predictor:
         return features.cpu(), logits.cpu()
 
     def predict(
-        self, paths: Iterable[str | Path] | str | Path, top_k: int = 3, batch_size: int = 32
+        self, paths: Iterable[File] | str | Path, top_k: int = 3, batch_size: int = 32
     ) -> Iterator[Prediction | DataError]:
         """Yields a prediction for each file, in order; an error for one that cannot be read.
 
@@ -135,18 +136,19 @@ class Predictor:
         however many paths there are.
 
         Args:
-            paths: Picture files.
+            paths: Picture files; ``InMemory`` for those whose bytes are at hand.
             top_k: How many classes to keep, at least 1.
             batch_size: Pictures in one forward pass.
         """
         paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-        opened = ahead(self._open, map(Path, paths), 2 * batch_size)
+        opened = ahead(self._open, paths, 2 * batch_size)
         while group := list(islice(opened, batch_size)):
             yield from self._predict_group(group, top_k)
 
-    def _open(self, path: Path) -> _Seen:
+    def _open(self, file: File) -> _Seen:
+        path = Path(str(file))
         try:
-            opened = self.preprocessing.open(path)
+            opened = self.preprocessing.open(file)
             return path, self._transform(opened.image), opened.outside
         except DataError as error:
             return path, error, False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
+from vitlora.data.archives import InMemory
+from vitlora.data.images import File
 from vitlora.errors import DataError, UsageError, a_few
 from vitlora.hardware import PredictionPrecision
 from vitlora.light_imports import without_compiler
@@ -84,29 +85,25 @@ class RayPredictor:
             )
         count = len(next(iter(batch.values())))
         names = [str(path) for path in batch.get("path", [""] * count)]
-        with TemporaryDirectory() as folder:
-            files = _written(Path(folder), batch["bytes"], names) if "bytes" in batch else names
-            answers = self._predictor.predict(files, self._top_k, max(count, 1))
-            rows = [row_of(*one) for one in zip(names, answers, files, strict=True)]
+        answers = self._predictor.predict(_files(batch, names), self._top_k, max(count, 1))
+        rows = [row_of(*one) for one in zip(names, answers, strict=True)]
         table = table_of(rows, self._width)
         for name in self._keep:
             table = table.append_column(name, [list(batch[name])])
         return table
 
 
-def _written(folder: Path, contents: Sequence[object], names: Sequence[str]) -> list[str]:
-    """Writes pictures to files, from which they are read as those of a folder are: alike.
+def _files(batch: Mapping[str, Sequence[object]], names: Sequence[str]) -> Sequence[File]:
+    """Returns what to open: the paths, or the bytes under their names.
 
     Raises:
-        DataError: They are not bytes.
+        DataError: The bytes are something else.
     """
-    files = []
-    for number, (content, name) in enumerate(zip(contents, names, strict=True)):
-        if not isinstance(content, bytes):
+    files: list[File] = []
+    for content, name in zip(batch.get("bytes", names), names, strict=True):
+        if "bytes" in batch and not isinstance(content, bytes):
             raise DataError(f"the column bytes holds {type(content).__name__}; expected bytes")
-        file = folder / f"{number}{Path(name).suffix}"
-        file.write_bytes(content)
-        files.append(str(file))
+        files.append(InMemory(content, name) if isinstance(content, bytes) else name)
     return files
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlora.errors import UsageError, counted
-from vitlora.files import check_target, keep_names, rename, write_whole
+from vitlora.files import check_target, keep_names, lock, rename, write_whole
 from vitlora.notes import note
 from vitlora.prediction.answer_file import ENDINGS, Row, convert
 
@@ -41,7 +41,11 @@ class Unfinished:
         if self.complete:
             return
         self._file = self.part.open("a+b")
-        _lock(self._file.fileno(), target)
+        if not lock(self._file.fileno()):
+            raise UsageError(
+                f"--output '{target}' is being written by another process; wait for it, name "
+                "another file, or give each process its --shard"
+            )
         self.complete = self._check()  # another process may have ended meanwhile
         if not self.complete:
             _write(self.record, self.run)
@@ -143,8 +147,13 @@ class Unfinished:
                 f"--output '{self.target}' has answers {', '.join(differences)}; name another "
                 f"file, or delete {written.name} and {self.record.name} to start over"
             )
+        if there and "answers" not in known:
+            raise UsageError(
+                f"--output '{self.target}' exists, but {self.record.name} says that its answers "
+                "are unfinished; name another file"
+            )
         if there:
-            self.counts.update(known.get("answers", {}))
+            self.counts.update(known["answers"])
             self.done = known["pictures"]
         return there
 
@@ -214,24 +223,3 @@ def _read(line: bytes) -> Row | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) and {"path", "error", *_MARKS} <= row.keys() else None
-
-
-def _lock(handle: int, target: Path) -> None:
-    """Locks a file until this process ends; Windows and some network drives have no such lock.
-
-    Raises:
-        UsageError: Another process has it.
-    """
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"--output '{target}' is being written by another process; wait for it, name another "
-            "file, or give each process its --shard"
-        ) from None
-    except OSError:  # a drive without locks
-        return

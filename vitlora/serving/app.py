@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
@@ -23,12 +24,14 @@ from vitlora.serving.schema import ADAPTER, ADDING, ANSWERS, BODIES, responses
 from vitlora.serving.service import Service, Upload
 
 _READ_ON = 2.0  # seconds
+_THIS_MACHINE = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _GONE = 499  # for the counts: the client did not wait; nginx's number
 
 
 def application(
     service: Service,
     token: str | None = None,
+    local: bool = False,
     more: Callable[[Bodies], APIRouter] | None = None,
 ) -> FastAPI:
     """Returns the service as an ASGI application.
@@ -36,7 +39,9 @@ def application(
     Args:
         service: Answers the pictures; is started and closed with the application.
         token: What ``Authorization: Bearer`` must bring for all but ``/health``; None for no check.
-        more: Makes further routes, which need the token, too.
+        local: Whether only this machine reaches it. Then, without a token, requests must name this
+            machine: the page of another site could reach it by way of its own name server.
+        more: Makes further routes, which have the same guards.
     """
 
     @asynccontextmanager
@@ -59,7 +64,8 @@ def application(
     async def health() -> dict[str, object]:
         return {"status": "ok", "adapters": len(service.pool.names), "waiting": service.waiting}
 
-    guards = [*([Depends(_Token(token))] if token else []), Depends(_known_parameters)]
+    guard = _Token(token) if token else _names_this_machine if local else None
+    guards = [*([Depends(guard)] if guard else []), Depends(_known_parameters)]
     bodies = Bodies(service.limits)
     for made in (_routes(service, bodies), *([more(bodies)] if more else [])):
         app.include_router(made, dependencies=guards)
@@ -198,6 +204,17 @@ class _Outermost:
             await send(message)
 
         await self._app(scope, noted, counted)
+
+
+async def _names_this_machine(request: Request) -> None:
+    """Refuses a request whose ``Host`` is a name that another name server could have given."""
+    host = request.headers.get("host", "")
+    if not _THIS_MACHINE.fullmatch(host):
+        raise Refusal(
+            403,
+            f"the request is for the host {shown(host)}; expected localhost or its address. Behind "
+            "a proxy, set a token in VITLORA_TOKEN or --token-file",
+        )
 
 
 async def _known_parameters(request: Request) -> None:

@@ -1,16 +1,13 @@
 """The demo: the service with a page in the browser, which may keep corrections."""
 
 import secrets
-from collections.abc import Collection
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vitlora.errors import nearest, shown
 from vitlora.evaluation.figures import draw_looked_at
@@ -36,22 +33,18 @@ _POLICY = (
 )
 
 
-def demo_application(
-    service: Service, token: str, corrections: Corrections | None, hosts: Collection[str]
-) -> FastAPI:
+def demo_application(service: Service, token: str, corrections: Corrections | None) -> FastAPI:
     """Returns the service with the page at ``/``, as an ASGI application.
 
     The page is the same for everyone and knows nothing; all it shows needs the token, which it
-    reads behind the ``#`` of its address. Requests that name a host by an unknown name are refused,
-    as a foreign page could make by way of its own name server.
+    reads behind the ``#`` of its address.
 
     Args:
         service: Answers the pictures.
         token: What all requests of the page must bring.
         corrections: Keeps corrected pictures; None if nobody may correct.
-        hosts: Names, besides addresses, by which the server is reached.
     """
-    app = application(service, token, partial(_routes, service, corrections))
+    app = application(service, token, more=partial(_routes, service, corrections))
     script = f"{shared_script()}\n{Path(__file__).with_name('demo.js').read_text('utf-8')}"
 
     @app.get("/", include_in_schema=False)
@@ -62,7 +55,6 @@ def demo_application(
             content, headers={**_HEADERS, "Content-Security-Policy": _POLICY.format(nonce)}
         )
 
-    app.add_middleware(_KnownHost, hosts=hosts)
     return app
 
 
@@ -135,29 +127,3 @@ def _look(
     asked = torch.tensor([classes.index(label)])
     images = tensor[None].to(pool.device, torch.float32)
     return draw_looked_at(pool.plain(adapter), images, asked, adapter.preprocessing)[0]
-
-
-class _KnownHost:
-    """Refuses requests that name this server by a name that is not one of its own."""
-
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self._app = app
-        self._hosts = {"localhost", *(host.lower() for host in hosts)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_known(dict(scope["headers"]).get(b"host", b"")):
-            detail = "this host's name is unknown here; open the address that vitlora demo printed"
-            await JSONResponse({"detail": detail}, 403)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _is_known(self, header: bytes) -> bool:
-        host = header.decode("latin-1").lower()
-        name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if name in self._hosts:
-            return True
-        try:  # no name server leads an address elsewhere
-            ip_address(name.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            return False
-        return True

@@ -144,7 +144,8 @@ class Service:
         except UsageError as error:
             raise Refusal(409, str(error)) from None
         except (BundleError, OSError) as error:
-            raise Refusal(422, str(error).replace(f"{self._below}/", "")) from None
+            said = str(error).replace(f"{self._below}/", "").replace(str(self._below), ".")
+            raise Refusal(422, said) from None
 
     async def remove(self, name: str) -> None:
         """Removes an adapter, and returns when the last picture that uses it is answered.
@@ -193,6 +194,8 @@ class Service:
 
     def _chosen(self, name: str | None) -> PooledAdapter:
         names = self.pool.names
+        if not names:
+            raise Refusal(404, "no adapter is loaded")
         if name is None and len(names) != 1:
             raise Refusal(422, f"adapter is missing; expected one of {a_few(names)}")
         try:

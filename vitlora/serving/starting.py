@@ -13,6 +13,7 @@ TOKEN = "VITLORA_TOKEN"
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
 _SHORTEST = 16  # characters of a token
 _DECODERS = 4  # at most, by default
+_PER_CORE = 8  # decoders at most; each is a process
 
 
 def check_installed(command: str) -> None:
@@ -39,6 +40,11 @@ def check_port(port: int) -> None:
 def decoder_count() -> int:
     """Returns how many processes decode pictures, if nobody says it."""
     return min(os.cpu_count() or 1, _DECODERS)
+
+
+def most_decoders() -> int:
+    """Returns how many processes may decode pictures."""
+    return _PER_CORE * (os.cpu_count() or 1)
 
 
 def named_bundles(words: Sequence[str | Path]) -> dict[str, Path]:

@@ -33,7 +33,7 @@ class OnnxFile(Target):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors, which are raised anyway
+        options.log_severity_level = 4  # errors are raised, too
         options.intra_op_num_threads = threads()
         # where no folder can be: a stranger's file may name other files to read weights from
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(file.absolute() / "none"))

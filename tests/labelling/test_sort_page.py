@@ -101,6 +101,26 @@ def test_answers_skips_and_undo(client: Client, inbox: Path) -> None:
     assert Journal(inbox.parent / "labelled").labels == {}
 
 
+def test_what_was_skipped_before_is_asked_once_more(inbox: Path) -> None:
+    journal, pictures = Journal(inbox.parent / "labelled"), read_inbox(inbox)
+    skipped = pictures[0]
+    journal.answer(skipped.digest, skipped.name, None)
+    questions = [Question(one, Prediction(one.path, (("can", 0.6),))) for one in pictures]
+    session = Session(CLASSES, questions, pictures, journal)
+    assert session.left == 4 and session.state()["question"]["id"] == skipped.digest
+    session.answer(skipped.digest, None)
+    assert session.left == 3 and session.state()["question"]["id"] != skipped.digest
+
+
+def test_a_picture_in_its_folder_keeps_its_answer(client: Client, inbox: Path) -> None:
+    asked = client.act("state")["question"]["id"]
+    client.act("answer", id=asked, **{"class": "can"})
+    client.act("file")
+    late = client.act("answer", id=asked, **{"class": "glass"})  # of a page opened twice
+    assert "is in the folder of its class already" in late["error"]
+    assert Journal(inbox.parent / "labelled").labels == {asked: "can"}
+
+
 def test_nothing_is_copied_before_the_button(client: Client, inbox: Path) -> None:
     for label in ("can", "glass", "can", "can"):
         client.act("answer", id=client.act("state")["question"]["id"], **{"class": label})
@@ -214,6 +234,20 @@ def test_wrong_requests_are_refused(
 ) -> None:
     assert client.ask("POST", place, body, **headers)[0].status == status
     assert client.act("state")["left"] == 4
+
+
+def test_the_body_of_a_refused_request_is_no_request(client: Client) -> None:
+    inside = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = f"POST {client.home}undo HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(inside)}"
+    with socket.create_connection(("127.0.0.1", client.port), 10) as connection:
+        connection.sendall(head.encode() + b"\r\n\r\n" + inside)
+        said = b""
+        try:
+            while part := connection.recv(65536):
+                said += part
+        except ConnectionResetError:  # the body was never read
+            pass
+    assert said.count(b"HTTP/1.1 ") == 1 and said.startswith(b"HTTP/1.1 415")
 
 
 def test_it_listens_on_the_loopback_alone(client: Client) -> None:
