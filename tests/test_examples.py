@@ -27,6 +27,7 @@ _AWAY = (
     "vitlora page",
     "vitlora doctor photos --check-labels",  # the weights of its base
     "vitlora serve",  # does not end by itself
+    "vitlora demo",
     "vitlora sort checkpoints/waste5 --data inbox --output",  # waits for a browser
 )
 if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):

@@ -50,7 +50,7 @@ def shown(bundles: Path, kept: Path | None, *names: str, **limits: Any) -> Itera
     """The demo, for a client that brings the token."""
     pool = AdapterPool({name: bundles / name for name in names}, device="cpu")
     corrections = Corrections(kept, names) if kept else None
-    app = demo_application(Service(pool, Limits(**limits), 1), TOKEN, corrections, ["lan.example"])
+    app = demo_application(Service(pool, Limits(**limits), 1), TOKEN, corrections)
     with TestClient(app, base_url="http://127.0.0.1:8000") as client:
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         yield client
