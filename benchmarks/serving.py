@@ -108,7 +108,9 @@ def latency(
     """Yields how long answers take at half of the server's rate."""
     with server(folder, names[:1]) as (url, _):
         most, _ = asyncio.run(closed(url, names[:1], photos, options.seconds))
-        taken = asyncio.run(opened(url, names[0], photos, most / 2, 2 * options.seconds))
+        while httpx.get(f"{url}/health").json()["waiting"]:  # those of clients that are gone
+            time.sleep(0.1)
+        taken = asyncio.run(opened(url, names[0], photos, most / 2, 4 * options.seconds))
         alone = asyncio.run(opened(url, names[0], photos, 2, options.seconds))
     for load, seconds in (("half", taken), ("two pictures a second", alone)):
         cuts = statistics.quantiles(seconds, n=100)

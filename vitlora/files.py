@@ -20,6 +20,15 @@ _ABANDONED = 24 * 3600  # seconds after which an unfinished draft is removed
 _WAITS = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
 
 
+def cache_folder(kind: str) -> Path:
+    """Returns the folder for files of a kind that can be made anew; the user may delete it.
+
+    It lies below ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "vitlora" / kind
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a draft to the disk, then renames it to ``path``; text is encoded as UTF-8.
 

@@ -219,7 +219,7 @@ def test_mistakes_are_told(
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [("nothing", "no such folder"), ("empty", "no pictures"), ("notes.txt", "expected a folder")],
+    [("nothing", "no such file"), ("empty", "no pictures"), ("notes.txt", "the file is empty")],
 )
 def test_inboxes_without_pictures_are_told(
     bundle: Path, tmp_path: Path, data: str, said: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from benchmarks.hostile import encoded, hostile, png
 from vitlora.data.images import Opened
 from vitlora.errors import DataError
 from vitlora.serving.decoders import Decoders
+from vitlora.serving.limits import Refusal
 
 Open = Callable[[bytes], Awaitable[Opened]]
 PREPROCESSING = micro().preprocessing
@@ -175,5 +177,37 @@ def test_nothing_that_is_sent_stops_it() -> None:
                 assert "\n" not in str(error)
         assert 0 < good < tried
         assert (await open_(encoded("PNG"))).image.size == (60, 50)
+
+    decoding(play)
+
+
+def test_what_cannot_be_started_is_said_and_tried_again(monkeypatch: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    async def play(decoders: Decoders, open_: Open) -> None:
+        good = encoded("PNG")
+        os.kill(pid(decoders), signal.SIGKILL)
+        while not next(iter(decoders._every)).ended():
+            await asyncio.sleep(0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr("subprocess.Popen", refused)
+            for _ in range(2):
+                with pytest.raises(Refusal, match="no decoder can be started") as caught:
+                    await open_(good)
+                assert caught.value.status == 503
+        assert (await open_(good)).image.size
+
+    decoding(play)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_decoder_does_not_know_the_token(monkeypatch: Any) -> None:
+    monkeypatch.setenv("VITLORA_TOKEN", "a secret of a server")
+
+    async def play(decoders: Decoders, open_: Open) -> None:
+        await open_(encoded("PNG"))
+        known = Path(f"/proc/{pid(decoders)}/environ").read_bytes()
+        assert b"OMP_NUM_THREADS" in known and b"VITLORA_TOKEN" not in known
 
     decoding(play)

@@ -1,6 +1,5 @@
 """onnxruntime-web, which runs a network in a browser: its files, from wherever they can be had."""
 
-import os
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from vitlora.data.download import difference, download
 from vitlora.data.public import RUNTIME, RUNTIME_FILES, File
 from vitlora.errors import DataError, UsageError, VitloraError
-from vitlora.files import write_whole
+from vitlora.files import cache_folder, write_whole
 from vitlora.notes import tell
 
 _OTHERWISE = (
@@ -49,15 +48,10 @@ def find_runtime(source: str | Path | None = None) -> Runtime:
     """
     if source is not None:
         return _read(Path(source).expanduser())
-    kept = _cache()
+    kept = cache_folder(RUNTIME)
     if not all(_is_there(file, kept) for file in RUNTIME_FILES.values()):
         _fetch(kept)
     return _read(kept)
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vitlora" / RUNTIME
 
 
 def _is_there(file: File, folder: Path) -> bool:
@@ -135,6 +129,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         DataError: It is no archive.
     """
     names = {file.name: file.size for file in RUNTIME_FILES.values()}
+    found: dict[str, bytes] = {}
     try:
         with tarfile.open(archive) as opened:
             for member in opened:
@@ -142,6 +137,8 @@ def _unpack(archive: Path, folder: Path) -> None:
                 if member.isfile() and names.get(name) == member.size:
                     content = opened.extractfile(member)
                     assert content is not None
-                    (folder / name).write_bytes(content.read())
+                    found[name] = content.read()
     except (tarfile.TarError, EOFError, OSError):
         raise DataError(f"{archive} is torn or no archive of npm; {_OTHERWISE}") from None
+    for name, content in found.items():
+        (folder / name).write_bytes(content)

@@ -18,7 +18,7 @@ def adopt(
     *,
     classes: list[str],
     backbone: str,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     output: str | Path | None = None,
     image_size: int | None = None,
     quantization: Literal["none", "nf4", "fp4"] = "none",

@@ -25,7 +25,7 @@ def calibrate(
     data: str | Path | None = None,
     max_error: float | None = None,
     coverage: float | None = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     **reading: str | Path,
 ) -> Calibration:

@@ -24,7 +24,11 @@ _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
 
 
 def drift(
-    checkpoint: str | Path, *, data: str | Path, weights: str | None = None, device: str = "auto"
+    checkpoint: str | Path,
+    *,
+    data: str | Path,
+    weights: str | Path | None = None,
+    device: str = "auto",
 ) -> DriftResult:
     """Checks whether new photos are like the training data.
 

@@ -29,7 +29,7 @@ def export(
     output: str | Path | None = None,
     *,
     example: bool = False,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     precision: Literal["32", "fp16", "int8"] = "32",
     data: str | Path | None = None,
     **reading: str | Path,

@@ -30,7 +30,7 @@ def merge(
     checkpoint: str | Path,
     output: str | Path,
     *,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     base: Literal["trained", "full"] = "trained",
     data: str | Path | None = None,
     **reading: str | Path,

@@ -30,7 +30,7 @@ def page(
     output: str | Path,
     *,
     title: str | None = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     precision: Literal["32", "fp16", "int8"] | None = None,
     data: str | Path | None = None,
     runtime: str | Path | None = None,
@@ -118,7 +118,7 @@ def page(
 def _export(
     checkpoint: Path,
     file: Path,
-    weights: str | None,
+    weights: str | Path | None,
     precision: ExportPrecision,
     data: str | Path | None,
     layout: LayoutOptions,

@@ -28,7 +28,7 @@ def report(
     data: str | Path | None = None,
     split: Literal["train", "val", "test", "all"] | None = None,
     output: str | Path | None = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     **reading: str | Path,
 ) -> Report:

@@ -117,10 +117,9 @@ def serve(
             from vitlora.serving.app import application
             from vitlora.serving.service import Service
 
-        megabyte = 1 << 20
         limits = Limits(
-            body=max_megabytes * megabyte,
-            held=8 * max_megabytes * megabyte,
+            body=max_megabytes * 10**6,
+            held=8 * max_megabytes * 10**6,
             pixels=max_megapixels * 10**6,
             pictures=min(Limits.pictures, queue),
             waiting=queue,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
-from vitlora.data.archives import is_archive
 from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import check_target
 from vitlora.labelling.filing import check_folders
@@ -33,7 +32,7 @@ def sort(
     move: bool = False,
     label_studio: str | Path | None = None,
     port: int = 0,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
 ) -> Ranking | Labelled:
     """Asks which class new pictures are, the most useful first.
@@ -46,7 +45,7 @@ def sort(
 
     Args:
         checkpoint: Folder of the bundle.
-        data: Folder of new pictures, including its subfolders, or an archive or a table of them.
+        data: New pictures: all that predict takes, such as a folder, glob, archive or table.
         output: Folder for the labelled pictures, which gets a folder for each class.
         apply: Copy the pictures answered so far into the folders of their classes, without a page.
         move: Move pictures instead of copying them, when they are put into those folders.
@@ -73,19 +72,20 @@ def sort(
     root = Path(data).expanduser()
     _check_options(output, apply, move, label_studio, port)
     check_target("--label-studio", label_studio, (".json",), b'"/data/local-files/')
-    if label_studio is not None and is_archive(root):
-        raise UsageError(f"--label-studio needs a folder; Label Studio cannot look into {root}")
     if output is None:
-        bundle = _loaded(checkpoint)
-        questions, unreadable = _questions(bundle, read_inbox(root), weights, device)
+        pictures = read_inbox(data, "--label-studio" if label_studio is not None else "")
+        questions, unreadable = _questions(bundle := _loaded(checkpoint), pictures, weights, device)
         tasks = None if label_studio is None else Path(label_studio)
         if tasks is not None:
+            if not root.exists():
+                raise UsageError(f"--label-studio needs a folder or a table, not {data}")
             folder = root if root.is_dir() else root.parent
             write_tasks(tasks, questions, folder, bundle.folder, bundle.record.classes)
         return Ranking(Path(checkpoint), root, questions, unreadable, tasks)
     folder = Path(output).expanduser()
-    check_folders(folder, root, move)
-    journal, pictures = Journal(folder), read_inbox(root)
+    check_folders(folder, root)
+    pictures = read_inbox(data, "--move" if move else "")
+    journal = Journal(folder)
     left = sum(one.digest not in journal.labels for one in pictures)
     filed: list[Filed] = []
     if apply:
@@ -202,7 +202,7 @@ def _session(
     journal: Journal,
     move: bool,
     port: int,
-    weights: str | None,
+    weights: str | Path | None,
     device: str,
 ) -> Session | None:
     """Shows the page until it is ended; returns None if there is nothing to ask."""
@@ -253,7 +253,7 @@ def _loaded(checkpoint: str | Path) -> Bundle:
 
 
 def _questions(
-    bundle: Bundle, pictures: list[Unlabelled], weights: str | None, device: str
+    bundle: Bundle, pictures: list[Unlabelled], weights: str | Path | None, device: str
 ) -> tuple[list[Question], dict[str, str]]:
     """Returns the pictures in order with the bundle's answers, and those that are unreadable."""
     with light_imports():

@@ -4,9 +4,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from vitlora.data.archives import is_archive, open_file
+from vitlora.data.archives import open_file
 from vitlora.data.layouts.reading import split_of
 from vitlora.errors import DataError, UsageError
 from vitlora.files import draft, keep_names, write_through
@@ -15,13 +15,12 @@ from vitlora.labelling.inbox import Unlabelled, digest_of
 _LONGEST = 200  # bytes of a name, which leaves room for a number
 
 
-def check_folders(output: Path, data: Path, move: bool) -> None:
+def check_folders(output: Path, data: Path) -> None:
     """Refuses folders in which new and labelled pictures would get mixed up.
 
     Args:
         output: Folder for the labelled pictures.
         data: The inbox.
-        move: Whether pictures are moved.
 
     Raises:
         UsageError: They are such folders.
@@ -33,8 +32,6 @@ def check_folders(output: Path, data: Path, move: bool) -> None:
             f"--output '{output}' and --data '{data}' lie in one another; labelled pictures need a "
             "folder of their own"
         )
-    if move and is_archive(data):
-        raise UsageError(f"--move cannot take pictures out of the archive {data}; leave it out")
 
 
 def check_labelled(folder: Path, option: str) -> None:
@@ -77,7 +74,7 @@ def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str
     if hashlib.sha256(data).hexdigest() != one.digest:
         raise DataError(f"{one.path} has changed since it was shown")
     here = one.path if one.path.exists() else None  # not in an archive
-    target = file_content(data, one.path.name, label, labelled, here)
+    target = file_content(data, PurePosixPath(one.name).name, label, labelled, here)
     if move and not one.path.samefile(target):  # else it is the only copy
         one.path.unlink()
         keep_names(one.path.parent)

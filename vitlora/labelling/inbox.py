@@ -2,18 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitlora.data.archives import check_sealed, is_archive, open_file
-from vitlora.data.layouts.lookup import Lookup
-from vitlora.data.layouts.reading import LayoutOptions, Place
-from vitlora.data.layouts.table_columns import file_column
-from vitlora.data.layouts.table_file import ENDINGS, read_table
-from vitlora.data.listing import describe, list_pictures
+from vitlora.data.archives import is_archive, is_there, open_file
+from vitlora.data.listing import describe
+from vitlora.data.unlabelled import find
 from vitlora.data.waiting import in_threads
-from vitlora.errors import DataError, a_few
+from vitlora.errors import DataError, UsageError, a_few, counted
 from vitlora.notes import note
 
 
@@ -34,28 +30,37 @@ class Unlabelled:
     copies: tuple[Path, ...] = ()
 
 
-def read_inbox(root: Path) -> list[Unlabelled]:
-    """Returns the pictures of a folder, archive or table, by name; of equal files the first.
+def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
+    """Returns the pictures of a place that ``predict`` takes, by name; of equal files the first.
+
+    Args:
+        root: A folder, glob, archive or table, or ``hf://owner/name``.
+        in_place: Option that needs the files themselves, if one is given.
 
     Raises:
-        DataError: There is no such place, or no picture in it, or a part of it may not be read.
+        DataError: There is no such place, no picture in it, a table names one that is not there, or
+            a folder may not be read.
+        UsageError: The pictures lie in an archive or in rows, and ``in_place`` needs files.
     """
-    paths = _paths(root)
-    folder = root if root.is_dir() or is_archive(root) else root.parent
-    digests = in_threads(_digest, paths, f"reading {len(paths):,} pictures")
+    names = _found(root, in_place)
+    digests = in_threads(_digest, [*names], f"reading {len(names):,} pictures")
     found: dict[str, Unlabelled] = {}
-    gone: list[str] = []
-    for path, digest in zip(paths, digests, strict=True):
+    gone: list[Path] = []
+    for (path, name), digest in zip(names.items(), digests, strict=True):
         if digest is None:
-            gone.append(str(path))
+            gone.append(path)
         elif digest in found:
             one = found[digest]
             found[digest] = replace(one, copies=(*one.copies, path))
         else:
-            name = Path(os.path.relpath(path, folder)).as_posix()
             found[digest] = Unlabelled(path, name, digest)
+    if missing := [str(path) for path in gone if not is_there(path)]:
+        raise DataError(
+            f"{root} names {len(missing):,} of {len(names):,} pictures that are not there: "
+            f"{a_few(missing, 5)}"
+        )
     if gone:
-        note(f"left out, because they cannot be opened: {a_few(gone, 5)}")
+        note(f"left out, because they cannot be opened: {a_few(map(str, gone), 5)}")
     return list(found.values())
 
 
@@ -77,48 +82,27 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _paths(root: Path) -> Sequence[Path]:
-    if not root.exists():
-        raise DataError(f"--data '{root}': no such folder; expected the folder of new pictures")
-    check_sealed(root)
-    if root.is_file() and not is_archive(root):
-        return _listed(root)
-    listing = list_pictures(root)
-    listing.check_open()
-    others = listing.passed_over.get("other", [])
-    if not listing.pictures:
-        only = f"; ignored {describe(others)}" if others else ""
-        raise DataError(f"--data '{root}': no pictures in this folder{only}")
+def _found(root: str | Path, in_place: str) -> dict[Path, str]:
+    """Returns the pictures' names in the inbox by their paths."""
+    found: dict[Path, str] = {}
+    others: list[Path] = []
+    for place in find(root):
+        if place.closed:
+            raise DataError(
+                f"{counted(len(place.closed), 'folder')} may not be read: "
+                f"{a_few(map(str, place.closed))}; give yourself the right to read them, or move "
+                "them elsewhere"
+            )
+        if in_place and (place.names or is_archive(place.root)):
+            raise UsageError(
+                f"{in_place} needs pictures in files of their own; those of {place.root} are not"
+            )
+        inside = place.root.is_dir() or is_archive(place.root)
+        folder = place.root if inside else place.root.parent
+        for file in place.files:
+            name = os.path.relpath(place.names.get(file, file), folder)
+            found[Path(file)] = Path(name).as_posix()
+        others += place.others
     if others:
         note(f"ignored {describe(others)}")
-    return listing.pictures
-
-
-def _listed(file: Path) -> Sequence[Path]:
-    """Returns the pictures that a table names, in the order of its rows."""
-    if file.suffix.lower() not in ENDINGS:
-        raise DataError(
-            f"--data '{file}' is a file; expected a folder, a .zip or .tar, or a table "
-            f"({', '.join(ENDINGS)}) of pictures"
-        )
-    options, place = LayoutOptions(), Place(file)
-    lookup, table = Lookup(place, options), read_table(place, file)
-
-    def find(name: str) -> Path | None:
-        found = lookup.find(name, where=str(file)) if name else None
-        return found[0] if found else None
-
-    names = table.cells(file_column(table, options, lambda name: find(name) is not None))
-    pairs = {name: find(name) for name in names if name}
-    if missing := [name for name, path in pairs.items() if path is None]:
-        raise DataError(
-            f"{file} names {len(missing):,} of {len(pairs):,} pictures that are not there: "
-            f"{a_few(missing, 5)}"
-        )
-    if not pairs:
-        raise DataError(f"{file} names no pictures")
-    return _distinct(pairs.values())
-
-
-def _distinct(paths: Iterable[Path | None]) -> list[Path]:
-    return [*dict.fromkeys(path for path in paths if path is not None)]
+    return found

@@ -16,6 +16,7 @@ from PIL import Image
 from vitlora.data.images import Opened
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError
+from vitlora.serving.limits import Refusal
 
 _T = TypeVar("_T")
 _FIXED, _EACH = 1024, 40  # MiB a decoder may take, and bytes more for each pixel it may decode
@@ -58,6 +59,7 @@ class Decoders:
 
         Raises:
             DataError: It is not a picture, is too large, or takes too long.
+            Refusal: There is no decoder, and none can be started.
         """
         options = {
             "name": name,
@@ -72,7 +74,11 @@ class Decoders:
         process, watch = await self._idle.get(), None
         try:
             if process.ended():  # something else ended it; that is not this picture's fault
-                process = self._replaced(process)
+                try:
+                    process = self._replaced(process)
+                except OSError as error:
+                    why = error.strerror or error
+                    raise Refusal(503, f"no decoder can be started ({why})") from None
             process.ready = False  # here, since the thread may start after this is cancelled
             watch = loop.call_later(self._seconds, process.stop, True)
             return await loop.run_in_executor(
@@ -125,13 +131,15 @@ class _Process:
         megabytes = _FIXED + (_EACH * most_pixels >> 20)
         self._most_bytes = 3 * most_pixels
         self.ready, self.late = True, False
+        environment = {**os.environ}
+        environment.pop("VITLORA_TOKEN", None)  # whoever took over a decoder would know it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vitlora.serving.decoder", str(megabytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=Path(__file__).parents[2],  # where this package is, installed or not
-            env={**os.environ, **_ALONE},
+            env=environment | _ALONE,
         )
 
     def decode(self, options: dict[str, object], content: bytes) -> Opened:

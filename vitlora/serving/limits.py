@@ -22,8 +22,8 @@ class Limits:
         seconds: Seconds for a request to arrive, and again for its pictures to be answered.
     """
 
-    body: int = 32 << 20
-    held: int = 256 << 20
+    body: int = 32_000_000
+    held: int = 256_000_000
     pictures: int = 32
     pixels: int = 50_000_000
     waiting: int = 256

@@ -21,6 +21,7 @@ from vitlora.data.layouts.row_shards import (
 )
 from vitlora.data.layouts.table_columns import one_of
 from vitlora.errors import DataError, a_few, counted, printable
+from vitlora.files import cache_folder
 
 
 class Datasets:
@@ -122,7 +123,7 @@ def _no_splits(column: str, said: Iterable[str]) -> Iterator[str]:
 
 
 def _notes(unlabelled: int, shards: Iterable[RowShard]) -> Iterator[str]:
-    cache = Path(CACHE).expanduser()
+    cache = cache_folder(CACHE)
     if unlabelled:
         yield f"{counted(unlabelled, 'picture')} without a label not used"
     if copies := [shard.file for shard in shards if shard.file.parent == cache]:

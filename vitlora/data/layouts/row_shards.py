@@ -17,12 +17,13 @@ from vitlora.data.layouts.shards import one_dataset, shard_splits
 from vitlora.data.rows import Rows, can_be_mapped, copy_rows, mark_used, schema_of, use_copies
 from vitlora.data.waiting import shown
 from vitlora.errors import DataError, a_few, printable
+from vitlora.files import cache_folder
 
 if TYPE_CHECKING:
     import pyarrow
 
 ENDINGS = (".parquet", ".arrow")
-CACHE = "~/.cache/vitlora/rows"
+CACHE = "rows"  # the kind of its files, for cache_folder
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _mapped(path: Path) -> Path:
         return path
     what = f"{path.absolute()}\n{size_and_time(path)}"
     digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
-    kept = Path(CACHE).expanduser() / f"{digest[:32]}.arrow"
+    kept = cache_folder(CACHE) / f"{digest[:32]}.arrow"
     try:
         use_copies(kept.parent)
         if not kept.exists():

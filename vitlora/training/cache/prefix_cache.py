@@ -1,7 +1,6 @@
 """Caches the outputs of the frozen blocks for every picture, for all epochs."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitlora.data.dataset import PictureLoader
 from vitlora.errors import UsageError
+from vitlora.files import cache_folder
 from vitlora.notes import tell
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
@@ -37,7 +37,7 @@ class PrefixCache(Callback):
         views: Number of augmented views of each training picture, at least 1; None for
             ``usual_views``.
         gigabytes: Largest size of the cache, in 10^9 bytes.
-        folder: Folder for ``disk``; None for ``usual_folder``.
+        folder: Folder for ``disk``; None for that of ``cache_folder``.
 
     Raises:
         UsageError: A value is out of range.
@@ -63,7 +63,8 @@ class PrefixCache(Callback):
         self.bound = round(gigabytes * 1e9)
         self.place: Memory | Shelf = Memory()
         if where == "disk":
-            self.place = Shelf(Path(folder).expanduser() if folder else usual_folder(), self.bound)
+            kept = Path(folder).expanduser() if folder else cache_folder("features")
+            self.place = Shelf(kept, self.bound)
         self._begun = False
         self._train: Kept | None = None
 
@@ -239,12 +240,6 @@ def usual_views(epochs: int) -> int:
     showed no significant loss (benchmarks/cache_views.py).
     """
     return min(max(2, -(-epochs // 2)), 6)
-
-
-def usual_folder() -> Path:
-    """Returns the default folder on disk, below ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vitlora" / "features"
 
 
 def pays(prefix: Prefix, views: int, epochs: int) -> bool:
