@@ -1,6 +1,6 @@
 """What an exported file costs and changes, beside torch; ways take turns in one run.
 
-    python benchmarks/exporting.py [--turns 5] [--checkpoint BUNDLE --data PHOTOS]
+    python benchmarks/exporting.py [--turns 5] [--name vit_base_patch16_224] [--checkpoint BUNDLE --data PHOTOS]
 
 ``start``: a fresh process, from nothing to one answer, in CPU seconds and the clock's. ``.onnx``
 and ``.xml`` are predict.py with an exported file, ``bundle`` predict.py with the bundle, ``plain``
@@ -9,7 +9,7 @@ imports torch and timm, reads the base's weights, opens the picture and makes on
 answers to the validation pictures of each file; of onnxruntime's dynamic int8, which rounds
 activations, too; and of weights in 4 bits, simulated. OpenVINO is measured if it is installed.
 
-A random ViT-Tiny of six classes with LoRA r=8 in all blocks. Ratios are of pairs that took turns:
+A random network (ViT-Tiny) of six classes with LoRA r=8 in all blocks. Ratios are of pairs that took turns:
 median, least, most. On one thread. Rows are printed and appended to
 benchmarks/results/exporting.jsonl. (Not onnx.py: that name would hide the package.)
 """
@@ -47,7 +47,6 @@ from vitlora.prediction.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "exporting.jsonl"
-NAME = "vit_tiny_patch16_224"
 KINDS = [name for name, one in TARGETS.items() if all(map(find_spec, one.writes_with))]
 PRECISIONS: Any = ("32", "int8", "fp16")  # the last changes the network
 
@@ -56,20 +55,21 @@ def main() -> None:
     """Measures on one thread."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--name", default="vit_tiny_patch16_224", help="timm's of the base")
     parser.add_argument("--checkpoint", type=Path, help="a trained bundle")
     parser.add_argument("--data", type=Path, help="its pictures, if they have moved")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, RESULTS.open("a", encoding="utf-8") as file:
-        made = _Made(Path(folder), NAME)
+        made = _Made(Path(folder), options.name)
         files = _exported(made.bundle, Path(folder))
         rows = [_start(made, files, options.turns), _forward(made, files, options.turns)]
         if options.checkpoint:
             rows.append(_agreement(options, Path(folder)))
         for row in (row for part in rows for row in part):
             versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-            row |= {**versions, "load_average": round(os.getloadavg()[0], 1)}
+            row |= {"base": options.name, **versions, "load_average": round(os.getloadavg()[0], 1)}
             print(json.dumps(row), flush=True)
             print(json.dumps(row), file=file, flush=True)
 
