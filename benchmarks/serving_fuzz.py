@@ -58,7 +58,7 @@ def main() -> None:
             raise RuntimeError("files were written")
         errors.seek(0)
         if said := errors.read():
-            raise RuntimeError(f"the server complained: {said[:2000]}")
+            raise RuntimeError(f"the server complained: {said[-2000:]}")
     row = {"requests": options.requests, "seed": options.seed, **row}
     print(json.dumps(row))
     with RESULTS.open("a", encoding="utf-8") as file:

@@ -59,7 +59,7 @@ def lost_workers(error: BaseException) -> str | None:
         )
     if any(words in text for words in _LOST):
         return (
-            "a process that loads pictures was ended from outside, mostly because memory ran out; "
+            "a process that loads pictures was ended from outside, usually because memory ran out; "
             "add --data.num_workers 0"
         )
     return None

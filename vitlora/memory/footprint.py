@@ -1,12 +1,12 @@
 """The memory that a training run needs, for any batch size."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from vitlora.backbones import outline
+from vitlora.backbones import as_vit, outline
 from vitlora.hardware import storage_dtype
 from vitlora.memory.ledger import count_step
 from vitlora.quantization import Storage, frozen_bytes
@@ -77,6 +77,23 @@ def footprint(
 ) -> Footprint:
     """Counts what a run needs, on the network that it would train, without its weights.
 
+    Args and errors are those of ``footprints``; ``model`` says whether blocks are recomputed.
+    """
+    ways = [bool(model.get("checkpointing", False))]
+    return next(footprints(model, num_classes, device, precision, accumulates, kept, ways))
+
+
+def footprints(
+    model: dict[str, Any],
+    num_classes: int,
+    device: str,
+    precision: str,
+    accumulates: bool = False,
+    kept: Storage | None = None,
+    checkpointing: Iterable[bool] = (False, True),
+) -> Iterator[Footprint]:
+    """Yields what a run needs in each way; see ``footprint``. The network is built once.
+
     Args:
         model: Options of ``Classifier``, ``num_classes`` aside; the adapter as an object.
         num_classes: Outputs of the head.
@@ -84,6 +101,7 @@ def footprint(
         precision: Lightning's name of the precision.
         accumulates: Whether several batches make one step, so that their gradients are kept.
         kept: How the bundle from which training continues keeps its base.
+        checkpointing: Whether blocks are recomputed in the backward pass, for each way.
 
     Raises:
         VitloraError: The options do not fit the backbone or each other.
@@ -102,18 +120,20 @@ def footprint(
     optimizer = state_bytes(module.optimizer, trained)
     stepping = weights + step_bytes(module.optimizer, trained, device)
     size = module.backbone.preprocessing.image_size
-    step = count_step(network.train(), size, storage_dtype(precision), accumulates)
-    return Footprint(
-        base=base,
-        adapters=adapters,
-        gradients=weights,
-        optimizer=optimizer,
-        saved=step.saved[1],
-        stepping=stepping,
-        moments=torch.tensor(step.moments, dtype=torch.float64),
-        image_size=size,
-        parameters=parameters,
-    )
+    for recomputed in checkpointing:
+        as_vit(module.backbone.module).set_grad_checkpointing(recomputed)
+        step = count_step(network.train(), size, storage_dtype(precision), accumulates)
+        yield Footprint(
+            base=base,
+            adapters=adapters,
+            gradients=weights,
+            optimizer=optimizer,
+            saved=step.saved[1],
+            stepping=stepping,
+            moments=torch.tensor(step.moments, dtype=torch.float64),
+            image_size=size,
+            parameters=parameters,
+        )
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

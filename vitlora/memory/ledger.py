@@ -91,7 +91,7 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
     """Returns what a training step of a network keeps alive.
 
     Args:
-        network: In training mode, on the meta device; not usable for anything else afterwards.
+        network: In training mode, on the meta device; usable for further counts alone afterwards.
         size: Side of a picture in pixels.
         dtype: Autocast's dtype; fp32 for no autocast.
         accumulates: Whether the gradients of earlier batches are kept during the step.
@@ -188,11 +188,12 @@ class _Saved:
 
 
 def _give_shape(network: nn.Module) -> None:
-    """Replaces every tensor on the meta device by one on a fake CPU."""
+    """Replaces every tensor, on the meta device or of an earlier count, by one on a fake CPU."""
     made: dict[int, nn.Parameter] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(tensor, device="cpu")
+        shape, dtype = tensor.size(), tensor.dtype
+        return torch.empty_strided(shape, tensor.stride(), dtype=dtype, device="cpu")
 
     for module in network.modules():
         if is_quantized(module):

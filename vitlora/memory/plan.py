@@ -18,7 +18,7 @@ from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.memory.batch import fitting_batch
-from vitlora.memory.footprint import footprint
+from vitlora.memory.footprint import footprints
 from vitlora.memory.probe import images_per_second
 from vitlora.memory.room import Room, parse_size, room_here, room_of
 from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, table
@@ -152,10 +152,10 @@ def make_plan(
     several = trainer["accumulate_grad_batches"] > 1
     ways: list[Way] = []
     for method in methods:
-        for checkpointing in (False, True):
-            _progress(f"counting {method}")
-            model = _model(config, method, checkpointing)
-            counted = footprint(model, found, device, precision, several)
+        _progress(f"counting {method}")
+        model = _model(config, method, checkpointing=False)
+        each = footprints(model, found, device, precision, several)
+        for checkpointing, counted in zip((False, True), each, strict=False):
             ways.append(Way(method, checkpointing, counted))
             if counted.saved < 12 * counted.image_size**2:  # less than the picture itself:
                 break  # no block keeps anything that checkpointing could leave out

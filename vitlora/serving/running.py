@@ -104,12 +104,15 @@ class _Impatient(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP, if an answer is still possible.
 
-        uvicorn 0.54 raises where HEAD has a malformed body, and where an answer is under way.
+        uvicorn 0.54 raises where HEAD has a malformed body, and where an answer is under way; and
+        when the application answers a request that was answered so.
         """
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:
             self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
 
     def _close_or_wait(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete
