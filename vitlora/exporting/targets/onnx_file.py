@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**31 - 2**24  # protobuf allows 2 GiB; the graph needs some of it
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_PROVIDER = "CPUExecutionProvider"
 _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -37,9 +38,7 @@ class OnnxFile(Target):
         options.intra_op_num_threads = threads()
         # where no folder can be: a stranger's file may name other files to read weights from
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(file.absolute() / "none"))
-        session = onnxruntime.InferenceSession(
-            file.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(file), options, providers=[_PROVIDER])
         names = [output.name for output in session.get_outputs()]
 
         def run(pictures: Any) -> dict[str, Any]:
