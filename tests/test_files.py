@@ -16,7 +16,15 @@ import pytest
 
 from vitlora import files
 from vitlora.errors import UsageError
-from vitlora.files import alone_in, check_target, draft, is_draft, rename, write_whole
+from vitlora.files import (
+    alone_in,
+    check_target,
+    draft,
+    expanded,
+    is_draft,
+    rename,
+    write_whole,
+)
 
 
 def _write_often(path: Path, letter: str, times: int, complaints: Any) -> None:
@@ -193,3 +201,11 @@ def test_only_files_of_an_earlier_run_are_overwritten(name, said, tmp_path, monk
         return
     with pytest.raises(UsageError, match=re.escape(f"--csv '{name}'") + ".*" + re.escape(said)):
         check_target("--csv", name, (".csv",), b"path,class")
+
+
+def test_a_home_that_nobody_has_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("USERPROFILE", "/somewhere")
+    assert expanded("~/photos") == Path("/somewhere/photos")
+    if sys.platform != "win32":  # which guesses
+        assert expanded("~no-such-user/photos") == Path("~no-such-user/photos")

@@ -20,6 +20,14 @@ _ABANDONED = 24 * 3600  # seconds after which an unfinished draft is removed
 _WAITS = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
 
 
+def expanded(path: str | Path) -> Path:
+    """Returns a path with the home folder in the place of ``~`` or ``~USER``.
+
+    As in a shell, it stays as it is if there is no such user.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for such a user
+
+
 def cache_folder(kind: str) -> Path:
     """Returns the folder for files of a kind that can be made anew; the user may delete it.
 

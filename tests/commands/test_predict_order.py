@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from runs import train
 
 from vitlora.commands.predict import predict
-from vitlora.errors import DataError
+from vitlora.errors import DataError, UsageError
 
 
 def test_errors_stand_where_their_words_do(tmp_path: Path, make_folder: Any) -> None:
@@ -20,3 +21,15 @@ def test_errors_stand_where_their_words_do(tmp_path: Path, make_folder: Any) -> 
     assert isinstance(error, DataError) and "nope.jpg: no such file" in str(error)
     assert not isinstance(first, DataError) and not isinstance(last, DataError)
     assert (first.path, last.path) == (one, other)
+
+
+def test_a_network_among_the_pictures_was_meant_as_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos.onnx").write_bytes(b"x")
+    Path("bundle").mkdir()
+    Path("bundle", "vitlora.json").write_text("{}")
+    for name in ("photos.onnx", "bundle"):
+        with pytest.raises(UsageError, match=f"'{name}' is a network, .* --checkpoint '{name}'"):
+            predict([name, "tyre.jpg"])

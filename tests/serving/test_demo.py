@@ -277,6 +277,8 @@ def test_a_folder_that_cannot_be_used_is_refused_at_the_start(
     (tmp_path / "val").mkdir()
     with pytest.raises(UsageError, match=r"--corrections '.*' has the split val"):
         vitlora.demo(bundles / "two", corrections=tmp_path)
+    with pytest.raises(UsageError, match="--corrections is empty; expected a folder"):
+        vitlora.demo(bundles / "two", corrections="")
     with pytest.raises(UsageError, match="--port is -1; expected 0 to 65535"):
         vitlora.demo(bundles / "two", port=-1)
 

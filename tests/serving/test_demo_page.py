@@ -110,6 +110,18 @@ def wait(tab: Tab, condition: str) -> None:
     raise AssertionError(f"{condition}: {tab.run(CARDS)}")
 
 
+def test_an_error_names_its_picture(tab: Tab, demo: tuple[Path, str]) -> None:
+    home, address = demo
+    with (home / "long.jpg").open("wb") as file:
+        file.truncate(33_000_000)
+    (home / "torn.jpg").write_bytes(b"torn")
+    opened(tab, address).choose([home / "long.jpg", home / "torn.jpg"])
+    tab.run(ANSWERED)
+    torn, long = (card["text"] for card in tab.run(CARDS))
+    assert long.startswith("No answer. long.jpg: more than 32,000,000 bytes, the limit of this")
+    assert torn == "No answer. torn.jpg: not a picture, whatever its name says"
+
+
 def test_another_adapter_answers_the_next_pictures(tab: Tab, demo: tuple[Path, str]) -> None:
     home, address = demo
     opened(tab, address).run("started")

@@ -24,6 +24,7 @@ from vitlora.backbones.weights import (
 )
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
+from vitlora.files import expanded
 
 # What a linear layer does -> where it sits. `\d+` is the block. If q, k and v share one layer, it
 # has the role of each.
@@ -232,7 +233,7 @@ def find_source(name: str) -> Source:
 def _weights_file(source: Source, weights: str | Path | None) -> Path:
     if weights is not None:
         file = find_weights(weights)
-        if file is None and Path(weights).expanduser().is_dir():
+        if file is None and expanded(weights).is_dir():
             raise BackboneError(
                 f"--weights '{weights}': the folder has neither {INDEX} nor "
                 f"model.safetensors; expected {source.url}"

@@ -19,6 +19,7 @@ from torch import nn
 
 from vitlora.backbones.source import Source
 from vitlora.errors import BackboneError
+from vitlora.files import expanded
 
 INDEX = "model.safetensors.index.json"
 _DTYPES = {
@@ -91,7 +92,7 @@ class Tensors(Mapping[str, torch.Tensor]):
 
 def find_weights(path: str | Path) -> Path | None:
     """Returns the file to open: ``path`` itself, or what a folder holds; None if there is none."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         files = (path / INDEX, path / "model.safetensors")
         return next((file for file in files if file.is_file()), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from vitlora.data.download import difference, download
 from vitlora.data.public import RUNTIME, RUNTIME_FILES, File
 from vitlora.errors import DataError, UsageError, VitloraError
-from vitlora.files import cache_folder, write_whole
+from vitlora.files import cache_folder, expanded, write_whole
 from vitlora.notes import tell
 
 _OTHERWISE = (
@@ -47,7 +47,7 @@ def find_runtime(source: str | Path | None = None) -> Runtime:
         VitloraError: It cannot be fetched.
     """
     if source is not None:
-        return _read(Path(source).expanduser())
+        return _read(expanded(source))
     kept = cache_folder(RUNTIME)
     if not all(_is_there(file, kept) for file in RUNTIME_FILES.values()):
         _fetch(kept)

@@ -22,7 +22,7 @@ from vitlora.data.folder import DRAW, Folder
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError, counted
-from vitlora.files import write_json, write_whole
+from vitlora.files import expanded, write_json, write_whole
 from vitlora.notes import tell
 from vitlora.studies.advice import can_tell
 from vitlora.studies.comparison import Failure, Run
@@ -98,7 +98,7 @@ def compare(
         )
     configs = [b for a, b in pairwise(words) if a == "--config"]
     name = Path(configs[-1]).stem if configs else "run"
-    folder = Path(output or Path("comparisons") / name).expanduser()
+    folder = expanded(output or Path("comparisons") / name)
     _check_ours(folder)
     base = _resolved(words)
     split, pictures, digest = _pictures(base["data"])

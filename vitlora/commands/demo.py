@@ -14,7 +14,8 @@ from threading import Thread
 from urllib.parse import quote
 
 from vitlora.bundle.folder import newest_bundle
-from vitlora.errors import counted
+from vitlora.errors import UsageError, counted
+from vitlora.files import expanded
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note, tell
 from vitlora.serving.corrections import Corrections
@@ -76,11 +77,13 @@ def demo(
     """
     check_installed("demo")
     check_port(port)
+    if not str(corrections):
+        raise UsageError("--corrections is empty; expected a folder")
     words = [checkpoints] if isinstance(checkpoints, str | Path) else list(checkpoints)
     found = named_bundles(words or [newest_bundle()])
     own = read_token(token_file)
     token = own or secrets.token_urlsafe(16)
-    keeping = Corrections(Path(corrections).expanduser(), list(found))
+    keeping = Corrections(expanded(corrections), list(found))
     from vitlora.serving.running import bound, run
 
     with bound(host, port) as listening:

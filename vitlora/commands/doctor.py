@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError, VitloraError
-from vitlora.files import check_target, write_whole
+from vitlora.files import check_target, expanded, write_whole
 from vitlora.light_imports import light_imports
 from vitlora.notes import tell
 
@@ -77,8 +77,8 @@ def doctor(
         $ vitlora doctor photos --fix photos-clean --test-fraction 0.15
     """
     root, layout = check_root(data, "--data"), LayoutOptions.named(reading)
-    page = Path(html).expanduser() if html else None
-    out = Path(fix).expanduser() if fix else None
+    page = expanded(html) if html else None
+    out = expanded(fix) if fix else None
     if page:
         _check_page(page, root)
     if out:

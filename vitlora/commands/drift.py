@@ -11,6 +11,7 @@ from vitlora.data.archives import is_archive
 from vitlora.data.folder import Sample
 from vitlora.data.listing import describe, list_pictures
 from vitlora.errors import BundleError, DataError, counted
+from vitlora.files import expanded
 from vitlora.light_imports import light_imports
 from vitlora.notes import note, warn
 from vitlora.shell import typed
@@ -55,7 +56,7 @@ def drift(
         $ vitlora drift checkpoints/waste5 --data inbox --json | grep '"drift": true'
     """
     check_there(checkpoint)
-    root = Path(data).expanduser()
+    root = expanded(data)
     samples = [Sample(path, -1) for path in _pictures(root)]  # -1: unknown class
     with light_imports():
         from vitlora.bundle.checkpoint import load_bundle

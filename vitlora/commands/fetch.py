@@ -13,7 +13,7 @@ from vitlora.data.download import FULL, difference, download
 from vitlora.data.listing import SUFFIXES, list_pictures
 from vitlora.data.public import DATASETS, Dataset, File
 from vitlora.errors import DataError, UsageError, VitloraError, counted, nearest
-from vitlora.files import draft
+from vitlora.files import draft, expanded
 from vitlora.notes import tell
 from vitlora.shell import typed
 
@@ -58,7 +58,7 @@ def fetch(
             f"DATASET is '{dataset}'; expected one of {', '.join(names)}{nearest(dataset, names)}. "
             "datasets/README.md lists others to download yourself"
         )
-    folder = Path(output or Path("datasets") / dataset).expanduser()
+    folder = expanded(output or Path("datasets") / dataset)
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"output '{folder}' already exists; choose another --output")
     kept = folder.with_name(f".{folder.name}.part")  # files of an interrupted download
@@ -87,7 +87,7 @@ def _draw(output: str | Path | None, downloads: str | Path | None) -> Fetched:
     from vitlora.data.drawn.folder import SIZE, SPLITS, draw_folder
     from vitlora.data.drawn.things import THINGS
 
-    folder = Path(output or Path("datasets") / DRAWN).expanduser()
+    folder = expanded(output or Path("datasets") / DRAWN)
     count = len(THINGS) * sum(SPLITS.values())
     tell(
         f"{DRAWN}: {count} pictures of {', '.join(THINGS)}, {SIZE} x {SIZE} pixels\n"
@@ -132,7 +132,7 @@ class Fetched:
 
 def _by_hand(dataset: Dataset, source: str | Path) -> dict[File, Path]:
     """Returns the dataset's files that are in a folder, or beside an archive."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise UsageError(f"--downloads '{path}': no such file or folder")
     folder = path.parent if path.is_file() else path

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vitlora.bundle.folder import check_there, newest_bundle
+from vitlora.bundle.folder import check_there, is_bundle, newest_bundle
 from vitlora.data.listing import describe
 from vitlora.data.unlabelled import Found, every, options_of
 from vitlora.errors import DataError, UsageError, counted
@@ -87,7 +87,10 @@ def predict(
             raise UsageError(f"{name} is {value}; expected at least 1")
     share = _share(output, shard, show)
     options = options_of(reading)
-    places = list(every([images] if isinstance(images, str | Path) else images, options))
+    words = [images] if isinstance(images, str | Path) else list(images)
+    if checkpoint is None:
+        _check_no_network(words)
+    places = list(every(words, options))
     found = _noted(places, output is not None)
     if not any(one.files for one in found):
         return (one for one in _in_order(places) if isinstance(one, DataError))
@@ -110,6 +113,17 @@ def predict(
     answers = _answers(predictor, list(_in_order(places)), top_k, batch_size, show)
     names = {file: name for one in found for file, name in one.names.items()}
     return map(partial(_renamed, names), answers) if names else answers
+
+
+def _check_no_network(words: Sequence[str | Path]) -> None:
+    """Refuses what was probably meant as ``checkpoint``.
+
+    Raises:
+        UsageError: A bundle or an ``.onnx`` file is among the pictures.
+    """
+    for path in map(Path, words):
+        if is_bundle(path) or (path.suffix.lower() == ".onnx" and path.is_file()):
+            raise UsageError(f"'{path}' is a network, not a picture; write --checkpoint '{path}'")
 
 
 def _renamed(names: Mapping[str, str], answer: Prediction | DataError) -> Prediction | DataError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
 from vitlora.errors import DataError, UsageError, counted
-from vitlora.files import check_target
+from vitlora.files import check_target, expanded
 from vitlora.labelling.filing import check_folders
 from vitlora.labelling.inbox import Unlabelled, read_inbox
 from vitlora.labelling.journal import Journal, check_class
@@ -69,7 +69,7 @@ def sort(
         $ vitlora sort checkpoints/waste5 --data inbox --apply --output labelled
     """
     check_there(checkpoint)
-    root = Path(data).expanduser()
+    root = expanded(data)
     _check_options(output, apply, move, label_studio, port)
     check_target("--label-studio", label_studio, (".json",), b'"/data/local-files/')
     if output is None:
@@ -82,7 +82,7 @@ def sort(
             folder = root if root.is_dir() else root.parent
             write_tasks(tasks, questions, folder, bundle.folder, bundle.record.classes)
         return Ranking(Path(checkpoint), root, questions, unreadable, tasks)
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     check_folders(folder, root)
     pictures = read_inbox(data, "--move" if move else "")
     journal = Journal(folder)

@@ -10,6 +10,7 @@ from vitlora.data.duplicates import near_duplicates
 from vitlora.data.folder import Folder
 from vitlora.data.layouts.reading import Place
 from vitlora.errors import DataError, UsageError, nearest
+from vitlora.files import expanded
 from vitlora.notes import tell
 
 DUPLICATES = "duplicates"
@@ -48,7 +49,7 @@ def _asked_for(folder: Folder, source: str) -> list[int]:
     if source == DUPLICATES:
         tell(f"looking for near-duplicates among {len(samples):,} pictures …")
         return near_duplicates([sample.path for sample in samples])
-    file = Path(source).expanduser()
+    file = expanded(source)
     if not file.is_file():
         raise UsageError(
             f"data.groups '{source}': no such file; expected null, {DUPLICATES} or a CSV file with "

@@ -4,6 +4,7 @@ import re
 from pathlib import Path, PurePath
 
 from vitlora.errors import DataError, UsageError, printable
+from vitlora.files import expanded
 
 _START = re.compile(r"hf:/+(?:datasets/)?")  # a Path keeps one slash of two
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -29,7 +30,7 @@ def hub_name(root: str | PurePath) -> str:
 
 def address(root: str | Path) -> str:
     """Returns how a bundle records a place: its name on the hub, or its absolute path."""
-    return hub_name(root) or str(Path(root).expanduser().resolve())
+    return hub_name(root) or str(expanded(root).resolve())
 
 
 def arrow_files(place: str) -> dict[str, list[Path]]:

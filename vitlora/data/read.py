@@ -15,6 +15,7 @@ from vitlora.data.layouts.label_names import in_order, is_class_name
 from vitlora.data.layouts.reading import LayoutOptions, Place, Reading, normal
 from vitlora.data.listing import describe
 from vitlora.errors import DataError, UsageError, a_few, counted, nearest, shown
+from vitlora.files import expanded
 
 
 def check_root(root: str | Path, option: str = "data.root") -> Path:
@@ -25,7 +26,7 @@ def check_root(root: str | Path, option: str = "data.root") -> Path:
     """
     if hub_name(root):
         return Path(root)
-    root = Path(root).expanduser()
+    root = expanded(root)
     if not root.exists():
         raise DataError(
             f"{option} '{root}': no such folder; expected train/ and val/ with a folder for each "

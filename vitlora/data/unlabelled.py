@@ -13,6 +13,7 @@ from vitlora.data.archives import check_sealed, is_archive, is_there
 from vitlora.data.hub import hub_name
 from vitlora.data.listing import list_pictures
 from vitlora.errors import DataError, UsageError
+from vitlora.files import expanded
 
 if TYPE_CHECKING:  # the layouts take a tenth of a second to import, which one photo does not need
     from vitlora.data.layouts.lookup import Lookup
@@ -60,7 +61,7 @@ def find(word: str | Path, options: LayoutOptions | None = None) -> Iterator[Fou
         DataError: There is nothing of that name, a folder or table holds no pictures, or a table or
             an archive is damaged.
     """
-    path = Path(word) if hub_name(word) else Path(word).expanduser()
+    path = Path(word) if hub_name(word) else expanded(word)
     if hub_name(word) or path.exists():
         places = [path]
     else:  # Windows shells do not expand globs
@@ -145,7 +146,7 @@ class _Named:
 
         self._place, self._options = Place(path), options or LayoutOptions()
         images = self._options.images
-        self._folder = path.parent if images is None else Path(images).expanduser()
+        self._folder = path.parent if images is None else expanded(images)
 
     @cached_property
     def _lookup(self) -> Lookup:

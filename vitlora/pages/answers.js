@@ -38,7 +38,7 @@ const TEXTS = {
     keep: "Keep",
     notKept: "Not kept: {why}",
     kept: "Kept: {place}",
-    keptNew: "Kept, of a class that is new to the network: {place}",
+    keptNew: "Kept, in a class that is new to the network: {place}",
   },
   es: {
     about: "Dice qué muestra una imagen. Las imágenes no salen de este dispositivo: esta página no envía nada.",
@@ -76,7 +76,7 @@ const TEXTS = {
     keep: "Guardar",
     notKept: "No guardada: {why}",
     kept: "Guardada: {place}",
-    keptNew: "Guardada, de una clase nueva para la red: {place}",
+    keptNew: "Guardada, en una clase nueva para la red: {place}",
   },
 };
 

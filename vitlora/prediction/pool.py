@@ -140,7 +140,8 @@ class AdapterPool:
                 if got != self._base[what]:
                     raise BundleError(
                         f"{bundle.folder} was trained on another base than the one in memory: "
-                        f"{what} {got}, not {self._base[what]}; load it into a pool of its own"
+                        f"{what} {got}, not {self._base[what]}; start another server "
+                        "(in Python, another pool) for it"
                     )
             self._adapters[name] = read_adapter(
                 bundle, self._network, self._parts, self._width, self.device

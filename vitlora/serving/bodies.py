@@ -45,7 +45,10 @@ class Bodies:
             Refusal: It is too long, or there is no room for it.
         """
         most = self._limits.body
-        too_long = Refusal(413, f"the body is longer than {most:,} bytes, the limit of this server")
+        too_long = Refusal(
+            413,
+            f"more than {most:,} bytes, the limit of this server; send fewer or smaller pictures",
+        )
         if int(request.headers.get("content-length", 0)) > most:
             raise too_long
         async for chunk in request.stream():

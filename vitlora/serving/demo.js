@@ -26,9 +26,15 @@ async function ask(path, file, parameters = {}) {
   const said = await reply?.json().catch(() => null);
   if (!said) throw new Error(text("gone"));
   if (reply.status === 401) throw new Error(text("locked"));
-  const no = path === "corrections" ? "notKept" : "refused";
-  if (!reply.ok) throw new Error(text(no, { why: said.detail }));
+  if (path === "corrections" && !reply.ok) throw new Error(text("notKept", { why: said.detail }));
+  if (!reply.ok) throw new Error(text("refused", { why: named(said.detail, file) }));
   return said;
+}
+
+// Errors of a whole request do not name its picture.
+function named(why, file) {
+  const name = file?.name || text("pasted");
+  return !file || why.startsWith(`${name}:`) ? why : `${name}: ${why}`;
 }
 
 async function start() {

@@ -1,7 +1,9 @@
 """Runs an ASGI application by uvicorn until a signal ends it."""
 
 import asyncio
+import errno
 import logging
+import os
 import signal
 import socket
 from typing import Any
@@ -30,7 +32,8 @@ def bound(host: str, port: int) -> socket.socket:
         made.bind(address)
     except (OSError, UnicodeError, OverflowError) as error:
         said = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot serve on --host {host} --port {port}: {said}") from None
+        todo = "; --port 0 takes a free one" if said == os.strerror(errno.EADDRINUSE) else ""
+        raise UsageError(f"cannot serve on --host {host} --port {port}: {said}{todo}") from None
     return made
 
 

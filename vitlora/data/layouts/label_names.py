@@ -7,6 +7,7 @@ from pathlib import Path
 from vitlora.data.layouts.reading import LayoutOptions, Place, normal
 from vitlora.data.listing import is_hidden
 from vitlora.errors import DataError, UsageError, a_few, printable, shown
+from vitlora.files import expanded
 
 _LONGEST = 300  # characters
 _LONGEST_FOLDER = 255  # bytes
@@ -53,7 +54,7 @@ def names_in(place: Place, options: LayoutOptions, beside: Iterable[str] = ()) -
     """
     file = next((place.others[name] for name in beside if name in place.others), None)
     if options.label_names is not None:
-        file = Path(options.label_names).expanduser()
+        file = expanded(options.label_names)
         if not file.is_file():
             raise UsageError(f"data.label_names '{file}': no such file")
     if file is None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from vitlora.data.layouts.reading import LayoutOptions, Place, normal, split_of
 from vitlora.errors import DataError, UsageError, a_few, printable
+from vitlora.files import expanded
 
 # words beside that of a split in the name of its folder: ``train_images``
 _WORDS = "images image imgs img photos pictures data set jpg jpeg png"
@@ -39,7 +40,7 @@ class Lookup:
     def __init__(self, place: Place, options: LayoutOptions, split: str = "") -> None:
         self.place = place
         if options.images is not None:
-            root = Path(options.images).expanduser()
+            root = expanded(options.images)
             if not root.exists():
                 raise UsageError(f"data.images '{root}': no such folder")
             self.place = Place(root)

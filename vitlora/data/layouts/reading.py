@@ -12,6 +12,7 @@ from vitlora.data.archives import is_archive, open_file
 from vitlora.data.hub import hub_name
 from vitlora.data.listing import Listing, list_pictures
 from vitlora.errors import DataError, UsageError, a_few, nearest, printable
+from vitlora.files import expanded
 
 # what people call the parts of a split -> what they are called here
 SPLIT_NAMES: Mapping[str, str] = {
@@ -101,7 +102,7 @@ class LayoutOptions:
         """Returns the same with paths that do not depend on the working folder."""
         places = {name: getattr(self, name) for name in ("images", "label_names")}
         known = {name: place for name, place in places.items() if place is not None}
-        return replace(self, **{n: str(Path(p).expanduser().resolve()) for n, p in known.items()})
+        return replace(self, **{n: str(expanded(p).resolve()) for n, p in known.items()})
 
     def check_used(self, layout: "Layout") -> None:
         """Refuses options that a layout does not look at.

@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitlora.data.dataset import PictureLoader
 from vitlora.errors import UsageError
-from vitlora.files import cache_folder
+from vitlora.files import cache_folder, expanded
 from vitlora.notes import tell
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
@@ -63,7 +62,7 @@ class PrefixCache(Callback):
         self.bound = round(gigabytes * 1e9)
         self.place: Memory | Shelf = Memory()
         if where == "disk":
-            kept = Path(folder).expanduser() if folder else cache_folder("features")
+            kept = expanded(folder) if folder else cache_folder("features")
             self.place = Shelf(kept, self.bound)
         self._begun = False
         self._train: Kept | None = None
