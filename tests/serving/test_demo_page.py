@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 from chromium import BROWSER, Tab, chromium
 from PIL import Image
 from runs import train
+from serving.servers import running, until
 
 from vitlora.adapters import Lora
 from vitlora.pages.page import shared_script
@@ -36,20 +34,18 @@ def demo(tmp_path_factory: Any, make_folder: Any) -> Iterator[tuple[Path, str]]:
     home = tmp_path_factory.mktemp("demo")
     for name, classes in {"two": ("a", "b"), "three": ("<b>&", "y", "z")}.items():
         train(make_folder(home / f"{name} photos", classes), home / name, adapter=Lora(rank=4))
-    words = ["-m", "vitlora", "demo", "two", "three", "--no-browser"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment.pop("VITLORA_TOKEN", None)
-    with subprocess.Popen(
-        [sys.executable, *words], cwd=home, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    words = ("demo", "two", "three", "--no-browser")
+    with running(*words, cwd=home, env=environment, seconds=300) as process:
         assert process.stdout
         line = process.stdout.readline()
         found = re.fullmatch(r"open (http://127\.0\.0\.1:\d+/#[\w-]{20,}) in a browser\n", line)
-        assert found, line
+        assert found, (line, process.poll())
         yield home, found[1]
         process.send_signal(signal.SIGTERM)
-        said = process.stdout.read()
-        assert process.wait(30) == 0 and said.startswith("stopped; ")
+        said, _ = process.communicate(timeout=30)
+        assert process.returncode == 0 and said.startswith("stopped; ")
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +99,7 @@ def test_answers_maps_and_corrections(tab: Tab, demo: tuple[Path, str]) -> None:
 
 
 def wait(tab: Tab, condition: str) -> None:
-    for _ in range(300):
-        if tab.run(condition):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{condition}: {tab.run(CARDS)}")
+    until(lambda: tab.run(condition))
 
 
 def test_an_error_names_its_picture(tab: Tab, demo: tuple[Path, str]) -> None:
