@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,12 @@ from vitlora.adapters import Lora
 from vitlora.commands.demo import Demonstrated
 from vitlora.errors import UsageError
 from vitlora.evaluation.saliency import saliency
-from vitlora.metrics.confidence import NEVER
 from vitlora.prediction.pool import AdapterPool
 from vitlora.prediction.predictor import Predictor
 from vitlora.serving.corrections import Corrections
 from vitlora.serving.demo import demo_application
 from vitlora.serving.limits import Limits
-from vitlora.serving.service import Service
+from vitlora.serving.service import Service, Upload
 
 TOKEN = "0123456789abcdef"
 NAMES = {"two": ("a", "b"), "three": ("x", "<y>", "z")}
@@ -42,6 +42,7 @@ def bundles(tmp_path_factory: Any, make_folder: Any) -> Path:
         photos = make_folder(root / f"{name} photos", classes)
         variant = "dora" if name == "three" else "lora"
         train(photos, root / name, adapter=Lora(rank=4, variant=variant))
+    vitlora.calibrate(root / "three", device="cpu")  # on too few pictures to prove anything
     return root
 
 
@@ -120,7 +121,8 @@ def test_it_describes_its_adapters(bundles: Path, tmp_path: Path) -> None:
         "unproven": False,
         "corrections": str(tmp_path / "two"),
     }
-    assert three["classes"] == sorted(NAMES["three"]) and NEVER > 1
+    assert three["classes"] == sorted(NAMES["three"])
+    assert three["calibrated"] and three["unproven"]
 
 
 def decoded(uri: str) -> Image.Image:
@@ -260,6 +262,21 @@ def test_limits_hold_for_corrections(bundles: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
+def test_what_takes_too_long_is_said(bundles: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Corrections, "keep", lambda *_: time.sleep(2))
+    with shown(bundles, tmp_path / "kept", "two", seconds=1.0) as client:
+        reply = send(client, "/corrections", photo(bundles).read_bytes(), **{"class": "a"})
+        assert reply.status_code == 504 and "no answer within 1 s" in reply.json()["detail"]
+        assert client.get("/health").json()["waiting"] == 0
+
+
+def test_an_adapter_may_be_called_like_a_split(bundles: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        kept = Corrections(tmp_path, ["test", "other"])
+        place = kept.keep(Upload("p.jpg", b"x"), "test", "a", ("a", "b")).place
+        assert place == tmp_path / "test" / "a" / "p.jpg"
+
+
 def test_each_of_several_adapters_has_its_own_corrections(bundles: Path, tmp_path: Path) -> None:
     content = photo(bundles).read_bytes()
     with shown(bundles, tmp_path, "two", "three") as client:
@@ -272,8 +289,9 @@ def test_a_folder_that_cannot_be_used_is_refused_at_the_start(
     bundles: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"--corrections '.*file' is a file; expected a folder"):
-        vitlora.demo(bundles / "two", corrections=tmp_path / "file")
+    for below in (".", "a/b"):
+        with pytest.raises(UsageError, match=r"--corrections: '.*/file' is a file; exp"):
+            vitlora.demo(bundles / "two", corrections=tmp_path / "file" / below)
     (tmp_path / "val").mkdir()
     with pytest.raises(UsageError, match=r"--corrections '.*' has the split val"):
         vitlora.demo(bundles / "two", corrections=tmp_path)
@@ -311,13 +329,28 @@ def test_the_command_opens_the_page_and_says_what_to_do_next(
     assert re.fullmatch(rf"http://127.0.0.1:\d+/#Z%25%23{TOKEN}", opened[0])
     vitlora.demo(bundles / "two", no_browser=True)
     assert len(opened) == 1
-    monkeypatch.delenv("VITLORA_TOKEN")
-    monkeypatch.setattr(
-        "vitlora.serving.running.run",
-        lambda app, *_: opened.extend(
-            str(TestClient(app, base_url="http://127.0.0.1").post(path).status_code)
-            for path in ("/corrections?class=a",)
-        ),
-    )
-    vitlora.demo(bundles / "two", host="0.0.0.0", no_browser=True)
-    assert opened[1:] == ["401"]
+
+
+def test_nobody_in_the_network_corrects_by_a_random_token(
+    bundles: Path, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    said: list[Any] = []
+
+    def run(app: Any, *_: Any) -> None:
+        with TestClient(app) as client:
+            client.headers["Authorization"] = f"Bearer {TOKEN}"
+            content = photo(bundles).read_bytes()
+            said.append(send(client, "/predict", content).status_code)
+            said.append(send(client, "/corrections", content, **{"class": "a"}).status_code)
+
+    monkeypatch.setattr("vitlora.serving.running.run", run)
+    monkeypatch.setattr("secrets.token_urlsafe", lambda _: TOKEN)
+    monkeypatch.delenv("VITLORA_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    words: dict[str, Any] = {"host": "0.0.0.0", "no_browser": True}
+    done = vitlora.demo(bundles / "two", **words)
+    assert said == [200, 403] and "corrections are off on --host 0.0.0.0" in caplog.text
+    assert done.to_json() == {"pictures": 1, "corrected": []}
+    monkeypatch.setenv("VITLORA_TOKEN", TOKEN)
+    vitlora.demo(bundles / "two", **words)
+    assert said[2:] == [200, 201]

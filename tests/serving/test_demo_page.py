@@ -114,6 +114,21 @@ def test_an_error_names_its_picture(tab: Tab, demo: tuple[Path, str]) -> None:
     assert torn == "No answer. torn.jpg: not a picture, whatever its name says"
 
 
+def test_after_a_failure_the_map_is_explained_again(tab: Tab, demo: tuple[Path, str]) -> None:
+    home, address = demo
+    opened(tab, address)
+    tab.choose(sorted((home / "two photos" / "val").rglob("*.jpg"))[:1])
+    tab.run(ANSWERED)
+    press = "document.querySelector('#answers button').click()"
+    says = "document.getElementById('answers').innerText.includes('%s')"
+    once = "fetch = () => { fetch = real; return Promise.reject() }"
+    tab.run(f"{{ const real = fetch; {once}; {press} }}")
+    wait(tab, says % "does not answer")
+    tab.run(press)
+    wait(tab, says % "what speaks for")
+    assert not tab.run(says % "does not answer")
+
+
 def test_another_adapter_answers_the_next_pictures(tab: Tab, demo: tuple[Path, str]) -> None:
     home, address = demo
     opened(tab, address).run("started")

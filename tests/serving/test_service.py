@@ -18,6 +18,7 @@ from serving.servers import photos, served, until
 
 from benchmarks.hostile import encoded
 from vitlora.prediction.predictor import Predictor
+from vitlora.serving.limits import Refusal
 from vitlora.serving.service import Service
 
 GAP = 2e-6  # between the confidence of a mixed batch and of predict's merged network
@@ -158,6 +159,22 @@ def test_too_many_are_refused_and_too_slow_ones_told(bundles: Path) -> None:
         free.set()
         service.limits = replace(service.limits, seconds=60.0)
         assert client.post("/predict?adapter=two", content=picture).status_code == 200
+
+
+def test_a_decoder_that_is_lost_costs_one_picture(bundles: Path, monkeypatch: Any) -> None:
+    with served(bundles) as (client, service):
+        right = service._decoders.open
+
+        async def open_(name: str, *rest: Any) -> Any:
+            if name == "lost":
+                raise Refusal(503, "no decoder can be started")
+            return await right(name, *rest)
+
+        monkeypatch.setattr(service._decoders, "open", open_)
+        files = [("f", (name, encoded("PNG"))) for name in ("lost", "good")]
+        lost, good = client.post("/predict?adapter=two", files=files).json()["results"]
+        assert lost["status"] == 503 and good["class"] in "ab"
+        assert client.post("/predict?adapter=two", files=files[:1]).status_code == 503
 
 
 def test_threads_compute_as_the_main_thread_does(bundles: Path) -> None:

@@ -21,6 +21,7 @@ from vitlora.errors import UsageError
         ({"batch_size": 0}, "--batch-size is 0; expected at least 1"),
         ({"timeout": 0.0}, "--timeout is 0; expected more than 0 seconds"),
         ({"adapters": "nowhere"}, "--adapters 'nowhere' is no folder"),
+        ({"adapters": ""}, "--adapters '' is no folder"),
         ({"host": "0.0.0.0", "adapters": "."}, "would let everyone load adapters; set a token"),
         ({"host": "192.0.2.1"}, "cannot serve on --host 192.0.2.1 --port 8000: "),
         ({"token_file": "nowhere"}, "--token-file nowhere: No such file"),
@@ -43,7 +44,9 @@ def test_names_and_tokens(bundles: Path, monkeypatch: Any, tmp_path: Path) -> No
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         monkeypatch.setenv("VITLORA_TOKEN", TOKEN)
-        with pytest.raises(UsageError, match=r"cannot serve on .*[Aa]ddress already in use"):
+        with pytest.raises(
+            UsageError, match=r"cannot serve on .*[Aa]ddress already in use; --port 0 takes"
+        ):
             vitlora.serve(bundles / "two", port=taken.getsockname()[1])
     monkeypatch.setattr("vitlora.serving.starting.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"serve needs fastapi and .*: pip install 'vitlora\[ser"):

@@ -1,4 +1,3 @@
-"use strict";
 // The page: pictures in, answers out. NETWORK, `frame` and answers.js come before it.
 
 // What lies in the page packed: base64 of gzip, in several data blocks. They are removed.

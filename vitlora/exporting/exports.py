@@ -56,8 +56,10 @@ def exported_file(
         room.mkdir()
         keys: tuple[ExportPrecision, ...] = ("32",) if precision == "32" else ("32", precision)
         drafts: dict[ExportPrecision, Path] = {key: room / f"{key}{target.suffix}" for key in keys}
+        program = exported_program(vit, bundle)
         for key, written in drafts.items():
-            program = exported_program(vit, bundle, key)
+            if key == "fp16":  # int8 is made when the file is written
+                program = exported_program(vit, bundle, key)
             try:
                 target.write(program, described(bundle, key), written)
             except OSError as error:  # it names the draft, which means nothing to the user

@@ -10,7 +10,7 @@ from vitlora.data.archives import open_file
 from vitlora.data.layouts.reading import split_of
 from vitlora.errors import DataError, UsageError
 from vitlora.files import draft, keep_names, write_through
-from vitlora.labelling.inbox import Unlabelled, digest_of
+from vitlora.labelling.inbox import Unlabelled
 
 _LONGEST = 200  # bytes of a name, which leaves room for a number
 
@@ -42,10 +42,11 @@ def check_labelled(folder: Path, option: str) -> None:
         option: Who named it.
 
     Raises:
-        UsageError: It is a file, or has folders of splits.
+        UsageError: It is a file or below one, or has folders of splits.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{option} '{folder}' is a file; expected a folder")
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir():
+        raise UsageError(f"{option}: '{there}' is a file; expected a folder")
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if splits := [name for name in inside if split_of(name) and (folder / name).is_dir()]:
         raise UsageError(
@@ -103,11 +104,10 @@ def file_content(
     if folder.is_symlink():
         raise DataError(f"{folder} is a link; nothing is written outside of {labelled}")
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(data).hexdigest()
     with draft(folder / name) as new:
         for target in _names(Path(name), folder):
             if target.exists() or target.is_symlink():
-                if not target.is_symlink() and target.is_file() and digest_of(target) == digest:
+                if _holds(target, data):
                     return target  # an earlier run was interrupted behind this
                 continue
             if not new.exists():
@@ -118,6 +118,13 @@ def file_content(
                 keep_names(folder)
                 return target
     raise AssertionError("names never end")
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    """Returns whether a file, and no link to one, has this content."""
+    if file.is_symlink() or not file.is_file() or file.stat().st_size != len(data):
+        return False  # a phone calls all its photos image.jpg, so most are not read
+    return file.read_bytes() == data
 
 
 def _names(path: Path, folder: Path) -> Iterator[Path]:

@@ -39,7 +39,8 @@ class Corrected(NamedTuple):
 class Corrections:
     """Folders of corrected pictures, one folder for each class.
 
-    With several adapters each has a folder of its own in the one that is named. Not thread-safe.
+    With several adapters each has a folder of its own in the one that is named. Not thread-safe:
+    ``Service.open`` lets one thread keep pictures.
 
     Args:
         folder: Where they are kept; it is created with the first.
@@ -49,14 +50,14 @@ class Corrections:
         folders: Folder of the classes by the adapter's name.
 
     Raises:
-        UsageError: The folder cannot be used.
+        UsageError: The folder cannot be used, or an adapter's name cannot be a folder's.
     """
 
     def __init__(self, folder: Path, adapters: Sequence[str]) -> None:
         self.folders = {name: folder / name if len(adapters) > 1 else folder for name in adapters}
         if len(adapters) > 1 and (odd := [name for name in adapters if not is_folder_name(name)]):
             raise UsageError(f"no folder can be called {a_few(odd)}; write NAME=DIR")
-        for one in {folder, *self.folders.values()}:
+        for one in self.folders.values():
             check_labelled(one, "--corrections")
         self._kept: dict[tuple[str, str], Path] = {}
 
@@ -107,7 +108,7 @@ def _folders(folder: Path) -> list[str]:
 def _file_name(sent: str) -> str:
     """Returns a name for a picture's file that fit takes for a picture's.
 
-    An ending of something else, such as a table or an archive, is no ending any more.
+    Any other ending, such as a table's or an archive's, is made a part of the name.
     """
     name = re.split(r"[\\/]", sent)[-1].strip().lstrip(".")
     name = re.sub(r'[<>:"|?*]', "_", name)  # for Windows

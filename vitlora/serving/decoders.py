@@ -17,6 +17,7 @@ from vitlora.data.images import Opened
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import DataError
 from vitlora.serving.limits import Refusal
+from vitlora.serving.starting import TOKEN
 
 _T = TypeVar("_T")
 _FIXED, _EACH = 1024, 40  # MiB a decoder may take, and bytes more for each pixel it may decode
@@ -131,8 +132,8 @@ class _Process:
         megabytes = _FIXED + (_EACH * most_pixels >> 20)
         self._most_bytes = 3 * most_pixels
         self.ready, self.late = True, False
-        environment = {**os.environ}
-        environment.pop("VITLORA_TOKEN", None)  # whoever took over a decoder would know it
+        # whoever took over a decoder would know the token
+        environment = {name: value for name, value in os.environ.items() if name != TOKEN}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vitlora.serving.decoder", str(megabytes)],
             stdin=subprocess.PIPE,

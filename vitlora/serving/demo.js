@@ -85,7 +85,7 @@ async function show(file) {
 // A button that shows the square that the network saw, with what speaks for a class, and back.
 function where(file, adapter, label, picture) {
   const button = element("button", text("where"));
-  const note = element("p", text("whereWhy", { name: label }), "soft");
+  const note = element("p", "", "soft");
   const plain = [...picture.children];
   let looked = null;
   const press = async () => {
@@ -98,6 +98,7 @@ function where(file, adapter, label, picture) {
           Object.assign(document.createElement("img"), { src, alt, className });
         looked = [image(said.seen, text("where"), ""), image(said.map, "", "map")];
       }
+      note.textContent = text("whereWhy", { name: label });
       button.setAttribute("aria-pressed", on);
       picture.replaceChildren(...(on ? looked : plain));
       note.hidden = !on;
@@ -141,7 +142,7 @@ function correction(file, adapter) {
   return element("details", [element("summary", text("wrong")), form, note]);
 }
 
-translate({ host: location.host, n: 0 });
+translate({ host: location.host });
 say(text("loading"));
 listen();
 addEventListener("hashchange", () => location.reload()); // another token

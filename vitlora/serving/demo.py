@@ -36,12 +36,12 @@ _POLICY = (
 def demo_application(service: Service, token: str, corrections: Corrections | None) -> FastAPI:
     """Returns the service with the page at ``/``, as an ASGI application.
 
-    The page is the same for everyone and knows nothing; all it shows needs the token, which it
-    reads behind the ``#`` of its address.
+    The page is the same for everyone and holds no data: what it shows, it asks for with the token,
+    which it reads behind the ``#`` of its address.
 
     Args:
         service: Answers the pictures.
-        token: What all requests of the page must bring.
+        token: What every request but that for the page must bring.
         corrections: Keeps corrected pictures; None if nobody may correct.
     """
     app = application(service, token, more=partial(_routes, service, corrections))

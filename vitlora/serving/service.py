@@ -112,7 +112,7 @@ class Service:
             top_k: How many classes to keep, at least 1.
 
         Raises:
-            Refusal: There is no such adapter, there are no pictures, or too many.
+            Refusal: There is no such adapter, there are no pictures, or too many of them.
         """
         chosen = self._chosen(adapter)
         if not uploads:
@@ -224,6 +224,8 @@ class Service:
                 )
                 said = await self._batcher.answer(_Question(adapter, tensor, top_k))
             answer = replace(said, path=Path(upload.name), outside=outside)
+        except Refusal as refusal:
+            answer = refusal
         except TimeoutError:
             answer = Refusal(504, f"{upload.name}: no answer within {self.limits.seconds:g} s")
         except DataError as error:

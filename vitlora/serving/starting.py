@@ -17,7 +17,7 @@ _PER_CORE = 8  # decoders at most; each is a process
 
 
 def check_installed(command: str) -> None:
-    """Refuses to go on without the packages of the extra ``serve``.
+    """Checks that the packages of the extra ``serve`` are installed.
 
     Raises:
         UsageError: One is missing.
@@ -28,7 +28,7 @@ def check_installed(command: str) -> None:
 
 
 def check_port(port: int) -> None:
-    """Refuses what is no port.
+    """Refuses a number that is not a port.
 
     Raises:
         UsageError: It is below 0 or too large.
@@ -38,12 +38,12 @@ def check_port(port: int) -> None:
 
 
 def decoder_count() -> int:
-    """Returns how many processes decode pictures, if nobody says it."""
+    """Returns how many processes decode pictures by default."""
     return min(os.cpu_count() or 1, _DECODERS)
 
 
 def most_decoders() -> int:
-    """Returns how many processes may decode pictures."""
+    """Returns the largest number of processes that may decode pictures."""
     return _PER_CORE * (os.cpu_count() or 1)
 
 
@@ -51,7 +51,7 @@ def named_bundles(words: Sequence[str | Path]) -> dict[str, Path]:
     """Returns the bundles by their names.
 
     Raises:
-        UsageError: Two have the same name, or a name is not fit for a URL.
+        UsageError: Two have the same name, or a name cannot be part of a URL.
         BundleError: A folder holds no bundle.
     """
     found: dict[str, Path] = {}
@@ -76,7 +76,7 @@ def read_token(file: str | Path | None) -> str | None:
     """Returns the token of the file or the environment; None if there is none.
 
     Raises:
-        UsageError: The file cannot be read, or the token is short or no ASCII.
+        UsageError: The file cannot be read, or the token is too short or not ASCII.
     """
     where = TOKEN if file is None else f"--token-file {file}"
     if file is None:
