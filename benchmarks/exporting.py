@@ -1,6 +1,7 @@
 """What an exported file costs and changes, beside torch; ways take turns in one run.
 
-    python benchmarks/exporting.py [--turns 5] [--name vit_base_patch16_224] [--checkpoint BUNDLE --data PHOTOS]
+    python benchmarks/exporting.py [--turns 5] [--name vit_base_patch16_224]
+        [--checkpoint BUNDLE --data PHOTOS]
 
 ``start``: a fresh process, from nothing to one answer, in CPU seconds and the clock's. ``.onnx``
 and ``.xml`` are predict.py with an exported file, ``bundle`` predict.py with the bundle, ``plain``
@@ -9,8 +10,8 @@ imports torch and timm, reads the base's weights, opens the picture and makes on
 answers to the validation pictures of each file; of onnxruntime's dynamic int8, which rounds
 activations, too; and of weights in 4 bits, simulated. OpenVINO is measured if it is installed.
 
-A random network (ViT-Tiny) of six classes with LoRA r=8 in all blocks. Ratios are of pairs that took turns:
-median, least, most. On one thread. Rows are printed and appended to
+A random network (ViT-Tiny) of six classes with LoRA r=8 in all blocks. Ratios are of pairs that
+took turns: median, least, most. On one thread. Rows are printed and appended to
 benchmarks/results/exporting.jsonl. (Not onnx.py: that name would hide the package.)
 """
 

@@ -191,6 +191,8 @@ def test_corrections_are_kept_as_they_were_sent(
     assert files.keys() == {"b/tin.jpg", "tyre/p.jpg"}  # second was moved to its last class
     assert files["b/tin.jpg"].read_bytes() == first
     assert files["tyre/p.jpg"].read_bytes() == second
+    assert send(client, "/corrections", second, **{"class": "b"}).status_code == 201
+    assert not (kept / "tyre").exists()  # fit would refuse a class without pictures
 
 
 def test_nothing_that_was_there_is_overwritten_or_removed(

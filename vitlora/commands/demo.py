@@ -105,7 +105,6 @@ def demo(
         tell(f"open {place}#{quote(token, safe='') if own is None else 'TOKEN'} in a browser")
         if own is not None:
             note(f"TOKEN is the one in {token_file or TOKEN}")
-        listening.listen()  # a browser that is faster than the server waits
         if not no_browser:
             _show(f"{place}#{quote(token, safe='')}")
         run(app, listening, limits.seconds)

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -97,6 +98,8 @@ class Corrections:
         before, self._kept[key] = self._kept.get(key), place
         if before and before != place and before.is_file() and digest_of(before) == key[1]:
             before.unlink()
+            with suppress(OSError):  # fit would take an empty folder for a class without pictures
+                before.parent.rmdir()
 
 
 def _folders(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ _HEAD = 16 << 10  # bytes of a request's headers
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Returns a socket for an address; it accepts nobody yet.
+    """Returns a socket that listens on an address; who connects waits until ``run``.
 
     Raises:
         UsageError: The address is taken, not allowed, or not of this machine.
@@ -30,6 +30,7 @@ def bound(host: str, port: int) -> socket.socket:
         made = socket.socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
+        made.listen()  # two may bind at once, but only one may listen
     except (OSError, UnicodeError, OverflowError) as error:
         said = getattr(error, "strerror", None) or error
         todo = "; --port 0 takes a free one" if said == os.strerror(errno.EADDRINUSE) else ""
