@@ -68,6 +68,7 @@ NOTHING = {
     "export": ["nowhere", "out.onnx"],
     "page": ["nowhere", "out.html"],
     "serve": ["nowhere"],
+    "demo": ["nowhere"],
     "calibrate": ["nowhere"],
     "push": ["nowhere", "owner/name"],
     "predict": ["x.jpg", "--checkpoint", "nowhere"],

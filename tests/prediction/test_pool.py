@@ -488,7 +488,8 @@ def test_a_pool_answers_as_each_bundles_own_predictor(tmp_path: Path, weights: P
                 (files[number], want.unsure, want.unfamiliar)
             )
             assert [c for c, _ in answer.top] == [c for c, _ in want.top]
-            assert [v for _, v in answer.top] == pytest.approx([v for _, v in want.top], abs=1e-6)
+            # a temperature of 0.2 makes differences of 1e-6 in logits five times as large
+            assert [v for _, v in answer.top] == pytest.approx([v for _, v in want.top], abs=5e-6)
             marks.add((name, answer.unsure, answer.unfamiliar))
     for name in ("waste", "birds"):  # each mark was given and not given
         own_marks = [mark[1:] for mark in marks if mark[0] == name]
