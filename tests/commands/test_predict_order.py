@@ -9,7 +9,7 @@ import pytest
 from runs import train
 
 from vitlora.commands.predict import predict
-from vitlora.errors import DataError, UsageError
+from vitlora.errors import DataError, UsageError, VitloraError
 
 
 def test_errors_stand_where_their_words_do(tmp_path: Path, make_folder: Any) -> None:
@@ -27,9 +27,12 @@ def test_a_network_among_the_pictures_was_meant_as_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos.onnx").write_bytes(b"x")
+    for name in ("photos.onnx", "photos.xml", "photos.bin", "annotation.xml"):
+        Path(name).write_bytes(b"x")
     Path("bundle").mkdir()
     Path("bundle", "vitlora.json").write_text("{}")
-    for name in ("photos.onnx", "bundle"):
+    for name in ("photos.onnx", "photos.xml", "bundle"):
         with pytest.raises(UsageError, match=f"'{name}' is a network, .* --checkpoint '{name}'"):
             predict([name, "tyre.jpg"])
+    with pytest.raises(VitloraError, match="no trained adapter"):
+        predict(["annotation.xml"])

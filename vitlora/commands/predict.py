@@ -119,10 +119,11 @@ def _check_no_network(words: Sequence[str | Path]) -> None:
     """Refuses what was probably meant as ``checkpoint``.
 
     Raises:
-        UsageError: A bundle or an ``.onnx`` file is among the pictures.
+        UsageError: A bundle or an exported file is among the pictures.
     """
     for path in map(Path, words):
-        if is_bundle(path) or (path.suffix.lower() == ".onnx" and path.is_file()):
+        target = target_of(path)  # an .xml file may be an annotation, but that has no .bin beside
+        if is_bundle(path) or (target and all(file.is_file() for file in target.files(path))):
             raise UsageError(f"'{path}' is a network, not a picture; write --checkpoint '{path}'")
 
 

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
@@ -68,16 +68,21 @@ class Listing:
         self.passed_over.setdefault(kind, []).append(path)
 
     def check_open(self) -> None:
-        """Refuses folders that may not be read: nobody knows what pictures they hold.
+        """Refuses folders that may not be read; see ``check_closed``."""
+        check_closed(self.passed_over.get("closed", ()))
 
-        Raises:
-            DataError: There are some.
-        """
-        if closed := self.passed_over.get("closed"):
-            raise DataError(
-                f"{counted(len(closed), 'folder')} may not be read: {a_few(map(str, closed))}; "
-                "give yourself the right to read them, or move them elsewhere"
-            )
+
+def check_closed(folders: Sequence[Path]) -> None:
+    """Refuses folders that may not be read: nobody knows what pictures they hold.
+
+    Raises:
+        DataError: There are some.
+    """
+    if folders:
+        raise DataError(
+            f"{counted(len(folders), 'folder')} may not be read: {a_few(map(str, folders))}; "
+            "give yourself the right to read them, or move them elsewhere"
+        )
 
 
 def list_pictures(folder: Path) -> Listing:

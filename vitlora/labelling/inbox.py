@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitlora.data.archives import is_archive, is_there, open_file
-from vitlora.data.listing import describe
+from vitlora.data.listing import check_closed, describe
 from vitlora.data.unlabelled import find
 from vitlora.data.waiting import in_threads
-from vitlora.errors import DataError, UsageError, a_few, counted
+from vitlora.errors import DataError, UsageError, a_few
 from vitlora.notes import note
 
 
@@ -87,12 +87,7 @@ def _found(root: str | Path, in_place: str) -> dict[Path, str]:
     found: dict[Path, str] = {}
     others: list[Path] = []
     for place in find(root):
-        if place.closed:
-            raise DataError(
-                f"{counted(len(place.closed), 'folder')} may not be read: "
-                f"{a_few(map(str, place.closed))}; give yourself the right to read them, or move "
-                "them elsewhere"
-            )
+        check_closed(place.closed)
         if in_place and (place.names or is_archive(place.root)):
             raise UsageError(
                 f"{in_place} needs pictures in files of their own; those of {place.root} are not"
