@@ -27,6 +27,7 @@ _KEYS = (  # options outside groups
     *("output", "from", "old_data", "checkpoint", "json", "seed_everything"),
     *("config", "print_config", "help"),
 )
+_PATHS = ("output", "from", "checkpoint", "config", "data.root", "model.weights")
 _VIEW = ("image_size", "crop_mode")  # checked later, to say what they should be
 _LENGTHS = ("time", "max_epochs", "max_steps")  # trainer's
 _PLACE = ("accelerator", "devices", "enable_progress_bar")  # trainer's, with no effect on scores
@@ -96,6 +97,9 @@ def _long_names(command: str, typed: list[str]) -> list[str]:
                 "pictures"
             )
         options.insert(0, "--config" if config else "--checkpoint")
+    for name, value in pairwise(options):
+        if not value and long_name(name).removeprefix("--") in _PATHS:
+            raise UsageError(f"{name} is empty; expected a path")
     return [
         # jsonargparse reads a whole group from --data FILE.yaml
         word if word == "--data" and after.endswith((".yaml", ".yml")) else long_name(word)
