@@ -75,6 +75,22 @@ def test_a_signal_answers_what_was_accepted_then_ends_with_0(bundles: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_a_second_ctrl_c_ends_it_at_once_and_quietly(bundles: Path) -> None:
+    with process(bundles) as (server, port):
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        with raw(port, head, hold=True):
+            time.sleep(0.3)
+            server.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            assert server.poll() is None
+            server.send_signal(signal.SIGINT)
+            out, err = server.communicate(timeout=20)
+        assert (server.returncode, err) == (0, "")
+        assert out == "stopped; 0 pictures answered\n"
+
+
+@pytest.mark.slow
 def test_slow_and_strange_senders_are_let_go_of(bundles: Path) -> None:
     with process(bundles, "--timeout", "4") as (server, port):
         started = time.monotonic()

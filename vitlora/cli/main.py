@@ -4,9 +4,13 @@ import atexit
 import gc
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 
 import vitlora
 from vitlora.cli.results import Result, check_json, printing, show, take_json
@@ -56,9 +60,9 @@ def main(args: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as end:
+        print("stopped" if isinstance(end, _Terminated) else "\nstopped", file=sys.stderr)
+        return 143 if isinstance(end, _Terminated) else 130
     except SystemExit as end:  # Lightning's reaction to Ctrl-C
         if isinstance(end.__context__, KeyboardInterrupt):
             return 130
@@ -106,10 +110,31 @@ def _call(command: str, words: list[str]) -> int:
     words, target = take_json(words)
     arguments, old_names = line.read(words)
     check_json(target)
-    with printing(quiet=target == "-"):
+    with printing(quiet=target == "-"), _ending_as_ctrl_c_does():
         for text in old_names:
             note(text)
         return show(command, line.function(**arguments), target)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, such as from ``kill``, ``timeout`` or a machine that shuts down."""
+
+
+@contextmanager
+def _ending_as_ctrl_c_does() -> Iterator[None]:
+    """Lets SIGTERM end a command as Ctrl-C does: drafts are removed, and it says so."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def function_of(command: str) -> Callable[..., Result | Iterator[Result | VitloraError]]:

@@ -214,5 +214,6 @@ def _proof_file(output: Path, target: Target) -> Path:
         raise UsageError(f"OUTPUT '{output}': its folder does not exist; create it first")
     for path in (*target.files(output), proof):
         if path.exists():
-            raise UsageError(f"{path} already exists; choose another OUTPUT")
+            place = f"{path}, where the proof goes," if path == proof else path
+            raise UsageError(f"{place} already exists; choose another OUTPUT")
     return proof

@@ -101,7 +101,7 @@ def serve(
     found = named_bundles(words or [newest_bundle()])
     token = read_token(token_file)
     below = None if adapters is None else Path(adapters)
-    if below is not None and not (str(adapters) and below.is_dir()):
+    if below is not None and not below.is_dir():
         raise UsageError(f"--adapters '{adapters}' is no folder; expected the one with the bundles")
     from vitlora.serving.running import bound, run
 

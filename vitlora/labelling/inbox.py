@@ -1,15 +1,13 @@
 """The pictures of an inbox: where they are, what they are called, and which are copies."""
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitlora.data.archives import is_archive, is_there, open_file
-from vitlora.data.listing import check_closed, describe
-from vitlora.data.unlabelled import find
+from vitlora.data.archives import is_there, open_file
+from vitlora.data.unlabelled import names_of
 from vitlora.data.waiting import in_threads
-from vitlora.errors import DataError, UsageError, a_few
+from vitlora.errors import DataError, a_few
 from vitlora.notes import note
 
 
@@ -42,7 +40,7 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
             a folder may not be read.
         UsageError: The pictures lie in an archive or in rows, and ``in_place`` needs files.
     """
-    names = _found(root, in_place)
+    names = names_of(root, in_place)
     digests = in_threads(_digest, [*names], f"reading {len(names):,} pictures")
     found: dict[str, Unlabelled] = {}
     gone: list[Path] = []
@@ -80,24 +78,3 @@ def _digest(path: Path) -> str | None:
         return digest_of(path)
     except (OSError, DataError):
         return None
-
-
-def _found(root: str | Path, in_place: str) -> dict[Path, str]:
-    """Returns the pictures' names in the inbox by their paths."""
-    found: dict[Path, str] = {}
-    others: list[Path] = []
-    for place in find(root):
-        check_closed(place.closed)
-        if in_place and (place.names or is_archive(place.root)):
-            raise UsageError(
-                f"{in_place} needs pictures in files of their own; those of {place.root} are not"
-            )
-        inside = place.root.is_dir() or is_archive(place.root)
-        folder = place.root if inside else place.root.parent
-        for file in place.files:
-            name = os.path.relpath(place.names.get(file, file), folder)
-            found[Path(file)] = Path(name).as_posix()
-        others += place.others
-    if others:
-        note(f"ignored {describe(others)}")
-    return found

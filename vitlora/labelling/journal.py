@@ -39,7 +39,7 @@ def check_class(name: str, known: Collection[str]) -> str:
     if not is_folder_name(name):
         raise DataError(
             f"a class cannot be called {shown(name)}; expected a name that a folder can have: a "
-            "line of text without / or \\, and no . at the beginning"
+            'line of text without / or \\, no . at the beginning, and on Windows none of <>:"|?*'
         )
     if split := split_of(name):
         raise DataError(

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+from types import FrameType
 from typing import Any
 
 import h11
@@ -41,6 +42,8 @@ def bound(host: str, port: int) -> socket.socket:
 def run(app: Any, listening: socket.socket, patience: float) -> None:
     """Serves until SIGTERM or SIGINT; then answers what was accepted, and returns.
 
+    A second SIGINT ends it at once.
+
     Args:
         app: The ASGI application.
         listening: From ``bound``.
@@ -52,7 +55,7 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
     class Impatient(_Impatient):
         seconds = patience
 
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             http=Impatient,
@@ -66,6 +69,7 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
             h11_max_incomplete_event_size=_HEAD,
         )
     )
+
     # uvicorn 0.54 raises the signal once more after it has shut down; then these do nothing
     before = {one: signal.signal(one, server.handle_exit) for one in _ENDING}
     try:
@@ -76,6 +80,16 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Server(uvicorn.Server):
+    """Ends at a second SIGINT without a traceback for each request that it drops."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Remembers a signal."""
+        if self.should_exit:
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        super().handle_exit(sig, frame)
 
 
 class _Impatient(H11Protocol):
