@@ -48,7 +48,7 @@ def compare(
     output: str | Path | None = None,
     **options: object,
 ) -> Comparison:
-    """Trains several methods on your photos and compares them.
+    r"""Trains several methods on your photos and compares them.
 
     Each method is trained with the same pictures, seeds and configuration, and scored on the test
     pictures (if there are none, on the validation pictures). A table lists accuracy, macro-F1,
@@ -94,7 +94,8 @@ def compare(
         $ vitlora compare demo.yaml --methods linear,lora,qlora
         $ vitlora compare waste5.yaml --data photos --seeds 0,1,2
         $ vitlora compare waste5.yaml --methods lora,dora --trainer.max_epochs 3
-        $ vitlora compare waste5.yaml --backbones torchvision/vit_b_16,timm/vit_small_patch16_224
+        $ vitlora compare --backbones torchvision/vit_b_16,torchvision/vit_b_32 \
+            --data photos
     """
     bases = read_bases(backbones)
     methods = check_methods(methods or (_OF_BASES if bases else _OF_ONE))
