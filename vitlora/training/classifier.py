@@ -22,12 +22,13 @@ from vitlora.backbones import (
     stream_in_bf16,
 )
 from vitlora.data.preprocessing import CropMode
-from vitlora.errors import UsageError, VitloraError
+from vitlora.errors import UsageError
 from vitlora.hardware import check_compiles, compile_blocks, storage_dtype
 from vitlora.metrics.scores import Scores
 from vitlora.notes import tell
 from vitlora.quantization import Quantization, Storage
 from vitlora.training.accumulation import Accumulation
+from vitlora.training.divergence import diverged
 from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
 from vitlora.training.optimizers import (
     OptimizerName,
@@ -271,11 +272,7 @@ class Classifier(LightningModule):
         stage = "test" if self.trainer.testing else "val"
         scores = self.scores(tuple(map(str, range(self._seen[0][0].shape[1]))))
         if self.trainer.state.fn == "fit" and not math.isfinite(scores.loss):
-            raise VitloraError(
-                f"the validation loss is {scores.loss}: training diverged in epoch "
-                f"{self.current_epoch + 1}; lower model.lr, which is {self.lr}. The best epoch "
-                "so far, if any, is saved"
-            )
+            raise diverged(self.trainer, f"the validation loss is {scores.loss}")
         numbers = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
         self.log_dict({f"{stage}/{name}": number for name, number in numbers.items()})
 
