@@ -110,8 +110,8 @@ def test_names_that_windows_refuses_are_refused_there(
     [
         ("Test", "the test split"),
         ("valid", "the val split"),
-        ("Can", "there is a class 'can'"),
-        ("coffee_tin", "there is a class 'coffee tin'"),
+        ("Can", "'Can' looks like the class 'can'; choose that one"),
+        ("coffee_tin", "'coffee_tin' looks like the class 'coffee tin'; choose"),
     ],
 )
 def test_splits_and_other_spellings_are_refused(name: str, said: str) -> None:

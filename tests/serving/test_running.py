@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -88,6 +89,25 @@ def test_a_second_ctrl_c_ends_it_at_once_and_quietly(bundles: Path) -> None:
             out, err = server.communicate(timeout=20)
         assert (server.returncode, err) == (0, "")
         assert out == "stopped; 0 pictures answered\n"
+
+
+@pytest.mark.slow
+def test_it_serves_in_a_thread_of_a_notebook(bundles: Path) -> None:
+    code = f"""
+import threading, time, urllib.request, vitlora
+options = dict(port=8377, device="cpu")
+words = ({str(bundles / "two")!r},)
+threading.Thread(target=vitlora.serve, args=words, kwargs=options, daemon=True).start()
+for _ in range(200):
+    time.sleep(0.1)
+    try:
+        print(urllib.request.urlopen("http://127.0.0.1:8377/health", timeout=5).status)
+        break
+    except OSError:
+        pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("200", "")
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from vitlora.serving.starting import (
     check_port,
     decoder_count,
     named_bundles,
+    note_uncalibrated,
     read_token,
 )
 from vitlora.shell import typed
@@ -95,7 +96,9 @@ def demo(
             from vitlora.serving.service import Service
 
         limits = Limits()
-        service = Service(AdapterPool(found, weights, device), limits, decoder_count())
+        pool = AdapterPool(found, weights, device)
+        note_uncalibrated(pool.uncalibrated)
+        service = Service(pool, limits, decoder_count())
         if not words:
             note(f"using {found[next(iter(found))]}")
         app = demo_application(service, token, keeping)

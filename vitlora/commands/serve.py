@@ -19,6 +19,7 @@ from vitlora.serving.starting import (
     decoder_count,
     most_decoders,
     named_bundles,
+    note_uncalibrated,
     read_token,
 )
 
@@ -129,6 +130,7 @@ def serve(
         )
         pool = AdapterPool(found, weights, device)
         service = Service(pool, limits, count, below)
+        note_uncalibrated(pool.uncalibrated)
         if public and token is None:
             warn(f"everyone who reaches this machine may ask; set a token in {TOKEN}")
         if not words:

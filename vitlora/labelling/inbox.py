@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitlora.data.archives import is_there, open_file
+from vitlora.data.layouts.row_shards import CACHE as ROWS
 from vitlora.data.unlabelled import names_of
 from vitlora.data.waiting import in_threads
 from vitlora.errors import DataError, a_few
+from vitlora.files import cache_folder
 from vitlora.notes import note
 
 
@@ -20,12 +22,19 @@ class Unlabelled:
         name: Its name in the inbox, with forward slashes.
         digest: SHA-256 of its bytes, in hex, by which it is known wherever it is moved.
         copies: Other files with the same bytes.
+        table: Where the rows of the inbox are, if this is one, which is read from a copy.
     """
 
     path: Path
     name: str
     digest: str
     copies: tuple[Path, ...] = ()
+    table: Path | None = None
+
+    @property
+    def shown(self) -> Path:
+        """What it is called in listings."""
+        return self.path if self.table is None else self.table / self.name
 
 
 def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
@@ -51,7 +60,7 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
             one = found[digest]
             found[digest] = replace(one, copies=(*one.copies, path))
         else:
-            found[digest] = Unlabelled(path, name, digest)
+            found[digest] = Unlabelled(path, name, digest, table=_table(path, Path(root)))
     if missing := [str(path) for path in gone if not is_there(path)]:
         raise DataError(
             f"{root} names {len(missing):,} of {len(names):,} pictures that are not there: "
@@ -60,6 +69,11 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
     if gone:
         note(f"left out, because they cannot be opened: {a_few(map(str, gone), 5)}")
     return list(found.values())
+
+
+def _table(path: Path, root: Path) -> Path | None:
+    folder = root if root.is_dir() else root.parent
+    return folder if cache_folder(ROWS) in path.parents else None
 
 
 def digest_of(path: Path) -> str:

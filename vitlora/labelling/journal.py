@@ -46,7 +46,7 @@ def check_class(name: str, known: Collection[str]) -> str:
             f"a class cannot be called {shown(name)}: fit reads it as the {split} split"
         )
     if other := next((one for one in known if plain(one) == plain(name)), None):
-        raise DataError(f"there is a class {shown(other)} already, which {shown(name)} looks like")
+        raise DataError(f"{shown(name)} looks like the class {shown(other)}; choose that one")
     return name
 
 

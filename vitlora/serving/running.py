@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitlora.errors import UsageError
 
-_HEAD = 16 << 10  # bytes of a request's headers
+_HEAD = 16 << 10  # bytes of a request's head; what comes with it in one piece is read, too
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -42,7 +43,8 @@ def bound(host: str, port: int) -> socket.socket:
 def run(app: Any, listening: socket.socket, patience: float) -> None:
     """Serves until SIGTERM or SIGINT; then answers what was accepted, and returns.
 
-    A second SIGINT ends it at once.
+    A second SIGINT ends it at once. In another thread than the main one it serves until the process
+    ends.
 
     Args:
         app: The ASGI application.
@@ -71,7 +73,8 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
     )
 
     # uvicorn 0.54 raises the signal once more after it has shut down; then these do nothing
-    before = {one: signal.signal(one, server.handle_exit) for one in _ENDING}
+    main = threading.current_thread() is threading.main_thread()  # which alone gets signals
+    before = {one: signal.signal(one, server.handle_exit) for one in _ENDING if main}
     try:
         server.run(sockets=[listening])
     finally:
