@@ -41,6 +41,7 @@ def run(
         accumulate_grad_batches=1,
         estimated_stepping_batches=epochs * batches,
         current_epoch=0,
+        global_step=0,
         sanity_checking=False,
         state=SimpleNamespace(fn="fit"),
         train_dataloader=SimpleNamespace(num_workers=workers),

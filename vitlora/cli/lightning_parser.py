@@ -62,6 +62,13 @@ def add_run_options(parser: LightningArgumentParser) -> None:
     }
     for name, text in texts.items():
         parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
+    parser.add_argument(
+        "--resume",
+        type=bool,
+        default=False,
+        help="fit: go on with the unfinished run in --output (by default the newest in "
+        "checkpoints/) as if it had not been stopped; start it if there is none.",
+    )
 
 
 def show_only_ours(parser: LightningArgumentParser) -> None:

@@ -65,6 +65,16 @@ class PrefixCache(Callback):
         if where == "disk":
             kept = expanded(folder) if folder else cache_folder("features")
             self.place = Shelf(kept, self.bound)
+        self._decided = 0  # views that are cached; 0 for none
+        self._resumed: int | None = None  # what a run that goes on had decided
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the number of cached views, for a run that goes on."""
+        return {"views": self._decided}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the number of cached views: another one would train otherwise."""
+        self._resumed = state_dict["views"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses a cache if no block is frozen, before anything is written."""
@@ -78,7 +88,9 @@ class PrefixCache(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fills the cache."""
-        self._begin(trainer, cast(Classifier, pl_module))
+        self._decided, resumed, self._resumed = 0, self._resumed, None
+        if resumed != 0:
+            self._begin(trainer, cast(Classifier, pl_module), resumed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Frees the cache."""
@@ -90,7 +102,7 @@ class PrefixCache(Callback):
         """Frees the cache."""
         self.on_train_end(trainer, pl_module)
 
-    def _begin(self, trainer: Any, module: Classifier) -> None:
+    def _begin(self, trainer: Any, module: Classifier, resumed: int | None) -> None:
         if not isinstance(trainer.train_dataloader, PictureLoader):
             if self.where == "auto":
                 return
@@ -101,9 +113,11 @@ class PrefixCache(Callback):
             )
         prefix, epochs = Prefix(module.backbone.module), max(1, math.ceil(epochs_of(trainer)))
         views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
-        views = max(min(views, epochs), 1)
-        if self.where == "auto" and not (
-            prefix.pooled and _is_whole(trainer) and pays(prefix, views, epochs)
+        views = resumed or max(min(views, epochs), 1)
+        if (
+            resumed is None
+            and self.where == "auto"
+            and not (prefix.pooled and _is_whole(trainer) and pays(prefix, views, epochs))
         ):
             return
         features = Features(trainer, module, prefix)
@@ -112,7 +126,13 @@ class PrefixCache(Callback):
             parts.append(("val", 0))
         made = self._made(features, parts, epochs)
         if made is None:
+            if resumed is not None:
+                raise UsageError(
+                    f"the unfinished run cached {views} views of the pictures, which now do not "
+                    "fit; free some memory, or start the run anew without --resume"
+                )
             return
+        self._decided = views
         kept = Kept([made["train", view] for view in range(views)], features.labels("train"))
         order = trainer.train_dataloader.sampler
         trainer.train_dataloader.keep(kept.batches(features.data.batch_size, order))
