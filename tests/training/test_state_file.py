@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from vitlora import files
 from vitlora.training.state_file import StateError, read_about, read_state, write_state
 
+_TWICE = torch.rand(3)
 STATE: dict[Any, Any] = {
+    "one memory twice": [_TWICE, {"again": _TWICE, "a part": _TWICE[:2]}],
     "weights": torch.arange(6.0).reshape(2, 3),
     "part of a larger one": torch.arange(10, dtype=torch.uint8)[2:5],
     "turned": torch.randn(3, 4).T,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from jsonargparse import ArgumentError
@@ -103,7 +103,7 @@ class VitloraCLI(LightningCLI):
         """Adds the other options."""
         add_run_options(parser)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
-        parser.set_defaults(self._inherited)
+        cast(Parser, parser).inherit(self._inherited)
 
     def before_instantiate_classes(self) -> None:
         """Replaces enumerations by their values, for YAML, and checks numbers.

@@ -43,7 +43,7 @@ def write_state(path: Path, about: Mapping[str, Any], state: Mapping[Any, Any]) 
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
-    encoded = json.dumps(_encoded(state, tensors, ""))
+    encoded = json.dumps(_encoded(state, tensors, set(), ""))
     texts = {"vitlora_state": _FORMAT, "about": json.dumps(about), "state": encoded}
     try:
         with draft(path) as new:
@@ -127,24 +127,37 @@ def _digest(texts: Mapping[str, str], tensors: Mapping[str, "torch.Tensor"]) -> 
     return digest.hexdigest()
 
 
-def _encoded(value: Any, tensors: dict[str, "torch.Tensor"], place: str) -> Any:
-    """Returns a value as JSON; tensors are added to ``tensors`` under a name."""
+def _encoded(value: Any, tensors: dict[str, "torch.Tensor"], places: set[int], path: str) -> Any:
+    """Returns a value as JSON.
+
+    Args:
+        value: The value.
+        tensors: Gets its tensors, each under a name.
+        places: Gets where they are in memory: the library does not save one memory twice.
+        path: Where the value stands, for the message.
+    """
     import torch
 
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.Tensor):
         name, kept = str(len(tensors)), value.detach().cpu().contiguous()
-        alone = kept.untyped_storage().nbytes() == kept.nbytes
-        tensors[name] = kept if alone else kept.clone()
+        whole = kept.untyped_storage().nbytes() == kept.nbytes  # the library saves no part of one
+        shared = kept.data_ptr() in places
+        places.add(kept.data_ptr())
+        tensors[name] = kept if whole and not shared else kept.clone()
         return {"tensor": name}
     if isinstance(value, Mapping):
         pairs = value.items()
-        return {"dict": [[key, _encoded(one, tensors, f"{place}.{key}")] for key, one in pairs]}
+        return {
+            "dict": [[key, _encoded(one, tensors, places, f"{path}.{key}")] for key, one in pairs]
+        }
     if isinstance(value, list | tuple):
-        parts = [_encoded(one, tensors, f"{place}.{at}") for at, one in enumerate(value)]
+        parts = [
+            _encoded(one, tensors, places, f"{path}.{index}") for index, one in enumerate(value)
+        ]
         return parts if isinstance(value, list) else {"tuple": parts}
-    raise TypeError(f"{place.removeprefix('.')} is a {type(value).__name__}")
+    raise TypeError(f"{path.removeprefix('.')} is a {type(value).__name__}")
 
 
 def _decoded(value: Any, tensors: Mapping[str, "torch.Tensor"], depth: int = 0) -> Any:
