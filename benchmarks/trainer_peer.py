@@ -96,7 +96,7 @@ def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, floa
     from transformers import Trainer, TrainingArguments
 
     from vitlora.data.augmentation import Augmentation
-    from vitlora.data.dataset import ImageDataset, use_one_thread
+    from vitlora.data.dataset import ImageDataset, prepare_worker
     from vitlora.data.order import Order
     from vitlora.data.preprocessing import Preprocessing
     from vitlora.data.read import read_folder
@@ -124,7 +124,7 @@ def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, floa
                 num_workers=2,
                 persistent_workers=True,
                 collate_fn=collate,
-                worker_init_fn=use_one_thread,
+                worker_init_fn=prepare_worker,
             )
 
     train = ImageDataset(

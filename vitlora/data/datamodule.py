@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from vitlora.data.augmentation import Augmentation, Recipe
-from vitlora.data.dataset import ImageDataset, PictureLoader, use_one_thread
+from vitlora.data.dataset import ImageDataset, PictureLoader, prepare_worker
 from vitlora.data.division import Division
 from vitlora.data.folder import VAL_FRACTION, Folder
 from vitlora.data.inspection import Inspection
@@ -267,7 +267,7 @@ class FolderData(LightningDataModule):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and again,
-            worker_init_fn=use_one_thread,
+            worker_init_fn=prepare_worker,
             generator=torch.Generator(),  # or each epoch takes one of training's random numbers
         )
 

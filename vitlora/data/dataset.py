@@ -1,6 +1,7 @@
 """Picture files as a torch dataset. Light to import: spawned loader workers import it anew."""
 
 import re
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from vitlora.errors import DataError
 
 # how torch hands on what a loader process raised: a traceback, then the class and its message
 _RAISED = re.compile(r"Original Traceback.*^vitlora\.\S+Error: (.*)", re.DOTALL | re.MULTILINE)
+
+_LAST_SECONDS = 10  # that a loader process lives on after SIGTERM
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -98,6 +101,15 @@ def _in_a_line(error: DataError) -> DataError:
     return DataError(f"{line}; mend or remove it, or set data.skip_unreadable to true")
 
 
-def use_one_thread(worker: int) -> None:
-    """Keeps a loader process to one thread: the processes are the parallelism."""
-    cv2.setNumThreads(0)
+def prepare_worker(worker: int) -> None:
+    """Prepares a loader process: one thread, and signals that are meant for the main process.
+
+    Ctrl-C and cluster managers signal all processes of a run. The main process saves its state
+    first, for which it needs the batch that is being loaded; a loader ends when it is told to, or
+    a while after SIGTERM.
+    """
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    if hasattr(signal, "SIGALRM"):  # not on Windows
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LAST_SECONDS))

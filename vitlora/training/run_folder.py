@@ -58,7 +58,7 @@ class RunFolder(Callback):
         self._validated = 0  # number of steps at the last validation
         self._aside: Path | None = None
         self._lock, self._logs = lock, cast(RunLogs | None, None)
-        self._resumed, self._rows = False, 0
+        self._began, self._resumed, self._rows = False, False, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best scores and the length of the logs, for a run that goes on."""
@@ -94,6 +94,7 @@ class RunFolder(Callback):
                 f"{self.folder} no longer has the best epoch of its unfinished run; put the bundle "
                 f"back, or remove {self.folder / STATE} to start the run anew"
             )
+        self._began = True
         if self._aside is not None:
             if self._lock is not None:
                 self._lock.take_again(self._aside)
@@ -150,8 +151,8 @@ class RunFolder(Callback):
         """
         module = cast(Classifier, pl_module)
         interrupted = isinstance(exception, KeyboardInterrupt)
-        goes_on = saved_steps(self.folder) > 0
-        if not goes_on:
+        goes_on = self._began and saved_steps(self.folder) > 0
+        if self._began and not goes_on:
             (self.folder / STATE).unlink(missing_ok=True)
         if interrupted and module.network is not None:
             tell(f"\n{self._after_ctrl_c(trainer, module, goes_on)}")
@@ -163,12 +164,12 @@ class RunFolder(Callback):
 
     def _after_ctrl_c(self, trainer: Trainer, module: Classifier, goes_on: bool) -> str:
         """Saves what there is, and returns a line about it."""
-        if self.written:
+        if self.written and self._began:
             return f"stopped; the best epoch so far ({self.best_epoch}) is saved in {self.folder}"
         if self._aside is not None:
             where = self._aside if goes_on else self._put_back(self._aside)
             return f"stopped before the first validation; the earlier bundle is {where}"
-        if not trainer.global_step:
+        if not (self._began and trainer.global_step):
             return "stopped before the first step; nothing is saved"
         self._write(trainer, module, {})
         return (

@@ -6,7 +6,9 @@ they depend on the seed, the epoch and the picture alone.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,7 +52,8 @@ class RunState(Callback):
         found: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
     ) -> None:
         self.file = folder / STATE
-        self._options, self._interruption, self._parent = options, interruption, parent
+        self._options = cache(options)  # they do not change
+        self._interruption, self._parent = interruption, parent
         self._found = found
         self._identity: dict[str, Any] = {}
         self._saved, self._cost = -float("inf"), 0.0  # when; the seconds that it took
@@ -87,10 +90,8 @@ class RunState(Callback):
             return
         about, state = self._found
         check_identity(self.file, about.get("identity"), self._identity)
-        try:
+        with self._explained():
             self._restore(trainer, module, state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            raise self._unfit(str(error)) from None
         module.resumed = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,7 +131,8 @@ class RunState(Callback):
     def _between(self, trainer: Any, module: Classifier) -> None:
         """Restores random numbers first; then saves if it is time, and ends if a signal came."""
         if self._found is not None:
-            self._enter(trainer, module, self._found[1])
+            with self._explained():
+                self._enter(trainer, module, self._found[1])
             self._found, self._saved = None, time.monotonic()
         if module.accumulation.begun:
             return
@@ -187,19 +189,23 @@ class RunState(Callback):
                 callback.load_state_dict(state["callbacks"][callback.state_key])
 
     def _enter(self, trainer: Any, module: Classifier, state: Mapping[str, Any]) -> None:
-        """Takes over what Lightning changes when it starts; checks that it enters the right place.
-
-        Raises:
-            StateError: Lightning's loops are not where they were.
-        """
+        """Takes over what Lightning changes when it starts; checks that this is the right place."""
         loop, metrics = trainer.fit_loop, trainer._logger_connector._callback_metrics
         loop.epoch_loop._batches_that_stepped = _stepped(state["loop"])  # it may count one twice
         if loop.state_dict() != state["loop"]:
-            raise self._unfit("the training loop did not come back to its place")
+            raise ValueError("the training loop did not come back to its place")
         trainer.should_stop = bool(state["should_stop"])
         metrics.update({name: value.to(module.device) for name, value in state["metrics"].items()})
         for name, numbers in state["random"].items():
             _generator_of(name).set_rng_state(numbers)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns the errors that a foreign state leads to into one line."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise self._unfit(f"{type(error).__name__}: {error}") from None
 
     def _unfit(self, reason: str) -> StateError:
         return StateError(
@@ -237,7 +243,7 @@ def _generator_of(name: str) -> Any:
         return torch.random
     if name in ("cuda", "mps"):
         return getattr(torch, name)
-    raise StateError(f"no random numbers are known for {name!r}")
+    raise ValueError(f"no random numbers are known for {name!r}")
 
 
 def _place(trainer: Any) -> tuple[int, int]:
