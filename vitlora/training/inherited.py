@@ -102,6 +102,6 @@ def check(
             )
         if isinstance(value, str) and is_network_path(value):
             raise BundleError(
-                f"{where} sets {key} to {shown(value)}, a path on another machine, which a file "
+                f"{where} sets {key} to {shown(value)}, a path on another machine, which a bundle "
                 f"may not choose; set it yourself with --{key}"
             )

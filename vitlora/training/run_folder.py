@@ -20,6 +20,7 @@ from vitlora.metrics.scores import Scores
 from vitlora.notes import note, tell
 from vitlora.shell import typed
 from vitlora.training.classifier import Classifier
+from vitlora.training.interruption import EndedError
 from vitlora.training.run_lock import LOCK, RunLock
 from vitlora.training.run_logs import LOGS, RunLogs
 from vitlora.training.state_file import saved_steps
@@ -159,7 +160,7 @@ class RunFolder(Callback):
         elif self._aside is not None and not (self.written or goes_on):
             where, self._aside = self._put_back(self._aside), None
             tell(f"\nthe run failed before the first validation; the earlier bundle is {where}")
-        if goes_on:
+        if goes_on and not isinstance(exception, EndedError):  # which says so itself
             tell(f"go on with: {how_to_go_on(self.folder)}")
 
     def _after_ctrl_c(self, trainer: Trainer, module: Classifier, goes_on: bool) -> str:

@@ -28,7 +28,7 @@ class RunLock:
         self.folder = folder
         self._handle: int | None = None
         self._path = folder / LOCK
-        self._made = False
+        self._made: list[Path] = []  # folders, the innermost first
         if hasattr(os, "register_at_fork"):
             mine = weakref.ref(self)  # loader processes may outlive a run that is killed
             os.register_at_fork(after_in_child=lambda: _close(mine()))
@@ -39,7 +39,7 @@ class RunLock:
         Raises:
             UsageError: Another run has it.
         """
-        self._made = self._made or not self.folder.exists()
+        self._made += [p for p in (self.folder, *self.folder.parents) if not p.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         while self._handle is None:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -72,7 +72,7 @@ class RunLock:
         self.take()
 
     def release(self) -> None:
-        """Gives the lock back, and removes its file; also a folder that was made for nothing."""
+        """Gives the lock back, and removes its file; also folders that were made for nothing."""
         if self._handle is None:
             return
         if sys.platform == "win32":  # which does not remove open files
@@ -80,9 +80,9 @@ class RunLock:
         with suppress(OSError):
             self._path.unlink()
         _close(self)
-        if self._made:
+        for folder in self._made:
             with suppress(OSError):
-                self.folder.rmdir()
+                folder.rmdir()
 
 
 def _is_still(path: Path, handle: int) -> bool:
