@@ -17,7 +17,7 @@ from runs import MICRO
 
 from vitlora.bundle.folder import STATE
 from vitlora.cli.main import main
-from vitlora.training import run_state
+from vitlora.training import Summary, run_state, time_budget
 from vitlora.training.run_state import RunState
 
 LAST = ["--model.adapter.last_blocks", "2"]
@@ -65,6 +65,16 @@ def put_back(copy: Path) -> None:
     shutil.copytree(copy, "out")
 
 
+def goes_on_as(whole: dict[str, Any], copy: Path, *words: str) -> None:
+    """Goes on after a kill, and compares what is left in the end."""
+    put_back(copy)
+    assert main(["fit", "--resume", "--output", "out", *words]) == 0
+    found = left()
+    assert found.keys() == whole.keys()
+    for name, content in found.items():
+        assert content == whole[name], name
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: Any, make_folder: Callable[..., Path]) -> Path:
     return make_folder(tmp_path_factory.mktemp("photos"), ("a", "b", "c"), count=5, size=40)
@@ -83,7 +93,7 @@ def kills(monkeypatch: Any) -> list[Path]:
 
     def save(self: RunState, *args: Any) -> None:
         copies.append(Path(f"kill-{len(copies)}"))
-        shutil.copytree("out", copies[-1])
+        shutil.copytree(self.file.parent, copies[-1])
         own(self, *args)
 
     monkeypatch.setattr(RunState, "_save", save)
@@ -102,9 +112,61 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert {"adapter_model.safetensors", "metrics.csv"} <= whole.keys()
     # one in the second epoch; of the first kind, also in the first and at the start of the second
     for number in range(1, len(copies), 2) if kind == next(iter(RUNS)) else [len(copies) - 1]:
-        put_back(copies[number])
-        assert (Path("out") / STATE).is_file()
-        assert main(["fit", "--resume", "--output", "out"]) == 0
-        for name, content in left().items():
-            assert content == whole[name], (number, name)
-        assert left().keys() == whole.keys()
+        goes_on_as(whole, copies[number])
+
+
+def test_a_timed_run_keeps_its_plan(photos: Path, kills: list[Path], monkeypatch: Any) -> None:
+    monkeypatch.setattr(time_budget, "MOST_EPOCHS", 2)  # the plan on any machine
+    monkeypatch.setattr(time_budget, "_FEW", 1e6)  # half of the patches are left out
+    fixed = [word for name, value in MICRO.items() for word in (f"--{name}", value)]
+    fixed = [word for word in fixed if word not in ("--trainer.max_epochs", "1")]
+    words = ["--time", "5m", "--data.batch_size", "4", "--output", "out"]
+    assert main(["fit", "--data", str(photos), *fixed, *words]) == 0
+    whole = left()
+    assert whole["config.yaml"]["model"]["patch_drop"] == 0.5
+    goes_on_as(whole, kills[-2])
+
+
+def test_a_run_that_continues_a_bundle_goes_on(
+    photos: Path, kills: list[Path], make_folder: Callable[..., Path], capsys: Any
+) -> None:
+    assert fit("--data", str(photos), "--trainer.max_epochs", "1", "--output", "first") == 0
+    new = make_folder(Path("new"), ("a", "b", "c", "d"), count=3, size=40)
+    words = [*("--from", "first", "--data", str(new), "--output", "out"), *EPOCHS]
+    words += ["--trainer.accelerator", "cpu", "--data.num_workers", "0", "--data.batch_size", "4"]
+    assert main(["fit", *words]) == 0
+    whole = left()
+    said = capsys.readouterr().out
+    goes_on_as(whole, kills[-2])
+    assert "going on from" in (again := capsys.readouterr().out)
+    assert said.split("before -> after")[1] == again.split("before -> after")[1]  # what it forgot
+    goes_on_as(whole, kills[-2], "--from", "first")  # the command of a job that is queued again
+    shutil.rmtree("first")
+    put_back(kills[-2])
+    assert main(["fit", "--resume", "--output", "out"]) == 1
+    assert "first" in capsys.readouterr().err
+
+
+def test_callbacks_of_the_user_go_on_if_they_are_given_again(
+    photos: Path, kills: list[Path], capsys: Any
+) -> None:
+    Path("run.yaml").write_text(
+        "trainer:\n  max_time: 00:01:00:00\n  callbacks:\n"
+        "  - class_path: EarlyStopping\n    init_args: {monitor: train/loss, patience: 3}\n"
+        "  - class_path: Timer\n    init_args: {interval: epoch}\n"
+    )
+    assert fit("--data", str(photos), "--config", "run.yaml") == 0
+    whole = left()
+    put_back(kills[-2])
+    assert main(["fit", "--resume", "--output", "out"]) == 2
+    assert "may not be taken from a file: give it again" in capsys.readouterr().err
+    goes_on_as(whole, kills[-2], "--config", "run.yaml")
+
+
+def test_a_callback_that_cannot_be_saved_is_said_once(
+    photos: Path, kills: list[Path], monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(Summary, "state_dict", lambda self: {"odd": {1, 2}})
+    assert fit("--data", str(photos), "--trainer.max_epochs", "1") == 0
+    said = capsys.readouterr().err
+    assert said.count("cannot be written (callback state: callbacks.Summary.odd is a set)") == 1
