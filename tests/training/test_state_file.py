@@ -51,6 +51,8 @@ def test_what_goes_in_comes_out(file):
     assert same(STATE, state) and about == {"step": 3, "options": {"a": [1, None]}}
     assert read_about(file) == about
     assert [path.name for path in file.parent.iterdir()] == ["last.ckpt"]
+    (file.parent / "another").touch()
+    assert file.stat().st_mode == (file.parent / "another").stat().st_mode
 
 
 @pytest.mark.parametrize("odd", [{1, 2}, Path("x"), torch.float32, object()])

@@ -71,8 +71,7 @@ def add_run_options(parser: LightningArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
     parser.add_argument(
         "--resume",
-        type=bool,
-        default=False,
+        action="store_true",
         help="fit: go on with the unfinished run in --output (by default the newest in "
         "checkpoints/) as if it had not been stopped; start it if there is none.",
     )

@@ -47,7 +47,10 @@ def write_state(path: Path, about: Mapping[str, Any], state: Mapping[Any, Any]) 
     texts = {"vitlora_state": _FORMAT, "about": json.dumps(about), "state": encoded}
     try:
         with draft(path) as new:
+            new.touch()
+            mode = new.stat().st_mode  # the library lets nobody else read its files
             save_file(tensors, new, {**texts, "sha256": _digest(texts, tensors)})
+            new.chmod(mode)
             keep_content(new)
             rename(new, path)
     except OSError as error:
