@@ -60,6 +60,12 @@ def a_few(names: Iterable[str], most: int = 10) -> str:
     return f"{', '.join(every[:most]) or 'none'}{more}"
 
 
+def either(words: Iterable[str]) -> str:
+    """Returns ``"a"``, ``"a or b"``, ``"a, b or c"``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def a_few_lines(lines: Sequence[str], most: int = 20) -> str:
     """Returns the first lines, all but one of them indented, and how many more there are."""
     more = [f"... and {len(lines) - most:,} more"] if len(lines) > most else []

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, either
 
 _DRAFT = re.compile(r"\.vitlora-[0-9a-f]{16}\.new")
 _START = 4096  # bytes in which a file that vitlora wrote says so
@@ -204,14 +204,30 @@ def check_target(
         kind = "is a folder; expected a file" if path.is_dir() else "its folder does not exist"
         raise UsageError(f"{option} '{target}': {kind}")
     if path.suffix.lower() not in endings and (path.is_file() or not path.exists()):
-        expected = " or ".join(endings)
-        raise UsageError(f"{option} '{target}': expected a file name that ends in {expected}")
+        raise UsageError(
+            f"{option} '{target}': expected a file name that ends in {either(endings)}"
+        )
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if ours not in file.read(_START):
                 raise UsageError(
                     f"{option} '{target}' exists and was not written by vitlora; name another file"
                 )
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Refuses, before the work starts, a folder in which nothing can be written.
+
+    Args:
+        option: The option that names it.
+        folder: The folder; if it is not there, the nearest one above that is.
+
+    Raises:
+        UsageError: No file can be made there.
+    """
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{option}: nothing can be written in {there}; choose another folder")
 
 
 def _tidy(folder: Path) -> None:

@@ -124,7 +124,7 @@ def test_home_folder_is_expanded(tmp_path, state, monkeypatch):
 
 
 def test_missing_file_names_the_option_and_what_it_should_hold(tmp_path):
-    message = r"--weights '.*gone\.safetensors': no such file; expected https://huggingface"
+    message = r"--weights '.*gone\.safetensors': no such file; download https://huggingface"
     with pytest.raises(BackboneError, match=message):
         load_backbone(NAME, 2, tmp_path / "gone.safetensors")
     message = r"the folder has neither model\.safetensors\.index\.json nor model\.safetensors"

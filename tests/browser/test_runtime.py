@@ -96,7 +96,7 @@ def test_npm_is_asked_once(home: Path) -> None:
     assert_right(find_runtime())
     assert_right(find_runtime())
     (asked,) = (home / "asked").read_text().splitlines()
-    assert asked.startswith(f"pack {RUNTIME} --silent --pack-destination ")
+    assert asked.startswith(f"pack {RUNTIME} --loglevel=error --pack-destination ")
     assert cached(home) == sorted(CONTENT)
 
 

@@ -187,7 +187,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["merge", "b", "new.safetensors", "--data", "gone"], "--data 'gone': no such folder"),
         (["push", "b", "waste"], "REPOSITORY is 'waste'; expected OWNER/NAME"),
         (["push", "b", "jane/waste", "again"], "push: unexpected argument 'again'"),
-        (["drift", "b", "--data", "nowhere"], "--data 'nowhere': no such folder"),
+        (["drift", "b", "--data", "nowhere"], "nowhere: no such file"),
         (
             ["drift", "b", "--data", ".", "--json=bad.yaml"],
             "expected a file name that ends in .json",

@@ -145,6 +145,70 @@ def _page(folder: Path) -> str:
     return (folder / "comparison.md").read_text("utf-8")
 
 
+BASES = (BACKBONE, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k")  # with random weights
+
+
+def bases(photos: Path, *words: str) -> int:
+    left = [word for word in WORDS if word not in ("--model.backbone", BACKBONE)]
+    left = [word for word in left if word not in ("--model.weights", "none")]
+    named = ",".join(f"{name}=none" for name in BASES)
+    return main(["compare", "--data.root", str(photos), "--backbones", named, *left, *words])
+
+
+def test_bases_are_ranked_by_validation_and_the_best_are_fine_tuned(
+    photos: Path, processes: Processes, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bases(photos, "--best", "1", "--seeds", "0,1") == 0
+    folder = Path("comparisons/run")
+    fields = json.loads((folder / "comparison.json").read_text())
+    linear = {row["method"].partition("@")[2]: row["runs"] for row in fields["rows"][:2]}
+    assert tuple(linear) == BASES
+    for base, runs in linear.items():
+        for run in runs:
+            bundle = load_bundle(folder / f"linear@{base.replace('/', '_')}-{run['seed']}")
+            assert bundle.record.backbone == base
+            assert run["validated"] == bundle.record.metrics["macro_f1"]
+    means = {base: sum(run["validated"] for run in runs) for base, runs in linear.items()}
+    best = max(BASES, key=lambda base: means[base])
+    assert [row["method"] for row in fields["rows"][2:]] == [f"lora@{best}"]
+    printed = capsys.readouterr().out
+    assert f"lora on {best}\n" in printed and f"linear@{BACKBONE}, seed 1: accuracy" in printed
+    assert "| backbone " in printed and "chosen by the macro-F1 of their frozen features" in printed
+    processes.commands.clear()
+    assert bases(photos, "--best", "2", "--seeds", "0,1") == 0
+    assert {name for _, name in processes.commands if name != ""} == {
+        f"lora@{base.replace('/', '_')}-{seed}" for base in BASES if base != best for seed in (0, 1)
+    }
+
+
+def test_other_weights_of_a_base_are_another_comparison(tmp_path: Path) -> None:
+    made = study.Study(tmp_path / "out", {}, "test", False)
+    made.take({"vitlora": "1", "bases": {"a": None, "b": "file"}})
+    made.take({"vitlora": "1", "bases": {"c": None, "b": "file"}})
+    with pytest.raises(UsageError, match=r"bases\.b was file, is now other"):
+        made.take({"vitlora": "1", "bases": {"b": "other"}})
+    with pytest.raises(UsageError, match=r"bases\.a was None, is now file"):
+        made.take({"vitlora": "1", "bases": {"a": "file"}})
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("timm/vit_tini_patch16_224=none", "did you mean"),
+        ("vit_tiny_patch16_224", "expected source/model.tag"),
+        ("timm/vit_tiny_patch16_224=gone.safetensors", "gone.safetensors: no such file"),
+    ],
+)
+def test_what_is_no_base_is_told_before_any_training(
+    base: str, said: str, photos: Path, capsys: Any
+) -> None:
+    words = ["--trainer.accelerator", "cpu", "--backbones", f"{BACKBONE}=none,{base}"]
+    assert main(["compare", "--data.root", str(photos), *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and len(err.strip().splitlines()) == 1
+    assert not Path("comparisons").exists()
+
+
 def test_a_method_that_fails_becomes_a_row_and_the_others_go_on(
     photos: Path, processes: Processes, capsys: Any
 ) -> None:
@@ -228,6 +292,11 @@ def test_without_a_test_split_validation_is_scored_and_said(
         (["--model.lrr", "1"], "did you mean 'model.lr'"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs is 'x'"),
         (["--config", "none.yaml"], "no such file"),
+        (["--backbones", "vitlora/vit_micro,a,"], "--backbones has ''; expected NAME or NAME=FILE"),
+        (["--backbones", "a=none,a"], "--backbones has 'a' twice; give it once"),
+        (["--backbones", "a="], "--backbones has 'a='; expected NAME or NAME=FILE"),
+        (["--backbones", BACKBONE], "--model.backbone and --backbones do not go together"),
+        (["--best", "0"], "--best is 0; expected at least 1"),
         (["--output", "full"], "holds something else than a comparison"),
         (["--output", "full/file"], "a file; expected a folder"),
     ],

@@ -120,8 +120,8 @@ def test_an_uncalibrated_bundle_is_sent_to_calibrate(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("nowhere", "no such folder"),
-        ("file.jpg", "is a file; expected a folder"),
+        ("nowhere", "no such file"),
+        ("file.jpg", "no picture can be read, of 1"),
         ("hollow", "no pictures in this folder"),
         ("torn", "no picture can be read, of 1"),
     ],

@@ -27,7 +27,7 @@ def test_mistakes_come_first(folder: Path) -> None:
     (folder / "c.bin").write_text("mine")
     cases = {
         "a.onnx": r"a\.onnx already exists",
-        "b.onnx": r"b\.json already exists",
+        "b.onnx": r"b\.json, where the proof goes, already exists",
         "c.xml": r"c\.bin already exists",
         "c.pth": r"expected a name that ends in \.onnx, \.xml or \.pt2",
         "none/c.onnx": "its folder does not exist",

@@ -287,7 +287,7 @@ def test_output_is_never_overwritten(lora: Bundle, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("mine")
     cases = {
         "a.safetensors": "a.safetensors already exists",
-        "b.safetensors": "b.json already exists",
+        "b.safetensors": "b.json, where the proof goes, already exists",
         "c.pth": r"expected a name that ends in \.safetensors",
         "none/c.safetensors": "its folder does not exist",
     }

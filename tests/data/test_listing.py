@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitlora.commands.drift import _pictures as drift_pictures
 from vitlora.data.listing import describe, is_picture, list_pictures
 from vitlora.data.read import read_folder
-from vitlora.data.unlabelled import find
+from vitlora.data.unlabelled import find, names_of
 from vitlora.errors import DataError
 
 
@@ -173,9 +172,9 @@ def test_training_refuses_a_closed_folder(closed):
         read_folder(closed)
 
 
-def test_drift_refuses_a_closed_folder_and_predict_says_it(closed):
+def test_drift_and_sort_refuse_a_closed_folder_and_predict_says_it(closed):
     with pytest.raises(DataError, match="1 folder may not be read"):
-        drift_pictures(closed)
+        names_of(closed)
     (found,) = find(closed)
     assert len(found.files) == 2 and list(found.closed) == [closed / "a/shut"]
 

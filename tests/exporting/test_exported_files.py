@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +231,47 @@ def test_damaged_files_of_openvino_are_one_line(ir: Path, photo: Path, tmp_path:
     with pytest.raises(BundleError, match=r"none\.bin': no such file"):
         (tmp_path / "none.xml").write_text(graph)
         list(predict(photo, checkpoint=tmp_path / "none.xml"))
+
+
+def test_weights_of_another_file_or_with_a_wrong_byte_are_refused(
+    ir: Path, photo: Path, tmp_path: Path
+) -> None:
+    weights = ir.with_suffix(".bin").read_bytes()
+    middle = len(weights) // 2
+    for name, data in (
+        ("other", weights[:middle] + bytes(999) + weights[middle + 999 :]),
+        ("wrong", weights[:middle] + bytes([weights[middle] ^ 1]) + weights[middle + 1 :]),
+    ):
+        (tmp_path / f"{name}.xml").write_bytes(ir.read_bytes())
+        (tmp_path / f"{name}.bin").write_bytes(data)
+        with pytest.raises(BundleError, match=r"its \.bin is another file's, or damaged"):
+            list(predict(photo, checkpoint=tmp_path / f"{name}.xml"))
+    without = re.sub("<bin value=[^>]*>", "", ir.read_text("utf-8"))
+    (tmp_path / "without.xml").write_text(without, "utf-8")
+    (tmp_path / "without.bin").write_bytes(weights)
+    with pytest.raises(BundleError, match=r"its \.bin is another"):
+        list(predict(photo, checkpoint=tmp_path / "without.xml"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks where the runtimes write on Linux")
+def test_no_runtime_tells_its_maker(ir: Path, file: Path, photo: Path, tmp_path: Path) -> None:
+    """Each writes a device's id into the home folder before it sends anything."""
+    device = tmp_path / "device.py"
+    device.write_text(export(example=True).to_text())  # pyright: ignore
+    predicting = [sys.executable, "-m", "vitlora", "predict", str(photo), "--checkpoint"]
+    home = tmp_path / "home"
+    home.mkdir()
+    hidden = ("XDG_", "ORT_", "CI", "TF_BUILD", "JENKINS_URL")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {"HOME": str(home)}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    for words in (
+        [*predicting, str(file)],
+        [*predicting, str(ir)],
+        [sys.executable, str(device), str(file), str(photo)],
+    ):
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert list(home.rglob("*")) == []
 
 
 def test_files_that_can_run_code_are_not_read(file: Path, photo: Path) -> None:

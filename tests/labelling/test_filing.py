@@ -156,6 +156,7 @@ def test_a_glob_and_rows_are_inboxes_too(tmp_path: Path, monkeypatch: pytest.Mon
     assert one.name == "rows.parquet/image/0"
     place = file_picture(one, "can", tmp_path / "labelled", move=False)
     assert (tmp_path / "labelled" / place).read_bytes() == file.getvalue()
-    assert place == "can/0"
+    assert place == "can/0.png"
+    assert one.shown == tmp_path / "rows.parquet/image/0"
     with pytest.raises(UsageError, match="--move needs pictures in files of their own"):
         read_inbox(tmp_path / "rows.parquet", in_place="--move")

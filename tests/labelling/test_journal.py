@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vitlora.data.layouts.label_names import is_folder_name
 from vitlora.errors import DataError, UsageError
 from vitlora.labelling.journal import FILE, Journal, check_class
 
@@ -94,13 +95,23 @@ def test_names_that_no_folder_may_have_are_refused(name: str) -> None:
         check_class(name, ["can"])
 
 
+@pytest.mark.parametrize("name", ["a:b", "who?", "a ", "a.", "CON", "nul.jpg", "com1"])
+def test_names_that_windows_refuses_are_refused_there(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_folder_name(name)
+    monkeypatch.setattr("sys.platform", "win32")
+    assert not is_folder_name(name)
+    assert is_folder_name("console") and is_folder_name("test tube.v2")
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("Test", "the test split"),
         ("valid", "the val split"),
-        ("Can", "there is a class 'can'"),
-        ("coffee_tin", "there is a class 'coffee tin'"),
+        ("Can", "'Can' looks like the class 'can'; choose that one"),
+        ("coffee_tin", "'coffee_tin' looks like the class 'coffee tin'; choose"),
     ],
 )
 def test_splits_and_other_spellings_are_refused(name: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -113,6 +114,28 @@ def test_a_run_that_was_stopped_goes_on(photos: Path, ending: str, stop: int) ->
     whole = photos.parent / f"whole{ending}"
     assert run(photos, whole, Fake()).counts == written.counts
     assert rows_of(whole) == rows_of(target)
+
+
+def test_a_complete_file_needs_no_disk_to_write_on(photos: Path, monkeypatch: Any) -> None:
+    target = photos.parent / "answers.jsonl"
+    run(photos, target, Fake())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "replace"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert run(photos, target, Fake()).predicted == 0
+
+
+def test_answers_of_another_kind_of_file_are_named(photos: Path) -> None:
+    target, other = photos.parent / "answers.jsonl", Fake()
+    run(photos, target, other)
+    other.precision = ".xml 32"
+    with pytest.raises(
+        UsageError, match=r"of the bundle, in 32, not a \.xml file with --precision"
+    ):
+        run(photos, target, other)
 
 
 @pytest.mark.parametrize("torn", [b'{"path": "', b"\0" * 4096, b"{}", b"x"])

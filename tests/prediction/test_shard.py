@@ -44,7 +44,7 @@ def test_every_shard_has_a_file() -> None:
         ({}, Shard()),
         ({"RANK": "1", "WORLD_SIZE": "4"}, Shard(2, 4)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, Shard()),
-        ({"RANK": "x", "WORLD_SIZE": "4"}, Shard()),
+        ({"RANK": "7"}, Shard()),  # somebody's own
         ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}, Shard(4, 4)),
         # the script of a job, which srun did not start
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Shard()),
@@ -64,3 +64,9 @@ def test_launchers_say_which_shard(variables: dict[str, str], shard: Shard) -> N
     found, names = Shard.launched(variables)
     assert found == shard
     assert bool(names) == (shard != Shard())
+
+
+@pytest.mark.parametrize(("rank", "count"), [("x", "4"), ("5", "2"), ("2", "2"), ("-1", "2")])
+def test_a_rank_that_is_none_is_refused(rank: str, count: str) -> None:
+    with pytest.raises(UsageError, match=f"RANK is '{rank}' and WORLD_SIZE is '{count}'; exp"):
+        Shard.launched({"RANK": rank, "WORLD_SIZE": count})

@@ -228,9 +228,9 @@ def test_classes_that_no_folder_may_have(
         ("../../up.jpg", "up.jpg"),
         ("C:\\x\\y.JPG", "y.JPG"),
         (".hidden.jpg", "hidden.jpg"),
-        ("labels.csv", "labels_csv"),
-        ("x.tar.gz", "x_tar_gz"),
-        ("..", "picture"),
+        ("labels.csv", "labels_csv.jpg"),
+        ("x.tar.gz", "x_tar_gz.jpg"),
+        ("..", "picture.jpg"),
         ("what?.png", "what_.png"),
         ("é 火.webp", "é 火.webp"),
     ],
@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_used_is_refused_at_the_start(
     (tmp_path / "val").mkdir()
     with pytest.raises(UsageError, match=r"--corrections '.*' has the split val"):
         vitlora.demo(bundles / "two", corrections=tmp_path)
-    with pytest.raises(UsageError, match="--corrections is empty; expected a folder"):
+    with pytest.raises(UsageError, match="--corrections is empty; expected a path"):
         vitlora.demo(bundles / "two", corrections="")
     with pytest.raises(UsageError, match="--port is -1; expected 0 to 65535"):
         vitlora.demo(bundles / "two", port=-1)
@@ -325,8 +325,8 @@ def test_the_command_opens_the_page_and_says_what_to_do_next(
     assert isinstance(done, Demonstrated)
     assert done.to_text().splitlines() == [
         "stopped; 1 picture answered",
-        f"1 correction in corrections; to train on them: vitlora fit --from {bundles / 'two'} "
-        "--data corrections",
+        "1 correction in corrections; add old pictures of each class, so that it forgets none, "
+        f"then train: vitlora fit --from {bundles / 'two'} --data corrections",
     ]
     assert re.fullmatch(rf"http://127.0.0.1:\d+/#Z%25%23{TOKEN}", opened[0])
     vitlora.demo(bundles / "two", no_browser=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -72,6 +73,41 @@ def test_a_signal_answers_what_was_accepted_then_ends_with_0(bundles: Path) -> N
             out, err = server.communicate(timeout=20)
             assert (server.returncode, err) == (0, "")
             assert out == "stopped; 1 picture answered\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_a_second_ctrl_c_ends_it_at_once_and_quietly(bundles: Path) -> None:
+    with process(bundles) as (server, port):
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        with raw(port, head, hold=True):
+            time.sleep(0.3)
+            server.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            assert server.poll() is None
+            server.send_signal(signal.SIGINT)
+            out, err = server.communicate(timeout=20)
+        assert (server.returncode, err) == (0, "")
+        assert out == "stopped; 0 pictures answered\n"
+
+
+@pytest.mark.slow
+def test_it_serves_in_a_thread_of_a_notebook(bundles: Path) -> None:
+    code = f"""
+import threading, time, urllib.request, vitlora
+options = dict(port=8377, device="cpu")
+words = ({str(bundles / "two")!r},)
+threading.Thread(target=vitlora.serve, args=words, kwargs=options, daemon=True).start()
+for _ in range(200):
+    time.sleep(0.1)
+    try:
+        print(urllib.request.urlopen("http://127.0.0.1:8377/health", timeout=5).status)
+        break
+    except OSError:
+        pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("200", "")
 
 
 @pytest.mark.slow

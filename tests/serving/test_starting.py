@@ -21,7 +21,7 @@ from vitlora.errors import UsageError
         ({"batch_size": 0}, "--batch-size is 0; expected at least 1"),
         ({"timeout": 0.0}, "--timeout is 0; expected more than 0 seconds"),
         ({"adapters": "nowhere"}, "--adapters 'nowhere' is no folder"),
-        ({"adapters": ""}, "--adapters '' is no folder"),
+        ({"adapters": ""}, "--adapters is empty; expected a path"),
         ({"host": "0.0.0.0", "adapters": "."}, "would let everyone load adapters; set a token"),
         ({"host": "192.0.2.1"}, "cannot serve on --host 192.0.2.1 --port 8000: "),
         ({"token_file": "nowhere"}, "--token-file nowhere: No such file"),

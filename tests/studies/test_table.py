@@ -32,7 +32,11 @@ def test_several_seeds_show_their_range() -> None:
 
 
 def test_chart_is_a_picture_also_of_one_method_and_of_equal_costs() -> None:
-    for runs in ([make("a", [])], [make("a", []), make("b", range(3)), make("b", [], seed=1)]):
+    for runs in (
+        [make("a", [])],
+        [make("a", []), make("b", range(3)), make("b", [], seed=1)],
+        [make(f"{m}@{'x' * 40}", []) for m in "abc"],
+    ):
         picture = Image.open(BytesIO(chart(compare(runs), "title")))
         assert picture.size == (1170, 585)
 

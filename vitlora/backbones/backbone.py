@@ -239,7 +239,7 @@ def _weights_file(source: Source, weights: str | Path | None) -> Path:
                 f"model.safetensors; expected {source.url}"
             )
         if file is None:
-            raise BackboneError(f"--weights '{weights}': no such file; expected {source.url}")
+            raise BackboneError(f"--weights '{weights}': no such file; download {source.url}")
         return file
     try:
         return source.fetch()

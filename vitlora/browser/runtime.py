@@ -82,7 +82,7 @@ def _packed(npm: str) -> Iterator[Path]:
         VitloraError: npm fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        words = [npm, "pack", RUNTIME, "--silent", "--pack-destination", folder]
+        words = [npm, "pack", RUNTIME, "--loglevel=error", "--pack-destination", folder]
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=_PATIENCE)
             said = done.stderr if done.returncode else ""

@@ -43,7 +43,8 @@ def check_there(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        kind = "is a file; expected the bundle's folder" if folder.exists() else "no such folder"
+        file = "is a file; expected the bundle's folder, or in predict an exported .onnx or .xml"
+        kind = file if folder.exists() else "no such folder"
         raise BundleError(f"checkpoint '{folder}': {kind}")
     if not is_bundle(folder):
         kind = "a PEFT adapter" if (folder / PEFT_CONFIG).exists() else "no vitlora bundle"

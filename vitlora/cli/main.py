@@ -4,40 +4,28 @@ import atexit
 import gc
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 
-from vitlora import __version__
+import vitlora
 from vitlora.cli.results import Result, check_json, printing, show, take_json
 from vitlora.errors import UsageError, VitloraError, nearest
+from vitlora.files import expanded
 from vitlora.notes import note
 
-# A command is a typed function in a module that does not import torch at its top. It returns a
-# result with `to_text()` and `to_json()` (those of ON_LIGHTNING only `to_json()`), and perhaps an
-# exit `status`; or an iterator over such results.
-COMMANDS = {
-    "configs": "vitlora.commands.configs:configs",
-    "fetch": "vitlora.commands.fetch:fetch",
-    "doctor": "vitlora.commands.doctor:doctor",
-    "plan": "vitlora.cli.plan:plan",
-    "fit": "vitlora.cli.training:fit",
-    "validate": "vitlora.cli.training:validate",
-    "test": "vitlora.cli.training:test",
-    "predict": "vitlora.commands.predict:predict",
-    "demo": "vitlora.commands.demo:demo",
-    "serve": "vitlora.commands.serve:serve",
-    "report": "vitlora.commands.report:report",
-    "drift": "vitlora.commands.drift:drift",
-    "sort": "vitlora.commands.sort:sort",
-    "compare": "vitlora.commands.compare:compare",
-    "calibrate": "vitlora.commands.calibrate:calibrate",
-    "merge": "vitlora.commands.merge:merge",
-    "export": "vitlora.commands.export:export",
-    "page": "vitlora.commands.page:page",
-    "adopt": "vitlora.commands.adopt:adopt",
-    "push": "vitlora.commands.push:push",
-}
+# Each is a public function of that name, with typed parameters, in a module that does not import
+# torch at its top. It returns a result with `to_text()` and `to_json()` (those of ON_LIGHTNING only
+# `to_json()`), and perhaps an exit `status`; or an iterator over such results.
+COMMANDS = (
+    *("configs", "fetch", "doctor", "plan", "fit", "validate", "test", "predict", "demo", "serve"),
+    *("report", "drift", "sort", "compare", "calibrate", "merge", "export", "page", "adopt"),
+    "push",
+)
 _LONG = ("fit", "compare")  # lost if they stop half-way
 ON_LIGHTNING = ("fit", "validate", "test")  # Lightning's CLI reads their arguments
 RENAMED = {  # old names of parameters, which still work
@@ -56,7 +44,7 @@ With your own photos: vitlora fit --config waste5.yaml --data PHOTOS"""
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status."""
-    words = list(sys.argv[1:] if args is None else args)
+    words = [_at_home(word) for word in (sys.argv[1:] if args is None else args)]
     # or Python ends by looking for garbage among all that was imported, for half a second
     atexit.register(gc.freeze)
     _survive_any_console()
@@ -72,9 +60,9 @@ def main(args: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as end:
+        print("stopped" if isinstance(end, _Terminated) else "\nstopped", file=sys.stderr)
+        return 143 if isinstance(end, _Terminated) else 130
     except SystemExit as end:  # Lightning's reaction to Ctrl-C
         if isinstance(end.__context__, KeyboardInterrupt):
             return 130
@@ -94,7 +82,7 @@ def _run(words: list[str]) -> int:
         print(_overview())
         return 0
     if words[0] == "--version":
-        print(__version__)
+        print(vitlora.__version__)
         return 0
     # it warns about an optional package
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -122,21 +110,51 @@ def _call(command: str, words: list[str]) -> int:
     words, target = take_json(words)
     arguments, old_names = line.read(words)
     check_json(target)
-    with printing(quiet=target == "-"):
+    with printing(quiet=target == "-"), _ending_as_ctrl_c_does():
         for text in old_names:
             note(text)
         return show(command, line.function(**arguments), target)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, such as from ``kill``, ``timeout`` or a machine that shuts down."""
+
+
+@contextmanager
+def _ending_as_ctrl_c_does() -> Iterator[None]:
+    """Lets SIGTERM end a command as Ctrl-C does: drafts are removed, and it says so."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def function_of(command: str) -> Callable[..., Result | Iterator[Result | VitloraError]]:
     """Returns the function that a command calls."""
-    module, _, name = COMMANDS[command].partition(":")
-    return getattr(import_module(module), name)
+    return getattr(vitlora, command)
+
+
+def _at_home(word: str) -> str:
+    """Returns ``--output=~/x`` with the home folder in place of ``~``, which some shells leave."""
+    option, equals, value = word.partition("=")
+    home = equals and option.startswith("--") and value.startswith("~")
+    return f"{option}={expanded(value)}" if home else word
 
 
 def _overview() -> str:
     """Returns the commands, each with the first line of its function's docstring."""
-    lines = [f"vitlora {__version__}: fine-tune Vision Transformers on a folder of images", ""]
+    lines = [
+        f"vitlora {vitlora.__version__}: fine-tune Vision Transformers on a folder of images",
+        "",
+    ]
     for command in COMMANDS:
         said = (function_of(command).__doc__ or "").strip().splitlines()[0]
         lines.append(f"  vitlora {command:<11}{said}")

@@ -28,6 +28,8 @@ _KEYS = (  # options outside groups
     *("output", "from", "old_data", "resume", "checkpoint", "json", "seed_everything"),
     *("config", "print_config", "help"),
 )
+_PATHS = ("output", "from", "checkpoint", "config", "data.root", "model.weights")
+_NEEDS = "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists the configs"
 _VIEW = ("image_size", "crop_mode")  # checked later, to say what they should be
 _LENGTHS = ("time", "max_epochs", "max_steps")  # trainer's
 _PLACE = ("accelerator", "devices", "enable_progress_bar")  # trainer's, with no effect on scores
@@ -67,13 +69,11 @@ def run_options(
     if not asks and command == "fit":
         named = bool(runs) or "--data.root" in names
         if run and not named and not resumes:
-            raise UsageError(
-                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists the configs"
-            )
+            raise UsageError(_NEEDS)
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
         if resumes:
-            output = _chosen("output", options, runs) or (inherited["output"] if named else None)
-            inherited |= to_resume(output, named, names)
+            chosen = _chosen("output", options, runs)
+            inherited |= to_resume(chosen, inherited["output"], named, names)
     elif not asks:
         inherited = _to_score(command, options, names, runs)
     if not run:
@@ -103,6 +103,9 @@ def _long_names(command: str, typed: list[str]) -> list[str]:
                 "pictures"
             )
         options.insert(0, "--config" if config else "--checkpoint")
+    for name, value in pairwise(options):
+        if not value and long_name(name).removeprefix("--") in _PATHS:
+            raise UsageError(f"{name} is empty; expected a path")
     return [
         # jsonargparse reads a whole group from --data FILE.yaml
         word if word == "--data" and after.endswith((".yaml", ".yml")) else long_name(word)

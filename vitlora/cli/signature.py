@@ -23,6 +23,7 @@ class Signature:
     """
 
     def __init__(self, function: Callable[..., object]) -> None:
+        function = inspect.unwrap(function)
         every = inspect.signature(function).parameters.values()
         self.parameters = {p.name: p for p in every if p.kind is not p.VAR_KEYWORD}
         self.others = next((p.name for p in every if p.kind is p.VAR_KEYWORD), None)
@@ -42,8 +43,8 @@ class Signature:
 
     def shown(self, name: str) -> str:
         """Returns how messages name a parameter: ``CHECKPOINT``, ``--data``."""
-        parameter = self.parameters[name]
-        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        parameter = self.parameters.get(name)  # None for one of the others
+        positional = parameter and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         return name.upper() if positional else dashed(name)
 
 

@@ -33,11 +33,12 @@ def take_resume(command: str, options: list[str]) -> tuple[list[str], bool]:
     return left, resumes
 
 
-def to_resume(output: str | None, named: bool, names: Sequence[str]) -> dict[str, Any]:
+def to_resume(output: str | None, usual: str, named: bool, names: Sequence[str]) -> dict[str, Any]:
     """Returns the options of the unfinished run, if there is one.
 
     Args:
-        output: Folder of the run; None for that of the newest unfinished run.
+        output: Folder of the run; None if none was chosen.
+        usual: Its folder then, if ``named``; otherwise that of the newest unfinished run.
         named: Whether there are pictures to start a run with.
         names: Names of the arguments.
 
@@ -48,7 +49,7 @@ def to_resume(output: str | None, named: bool, names: Sequence[str]) -> dict[str
         UsageError: There is neither a run to go on with nor one to start.
         StateError: The file of the run is damaged.
     """
-    folder = Path(output) if output else _newest()
+    folder = Path(output or usual) if output or named else _newest()
     if (folder / STATE).is_file():
         with light_imports():
             from vitlora.cli.resuming import options_of

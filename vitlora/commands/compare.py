@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
-from collections.abc import Sequence
-from itertools import pairwise, product
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +24,38 @@ from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import expanded, write_json, write_whole
 from vitlora.notes import tell
 from vitlora.studies.advice import can_tell
-from vitlora.studies.comparison import Failure, Run
+from vitlora.studies.bases import FROZEN, named, ranked, read_bases
+from vitlora.studies.comparison import Run
 from vitlora.studies.comparison import compare as side_by_side
 from vitlora.studies.methods import check_methods, fit_words
 from vitlora.studies.result import Comparison
+from vitlora.studies.runs import Runs
 from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
-from vitlora.units import clock
 
 _DRAWN = ("val", "test", "seed", "folds", "fold")  # what a draw takes beside groups
-_TAIL = 8  # last lines of a failed run's log
+_OF_ONE, _OF_BASES = ("linear", "lora", "qlora", "full"), (FROZEN, "lora")  # methods
 
 
 def compare(
     config: Sequence[str | Path] | str | Path = (),
     *,
     data: str | Path | None = None,
-    methods: Sequence[str] = ("linear", "lora", "qlora", "full"),
+    methods: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
+    backbones: Sequence[str] = (),
+    best: int = 2,
     margin: float = 0.02,
     output: str | Path | None = None,
     **options: object,
 ) -> Comparison:
-    """Trains several methods on your photos and compares them.
+    r"""Trains several methods on your photos and compares them.
 
     Each method is trained with the same pictures, seeds and configuration, and scored on the test
     pictures (if there are none, on the validation pictures). A table lists accuracy, macro-F1,
     time, memory and size. After Ctrl-C, the same command continues where it stopped.
+
+    With --backbones, a linear head is trained on the frozen features of each base. The other
+    methods are then trained on the best bases, by macro-F1 on the validation pictures.
 
     Methods: linear (the head alone, on a frozen base); lora (low-rank updates of a frozen base);
     qlora (LoRA on a base kept in 4 bits); full (every weight; the bundle holds the whole network);
@@ -67,8 +72,11 @@ def compare(
     Args:
         config: YAML files, as for fit.
         data: Folder of pictures.
-        methods: Methods to compare.
+        methods: Methods to compare (default: linear, lora, qlora, full; with --backbones: linear,
+            lora).
         seeds: Each method is trained once with each of these seeds.
+        backbones: Bases to compare, each NAME, or NAME=FILE with the file of its weights.
+        best: Bases on which the other methods are trained, of those in --backbones.
         margin: Accuracy that a cheaper method may lose and still be recommended, in [0, 1).
         output: Folder for table, chart, bundles and logs (default: comparisons/NAME, where NAME is
             the config's).
@@ -86,9 +94,16 @@ def compare(
         $ vitlora compare demo.yaml --methods linear,lora,qlora
         $ vitlora compare waste5.yaml --data photos --seeds 0,1,2
         $ vitlora compare waste5.yaml --methods lora,dora --trainer.max_epochs 3
+        $ vitlora compare --backbones torchvision/vit_b_16,torchvision/vit_b_32 \
+            --data photos
     """
-    methods = check_methods(methods)
+    bases = read_bases(backbones)
+    methods = check_methods(methods or (_OF_BASES if bases else _OF_ONE))
+    if bases:
+        methods = [FROZEN, *(method for method in methods if method != FROZEN)]
     _check_seeds(seeds)
+    if best < 1:
+        raise UsageError(f"--best is {best}; expected at least 1")
     if not 0 <= margin < 1:
         raise UsageError(f"--margin is {margin}; expected 0 <= margin < 1, such as 0.02")
     words = fit_words(config, data, options)
@@ -97,26 +112,62 @@ def compare(
             "compare needs --config FILE or --data FOLDER; 'vitlora configs' lists the configs"
         )
     configs = [b for a, b in pairwise(words) if a == "--config"]
+    if bases and (own := {"--model.backbone", "--model.weights"} & {*words}):
+        raise UsageError(f"{min(own)} and --backbones do not go together; leave one out")
     name = Path(configs[-1]).stem if configs else "run"
     folder = expanded(output or Path("comparisons") / name)
     _check_ours(folder)
     base = _resolved(words)
     split, pictures, digest = _pictures(base["data"])
+    _check_bases(bases)
     same_rate = "--model.lr" in words
-    study = Study(folder, base, split, same_rate)
-    study.take({"vitlora": __version__, "pictures": digest, "same_lr": same_rate, "config": base})
+    study = Study(folder, base, split, same_rate, bases)
+    setup = {"vitlora": __version__, "pictures": digest, "same_lr": same_rate, "config": base}
+    study.take({**setup, "bases": bases})
+    on = f"{len(bases)} bases and " if bases else ""
     tell(
-        f"comparing {', '.join(methods)} on {base['data']['root']}, "
+        f"comparing {', '.join(methods)} on {on}{base['data']['root']}, "
         f"{counted(pictures, f'{split} picture')}; bundles and logs go to {folder}"
     )
-    if len(methods) > 1:
-        tell(can_tell(pictures, split, len(methods), len(seeds), margin))
-    done = _run_all(study, [(method, seed) for seed, method in product(seeds, methods)])
-    runs = sorted((r for r in done if isinstance(r, Run)), key=lambda r: methods.index(r.method))
-    failures = [r for r in done if isinstance(r, Failure)]
+    rows = len(bases) + min(best, len(bases)) * (len(methods) - 1) if bases else len(methods)
+    if rows > 1:
+        tell(can_tell(pictures, split, rows, len(seeds), margin))
+    done = Runs(study, seeds, rows * len(seeds))
+    if bases:
+        done.add([named(FROZEN, base) for base in bases])
+        chosen = _chosen(done.finished, best, methods[1:])
+        done.add([named(method, base) for base in chosen for method in methods[1:]])
+    else:
+        done.add(methods)
+    runs, failures = done.finished, done.failed
     found = Comparison(folder, split, base, side_by_side(runs), failures, margin)
     _write(found)
     return found
+
+
+def _chosen(runs: Sequence[Run], best: int, methods: Sequence[str]) -> list[str]:
+    """Returns the bases to fine-tune, and says which and why."""
+    order = ranked(runs)
+    if order:
+        said = ", ".join(f"{base} {score:.3f}" for base, score in order)
+        tell(f"macro-F1 of frozen features on the validation pictures: {said}")
+        tell(f"{' and '.join(methods)} on {', '.join(base for base, _ in order[:best])}")
+    return [base for base, _ in order[:best]]
+
+
+def _check_bases(bases: Mapping[str, str | None]) -> None:
+    """Refuses what is no base, or no file, before the first is trained on.
+
+    Raises:
+        UsageError: A base is unknown, or a file of weights is missing.
+    """
+    for name, file in bases.items():
+        if file not in (None, "none") and not expanded(file).exists():
+            raise UsageError(f"--backbones {name}={file}: no such file")
+        words = ["plan", "--model.backbone", name, "--methods", FROZEN, "--classes", "2"]
+        done = run_vitlora(words, capture_output=True)
+        if done.returncode:
+            raise UsageError(last_words(done.stderr))
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
@@ -181,40 +232,6 @@ def _check_ours(folder: Path) -> None:
         raise UsageError(
             f"--output is '{folder}', which holds something else than a comparison; choose another"
         )
-
-
-def _run_all(study: Study, todo: Sequence[tuple[str, int]]) -> list[Run | Failure]:
-    done: list[Run | Failure] = []
-    try:
-        for number, (method, seed) in enumerate(todo, 1):
-            done.append(_run(study, method, seed, f"{number}/{len(todo)}"))
-    except KeyboardInterrupt:
-        tell(f"\n{len(done)} of {counted(len(todo), 'run')} kept; the same command continues")
-        raise
-    return done
-
-
-def _run(study: Study, method: str, seed: int, number: str) -> Run | Failure:
-    """Runs a method with a seed unless an earlier result exists; logs its start and its end."""
-    label = f"{number}  {method}, seed {seed}:"
-    if known := study.finished(method, seed):
-        tell(f"{label} {_accuracy(known)}, from an earlier run")
-        return known
-    tell(f"{label} training ...")
-    result = study.run(method, seed)
-    if isinstance(result, Run):
-        tell(f"{label} {_accuracy(result)}, trained in {clock(result.seconds)}")
-        return result
-    log = study.path(method, seed, ".log")
-    tail = log.read_text("utf-8", "replace").strip().splitlines()[-_TAIL:]
-    tell(f"{label} failed: {result.error}\n{textwrap.indent(chr(10).join(tail), '    ')}")
-    tell(f"    the whole log: {log}")
-    return result
-
-
-def _accuracy(run: Run) -> str:
-    right = sum(a == b for a, b in zip(run.labels, run.answers, strict=True))
-    return f"accuracy {right / len(run.labels):.4f}"
 
 
 def _write(found: Comparison) -> None:

@@ -14,7 +14,7 @@ from threading import Thread
 from urllib.parse import quote
 
 from vitlora.bundle.folder import newest_bundle
-from vitlora.errors import UsageError, counted
+from vitlora.errors import counted
 from vitlora.files import expanded
 from vitlora.light_imports import without_compiler
 from vitlora.notes import note, tell
@@ -26,6 +26,7 @@ from vitlora.serving.starting import (
     check_port,
     decoder_count,
     named_bundles,
+    note_uncalibrated,
     read_token,
 )
 from vitlora.shell import typed
@@ -77,8 +78,6 @@ def demo(
     """
     check_installed("demo")
     check_port(port)
-    if not str(corrections):
-        raise UsageError("--corrections is empty; expected a folder")
     words = [checkpoints] if isinstance(checkpoints, str | Path) else list(checkpoints)
     found = named_bundles(words or [newest_bundle()])
     own = read_token(token_file)
@@ -97,7 +96,9 @@ def demo(
             from vitlora.serving.service import Service
 
         limits = Limits()
-        service = Service(AdapterPool(found, weights, device), limits, decoder_count())
+        pool = AdapterPool(found, weights, device)
+        note_uncalibrated(pool.uncalibrated)
+        service = Service(pool, limits, decoder_count())
         if not words:
             note(f"using {found[next(iter(found))]}")
         app = demo_application(service, token, keeping)
@@ -134,7 +135,10 @@ class Demonstrated:
         lines = [f"stopped; {counted(self.pictures, 'picture')} answered"]
         for checkpoint, folder, count in self.corrected.values():
             fit = typed("vitlora", "fit", "--from", checkpoint, "--data", folder)
-            lines.append(f"{counted(count, 'correction')} in {folder}; to train on them: {fit}")
+            lines.append(
+                f"{counted(count, 'correction')} in {folder}; add old pictures of each class, "
+                f"so that it forgets none, then train: {fit}"
+            )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlora.bundle.folder import check_there
-from vitlora.data.archives import is_archive
 from vitlora.data.folder import Sample
-from vitlora.data.listing import describe, list_pictures
-from vitlora.errors import BundleError, DataError, counted
-from vitlora.files import expanded
+from vitlora.data.unlabelled import names_of
+from vitlora.errors import BundleError, counted
 from vitlora.light_imports import light_imports
 from vitlora.notes import note, warn
 from vitlora.shell import typed
@@ -39,7 +37,7 @@ def drift(
 
     Args:
         checkpoint: Folder of the bundle.
-        data: Folder of new photos, including its subfolders, or an archive.
+        data: New photos: all that predict takes, such as a folder, glob, archive or table.
         weights: File of the base's weights, if it has moved since training.
         device: auto, cpu, cuda or mps.
 
@@ -56,8 +54,8 @@ def drift(
         $ vitlora drift checkpoints/waste5 --data inbox --json | grep '"drift": true'
     """
     check_there(checkpoint)
-    root = expanded(data)
-    samples = [Sample(path, -1) for path in _pictures(root)]  # -1: unknown class
+    names = names_of(data)
+    samples = [Sample(path, -1) for path in names]  # -1: unknown class
     with light_imports():
         from vitlora.bundle.checkpoint import load_bundle
         from vitlora.bundle.merging import merged_network
@@ -85,7 +83,7 @@ def drift(
         warn(line)
     found = compare(answers, bundle.record, known, reference)
     unreadable = {str(path): why for path, why in answers.unreadable.items()}
-    return DriftResult(bundle.folder, root, found, unreadable, trained)
+    return DriftResult(bundle.folder, Path(data), found, unreadable, trained, names)
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,11 @@ class DriftResult:
 
     Attributes:
         checkpoint: The bundle.
-        data: The folder of new photos.
+        data: Where the new photos are.
         drift: The comparisons.
         unreadable: Path -> reason, for photos that could not be read.
         seen: Which of them training used.
+        names: What each file is called in ``data``.
     """
 
     checkpoint: Path
@@ -105,6 +104,7 @@ class DriftResult:
     drift: Drift
     unreadable: dict[str, str]
     seen: Seen
+    names: dict[Path, str]
 
     def to_text(self) -> str:
         """Returns the verdict, what to do, and the numbers."""
@@ -125,9 +125,8 @@ class DriftResult:
         if far:
             lines += ["", f"least like the training pictures ({len(far):,} in all):"]
         for photo in far[:_SHOWN]:
-            name = photo.path.relative_to(self.data).as_posix()
             predicted = f"predicted {photo.label}, {photo.confidence:.0%}"
-            lines.append(f"  {name}   distance {photo.distance:.1f}, {predicted}")
+            lines.append(f"  {self.names[photo.path]}   distance {photo.distance:.1f}, {predicted}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:
@@ -147,7 +146,10 @@ class DriftResult:
             "unsure": dict(zip(("before", "here"), drift.unsure, strict=True)),
             "unfamiliar": dict(zip(("before", "here"), drift.unfamiliar, strict=True)),
             "unreadable": self.unreadable,
-            "pictures": [{**asdict(photo), "path": str(photo.path)} for photo in drift.photos],
+            "pictures": [
+                {**asdict(photo), "path": str(photo.path), "name": self.names[photo.path]}
+                for photo in drift.photos
+            ],
             **self.seen.to_json(),
         }
 
@@ -222,18 +224,3 @@ def _details(drift: Drift, shift: Shift) -> list[tuple[str, str, str]]:
 
 def _percent(share: float) -> str:
     return f"{share:.1%}"
-
-
-def _pictures(root: Path) -> list[Path]:
-    if not root.is_dir() and not is_archive(root):
-        kind = "is a file" if root.exists() else "no such folder"
-        raise DataError(f"--data '{root}': {kind}; expected a folder of photos")
-    found = list_pictures(root)
-    found.check_open()
-    others = found.passed_over.get("other", [])
-    if not found.pictures:
-        only = f"; ignored {describe(others)}" if others else ""
-        raise DataError(f"--data '{root}': no pictures in this folder{only}")
-    if others:
-        note(f"ignored {describe(others)}")
-    return found.pictures

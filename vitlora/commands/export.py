@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
-from vitlora.errors import UsageError, counted
+from vitlora.errors import UsageError, counted, either
 from vitlora.exporting.targets import TARGETS, Target
-from vitlora.files import write_whole
+from vitlora.files import check_writable, write_whole
 from vitlora.light_imports import light_imports
 from vitlora.notes import note, tell
 from vitlora.shell import typed
@@ -191,16 +191,11 @@ def _target(output: str | Path, precision: str) -> Target:
     """
     target = TARGETS.get(Path(output).suffix)
     if target is None:
-        raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in {_or(TARGETS)}")
+        raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in {either(TARGETS)}")
     if precision not in target.precisions:
-        expected = f"{_or(target.precisions)} for {target.suffix} files"
+        expected = f"{either(target.precisions)} for {target.suffix} files"
         raise UsageError(f"--precision is {precision}; expected {expected}")
     return target
-
-
-def _or(words: Iterable[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _proof_file(output: Path, target: Target) -> Path:
@@ -212,7 +207,9 @@ def _proof_file(output: Path, target: Target) -> Path:
     proof = output.with_suffix(".json")
     if not output.parent.is_dir():
         raise UsageError(f"OUTPUT '{output}': its folder does not exist; create it first")
+    check_writable("OUTPUT", output.parent)
     for path in (*target.files(output), proof):
         if path.exists():
-            raise UsageError(f"{path} already exists; choose another OUTPUT")
+            place = f"{path}, where the proof goes," if path == proof else path
+            raise UsageError(f"{place} already exists; choose another OUTPUT")
     return proof

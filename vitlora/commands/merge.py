@@ -13,7 +13,7 @@ from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
-from vitlora.files import write_whole
+from vitlora.files import check_writable, write_whole
 from vitlora.light_imports import light_imports
 from vitlora.notes import tell
 
@@ -178,9 +178,11 @@ def _proof_file(output: Path) -> Path:
         raise UsageError(f"OUTPUT is '{output}'; expected a name that ends in .safetensors")
     if not output.parent.is_dir():
         raise UsageError(f"OUTPUT '{output}': its folder does not exist; create it first")
+    check_writable("OUTPUT", output.parent)
     for path in (output, proof):
         if path.exists():
-            raise UsageError(f"{path} already exists; choose another OUTPUT")
+            place = f"{path}, where the proof goes," if path == proof else path
+            raise UsageError(f"{place} already exists; choose another OUTPUT")
     return proof
 
 

@@ -12,10 +12,12 @@ from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError, counted
 from vitlora.exporting.targets import TARGETS, target_of
-from vitlora.files import check_target, write_whole
+from vitlora.files import check_target, check_writable, write_whole
 from vitlora.notes import note, tell, warn
 
 if TYPE_CHECKING:
+    from vitlora.bundle.checkpoint import Bundle
+    from vitlora.data.datamodule import FolderData
     from vitlora.exporting.exported import ExportPrecision
     from vitlora.exporting.proof import ExportProof
 
@@ -71,6 +73,7 @@ def page(
     """
     file, checkpoint = Path(output), Path(checkpoint)
     check_target("OUTPUT", file, (".html", ".htm"), MARK)
+    check_writable("OUTPUT", file.parent)
     layout = LayoutOptions.named(reading)
     target = target_of(checkpoint)
     if target is None:
@@ -86,16 +89,16 @@ def page(
     from vitlora.browser.runtime import find_runtime
     from vitlora.exporting.exported_predictor import ExportedPredictor
 
-    said, network, proof = None, checkpoint, None
     if target is not None:
-        said = ExportedPredictor(checkpoint).exported
-    found = find_runtime(runtime)
-    with tempfile.TemporaryDirectory() as folder:
-        if said is None:
+        said, proof = ExportedPredictor(checkpoint).exported, None
+        found, content = find_runtime(runtime), checkpoint.read_bytes()
+    else:
+        bundle, pictures = _compared(checkpoint, data, layout)
+        found = find_runtime(runtime)
+        with tempfile.TemporaryDirectory() as folder:
             network = Path(folder) / "network.onnx"
-            proof = _export(checkpoint, network, weights, precision or "32", data, layout)
-            said = ExportedPredictor(network).exported
-        content = network.read_bytes()
+            proof = _export(bundle, pictures, network, weights, precision or "32")
+            said, content = ExportedPredictor(network).exported, network.read_bytes()
     if said.confidence is None:
         note(
             f"{checkpoint} is not calibrated, so the page marks no answer; see 'vitlora calibrate'"
@@ -115,21 +118,27 @@ def page(
     return Page(checkpoint, file, size, proof)
 
 
+def _compared(
+    checkpoint: Path, data: str | Path | None, layout: LayoutOptions
+) -> tuple[Bundle, FolderData]:
+    """Returns a bundle and the validation pictures to compare its export on."""
+    from vitlora.bundle.checkpoint import load_bundle
+    from vitlora.evaluation.pictures import find_validation
+
+    bundle = load_bundle(checkpoint)
+    return bundle, find_validation(bundle, data, layout)
+
+
 def _export(
-    checkpoint: Path,
+    bundle: Bundle,
+    pictures: FolderData,
     file: Path,
     weights: str | Path | None,
     precision: ExportPrecision,
-    data: str | Path | None,
-    layout: LayoutOptions,
 ) -> ExportProof:
     """Exports a bundle to a file, and returns its proof."""
-    from vitlora.bundle.checkpoint import load_bundle
-    from vitlora.evaluation.pictures import find_validation
     from vitlora.exporting.exports import exported_file
 
-    bundle = load_bundle(checkpoint)
-    pictures = find_validation(bundle, data, layout)
     pictures.setup("validate")  # leaves out unreadable ones
     root = pictures.folder.root
     tell(f"exporting, and comparing on the validation pictures of {root} …")

@@ -236,7 +236,7 @@ def _answers(
 def _note_doubts(folder: Path, predictor: Predictor | ExportedPredictor) -> None:
     """Notes why a bundle's confidence may mislead."""
     if not predictor.validated:
-        note(f"{folder} was never validated, so its accuracy is unknown")
+        note(f"{folder} was never validated, so its accuracy is unknown and no answer has a mark")
     elif predictor.confidence is None:
         note(f"{folder} is not calibrated, so its confidence may mislead; see 'vitlora calibrate'")
     elif predictor.confidence.unsure_below > 1:

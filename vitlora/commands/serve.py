@@ -19,6 +19,7 @@ from vitlora.serving.starting import (
     decoder_count,
     most_decoders,
     named_bundles,
+    note_uncalibrated,
     read_token,
 )
 
@@ -101,7 +102,7 @@ def serve(
     found = named_bundles(words or [newest_bundle()])
     token = read_token(token_file)
     below = None if adapters is None else Path(adapters)
-    if below is not None and not (str(adapters) and below.is_dir()):
+    if below is not None and not below.is_dir():
         raise UsageError(f"--adapters '{adapters}' is no folder; expected the one with the bundles")
     from vitlora.serving.running import bound, run
 
@@ -129,6 +130,7 @@ def serve(
         )
         pool = AdapterPool(found, weights, device)
         service = Service(pool, limits, count, below)
+        note_uncalibrated(pool.uncalibrated)
         if public and token is None:
             warn(f"everyone who reaches this machine may ask; set a token in {TOKEN}")
         if not words:

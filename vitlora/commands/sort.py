@@ -86,7 +86,7 @@ def sort(
     check_folders(folder, root)
     pictures = read_inbox(data, "--move" if move else "")
     journal = Journal(folder)
-    left = sum(one.digest not in journal.labels for one in pictures)
+    left = None if apply else sum(one.digest not in journal.labels for one in pictures)
     filed: list[Filed] = []
     if apply:
         filed = [file_answers(journal, {one.digest: one for one in pictures}, move)]
@@ -139,7 +139,7 @@ class Labelled:
         data: Where the new pictures are.
         output: Folder of the classes.
         move: Whether pictures were moved.
-        left: Number of pictures without an answer.
+        left: Number of pictures without an answer; None if only answers were applied.
         waiting: Number of pictures with an answer that are in no class's folder yet.
         filed: What was put there, each time.
     """
@@ -148,7 +148,7 @@ class Labelled:
     data: Path
     output: Path
     move: bool
-    left: int
+    left: int | None
     waiting: int
     filed: list[Filed]
 
@@ -164,7 +164,8 @@ class Labelled:
         again, verb = typed("vitlora", "sort", self.checkpoint, *words), ("copy", "move")[self.move]
         if self.waiting:
             answers = counted(self.waiting, "answer")
-            lines.append(f"{answers} kept; to {verb} their pictures: {again} --apply")
+            pictures = "its picture" if self.waiting == 1 else "their pictures"
+            lines.append(f"{answers} kept; to {verb} {pictures}: {again} --apply")
         if self.left:
             lines.append(f"{counted(self.left, 'picture')} left; to go on: {again}")
         if any(one.counts for one in self.filed):
@@ -273,7 +274,11 @@ def _questions(
     said = bundle.judge.predictions(paths, answers.features, answers.logits, top_k=3)
     by_path = {one.path: one for one in new}
     questions = [
-        Question(by_path[one.path], replace(one, outside=one.path in outside)) for one in said
+        Question(
+            by_path[one.path],
+            replace(one, path=by_path[one.path].shown, outside=one.path in outside),
+        )
+        for one in said
     ]
     order = ranking(answers.features, judged.probabilities, judged.unfamiliar)
     unreadable = {str(path): why for path, why in answers.unreadable.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from vitlora.data.archives import check_sealed, is_archive, is_there
 from vitlora.data.hub import hub_name
-from vitlora.data.listing import list_pictures
+from vitlora.data.listing import check_closed, describe, list_pictures
 from vitlora.errors import DataError, UsageError
 from vitlora.files import expanded
+from vitlora.notes import note
 
 if TYPE_CHECKING:  # the layouts take a tenth of a second to import, which one photo does not need
     from vitlora.data.layouts.lookup import Lookup
@@ -70,6 +72,36 @@ def find(word: str | Path, options: LayoutOptions | None = None) -> Iterator[Fou
         raise DataError(f"{word}: no such file")
     for place in places:
         yield from _of_place(place, options)
+
+
+def names_of(root: str | Path, in_place: str = "") -> dict[Path, str]:
+    """Returns the pictures' names in a place by their paths, and notes what is ignored there.
+
+    Args:
+        root: As for ``find``.
+        in_place: Option that needs the files themselves, if one is given.
+
+    Raises:
+        DataError: As for ``find``, or a folder may not be read.
+        UsageError: The pictures lie in an archive or in rows, and ``in_place`` needs files.
+    """
+    found: dict[Path, str] = {}
+    others: list[Path] = []
+    for place in find(root):
+        check_closed(place.closed)
+        if in_place and (place.names or is_archive(place.root)):
+            raise UsageError(
+                f"{in_place} needs pictures in files of their own; those of {place.root} are not"
+            )
+        inside = place.root.is_dir() or is_archive(place.root)
+        folder = place.root if inside else place.root.parent
+        for file in place.files:
+            name = os.path.relpath(place.names.get(file, file), folder)
+            found[Path(file)] = Path(name).as_posix()
+        others += place.others
+    if others:
+        note(f"ignored {describe(others)}")
+    return found
 
 
 def options_of(named: Mapping[str, object]) -> LayoutOptions | None:

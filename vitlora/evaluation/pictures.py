@@ -169,7 +169,8 @@ def find_pictures(
     lines = (unknown_classes(bundle, data), settled)
     notes = [f"{line[0].upper()}{line[1:]}." for line in lines if line]
     notes += _unmeasured(bundle, parts[chosen])
-    notes += _warnings(chosen, as_then, not ours and known.trained is None)
+    calibrated = bundle.record.confidence is not None
+    notes += _warnings(chosen, as_then, not ours and known.trained is None, calibrated)
     return Pictures(data.folder.root, chosen, parts[chosen], tuple(notes), known)
 
 
@@ -207,7 +208,7 @@ def find_validation(
     return data
 
 
-def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
+def _warnings(chosen: str, same: bool, perhaps_a_copy: bool, calibrated: bool) -> list[str]:
     if chosen == "train":
         which = "were" if same else "may have been"
         return [
@@ -215,6 +216,11 @@ def _warnings(chosen: str, same: bool, perhaps_a_copy: bool) -> list[str]:
             "not hold."
         ]
     if chosen == "val" and same:
+        if not calibrated:
+            return [
+                "Training chose its best epoch on these pictures: new ones may score a little "
+                "lower."
+            ]
         return [
             "Training chose its best epoch on these pictures, and confidence was calibrated on "
             "them: new pictures may score a little lower and be a little less calibrated."

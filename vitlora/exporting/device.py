@@ -5,12 +5,15 @@ For 8-bit photos in sRGB; `vitlora predict` also reads colour profiles and deepe
 """
 
 import json
+import os
 import sys
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it tells Microsoft of each session
+import onnxruntime
 
 
 def square(image: Image.Image, view: dict[str, Any]) -> Image.Image:

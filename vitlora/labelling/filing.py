@@ -1,17 +1,22 @@
 """Puts pictures into the folder of their class: whole or not at all, and never over another."""
 
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from vitlora.data.archives import open_file
 from vitlora.data.layouts.reading import split_of
+from vitlora.data.listing import SUFFIXES
 from vitlora.errors import DataError, UsageError
-from vitlora.files import draft, keep_names, write_through
+from vitlora.files import check_writable, draft, keep_names, write_through
 from vitlora.labelling.inbox import Unlabelled
 
+_ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif"}
 _LONGEST = 200  # bytes of a name, which leaves room for a number
 
 
@@ -47,6 +52,7 @@ def check_labelled(folder: Path, option: str) -> None:
     there = next(one for one in (folder, *folder.parents) if one.exists())
     if not there.is_dir():
         raise UsageError(f"{option}: '{there}' is a file; expected a folder")
+    check_writable(option, there)
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if splits := [name for name in inside if split_of(name) and (folder / name).is_dir()]:
         raise UsageError(
@@ -104,6 +110,8 @@ def file_content(
     if folder.is_symlink():
         raise DataError(f"{folder} is a link; nothing is written outside of {labelled}")
     folder.mkdir(parents=True, exist_ok=True)
+    if Path(name).suffix.lower() not in SUFFIXES:
+        name += _ending(data)
     with draft(folder / name) as new:
         for target in _names(Path(name), folder):
             if target.exists() or target.is_symlink():
@@ -118,6 +126,15 @@ def file_content(
                 keep_names(folder)
                 return target
     raise AssertionError("names never end")
+
+
+def _ending(data: bytes) -> str:
+    """Returns the ending of a picture's kind; empty if it is not a common one."""
+    try:
+        with Image.open(io.BytesIO(data), formats=[*_ENDINGS]) as image:
+            return _ENDINGS[str(image.format)]
+    except OSError:
+        return ""
 
 
 def _holds(file: Path, data: bytes) -> bool:

@@ -1,15 +1,15 @@
 """The pictures of an inbox: where they are, what they are called, and which are copies."""
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitlora.data.archives import is_archive, is_there, open_file
-from vitlora.data.listing import check_closed, describe
-from vitlora.data.unlabelled import find
+from vitlora.data.archives import is_there, open_file
+from vitlora.data.layouts.row_shards import CACHE as ROWS
+from vitlora.data.unlabelled import names_of
 from vitlora.data.waiting import in_threads
-from vitlora.errors import DataError, UsageError, a_few
+from vitlora.errors import DataError, a_few
+from vitlora.files import cache_folder
 from vitlora.notes import note
 
 
@@ -22,12 +22,19 @@ class Unlabelled:
         name: Its name in the inbox, with forward slashes.
         digest: SHA-256 of its bytes, in hex, by which it is known wherever it is moved.
         copies: Other files with the same bytes.
+        table: Where the rows of the inbox are, if this is one, which is read from a copy.
     """
 
     path: Path
     name: str
     digest: str
     copies: tuple[Path, ...] = ()
+    table: Path | None = None
+
+    @property
+    def shown(self) -> Path:
+        """What it is called in listings."""
+        return self.path if self.table is None else self.table / self.name
 
 
 def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
@@ -42,7 +49,7 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
             a folder may not be read.
         UsageError: The pictures lie in an archive or in rows, and ``in_place`` needs files.
     """
-    names = _found(root, in_place)
+    names = names_of(root, in_place)
     digests = in_threads(_digest, [*names], f"reading {len(names):,} pictures")
     found: dict[str, Unlabelled] = {}
     gone: list[Path] = []
@@ -53,7 +60,7 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
             one = found[digest]
             found[digest] = replace(one, copies=(*one.copies, path))
         else:
-            found[digest] = Unlabelled(path, name, digest)
+            found[digest] = Unlabelled(path, name, digest, table=_table(path, Path(root)))
     if missing := [str(path) for path in gone if not is_there(path)]:
         raise DataError(
             f"{root} names {len(missing):,} of {len(names):,} pictures that are not there: "
@@ -62,6 +69,11 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
     if gone:
         note(f"left out, because they cannot be opened: {a_few(map(str, gone), 5)}")
     return list(found.values())
+
+
+def _table(path: Path, root: Path) -> Path | None:
+    folder = root if root.is_dir() else root.parent
+    return folder if cache_folder(ROWS) in path.parents else None
 
 
 def digest_of(path: Path) -> str:
@@ -80,24 +92,3 @@ def _digest(path: Path) -> str | None:
         return digest_of(path)
     except (OSError, DataError):
         return None
-
-
-def _found(root: str | Path, in_place: str) -> dict[Path, str]:
-    """Returns the pictures' names in the inbox by their paths."""
-    found: dict[Path, str] = {}
-    others: list[Path] = []
-    for place in find(root):
-        check_closed(place.closed)
-        if in_place and (place.names or is_archive(place.root)):
-            raise UsageError(
-                f"{in_place} needs pictures in files of their own; those of {place.root} are not"
-            )
-        inside = place.root.is_dir() or is_archive(place.root)
-        folder = place.root if inside else place.root.parent
-        for file in place.files:
-            name = os.path.relpath(place.names.get(file, file), folder)
-            found[Path(file)] = Path(name).as_posix()
-        others += place.others
-    if others:
-        note(f"ignored {describe(others)}")
-    return found

@@ -39,14 +39,14 @@ def check_class(name: str, known: Collection[str]) -> str:
     if not is_folder_name(name):
         raise DataError(
             f"a class cannot be called {shown(name)}; expected a name that a folder can have: a "
-            "line of text without / or \\, and no . at the beginning"
+            'line of text without / or \\, no . at the beginning, and on Windows none of <>:"|?*'
         )
     if split := split_of(name):
         raise DataError(
             f"a class cannot be called {shown(name)}: fit reads it as the {split} split"
         )
     if other := next((one for one in known if plain(one) == plain(name)), None):
-        raise DataError(f"there is a class {shown(other)} already, which {shown(name)} looks like")
+        raise DataError(f"{shown(name)} looks like the class {shown(other)}; choose that one")
     return name
 
 

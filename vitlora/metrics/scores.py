@@ -268,13 +268,16 @@ class Scores:
         wrong = self.images - int(self.confusion.diag().sum())
         rest = wrong - sum(count for _, _, count in mistakes)
         names = self.classes
+        listed = [f"{count:>5}  {names[t]} taken for {names[p]}" for t, p, count in mistakes]
         return [
             f"the {len(table) - 1} classes with the lowest F1; {left_out:,} more are in --json and "
             "'vitlora report'",
             *table,
             "",
-            f"the most frequent mistakes; {rest:,} of {wrong:,} are others",
-            *(f"{count:>5}  {names[t]} taken for {names[p]}" for t, p, count in mistakes),
+            f"the most frequent mistakes; {rest:,} of {wrong:,} are others"
+            if wrong
+            else "no mistakes",
+            *listed,
         ]
 
     def _matrix(self) -> list[str]:

@@ -188,6 +188,11 @@ class AdapterPool:
             for path, (x, outside) in zip(paths, opened, strict=True)
         ]
 
+    @property
+    def uncalibrated(self) -> list[str]:
+        """Names of the adapters whose answers have no marks."""
+        return [name for name in self.names if self.adapter(name).judge.confidence is None]
+
     def judge(
         self,
         tensors: Sequence[torch.Tensor],

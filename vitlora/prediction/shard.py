@@ -55,13 +55,22 @@ class Shard:
         """Returns the shard of this process by torchrun's or srun's variables, and their names.
 
         The only shard, and no names, where no such program started several processes.
+
+        Raises:
+            UsageError: The variables are no such numbers.
         """
         for rank, count in _VARIABLES:
             texts = variables.get(rank, ""), variables.get(count, "")
-            if all(text.isdecimal() for text in texts):
-                number, of = map(int, texts)
-                if number < of > 1:
-                    return cls(number + 1, of), f"{rank} and {count}"
+            if not all(texts):
+                continue
+            number, of = (int(text) if text.isdecimal() else -1 for text in texts)
+            if not 0 <= number < of:
+                raise UsageError(
+                    f"{rank} is {texts[0]!r} and {count} is {texts[1]!r}; expected this process's "
+                    "number, from 0, and how many there are; --shard 1/1 predicts all"
+                )
+            if of > 1:
+                return cls(number + 1, of), f"{rank} and {count}"
         return cls(), ""
 
     def takes(self, name: str) -> bool:

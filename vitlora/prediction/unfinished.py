@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vitlora.errors import UsageError, counted
+from vitlora.errors import UsageError, counted, either
 from vitlora.files import check_target, keep_names, lock, rename, write_whole
 from vitlora.notes import note
 from vitlora.prediction.answer_file import ENDINGS, Row, convert
@@ -111,8 +111,8 @@ class Unfinished:
                 self.part.unlink(missing_ok=True)
             with suppress(OSError):  # on a full disk, which add has told
                 self._file.close()
-        if self.complete:
-            self.part.unlink(missing_ok=True)
+        if self.complete and self.part.exists():
+            self.part.unlink()
 
     def _count(self, row: Row) -> None:
         self.done += 1
@@ -194,9 +194,7 @@ def check_output(target: Path) -> None:
     """
     check_target("--output", target, ENDINGS, b"")
     if target.suffix.lower() not in ENDINGS or (target.exists() and not target.is_file()):
-        raise UsageError(
-            f"--output '{target}': expected a file that ends in {' or '.join(ENDINGS)}"
-        )
+        raise UsageError(f"--output '{target}': expected a file that ends in {either(ENDINGS)}")
 
 
 def _differences(known: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
@@ -207,9 +205,17 @@ def _differences(known: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[s
     if known["listing"] != run["listing"]:
         then, now = (f"{counted(x['pictures'], 'picture')} in {x['places']}" for x in (known, run))
         yield f"for {then}, not the {now}" if then != now else f"for other {then}"
-    for name in ("shard", "top_k", "precision"):
+    if known["precision"] != run["precision"]:
+        yield f"of {_network(known['precision'])}, not {_network(run['precision'])}"
+    for name in ("shard", "top_k"):
         if known[name] != run[name]:
             yield f"with --{name.replace('_', '-')} {known[name]}, not {run[name]}"
+
+
+def _network(precision: str) -> str:
+    """Returns what has a precision: ``32`` is a bundle, ``.onnx 32`` an exported file."""
+    kind, _, bits = precision.rpartition(" ")
+    return f"a {kind} file with --precision {bits}" if kind else f"the bundle, in {bits}"
 
 
 def _write(record: Path, run: Mapping[str, Any]) -> None:

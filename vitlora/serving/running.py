@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import socket
+import threading
+from types import FrameType
 from typing import Any
 
 import h11
@@ -14,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitlora.errors import UsageError
 
-_HEAD = 16 << 10  # bytes of a request's headers
+_HEAD = 16 << 10  # bytes of a request's head; what comes with it in one piece is read, too
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -41,6 +43,9 @@ def bound(host: str, port: int) -> socket.socket:
 def run(app: Any, listening: socket.socket, patience: float) -> None:
     """Serves until SIGTERM or SIGINT; then answers what was accepted, and returns.
 
+    A second SIGINT ends it at once. In another thread than the main one it serves until the process
+    ends.
+
     Args:
         app: The ASGI application.
         listening: From ``bound``.
@@ -52,7 +57,7 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
     class Impatient(_Impatient):
         seconds = patience
 
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             http=Impatient,
@@ -66,8 +71,10 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
             h11_max_incomplete_event_size=_HEAD,
         )
     )
+
     # uvicorn 0.54 raises the signal once more after it has shut down; then these do nothing
-    before = {one: signal.signal(one, server.handle_exit) for one in _ENDING}
+    main = threading.current_thread() is threading.main_thread()  # which alone gets signals
+    before = {one: signal.signal(one, server.handle_exit) for one in _ENDING if main}
     try:
         server.run(sockets=[listening])
     finally:
@@ -76,6 +83,16 @@ def run(app: Any, listening: socket.socket, patience: float) -> None:
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Server(uvicorn.Server):
+    """Ends at a second SIGINT without a traceback for each request that it drops."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Remembers a signal."""
+        if self.should_exit:
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        super().handle_exit(sig, frame)
 
 
 class _Impatient(H11Protocol):

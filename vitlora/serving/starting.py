@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vitlora.bundle.folder import check_there
-from vitlora.errors import UsageError, counted
+from vitlora.errors import UsageError, a_few, counted
+from vitlora.notes import note
 from vitlora.serving.limits import Refusal, check_name
 
 TOKEN = "VITLORA_TOKEN"
@@ -70,6 +71,15 @@ def named_bundles(words: Sequence[str | Path]) -> dict[str, Path]:
             )
         found[name] = path
     return found
+
+
+def note_uncalibrated(names: Sequence[str]) -> None:
+    """Notes which adapters mark no answer."""
+    if names:
+        note(
+            f"{a_few(names)} {'is' if len(names) == 1 else 'are'} not calibrated: confidence may "
+            "mislead, and no answer is marked as unsure; see 'vitlora calibrate'"
+        )
 
 
 def read_token(file: str | Path | None) -> str | None:

@@ -8,11 +8,14 @@ from matplotlib.figure import Figure
 
 from vitlora.studies.comparison import Row
 
+_WIDTH = 108  # characters of the legend in a line
 _MARKERS = "osD^vPX*<>hp"
 
 
 def chart(rows: Sequence[Row], title: str) -> bytes:
     """Returns a PNG: accuracy with its interval over trained parameters, and over seconds.
+
+    Of several bases, the left half is over the time for one picture: that is what a base costs.
 
     Args:
         rows: The finished methods; not empty.
@@ -20,14 +23,22 @@ def chart(rows: Sequence[Row], title: str) -> bytes:
     """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _panel(left, rows, _apart([row.trainable for row in rows]))
+    bases = any("@" in row.method for row in rows)
+    parameters = _apart([row.trainable for row in rows])
+    _panel(left, rows, [row.milliseconds for row in rows] if bases else parameters)
     _panel(right, rows, [row.seconds for row in rows])
-    left.set(xscale="log", xlabel="trained parameters", ylabel="accuracy, 95% interval")
+    left.set(ylabel="accuracy, 95% interval")
+    if bases:
+        left.set(xlabel="one picture, milliseconds")
+        left.set_xlim(left=0)
+    else:
+        left.set(xlabel="trained parameters", xscale="log")
     right.set(xlabel="training, seconds")
     right.set_xlim(left=0)
     figure.suptitle(title, fontsize="medium")
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    columns = max(_WIDTH // (max(map(len, labels)) + 6), 1)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": "vitlora"})
     return buffer.getvalue()

@@ -18,7 +18,7 @@ class Run:
     """One method trained and scored with one seed.
 
     Attributes:
-        method: Name of the method.
+        method: Name of the method, ``METHOD`` or ``METHOD@BASE``.
         seed: Seed of the training.
         labels: True class of each scored picture, ``(N,)``.
         answers: Predicted class of each picture, ``(N,)``, in the same order.
@@ -34,6 +34,8 @@ class Run:
         precision: Lightning's name of the precision.
         seen_in_training: Number of scored pictures that are exact copies of training pictures; None
             in older records.
+        parameters: Number of the base's parameters; None if they are kept in 4 bits.
+        validated: Macro-F1 on the validation pictures, in ``[0, 1]``; None in older records.
     """
 
     method: str
@@ -51,6 +53,8 @@ class Run:
     device: str
     precision: str
     seen_in_training: int | None = None
+    parameters: int | None = None
+    validated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,18 @@ class Row:
         return statistics.fmean(run.seconds for run in self.runs)
 
     @property
+    def milliseconds(self) -> float:
+        """Median over the seeds."""
+        return statistics.median_high(run.milliseconds for run in self.runs)
+
+    @property
     def cost(self) -> tuple[int, float]:
-        """The cost of a method: trained parameters first, then the duration of the training."""
-        return self.trainable, self.seconds
+        """The cost of a method: trained parameters first, then the duration of the training.
+
+        Of several bases it is the duration alone: parameters of different bases are of different
+        worth.
+        """
+        return 0 if "@" in self.method else self.trainable, self.seconds
 
     def most(self, name: str) -> int | None:
         """Returns the largest value of an attribute of the runs; None if a run lacks it."""

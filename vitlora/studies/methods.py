@@ -108,7 +108,12 @@ def fit_words(
     return words
 
 
-def configure(base: dict[str, Any], name: str, same_rate: bool = False) -> dict[str, Any]:
+def configure(
+    base: dict[str, Any],
+    name: str,
+    same_rate: bool = False,
+    backbone: tuple[str, str | None] | None = None,
+) -> dict[str, Any]:
     """Returns the user's configuration with the changes of a method.
 
     The configuration's learning rate is assumed to suit its adapter. A method with another kind of
@@ -118,8 +123,11 @@ def configure(base: dict[str, Any], name: str, same_rate: bool = False) -> dict[
         base: The resolved configuration of ``fit``.
         name: One of ``METHODS``.
         same_rate: Give all methods the configuration's learning rate.
+        backbone: Another base than the configuration's, and the file of its weights.
     """
     method, model = METHODS[name], dict(base["model"])
+    if backbone is not None:
+        model["backbone"], model["weights"] = backbone
     adapter = model["adapter"]
     kind = adapter["class_path"].rpartition(".")[2]
     if method.adapter == "Lora":

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitlora.errors import counted
 from vitlora.shell import typed
 from vitlora.studies.advice import advise
+from vitlora.studies.bases import parted
 from vitlora.studies.comparison import Failure, Row
 from vitlora.studies.table import to_markdown
 
@@ -46,7 +48,7 @@ class Comparison:
     @property
     def title(self) -> str:
         """Name of the data folder, and the base."""
-        return f"{Path(self.config['data']['root']).name}, {self.config['model']['backbone']}"
+        return f"{Path(self.config['data']['root']).name}, {_bases(self)}"
 
     def to_text(self) -> str:
         """Returns the table, its notes and the advice."""
@@ -77,6 +79,12 @@ class Comparison:
         }
 
 
+def _bases(found: Comparison) -> str:
+    """Returns the base, or how many there are."""
+    several = {parted(row.method)[1] for row in found.rows} - {""}
+    return counted(len(several), "base") if several else found.config["model"]["backbone"]
+
+
 def _length(trainer: Mapping[str, Any]) -> str:
     """Returns how long each run trained, as the configuration says it."""
     if trainer.get("time") is not None:
@@ -90,7 +98,7 @@ def _notes(found: Comparison) -> str:
     runs = [run for row in found.rows for run in row.runs]
     where = " / ".join(sorted({f"{run.device}, {run.precision}" for run in runs}))
     lines = [
-        f"{model['backbone']}, {_length(trainer)}, batch size "
+        f"{_bases(found)}, {_length(trainer)}, batch size "
         f"{found.config['data']['batch_size']}, checkpointing {str(model['checkpointing']).lower()}"
         f"{f', on {where}' if runs else ''}.",
         "p: chance of such a difference from the best, on the same pictures, if both were "
@@ -100,6 +108,11 @@ def _notes(found: Comparison) -> str:
         lines.append(
             "One seed: the intervals hold for these trained networks. Another seed can move a "
             "method by a point or two; try --seeds 0,1,2."
+        )
+    if any("@" in row.method for row in found.rows):
+        lines.append(
+            "The bases to fine-tune were chosen by the macro-F1 of their frozen features on the "
+            "validation pictures."
         )
     if found.split == "val":
         lines.append(

@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitlora import yaml_text
 from vitlora.errors import UsageError
 from vitlora.files import write_json, write_whole
+from vitlora.studies.bases import parted
 from vitlora.studies.comparison import Failure, Run
 from vitlora.studies.methods import configure
 
@@ -28,31 +30,34 @@ class Study:
         base: The user's resolved configuration.
         split: The split to score: ``test`` or ``val``.
         same_rate: Whether all methods get the configuration's learning rate.
+        bases: File of the weights of each base that is compared, by name; empty for the one of the
+            configuration.
     """
 
     folder: Path
     base: dict[str, Any]
     split: str
     same_rate: bool
+    bases: Mapping[str, str | None] = field(default_factory=dict)
 
     def path(self, method: str, seed: int, suffix: str = "") -> Path:
         """Returns the bundle of a run, or a file next to it."""
-        return self.folder / f"{method}-{seed}{suffix}"
+        return self.folder / f"{_file_name(method)}-{seed}{suffix}"
 
     def take(self, setup: dict[str, Any]) -> None:
         """Records the runs' common setup, or checks that earlier runs had the same.
 
         Args:
-            setup: JSON values.
+            setup: JSON values. ``bases`` may have others than before, but not with other weights.
 
         Raises:
             UsageError: Earlier runs had another setup; the message names the first difference.
         """
         file = self.folder / SETUP
-        if not file.is_file():
-            write_json(setup, str(file))
-            return
-        before, now = yaml_text.flat(json.loads(file.read_text("utf-8"))), yaml_text.flat(setup)
+        known = json.loads(file.read_text("utf-8")) if file.is_file() else setup
+        earlier, bases = known.get("bases", {}), setup.get("bases", {})
+        setup = {**setup, "bases": earlier | bases}
+        before, now = yaml_text.flat({**known, "bases": bases | earlier}), yaml_text.flat(setup)
         for key in {**before, **now}:
             if before.get(key) == now.get(key):
                 continue
@@ -62,6 +67,7 @@ class Study:
                 f"{'the pictures changed' if key == 'pictures' else change}); choose another "
                 "--output, or delete that folder"
             )
+        write_json(setup, str(file))
 
     def finished(self, method: str, seed: int) -> Run | None:
         """Returns an earlier run; None if there is none."""
@@ -87,7 +93,9 @@ class Study:
         cost = json.loads((bundle / "logs" / "cost.json").read_text("utf-8"))
         scored = json.loads(answers.read_text("utf-8"))
         scored["seen_in_training"] = json.loads(scores.read_text("utf-8"))["seen_in_training"]
+        record = json.loads((bundle / "vitlora.json").read_text("utf-8"))
         fields = {"method": method, "seed": seed, **cost, **scored, "bundle_bytes": _size(bundle)}
+        fields["validated"] = record["metrics"].get("macro_f1")
         write_json(fields, str(self.path(method, seed, ".json")))
         answers.unlink()
         scores.unlink()
@@ -96,8 +104,11 @@ class Study:
         return run
 
     def _fit(self, method: str, seed: int) -> list[str]:
-        config = self.folder / f"{method}.yaml"
-        fields = configure(self.base, method, self.same_rate)
+        config = self.folder / f"{_file_name(method)}.yaml"
+        name, base = parted(method)
+        fields = configure(
+            self.base, name, self.same_rate, (base, self.bases[base]) if base else None
+        )
         write_whole(config, yaml_text.write(fields))
         words = ["fit", "--config", str(config), "--output", str(self.path(method, seed))]
         words += ["--seed_everything", str(seed)]
@@ -109,6 +120,11 @@ class Study:
         words += ["--trainer.accelerator", str(self.base["trainer"]["accelerator"])]
         words += ["--trainer.callbacks+", "vitlora.training.RecordAnswers"]
         return [*words, "--trainer.callbacks.file", str(answers)]
+
+
+def _file_name(method: str) -> str:
+    """Returns a method's name as part of a file's."""
+    return re.sub(r"[^\w.@+-]", "_", method)
 
 
 def _size(bundle: Path) -> int:

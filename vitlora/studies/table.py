@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vitlora.studies.bases import parted
 from vitlora.studies.comparison import Failure, Row
 from vitlora.units import clock, size
 
@@ -11,7 +12,8 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
     records = [_cells(row) for row in rows]
     finished = {row.method for row in rows}
     lost = dict.fromkeys(f.method for f in failures if f.method not in finished)
-    records += [{"method": name, "accuracy (95%)": "failed"} for name in lost]
+    for method, base in map(parted, lost):
+        records.append({"method": method, "backbone": base, "accuracy (95%)": "failed"})
     names = [name for name in dict.fromkeys(k for r in records for k in r) if _any(records, name)]
     columns = [[name, *(record.get(name) or "-" for record in records)] for name in names]
     widths = [max(map(len, column)) for column in columns]
@@ -28,10 +30,12 @@ def _any(records: Sequence[dict[str, str]], name: str) -> bool:
 
 
 def _cells(row: Row) -> dict[str, str]:
+    method, base = parted(row.method)
     run, several = row.runs[0], len(row.runs) > 1
-    milliseconds = sorted(r.milliseconds for r in row.runs)[len(row.runs) // 2]
     return {
-        "method": row.method,
+        "method": method,
+        "backbone": base,
+        "parameters": f"{run.parameters / 1e6:.3g} M" if base and run.parameters else "",
         "base": run.base,
         "lr": f"{run.lr:g}",
         "trained": f"{row.trainable:,}",
@@ -43,7 +47,7 @@ def _cells(row: Row) -> dict[str, str]:
         "training": clock(row.seconds),
         "GPU memory": _largest(row, "device_bytes"),
         "RAM": _largest(row, "host_bytes"),
-        "one picture": f"{milliseconds:.3g} ms",
+        "one picture": f"{row.milliseconds:.3g} ms",
         "bundle": _largest(row, "bundle_bytes"),
     }
 

@@ -27,9 +27,10 @@ from vitlora.metrics.scores import Scores
 from vitlora.notes import tell
 from vitlora.quantization import Quantization, Storage
 from vitlora.training.accumulation import Accumulation
+from vitlora.training.divergence import check_validation
 from vitlora.training.epoch_means import EpochMeans
 from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
-from vitlora.training.loss import check_finite, class_weights
+from vitlora.training.loss import class_weights
 from vitlora.training.optimizers import OptimizerName, parameter_groups, scheduled
 from vitlora.training.ranges import check_ranges
 
@@ -238,8 +239,7 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
         """Returns the loss of a batch of images and labels."""
-        images, labels = batch
-        logits = self(images)
+        logits, labels = self(batch[0]), batch[1]
         loss = F.cross_entropy(
             logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
         )
@@ -277,7 +277,7 @@ class Classifier(LightningModule):
         stage = "test" if self.trainer.testing else "val"
         scores = self.scores(tuple(map(str, range(self._seen[0][0].shape[1]))))
         if self.trainer.state.fn == "fit":
-            check_finite(scores.loss, self.current_epoch, self.lr)
+            check_validation(self.trainer, scores.loss)
         numbers = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
         self.log_dict({f"{stage}/{name}": number for name, number in numbers.items()})
 

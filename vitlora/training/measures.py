@@ -37,9 +37,14 @@ class Cost(Callback):
         kept = dtype if quantization == "none" else quantization
         device = trainer.strategy.root_device
         cuda = device.type == "cuda"
+        network = module.built_network()
+        trainable, frozen = count_trainable(network), module.adapter.freezes_base
+        every = sum(one.numel() for one in network.parameters())
         fields = {
-            "trainable": count_trainable(module.built_network()),
-            "base": kept if module.adapter.freezes_base else "trained",
+            "trainable": trainable,
+            # what is packed in 4 bits cannot be counted so
+            "parameters": every - trainable * frozen if quantization == "none" else None,
+            "base": kept if frozen else "trained",
             "lr": module.lr,
             "seconds": time.monotonic() - self._started,
             "host_bytes": peak_host_bytes(),

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from vitlora.errors import UsageError, nearest
 from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.training.cache.prefix_cache import PrefixCache, Where
+from vitlora.training.divergence import Divergence
 from vitlora.training.progress import Progress
 from vitlora.training.time_budget import MOST_EPOCHS
 from vitlora.units import seconds_of
@@ -118,6 +119,7 @@ class Trainer(LightningTrainer):
         every = _checked(callbacks, bool(logger) and logger is not True)
         if kwargs.get("enable_progress_bar") is not False and not _any(every, ProgressBar):
             every.append(Progress())
+        every.append(Divergence())
         if early_stopping is not None:
             every.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
         if cache != "off":

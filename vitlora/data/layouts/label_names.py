@@ -1,6 +1,7 @@
 """What classes may be called, their order, and names for labels that are numbers."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from vitlora.files import expanded
 
 _LONGEST = 300  # characters
 _LONGEST_FOLDER = 255  # bytes
+_NO_WINDOWS_NAME = re.compile(
+    r'[<>:"|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE
+)
 _SPELLING = dict.fromkeys(map(ord, "\u00a0\u3000\u200c\u200d"))  # spaces and joiners of scripts
 
 
@@ -24,7 +28,8 @@ def is_class_name(name: str) -> bool:
 def is_folder_name(name: str) -> bool:
     """Returns whether a class can have a folder of its name, which is not passed over as hidden."""
     short = is_class_name(name) and len(name.encode()) <= _LONGEST_FOLDER
-    return short and not is_hidden(name) and not set(name) & set("/\\\0")
+    allowed = sys.platform != "win32" or not _NO_WINDOWS_NAME.search(name)
+    return short and allowed and not is_hidden(name) and not set(name) & set("/\\\0")
 
 
 def are_numbers(labels: Iterable[str]) -> bool:

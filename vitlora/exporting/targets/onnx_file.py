@@ -31,6 +31,8 @@ class OnnxFile(Target):
 
     def open(self, file: Path) -> OpenedNetwork:
         """Opens a file with as many threads as torch would have; see ``Target.open``."""
+        # or onnxruntime 1.32 tells Microsoft of each session
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

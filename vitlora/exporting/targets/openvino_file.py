@@ -1,5 +1,8 @@
 """OpenVINO's IR: NAME.xml with the graph, and NAME.bin with the weights beside it."""
 
+import mmap
+import sys
+import zlib
 from errno import EIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 _EXACT = {"EXECUTION_MODE_HINT": "ACCURACY"}
 
 _METADATA = ["framework", KEY]  # where OpenVINO keeps that of ONNX
+_CHECKSUM = ["framework", "bin"]  # whose CRC-32 it is
+_UNKNOWN = "CRC-32 of the .bin"  # until it is written
 
 
 class OpenVinoFile(Target):
@@ -30,36 +35,65 @@ class OpenVinoFile(Target):
 
     def write(self, program: "ExportedProgram", exported: Exported, file: Path) -> None:
         """Writes two files; see ``Target.write``."""
-        import openvino  # pyright: ignore[reportMissingImports]
-
+        openvino = _silent_openvino()
         model = openvino.Core().read_model(onnx_bytes(program, exported))
+        model.set_rt_info(_UNKNOWN, _CHECKSUM)
         try:
             openvino.save_model(model, file, compress_to_fp16=False)
         except RuntimeError:
             raise OSError(EIO, "OpenVINO cannot write it; is the disk full?", str(file)) from None
+        graph = file.read_text("utf-8")
+        file.write_text(graph.replace(_UNKNOWN, _checksum(file), 1), "utf-8")
         for path in self.files(file):
             keep_content(path)
 
     def open(self, file: Path) -> OpenedNetwork:
         """Opens a file with as many threads as torch would have; see ``Target.open``."""
-        import openvino.frontend  # pyright: ignore[reportMissingImports]
-
+        openvino = _silent_openvino()
         # read_model would also try the readers of other formats, which print what they think
         reader = openvino.frontend.FrontEndManager().load_by_framework("ir")
         model = reader.convert(reader.load(str(file)))
+        said = model.get_rt_info(_METADATA).astype(str) if model.has_rt_info(_METADATA) else None
+        known = model.get_rt_info(_CHECKSUM).astype(str) if model.has_rt_info(_CHECKSUM) else ""
+        if said is not None and known != _checksum(file):
+            raise ValueError("its .bin is another file's, or damaged")
         options = {**_EXACT, "INFERENCE_NUM_THREADS": threads()}
         compiled = openvino.compile_model(model, "CPU", options)
 
         def run(pictures: Any) -> dict[str, Any]:
-            said = compiled({INPUT: pictures})
-            return {part.any_name: said[part].copy() for part in compiled.outputs}
+            found = compiled({INPUT: pictures})
+            return {part.any_name: found[part].copy() for part in compiled.outputs}
 
         return OpenedNetwork(
-            model.get_rt_info(_METADATA).astype(str) if model.has_rt_info(_METADATA) else None,
+            said,
             {part.any_name: _value(part) for part in model.inputs},
             {part.any_name: _value(part) for part in model.outputs},
             run,
         )
+
+
+def _silent_openvino() -> Any:
+    """Imports OpenVINO, which tells Google Analytics so where ``openvino_telemetry`` is installed.
+
+    Seen with OpenVINO 2026.4, whose wheel requires it; without it a stub is imported.
+    """
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino.frontend  # pyright: ignore[reportMissingImports]
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def _checksum(file: Path) -> str:
+    """Returns the CRC-32 of a graph's weights, which are in the file beside it."""
+    with file.with_suffix(".bin").open("rb") as weights:
+        content = mmap.mmap(weights.fileno(), 0, access=mmap.ACCESS_READ)  # takes no memory
+        with content:
+            return f"{zlib.crc32(content):08x}"
 
 
 def _value(part: Any) -> Value:
