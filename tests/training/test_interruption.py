@@ -126,7 +126,7 @@ def test_a_job_saves_is_queued_and_goes_on(
     assert main(words) == 128 + signal.SIGUSR1
     out, err = capsys.readouterr()
     assert "no unfinished run in out yet: starting one" in out and "is queued again" in out
-    assert f"vitlora: ended by SIGUSR1; out/{STATE} has the state after step 2; go on with" in err
+    assert f"vitlora: ended by SIGUSR1; out/{STATE} has the state after step 2; resume with" in err
     assert saved_steps(Path("out")) == 2 and scontrol.read_text() == "requeue 77\n"
     assert main(words) == 143
     assert "epoch 1, step 2 of 4" in capsys.readouterr().out and saved_steps(Path("out")) == 3

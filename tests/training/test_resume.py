@@ -25,16 +25,20 @@ EPOCHS = ["--trainer.max_epochs", "2"]
 # options of a run of two epochs, each of 3 batches of 4 and one of 3
 RUNS: dict[str, list[str]] = {
     "dropout, patch drop": ["--model.adapter.dropout", "0.2", "--model.patch_drop", "0.5"],
-    "accumulated, a worker": ["--trainer.accumulate_grad_batches", "2", "--data.num_workers", "1"],
+    "accumulated, a worker, steps": [
+        *("--trainer.accumulate_grad_batches", "2", "--data.num_workers", "1"),
+        *("--trainer.max_steps", "7", "--trainer.max_epochs", "null"),
+    ],
     "cache, two workers": [*LAST, "--trainer.cache", "memory", "--data.num_workers", "2"],
     "probe": ["--model.adapter", "LinearProbe", "--model.optimizer", "sgd"],
-    "full, weights of classes": ["--model.adapter", "FullFineTuning", "--model.class_weights=true"],
-    "early stopping, lion": [
-        *("--trainer.max_epochs", "9", "--trainer.early_stopping", "1", "--model.optimizer", "lion")
+    "full, weights of classes, early stopping": [
+        *("--model.adapter", "FullFineTuning", "--model.class_weights=true"),
+        *("--trainer.max_epochs", "9", "--trainer.early_stopping", "1"),
     ],
-    "steps": ["--trainer.max_steps", "7", "--trainer.max_epochs", "null"],
-    "two validations": ["--trainer.val_check_interval", "0.5"],
-    "eva": ["--model.adapter.variant", "eva", "--model.adapter.rank", "4"],
+    "eva, two validations, lion": [
+        *("--model.adapter.variant", "eva", "--model.adapter.rank", "4"),
+        *("--trainer.val_check_interval", "0.5", "--model.optimizer", "lion"),
+    ],
     "pissa, 8 bits": ["--model.adapter.variant", "pissa", "--model.optimizer", "adamw8bit"],
     "nf4, bf16": ["--model.quantization", "nf4", "--trainer.precision", "bf16-mixed"],
 }
@@ -111,7 +115,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert len(copies) >= 4 and STATE not in whole
     assert {"adapter_model.safetensors", "metrics.csv"} <= whole.keys()
     # one in the second epoch; of the first kind, also in the first and at the start of the second
-    for number in range(1, len(copies), 2) if kind == next(iter(RUNS)) else [len(copies) - 1]:
+    for number in range(1, len(copies), 3) if kind == next(iter(RUNS)) else [len(copies) - 1]:
         goes_on_as(whole, copies[number])
 
 
@@ -138,7 +142,7 @@ def test_a_run_that_continues_a_bundle_goes_on(
     whole = left()
     said = capsys.readouterr().out
     goes_on_as(whole, kills[-2])
-    assert "going on from" in (again := capsys.readouterr().out)
+    assert "resuming from" in (again := capsys.readouterr().out)
     assert said.split("before -> after")[1] == again.split("before -> after")[1]  # what it forgot
     goes_on_as(whole, kills[-2], "--from", "first")  # the command of a job that is queued again
     shutil.rmtree("first")

@@ -38,7 +38,10 @@ Classifier.training_step = training_step
 sys.exit(main(sys.argv[2:]))
 """
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals"),
+]
 
 
 def start(kill: int, *words: str) -> subprocess.Popen[str]:

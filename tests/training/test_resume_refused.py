@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
-import re
 import shutil
 import struct
 import sys
@@ -16,12 +16,15 @@ import pytest
 import torch
 from runs import MICRO
 
+import vitlora
 from vitlora.bundle.checkpoint import load_bundle
 from vitlora.bundle.folder import STATE
 from vitlora.cli.main import main
+from vitlora.cli.resuming import check_options
+from vitlora.errors import UsageError
 from vitlora.training.classifier import Classifier
 from vitlora.training.run_lock import LOCK, RunLock
-from vitlora.training.state_file import read_state, write_state
+from vitlora.training.state_file import read_about, read_state, write_state
 
 OPTIONS = {**MICRO, "trainer.max_epochs": "2", "trainer.precision": "32-true"}
 FIXED = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
@@ -96,16 +99,18 @@ def refusal(capsys: Any, *words: str) -> str:
     return last
 
 
-def test_ctrl_c_keeps_the_state_after_the_step_and_says_how_to_go_on(out: Path, capsys: Any):
+def test_ctrl_c_keeps_the_state_after_the_step_and_says_how_to_resume(out: Path, capsys: Any):
     about, _ = read_state(out / STATE)
     assert about["steps"] == STEPS and not (out / LOCK).exists()
     assert load_bundle(out).record.metrics == {}  # no epoch was validated: the weights as they are
     assert resume() == 0
     printed = capsys.readouterr().out
-    assert f"going on from out/{STATE}: epoch 1, step 2 of 6" in printed
+    assert f"resuming from out/{STATE}: epoch 1, step 2 of 6" in printed
     assert load_bundle(out).record.metrics["images"] == 12 and not (out / STATE).exists()
     assert resume() == 0
     assert "the run in out has ended; train on from its bundle" in capsys.readouterr().out
+    ended = vitlora.fit(output="out", resume=True)
+    assert (ended.checkpoint, ended.scores, ended.epoch) == (Path("out"), None, 0)
 
 
 def test_without_a_name_the_newest_unfinished_run_goes_on(
@@ -132,25 +137,40 @@ def test_the_same_command_again_goes_on(photos: Path, out: Path, capsys: Any):
     assert "step 2 of 6" in capsys.readouterr().out
 
 
-OTHER = {
-    "--model.lr": ("0.5", "--model.lr is 0.5, but the run in out has 0.002"),
-    "--model.adapter.rank": ("4", "--model.adapter.init_args.rank is 4, but the run in out has 8"),
-    "--trainer.max_epochs": ("9", r"max_epochs is 9.*fit --from out"),
-    "--time": ("1m", r"max_epochs is null.*|time is 1m.*fit --from out"),
-    "--seed_everything": ("5", "--seed_everything is 5, but"),
-    "--data.batch_size": ("8", "--data.batch_size is 8, but the run in out has 4"),
-    "--trainer.limit_train_batches": ("2", "limit_train_batches is 2"),
-    "--data.augment": ("strong", "--data.augment is strong, but the run in out has light"),
+# option, as the state has it -> another value, what is said
+OTHER: dict[str, tuple[Any, str]] = {
+    "model.lr": (0.5, "--model.lr is 0.5, but the run in out has 0.002"),
+    "model.adapter.init_args.rank": (4, "init_args.rank is 4, but the run in out has 8"),
+    "trainer.max_epochs": (9, "max_epochs is 9, but .* no longer run would .* fit --from out"),
+    "trainer.max_steps": (9, "max_steps is 9, but the run in out has null: .* fit --from out"),
+    "trainer.time": ("1m", "time is 1m, but the run in out has null: .* fit --from out"),
+    "trainer.limit_train_batches": (2, "limit_train_batches is 2, but the run in out has null"),
+    "data.augment": ("strong", "--data.augment is strong, but the run in out has light"),
+    "data.value_range": ([0.0, 1.0], "value_range"),
+    "seed_everything": (5, "--seed_everything is 5, but the run in out has 0"),
+    "from": ("x", "--from is x, but the run in out has null"),
 }
 
 
 @pytest.mark.parametrize("option", OTHER)
-def test_an_option_that_would_make_another_run_is_refused_by_name(
-    option: str, out: Path, capsys: Any
-):
+def test_an_option_that_would_make_another_run_is_refused_by_name(option: str, stopped: Path):
     value, message = OTHER[option]
+    before = read_about(stopped / STATE)["options"]
+    now = copy.deepcopy(before)
+    check_options(Path("out") / STATE, before, now)
+    *groups, name = option.split(".")
+    inside = now
+    for group in groups:
+        inside = inside[group]
+    inside[name] = value
+    with pytest.raises(UsageError, match=message):
+        check_options(Path("out") / STATE, before, now)
+
+
+def test_what_is_typed_is_compared_by_its_value(out: Path, capsys: Any):
     before = (out / STATE).read_bytes()
-    assert re.search(message, refusal(capsys, option, value))
+    words = ["--model.lr", "2e-3", "--data.num_workers", "1", "--model.adapter.rank", "4"]
+    assert "--model.adapter.init_args.rank is 4, but" in refusal(capsys, *words)
     assert (out / STATE).read_bytes() == before and not (out / LOCK).exists()
 
 

@@ -72,7 +72,7 @@ def add_run_options(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="fit: go on with the unfinished run in --output (by default the newest in "
+        help="fit: resume the unfinished run in --output (by default the newest in "
         "checkpoints/) as if it had not been stopped; start it if there is none.",
     )
 

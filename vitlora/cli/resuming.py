@@ -29,7 +29,7 @@ from vitlora.training.state_file import StateError, read_about, read_state
 # options that do not change a run, or that are checked otherwise
 _FREE = (
     *("output", "resume", "json", "checkpoint", "old_data"),
-    *("data.root", "data.num_workers", "data.check_copies", "data.images", "data.value_range"),
+    *("data.root", "data.num_workers", "data.check_copies", "data.images"),
     *("model.weights", "trainer.enable_progress_bar", "trainer.cache_folder", "trainer.cache_gb"),
 )
 _LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.time")

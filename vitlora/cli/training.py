@@ -51,7 +51,7 @@ def fit(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``trainer.accelerator``).
         val_fraction: Share of each class to validate on if the folder has no splits, in (0, 1)
             (``data.val_fraction``).
-        resume: Go on with the unfinished run in ``output``, by default the newest in
+        resume: Resume the unfinished run in ``output``, by default the newest in
             ``checkpoints/``, as if it had not been stopped; start it if there is none.
         options: Any other option of ``vitlora fit --help``, in groups or by dotted names:
             ``model={"adapter.rank": 16}``, ``**{"trainer.max_epochs": 3}``.

@@ -1,4 +1,4 @@
-"""``fit --resume`` before torch is imported: which run to go on with."""
+"""``fit --resume`` before torch is imported: which run to resume."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +46,7 @@ def to_resume(output: str | None, usual: str, named: bool, names: Sequence[str])
         Option -> value; ``ended`` alone, with its folder, if the run had ended.
 
     Raises:
-        UsageError: There is neither a run to go on with nor one to start.
+        UsageError: There is neither a run to resume nor one to start.
         StateError: The file of the run is damaged.
     """
     folder = Path(output or usual) if output or named else _newest()

@@ -68,7 +68,7 @@ def check_identity(file: Path, found: Any, own: dict[str, Any]) -> None:
             short = isinstance(own[name], str | int) and name not in ("pictures", "base")
             now = f": {there!r:.40}, not {own[name]!r:.40}" if short else ""
             raise StateError(
-                f"{file} cannot be gone on from here: {said}{now}. Start the run anew without "
+                f"{file} cannot be resumed here: {said}{now}. Start the run anew without "
                 "--resume, or another one from its bundle with --from"
             )
 

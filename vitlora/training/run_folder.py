@@ -161,7 +161,7 @@ class RunFolder(Callback):
             where, self._aside = self._put_back(self._aside), None
             tell(f"\nthe run failed before the first validation; the earlier bundle is {where}")
         if goes_on and not isinstance(exception, EndedError):  # which says so itself
-            tell(f"go on with: {how_to_go_on(self.folder)}")
+            tell(f"resume with: {resume_command(self.folder)}")
 
     def _after_ctrl_c(self, trainer: Trainer, module: Classifier, goes_on: bool) -> str:
         """Saves what there is, and returns a line about it."""
@@ -252,12 +252,12 @@ def clear_the_way(folder: Path) -> Path | None:
     return aside
 
 
-def how_to_go_on(folder: Path) -> str:
-    """Returns the command that goes on with an unfinished run."""
+def resume_command(folder: Path) -> str:
+    """Returns the command that resumes an unfinished run."""
     return typed("vitlora", "fit", "--resume", "--output", folder)
 
 
 def _unfinished(folder: Path) -> str:
-    """Returns how to go on with the run in a folder, if it is unfinished."""
+    """Returns how to resume the run in a folder, if it is unfinished."""
     there = (folder / STATE).is_file()
-    return f"; its run is unfinished and goes on with: {how_to_go_on(folder)}" if there else ""
+    return f"; its run is unfinished, resume it with: {resume_command(folder)}" if there else ""

@@ -23,7 +23,7 @@ from vitlora.training.classifier import Classifier
 from vitlora.training.identity import check_identity, identity_of
 from vitlora.training.interruption import Interruption
 from vitlora.training.progress import Progress
-from vitlora.training.run_folder import how_to_go_on
+from vitlora.training.run_folder import resume_command
 from vitlora.training.state_file import StateError, write_state
 from vitlora.training.state_shape import check_optimizer, check_shape
 
@@ -106,12 +106,12 @@ class RunState(Callback):
         loader: Any = trainer.train_dataloader
         if not isinstance(loader, PictureLoader) or not isinstance(loader.sampler, Order):
             raise StateError(
-                f"{self.file} cannot be gone on from, because the training batches come from a "
+                f"{self.file} cannot be resumed, because the training batches come from a "
                 f"{type(loader).__name__} whose order is not known"
             )
         loader.sampler.go_on(epoch, batches * (loader.batch_size or 1))
         steps = f"step {trainer.global_step:,} of {int(trainer.estimated_stepping_batches):,}"
-        tell(f"going on from {self.file}: epoch {epoch + 1}, {steps}")
+        tell(f"resuming from {self.file}: epoch {epoch + 1}, {steps}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves no more states."""
@@ -142,8 +142,8 @@ class RunState(Callback):
             self._save(trainer, module)
         if asked:
             raise self._interruption.end(
-                f"{self.file} has the state after step {trainer.global_step:,}; go on with: "
-                f"{how_to_go_on(self.file.parent)}"
+                f"{self.file} has the state after step {trainer.global_step:,}; resume with: "
+                f"{resume_command(self.file.parent)}"
             )
 
     def _save(self, trainer: Any, module: Classifier) -> None:
@@ -209,7 +209,7 @@ class RunState(Callback):
 
     def _unfit(self, reason: str) -> StateError:
         return StateError(
-            f"{self.file} does not fit this run ({' '.join(reason.split())[:200]}); go on with the "
+            f"{self.file} does not fit this run ({' '.join(reason.split())[:200]}); use the "
             "vitlora that wrote it, or remove it to start the run anew"
         )
 

@@ -74,7 +74,7 @@ def read_about(path: Path) -> dict[str, Any]:
         raise _torn(path) from None
     if known != _FORMAT:
         raise StateError(
-            f"{path} has format {known!r:.40}; this vitlora reads format {_FORMAT}. Go on with the "
+            f"{path} has format {known!r:.40}; this vitlora reads format {_FORMAT}. Use the "
             "vitlora that wrote it"
         )
     if not isinstance(about, dict):
@@ -83,7 +83,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def saved_steps(folder: Path) -> int:
-    """Returns the steps of the unfinished run in a folder; 0 if there is none to go on with."""
+    """Returns the steps of the unfinished run in a folder; 0 if there is none to resume."""
     try:
         steps = read_about(folder / STATE).get("steps")
     except (OSError, StateError):
