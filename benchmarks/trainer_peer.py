@@ -96,7 +96,8 @@ def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, floa
     from transformers import Trainer, TrainingArguments
 
     from vitlora.data.augmentation import Augmentation
-    from vitlora.data.dataset import ImageDataset, seed_worker
+    from vitlora.data.dataset import ImageDataset, prepare_worker
+    from vitlora.data.order import Order
     from vitlora.data.preprocessing import Preprocessing
     from vitlora.data.read import read_folder
 
@@ -106,25 +107,33 @@ def _peer(options: argparse.Namespace, epochs: int, seed: int) -> dict[str, floa
     preprocessing = Preprocessing.from_timm(resolve_model_data_config(model))
     preprocessing = preprocessing.seeing(options.crop_mode)
 
+    class Loader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
+        """Lets the Trainer choose the epoch."""
+
+        def set_epoch(self, epoch: int) -> None:
+            order.set_epoch(epoch)
+
     class Seeded(Trainer):
-        """Seeds the augmentation of each worker as vitlora does."""
+        """Orders and augments the pictures of each epoch as vitlora does."""
 
         def get_train_dataloader(self) -> torch.utils.data.DataLoader:  # type: ignore[type-arg]
-            return torch.utils.data.DataLoader(
+            return Loader(
                 train,
                 batch_size=options.batch,
-                shuffle=True,
+                sampler=order,
                 num_workers=2,
                 persistent_workers=True,
                 collate_fn=collate,
-                worker_init_fn=seed_worker,
+                worker_init_fn=prepare_worker,
             )
 
     train = ImageDataset(
         folder.splits["train"],
         Augmentation("light", preprocessing),
         at_least=2 * preprocessing.image_size,
+        seed=seed,
     )
+    order = Order(len(train), seed, shuffle=True)
     val, test = (
         ImageDataset(folder.splits[split], preprocessing.transform()) for split in ("val", "test")
     )

@@ -258,7 +258,7 @@ def test_texts_that_do_not_print_are_refused(bundle: Path, field: str, text: str
 def test_values_of_a_run_are_shown_in_short(bundle: Path, value: Any) -> None:
     read = load_bundle(bundle)
     with pytest.raises(BundleError, match="does not accept") as caught:
-        check(read, "data", {"seed": value}, {"seed": int})
+        check(bundle / "config.yaml", "data", {"seed": value}, {"seed": int})
     said = str(caught.value).removeprefix(str(bundle))
     assert said.isprintable() and len(said) < 300
     with pytest.raises(BundleError, match="describes no run") as caught:

@@ -733,7 +733,7 @@ def test_a_finished_training_does_not_fail_for_its_calibration(
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("vitlora.cli.lightning.calibrate", full)
+    monkeypatch.setattr("vitlora.cli.calibrating.calibrate", full)
     assert fit(photos, "--output", "out") == 0
     assert "not calibrated (the device is full)" in capsys.readouterr().err
     assert load_bundle("out").record.confidence is None

@@ -48,6 +48,12 @@ def images_of(loader) -> list[torch.Tensor]:
     return [image for images, _ in loader for image in images]
 
 
+def epoch_of(loader, epoch: int) -> list[torch.Tensor]:
+    """Returns the pictures of an epoch, which Lightning chooses in the same way."""
+    loader.sampler.set_epoch(epoch)
+    return images_of(loader)
+
+
 def distinct(images) -> int:
     """Returns how many different tensors there are."""
     return len({image.numpy().tobytes() for image in images})
@@ -88,7 +94,7 @@ def test_training_order_changes_every_epoch_and_follows_the_seed(make_folder, tm
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
         loader = ready(tmp_path, augment="none").train_dataloader()
-        orders.append([images_of(loader), images_of(loader)])
+        orders.append([epoch_of(loader, 0), epoch_of(loader, 1)])
     first, same, other = orders
     for one, two in ((0, 0), (1, 1)):
         assert all(map(torch.equal, first[one], same[two]))
@@ -108,7 +114,7 @@ def test_augmentation_follows_the_seed_with_any_number_of_workers(tmp_path, monk
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
         loader = ready(tmp_path, num_workers=workers).train_dataloader()
-        runs.append(images_of(loader) + images_of(loader))
+        runs.append(epoch_of(loader, 0) + epoch_of(loader, 1))
         assert all(isinstance(w, ForkProcess) for w in _workers(loader))
         assert len(_workers(loader)) == workers
     assert [distinct(images) for images in runs] == [16, 16, 16]
@@ -125,7 +131,10 @@ def test_spawned_workers_draw_different_augmentations_in_every_epoch(tmp_path, m
     data = ready(tmp_path, num_workers=2, augment="strong")
     torch.manual_seed(0)
     loader = data.train_dataloader()
-    epochs = [list(loader), list(loader)]
+    epochs = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(list(loader))
     assert [type(worker) for worker in _workers(loader)] == [SpawnProcess] * 2
     images = [image for epoch in epochs for images, _ in epoch for image in images]
     assert len(images) == 16 and distinct(images) == 16
@@ -476,7 +485,7 @@ def test_views_are_decided_by_seed_view_and_picture_alone(tmp_path):
     assert all(map(torch.equal, first, again))
     assert distinct(first + other) == 2 * len(first)
     alone = data.view_dataloader("train", 1).dataset
-    assert torch.equal(alone[3][0], other[3])  # whatever came before
+    assert torch.equal(alone[1, 3][0], other[3])  # whatever came before
     torch.manual_seed(6)
     assert distinct(other + images_of(data.view_dataloader("train", 1))) == 2 * len(first)
     val = (images_of(data.view_dataloader("val", view)) for view in (0, 1))
@@ -485,13 +494,54 @@ def test_views_are_decided_by_seed_view_and_picture_alone(tmp_path):
 
 def test_what_is_kept_is_served_even_to_an_epoch_asked_for_before(tmp_path):
     loader = PictureLoader([0, 1], num_workers=2, persistent_workers=True)
-    asked = iter(loader)
+    assert [int(batch) for batch in loader] == [0, 1]
     workers = _workers(loader)
     assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
+    asked = iter(loader)
     loader.keep(DataLoader([5, 6]))
     assert int(next(asked)) == 5 and not any(worker.is_alive() for worker in workers)
     assert [int(batch) for batch in asked] == [6]
     assert [int(batch) for batch in loader] == [5, 6] and _workers(loader) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(make_folder, tmp_path, workers):
+    make_folder(tmp_path, count=9)
+    epochs = []
+    for number in (0, workers):
+        torch.manual_seed(5)
+        loader = ready(tmp_path, augment="strong", num_workers=number).train_dataloader()
+        for epoch in (0, 3):
+            loader.sampler.set_epoch(epoch)
+            epochs.append(list(loader))
+    first, second, *again = epochs
+    assert distinct(images_of(first + second)) == 36
+    for batches, same in zip((first, second), again, strict=True):
+        for one, other in zip(batches, same, strict=True):
+            assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_an_epoch_entered_in_the_middle_goes_on_as_the_whole_one(make_folder, tmp_path):
+    make_folder(tmp_path, count=9)
+    whole, rest = (ready(tmp_path, augment="strong").train_dataloader() for _ in range(2))
+    whole.sampler.set_epoch(2)
+    rest.sampler.go_on(2, 2 * 4)
+    rest.sampler.set_epoch(2)  # as Lightning does
+    for one, other in zip(list(whole)[2:], rest, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    for loader in (whole, rest):
+        loader.sampler.set_epoch(3)
+    assert all(map(torch.equal, images_of(whole), images_of(rest)))
+
+
+def test_loaders_leave_the_random_numbers_of_training_alone(make_folder, tmp_path):
+    make_folder(tmp_path)
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        data = ready(tmp_path, num_workers=workers)
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_validation_is_drawn_from_train_and_test_is_never_touched(make_folder, tmp_path):

@@ -164,20 +164,34 @@ def test_disk_trains_as_memory_and_as_before(root, tmp_path):
 
 
 def test_an_epoch_takes_the_next_view_and_begins_again(root):
-    served = []
+    served: list[list[torch.Tensor]] = []
 
     class Listen(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            if trainer.current_epoch:
-                served.append(trainer.train_dataloader._kept.dataset.view)
+            served.append([])
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            served[-1] += batch[0]
 
         def on_train_epoch_end(self, trainer, pl_module):
-            served.append(trainer.train_dataloader._kept.dataset.view)
+            self.views = trainer.train_dataloader._kept.dataset.views
 
-    trainer = {"max_epochs": 5, "callbacks": [Listen()]}
+    listen = Listen()
+    trainer = {"max_epochs": 5, "callbacks": [listen]}
     fit(root, cache="memory", cache_views=2, adapter=LinearProbe(), trainer=trainer)
-    # the listener is called before the cache
-    assert served == [0, 0, 1, 1, 0, 0, 1, 1, 0]
+    epochs = [{row.numpy().tobytes() for row in epoch} for epoch in served]
+    first, second = ({row.numpy().tobytes() for row in view} for view in listen.views)
+    assert not first & second and epochs == [first, second, first, second, first]
+    assert len({torch.stack(epoch).numpy().tobytes() for epoch in served}) == 5  # other orders
+
+
+def test_with_a_view_for_each_epoch_it_is_the_run_without_a_cache(root):
+    """The cached view of a number is the augmentation of the epoch of that number."""
+    options: dict[str, Any] = {"data": {"augment": "strong"}, "optimizer": "sgd"}
+    cached = fit(root, cache="memory", cache_views=3, **options)[1]
+    plain = fit(root, cache="off", **options)[1]
+    assert cached.train == pytest.approx(plain.train, rel=1e-5)
+    assert cached.val == pytest.approx(plain.val, rel=1e-5)
 
 
 def test_without_augmentation_it_is_the_run_without_a_cache(root):

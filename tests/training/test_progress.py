@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from vitlora.training import progress
 
@@ -41,6 +42,7 @@ def run(
         accumulate_grad_batches=1,
         estimated_stepping_batches=epochs * batches,
         current_epoch=0,
+        global_step=0,
         sanity_checking=False,
         state=SimpleNamespace(fn="fit"),
         train_dataloader=SimpleNamespace(num_workers=workers),
@@ -94,6 +96,33 @@ def test_on_a_terminal_a_shorter_line_hides_the_longer_one(monkeypatch, capsys):
     assert drawn[0] == "a long line | waits 47% for data"
     assert drawn[1] == "short" + 27 * " "
     assert drawn[2].rstrip() == "ends" and drawn[3].startswith("next | val acc 0.5000")
+
+
+def test_the_time_left_of_a_resumed_run_is_that_of_the_steps_it_does(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress.Progress, "total_train_batches", 10, raising=False)
+    shown = progress.Progress()
+    shown.load_state_dict({"images": 40, "loss": torch.tensor(80.0), "hits": torch.tensor(10.0)})
+    trainer: Any = SimpleNamespace(
+        callback_metrics={"train/loss_step": 1.0, "train/acc_step": 1.0},
+        num_training_batches=10,
+        accumulate_grad_batches=1,
+        estimated_stepping_batches=20,
+        current_epoch=0,
+        global_step=5,
+        train_dataloader=SimpleNamespace(num_workers=0),
+    )
+    shown.on_train_start(trainer, None)  # pyright: ignore
+    clock.now += 3.0
+    shown.on_train_batch_start(trainer, None, None, 5)  # pyright: ignore
+    clock.now += 1.0
+    shown.on_train_batch_end(trainer, None, None, [None, range(8)], 5)  # pyright: ignore
+    line = capsys.readouterr().out
+    assert "0:56 left" in line  # one of the 15 steps took 4 s
+    assert "loss 1.833 acc 0.375" in line  # 88 and 18 of 48 pictures
+    assert shown.state_dict()["images"] == 48
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,21 @@ def test_a_run_whose_validation_has_settled_ends(
     assert "no epoch since 6 was better in validation" in capsys.readouterr().err
 
 
+def test_time_in_which_a_run_does_not_go_on_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget, took, _ = run(monkeypatch, 300, lambda step: 1.0)
+    state = budget.state_dict()
+    clock = Clock()
+    clock.now = 50_000.0  # another boot's
+    monkeypatch.setattr(time_budget, "time", clock)
+    again = TimeBudget(300, clock.now - 5, 67, False)  # it started 5 s ago
+    again.load_state_dict(state)
+    after = 10.0  # of the run above, which had still to calibrate
+    assert again._left() == pytest.approx(300 - (took - after) - 5)
+    assert again.state_dict() == {**state, "spent": state["spent"] + 5}
+
+
 @pytest.fixture
 def words(
     tmp_path: Path, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

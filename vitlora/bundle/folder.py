@@ -11,6 +11,7 @@ RUN_CONFIG = "config.yaml"
 REFERENCE = "reference.safetensors"
 PICTURES = "pictures.safetensors"
 CARD = "README.md"
+STATE = "last.ckpt"  # no part of the bundle: the state of a run that has not ended
 FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
 
 

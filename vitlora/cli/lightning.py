@@ -1,10 +1,12 @@
 """``fit``, ``validate`` and ``test`` on Lightning's CLI."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
@@ -12,9 +14,10 @@ from torch import nn
 from vitlora import yaml_text
 from vitlora.bundle.checkpoint import Bundle, bundle_bytes, load_bundle
 from vitlora.bundle.merging import merged_network, trained_network
+from vitlora.cli.calibrating import calibrate_run
 from vitlora.cli.complaints import explained
 from vitlora.cli.continuing import follow, note_absent, remembered
-from vitlora.cli.lightning_errors import is_lightnings, stopped_by_callbacks
+from vitlora.cli.lightning_errors import check_checkpoints, is_lightnings, stopped_by_callbacks
 from vitlora.cli.lightning_parser import (
     Parser,
     add_run_options,
@@ -23,14 +26,14 @@ from vitlora.cli.lightning_parser import (
     prepare,
     show_only_ours,
 )
+from vitlora.cli.resuming import begin
 from vitlora.cli.scoring import check_fits, diverged
 from vitlora.cli.timing import as_planned, time_budget
 from vitlora.data.datamodule import FolderData
-from vitlora.errors import UsageError, VitloraError
-from vitlora.evaluation.calibrate import calibrate, describe
+from vitlora.errors import UsageError
 from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
-from vitlora.hardware import free_memory, is_out_of_memory
+from vitlora.hardware import free_memory
 from vitlora.memory import Batches, MemoryFullError
 from vitlora.metrics.unsure import Unsure
 from vitlora.notes import note, tell
@@ -38,6 +41,7 @@ from vitlora.shell import SHORT, typed
 from vitlora.training import RunFolder, Summary, Trainer
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
+from vitlora.training.run_state import RunState
 from vitlora.training.time_budget import TimeBudget
 
 _DESCRIPTIONS = {
@@ -99,7 +103,7 @@ class VitloraCLI(LightningCLI):
         """Adds the other options."""
         add_run_options(parser)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
-        parser.set_defaults(self._inherited)
+        cast(Parser, parser).inherit(self._inherited)
 
     def before_instantiate_classes(self) -> None:
         """Replaces enumerations by their values, for YAML, and checks numbers.
@@ -128,15 +132,9 @@ class VitloraCLI(LightningCLI):
         config = self.config.fit
         if config.output == "":
             raise UsageError("--output is empty; expected a folder")
-        quantization = self.model.storage.quantization
-        if self.trainer.checkpoint_callbacks and quantization != "none":
-            name = type(self.trainer.checkpoint_callbacks[0]).__name__
-            raise UsageError(
-                f"{name} (trainer.enable_checkpointing) saves the whole network, which cannot be "
-                f"loaded with model.quantization {quantization}; leave it out: the bundle has the "
-                "best epoch"
-            )
+        check_checkpoints(self.trainer, self.model.storage.quantization)
         output = Path(config.output or "checkpoints/run")
+        lock, interruption, found = begin(output, config.resume, self._options, self._held)
         parent = config["from"] and load_bundle(config["from"])
         if parent:
             check_output(output, parent)
@@ -147,7 +145,9 @@ class VitloraCLI(LightningCLI):
             run_config=self._run_config,
             logs=config.trainer.logger in (None, True),
             parent=parent.digest[:16] if parent else None,
+            lock=lock,
         )
+        self.state = RunState(output, self._options, interruption, self.run_folder.parent, found)
         self.memory: OldPictures | None = None
         if parent:
             start(self.model, parent)
@@ -158,10 +158,12 @@ class VitloraCLI(LightningCLI):
         trainer: Any = self.trainer
         self.budget = time_budget(trainer, self.datamodule, self._started, self._words)
         # first, because other callbacks need its loggers
-        trainer.callbacks = [Summary(), *self.budget, self.run_folder, *trainer.callbacks]
+        ours = [Summary(), *self.budget, self.run_folder, self.state]
+        trainer.callbacks = [*ours, *trainer.callbacks]
 
     def fit(self, model: Classifier, datamodule: FolderData) -> None:
         """Trains, after finding the batch size if it is auto; explains if memory runs out."""
+        self.state.settle(datamodule, self.trainer)
         batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
         if datamodule.auto_batch:
             tell(batches.settle())
@@ -182,7 +184,8 @@ class VitloraCLI(LightningCLI):
         )
         if warning := diverged(scores):
             note(warning)
-        self._calibrate(folder)
+        unsure = self._get(self.config_init, "unsure")
+        calibrate_run(folder, self.datamodule, self._merged, unsure)
         if self.memory is not None:
             bundle = load_bundle(folder)
             forgetting = self.memory.compare(self._merged(bundle), bundle.record.preprocessing)
@@ -191,26 +194,6 @@ class VitloraCLI(LightningCLI):
             budget.tell()
         tell(f"\nbundle   {folder}  ({bundle_bytes(folder):,} bytes)")
         tell(f"predict  {typed('vitlora', 'predict', 'IMAGE.jpg', '--checkpoint', folder)}")
-
-    def _calibrate(self, folder: Path) -> None:
-        """Calibrates the bundle with the network that will predict; an error is only noted."""
-        data = self.datamodule
-        splits, unsure = data.folder.splits, self._get(self.config_init, "unsure")
-        try:
-            bundle = load_bundle(folder)
-            pictures = splits["train"], splits["val"]
-            bundle = calibrate(bundle, self._merged(bundle), *pictures, unsure, data.batch_size)
-        except (VitloraError, RuntimeError, MemoryError) as error:
-            if not isinstance(error, VitloraError) and not is_out_of_memory(error):
-                raise
-            reason = str(error) if isinstance(error, VitloraError) else "the device is full"
-            note(
-                f"the bundle is saved, but not calibrated ({reason}); run "
-                f"'{typed('vitlora', 'calibrate', folder, '--device', 'cpu')}'"
-            )
-        else:
-            if bundle.record.confidence is not None:
-                tell(describe(bundle.record.confidence))
 
     def _merged(self, bundle: Bundle) -> nn.Module:
         device = self.trainer.strategy.root_device
@@ -240,10 +223,25 @@ class VitloraCLI(LightningCLI):
         )
         self.scored = bundle.folder, split, scores, known
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs a subcommand; while ``fit`` runs, the folder and the signals are its own."""
+        with ExitStack() as self._held:
+            super()._run_subcommand(subcommand)
+            if subcommand == "fit":
+                self.state.finish()
+
+    def _options(self) -> dict[str, Any]:
+        return yaml.safe_load(self._dumped(self.config.fit))
+
     def _run_config(self) -> str:
         config = self.config.fit
         for budget in self.budget:
             config = as_planned(config, budget)
+        return self._dumped(config)
+
+    def _dumped(self, config: Any) -> str:
+        config = config.clone()
+        config.resume = False
         return self._parser("fit").dump(config, skip_unset=False, format="yaml")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.fabric.utilities.spike import TrainingSpikeException
+from lightning.pytorch import Trainer
 
 from vitlora.errors import UsageError, VitloraError
 
@@ -30,3 +31,18 @@ def stopped_by_callbacks() -> Iterator[None]:
         if not str(error).startswith("Early stopping conditioned on metric"):
             raise
         raise UsageError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
+
+
+def check_checkpoints(trainer: Trainer, quantization: str) -> None:
+    """Refuses Lightning's own checkpoints of a quantised network.
+
+    Raises:
+        UsageError: A callback would write some.
+    """
+    if trainer.checkpoint_callbacks and quantization != "none":
+        name = type(trainer.checkpoint_callbacks[0]).__name__
+        raise UsageError(
+            f"{name} (trainer.enable_checkpointing) saves the whole network, which cannot be "
+            f"loaded with model.quantization {quantization}; leave it out: the bundle has the "
+            "best epoch"
+        )

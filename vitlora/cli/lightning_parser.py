@@ -4,7 +4,7 @@ import argparse
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,12 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"prog": "vitlora fit", **options})
+        self._inherited: set[str] = set()
+
+    def inherit(self, options: Mapping[str, Any]) -> None:
+        """Sets the values of options that the arguments do not set: name -> value."""
+        self._inherited = set(options)
+        self.set_defaults(dict(options))
 
     def dump(self, cfg: Any, *args: Any, **options: Any) -> str:
         """Returns YAML with values, not text.
@@ -36,7 +42,8 @@ class Parser(LightningArgumentParser):
         hidden = [
             action
             for action in self._actions
-            if action.help == argparse.SUPPRESS and cfg.get(action.dest) != action.default
+            if action.help == argparse.SUPPRESS
+            and (cfg.get(action.dest) != action.default or action.dest in self._inherited)
         ]
         mode, self.parser_mode = self.parser_mode, "yaml"
         try:
@@ -62,6 +69,12 @@ def add_run_options(parser: LightningArgumentParser) -> None:
     }
     for name, text in texts.items():
         parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="fit: resume the unfinished run in --output (by default the newest in "
+        "checkpoints/) as if it had not been stopped; start it if there is none.",
+    )
 
 
 def show_only_ours(parser: LightningArgumentParser) -> None:

@@ -15,6 +15,7 @@ import yaml
 from vitlora import yaml_text
 from vitlora.bundle.folder import check_there, newest_bundle
 from vitlora.cli.results import check_json, take_json
+from vitlora.cli.unfinished import take_resume, to_resume
 from vitlora.config_files import find_config
 from vitlora.data.read import check_root
 from vitlora.errors import UsageError
@@ -24,10 +25,11 @@ from vitlora.units import seconds_of
 
 _GROUPS = ("data", "model", "trainer", "unsure")  # groups of options
 _KEYS = (  # options outside groups
-    *("output", "from", "old_data", "checkpoint", "json", "seed_everything"),
+    *("output", "from", "old_data", "resume", "checkpoint", "json", "seed_everything"),
     *("config", "print_config", "help"),
 )
 _PATHS = ("output", "from", "checkpoint", "config", "data.root", "model.weights")
+_NEEDS = "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists the configs"
 _VIEW = ("image_size", "crop_mode")  # checked later, to say what they should be
 _LENGTHS = ("time", "max_epochs", "max_steps")  # trainer's
 _PLACE = ("accelerator", "devices", "enable_progress_bar")  # trainer's, with no effect on scores
@@ -53,9 +55,11 @@ def run_options(
     short = any(word.partition("=")[0] == "--data" for word in options)
     options, target = take_json(_long_names(command, options), alone=True)
     options, configs = _without_configs(options)
+    options, resumes = take_resume(command, options)
     runs = [_read_config(path) for path in configs]
     for one in runs:
-        one.pop("json", None)  # only arguments say where the result goes
+        for key in ("json", "resume"):  # only arguments set them
+            one.pop(key, None)
     names = [word.partition("=")[0] for word in options if word.startswith("-")]
     for name in [*names, *(f"--{key}" for one in runs for key in one)]:
         _check_group(name)
@@ -63,11 +67,13 @@ def run_options(
     inherited: dict[str, Any] = {}
     asks = any(name in ("--help", "-h") or name.endswith(".help") for name in names)
     if not asks and command == "fit":
-        if run and not runs and "--data.root" not in names:
-            raise UsageError(
-                "fit needs --config FILE or --data FOLDER; 'vitlora configs' lists the configs"
-            )
+        named = bool(runs) or "--data.root" in names
+        if run and not named and not resumes:
+            raise UsageError(_NEEDS)
         inherited = _to_fit(configs[-1].stem if configs else "run", options, names, runs)
+        if resumes:
+            chosen = _chosen("output", options, runs)
+            inherited |= to_resume(chosen, inherited["output"], named, names)
     elif not asks:
         inherited = _to_score(command, options, names, runs)
     if not run:

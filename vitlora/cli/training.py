@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
@@ -36,6 +36,7 @@ def fit(
     weights: str | Path | None = None,
     device: str | None = None,
     val_fraction: float | None = None,
+    resume: bool = False,
     **options: object,
 ) -> Fitted:
     """Trains an adapter on a folder of pictures and writes a bundle.
@@ -50,6 +51,8 @@ def fit(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (``trainer.accelerator``).
         val_fraction: Share of each class to validate on if the folder has no splits, in (0, 1)
             (``data.val_fraction``).
+        resume: Resume the unfinished run in ``output``, by default the newest in
+            ``checkpoints/``, as if it had not been stopped; start it if there is none.
         options: Any other option of ``vitlora fit --help``, in groups or by dotted names:
             ``model={"adapter.rank": 16}``, ``**{"trainer.max_epochs": 3}``.
 
@@ -67,6 +70,7 @@ def fit(
     """
     named = {"data": data, "output": output, "from": from_, "weights": weights}
     named |= {"device": device, "val_fraction": val_fraction}
+    named |= {"resume": True} if resume else {}
     return _fitted(_run("fit", config, named, options))
 
 
@@ -142,8 +146,8 @@ class Fitted:
 
     Attributes:
         bundle: The bundle of the best epoch.
-        scores: Its scores on the validation pictures; None if no epoch was validated.
-        epoch: Its number, from 1.
+        scores: Its scores on the validation pictures; None if this run validated no epoch.
+        epoch: Its number, from 1; 0 if the run to resume had ended before.
     """
 
     bundle: Bundle
@@ -188,36 +192,35 @@ def run(command: str, words: list[str]) -> int:
     started = time.monotonic()
     words, inherited = run_options(command, words)
     target = inherited.pop("json")
-    fresh = "torch" not in sys.modules
-    with light_imports():
-        from vitlora.cli.lightning import main
-    if fresh:
-        gc.freeze()  # collections need not look through what was imported
-
     with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
-        found = main([command, *words], inherited, started)
+        found = _main([command, *words], inherited, started)
     if target is not None:
-        result = _fitted(found) if command == "fit" else Scored(*found.scored)
+        result = _fitted(found) if command == "fit" else _scored(found)
         write_result(command, result.to_json(), target)
     return 0
 
 
 def _score(command: str, named: Mapping[str, object], options: dict[str, object]) -> Scored:
     config = cast(Config | None, options.pop("config", None))
-    return Scored(*_run(command, config, named, options).scored)
+    return _scored(_run(command, config, named, options))
 
 
-def _fitted(found: VitloraCLI) -> Fitted:
+def _scored(found: VitloraCLI | Path) -> Scored:
+    return Scored(*cast("VitloraCLI", found).scored)
+
+
+def _fitted(found: VitloraCLI | Path) -> Fitted:
     from vitlora.bundle.checkpoint import load_bundle
 
-    return Fitted(
-        load_bundle(found.run_folder.folder), found.run_folder.best, found.run_folder.best_epoch
-    )
+    if isinstance(found, Path):  # the folder of a run that had ended
+        return Fitted(load_bundle(found), None, 0)
+    run = found.run_folder
+    return Fitted(load_bundle(run.folder), run.best, run.best_epoch)
 
 
 def _run(
     command: str, config: Config | None, named: Mapping[str, object], options: Mapping[str, object]
-) -> VitloraCLI:
+) -> VitloraCLI | Path:
     """Runs a command with the named options that are not None."""
     if "json" in options:
         raise UsageError("json is for the command line; use to_json() of the result instead")
@@ -225,7 +228,16 @@ def _run(
     started = time.monotonic()
     words, inherited = run_options(command, option_words(config, given, options))
     del inherited["json"]
+    return _main([command, *words], inherited, started)
+
+
+def _main(words: list[str], inherited: dict[str, Any], started: float) -> VitloraCLI | Path:
+    """Runs a command; returns the folder of the run to resume if that had ended before."""
+    if ended := inherited.pop("ended", None):
+        return Path(ended)
+    fresh = "torch" not in sys.modules
     with light_imports():
         from vitlora.cli.lightning import main
-
-    return main([command, *words], inherited, started)
+    if fresh:
+        gc.freeze()  # collections need not look through what was imported
+    return main(words, inherited, started)

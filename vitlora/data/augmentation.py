@@ -5,8 +5,8 @@ albumentations 2.0.8 is the last release under the MIT licence.
 
 import os
 import random
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,9 +16,6 @@ from PIL import Image
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import UsageError
 from vitlora.light_imports import light_imports
-
-if TYPE_CHECKING:
-    import albumentations
 
 Recipe = Literal["none", "light", "medium", "strong"]
 _RATIO = (3 / 4, 4 / 3)  # of a crop's width to its height, where it is stretched to a square
@@ -89,6 +86,11 @@ class Augmentation:
             fill = tuple(round(255 * value) for value in preprocessing.mean)
             steps += [A.PadIfNeeded(size, size, fill=fill)]
         self._compose = A.Compose(steps)
+        self._numbers = np.random.Generator(np.random.Philox(0))
+        self._python = random.Random()
+        # one stream for all steps: albumentations' own seeding gives each step a generator with
+        # the same seed, and as of 2.0.8, two coin flips of one picture then always agree
+        self._compose.set_random_state(self._numbers, self._python)
         self._normalise = preprocessing.normalisation()
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -104,34 +106,29 @@ class Augmentation:
         low, high = _RATIO
         self._crop.ratio = (low * width / height, high * width / height)
 
-    def seed(self, *entropy: int) -> None:
-        """Seeds the random draws, each step's independent of the others'.
+    def seed(self, seed: int, view: int = 0, index: int = 0) -> None:
+        """Makes the following draws depend on these numbers alone.
 
-        albumentations' own ``set_random_seed`` gives every step the same seed, and so the same
-        draws: as of 2.0.8, two coin flips of one picture always agree.
+        They are the key and the counter of Philox, which makes of each of them a stream of its own.
+        To seed generators anew takes ten times as long.
 
         Args:
-            entropy: Numbers from 0 that determine the draws; each loader worker needs its own.
+            seed: Seed of the run, ``0 <= seed < 2**64``.
+            view: Number of the view, from 0.
+            index: Index of the picture, from 0.
         """
-        steps = list(_with_parts(self._compose))
-        for step, sequence in zip(
-            steps, np.random.SeedSequence(entropy).spawn(len(steps)), strict=True
-        ):
-            first, second = sequence.spawn(2)
-            # a step that holds others hands its own generators down: they come later
-            step.set_random_state(
-                np.random.default_rng(first), random.Random(second.generate_state(4).tobytes())
-            )
-
-
-def _with_parts(
-    step: "albumentations.BasicTransform | albumentations.BaseCompose",
-) -> Iterator["albumentations.BasicTransform | albumentations.BaseCompose"]:
-    """Yields a step and, after it, all that are nested in it."""
-    yield step
-    for part in getattr(step, "transforms", ()):
-        if hasattr(part, "set_random_state"):  # ColorJitter's are plain functions
-            yield from _with_parts(part)
+        self._numbers.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {
+                "counter": np.array([0, 0, index, view], np.uint64),
+                "key": np.array([seed, 0], np.uint64),
+            },
+            "buffer": np.zeros(4, np.uint64),
+            "buffer_pos": 4,  # none of the buffer is left
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        self._python.seed(int(self._numbers.integers(2**63)))
 
 
 Transform = Callable[[Image.Image], torch.Tensor]

@@ -9,12 +9,13 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from vitlora.data.augmentation import Augmentation, Recipe
-from vitlora.data.dataset import ImageDataset, PictureLoader, Views, seed_worker
+from vitlora.data.dataset import ImageDataset, PictureLoader, prepare_worker
 from vitlora.data.division import Division
 from vitlora.data.folder import VAL_FRACTION, Folder
 from vitlora.data.inspection import Inspection
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.loading import workers_with_room
+from vitlora.data.order import Order
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.read import read_folder
 from vitlora.data.splits import check_shares
@@ -211,27 +212,26 @@ class FolderData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
         pictures = self.pictures("train")
-        if isinstance(pictures.transform, Augmentation):
-            pictures.transform.seed(torch.initial_seed())
-        return self._loader(pictures, shuffle=True)
+        return self._loader(pictures, Order(len(pictures), torch.initial_seed(), shuffle=True))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Returns the validation batches, preprocessed as the weights need."""
-        return self._loader(self.pictures("val"), shuffle=False)
+        return self._loader(self.pictures("val"))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Returns the test batches, preprocessed as the weights need."""
-        return self._loader(self.pictures("test"), shuffle=False)
+        return self._loader(self.pictures("test"))
 
     def view_dataloader(self, split: str, view: int) -> DataLoader[Any]:
-        """Returns a split's batches in the order of its pictures, seen as the seed decides.
+        """Returns a split's batches in the order of its pictures.
 
         Args:
             split: ``train``, ``val`` or ``test``.
-            view: Number of the view, from 0; ``train`` is augmented differently in each.
+            view: Number of the view, from 0; ``train`` is augmented as in the epoch of that number.
         """
-        views = Views(self.pictures(split), torch.initial_seed(), view)
-        return self._loader(views, shuffle=False, again=False)
+        pictures = self.pictures(split)
+        order = Order(len(pictures), torch.initial_seed(), shuffle=False, view=view)
+        return self._loader(pictures, order, again=False)
 
     def pictures(self, split: str) -> ImageDataset:
         """Returns a split's pictures as training (``train``) or evaluation sees them."""
@@ -248,25 +248,27 @@ class FolderData(LightningDataModule):
             preprocessing.value_range,
             preprocessing.srgb,
             preprocessing.side,
+            torch.initial_seed(),
         )
 
     def _loader(
-        self, dataset: ImageDataset | Views, shuffle: bool, again: bool = True
+        self, pictures: ImageDataset, order: Order | None = None, again: bool = True
     ) -> DataLoader[Any]:
-        workers = min(self.num_workers, -(-len(dataset) // self.batch_size))
+        workers = min(self.num_workers, -(-len(pictures) // self.batch_size))
         side = self._needed_preprocessing().image_size
         fit, line = workers_with_room(workers, self.batch_size * 3 * side * side * 4)
         if line and not self._told:
             note(line)
         self._told, workers = self._told or bool(line), fit
         return PictureLoader(
-            dataset,
+            pictures,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            sampler=order,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and again,
-            worker_init_fn=seed_worker,
+            worker_init_fn=prepare_worker,
+            generator=torch.Generator(),  # or each epoch takes one of training's random numbers
         )
 
     def _needed_preprocessing(self) -> Preprocessing:

@@ -1,25 +1,31 @@
 """Picture files as a torch dataset. Light to import: spawned loader workers import it anew."""
 
 import re
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from vitlora.data.augmentation import Augmentation, Transform
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.folder import Sample
 from vitlora.data.images import MemoryShortError, Side, open_image
+from vitlora.data.order import Draw, view_and_index
 from vitlora.errors import DataError
 
 # how torch hands on what a loader process raised: a traceback, then the class and its message
 _RAISED = re.compile(r"Original Traceback.*^vitlora\.\S+Error: (.*)", re.DOTALL | re.MULTILINE)
 
+_LAST_SECONDS = 10  # that a loader process lives on after SIGTERM
+
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     """Opens and transforms pictures one by one.
+
+    An augmentation depends on the seed, the view and the picture's index alone.
 
     Args:
         samples: Files and labels.
@@ -28,6 +34,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         value_range: The values that become 0 and 255 in files deeper than 8 bits.
         srgb: Whether the colours that a picture's profile describes are turned into sRGB.
         side: The side that ``at_least`` refers to.
+        seed: Seed of the augmentation, from 0.
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         value_range: ValueRange | None = None,
         srgb: bool = True,
         side: Side = "short",
+        seed: int = 0,
     ) -> None:
         self.samples = list(samples)
         self.transform = transform
@@ -45,46 +53,29 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         self.value_range = value_range
         self.srgb = srgb
         self.side: Side = side
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Returns ``(3, H, W)``, normalised, and the label."""
+    def __getitem__(self, at: int | Draw) -> tuple[torch.Tensor, int]:
+        """Returns ``(3, H, W)``, normalised, and the label.
+
+        Args:
+            at: Index of the picture, or the view and the index.
+        """
+        view, index = view_and_index(at)
         sample = self.samples[index]
+        if isinstance(self.transform, Augmentation):
+            self.transform.seed(self.seed, view, index)
         image = open_image(sample.path, self.at_least, self.value_range, self.srgb, self.side)
         return self.transform(image), sample.label
-
-
-class Views(Dataset[tuple[torch.Tensor, int]]):
-    """Augments each picture in a way that depends on the seed, the view and its index alone.
-
-    Args:
-        pictures: The pictures; their augmentation is seeded for each one.
-        seed: Seed of the run.
-        view: Number of the view, from 0.
-    """
-
-    def __init__(self, pictures: ImageDataset, seed: int, view: int) -> None:
-        self.pictures = pictures
-        self.seed = seed
-        self.view = view
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Returns ``(3, H, W)``, normalised, and the label."""
-        transform = self.pictures.transform
-        if isinstance(transform, Augmentation):
-            transform.seed(self.seed, self.view, index)
-        return self.pictures[index]
 
 
 class PictureLoader(DataLoader[Any]):
     """Batches of pictures; or, once ``keep`` was called, of what was computed from them.
 
-    ``keep`` also changes an epoch whose iterator exists but has not started.
+    An epoch begins when its first batch is asked for: until then, its order may be chosen.
     """
 
     _kept: DataLoader[Any] | None = None
@@ -95,13 +86,8 @@ class PictureLoader(DataLoader[Any]):
         self._iterator = None
 
     def __iter__(self) -> Any:
-        return self._epoch(super().__iter__() if self._kept is None else None)
-
-    def _epoch(self, pictures: Any) -> Iterator[Any]:
-        if self._kept is not None:
-            pictures = self._kept  # the workers' last reference goes
         try:
-            yield from pictures
+            yield from super().__iter__() if self._kept is None else self._kept
         except DataError as error:
             raise _in_a_line(error) from None
 
@@ -115,11 +101,15 @@ def _in_a_line(error: DataError) -> DataError:
     return DataError(f"{line}; mend or remove it, or set data.skip_unreadable to true")
 
 
-def seed_worker(worker: int) -> None:
-    """Gives a loader worker's augmentation its own random numbers, from torch's seed."""
+def prepare_worker(worker: int) -> None:
+    """Prepares a loader process: one thread, and signals that are meant for the main process.
+
+    Ctrl-C and cluster managers signal all processes of a run. The main process saves its state
+    first, for which it needs the batch that is being loaded; a loader ends when it is told to, or
+    a while after SIGTERM.
+    """
     cv2.setNumThreads(0)  # the workers are the parallelism
-    info = get_worker_info()
-    if info is not None:
-        transform = getattr(info.dataset, "transform", None)
-        if isinstance(transform, Augmentation):
-            transform.seed(info.seed)
+    if hasattr(signal, "SIGALRM"):  # not on Windows
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LAST_SECONDS))

@@ -13,6 +13,11 @@ class Accumulation:
     def __init__(self) -> None:
         self._weights: list[int | torch.Tensor] = []  # one for each batch since the last step
 
+    @property
+    def begun(self) -> bool:
+        """Whether there are batches that did not complete a step."""
+        return bool(self._weights)
+
     def forget(self) -> None:
         """Discards batches that did not complete a step."""
         self._weights = []

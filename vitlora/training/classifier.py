@@ -1,7 +1,6 @@
 """The LightningModule: a backbone, an adapter, a head, and the loss."""
 
 import gc
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,14 +27,11 @@ from vitlora.metrics.scores import Scores
 from vitlora.notes import tell
 from vitlora.quantization import Quantization, Storage
 from vitlora.training.accumulation import Accumulation
-from vitlora.training.divergence import diverged
+from vitlora.training.divergence import check_validation
+from vitlora.training.epoch_means import EpochMeans
 from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
-from vitlora.training.optimizers import (
-    OptimizerName,
-    WarmupCosine,
-    make_optimizer,
-    parameter_groups,
-)
+from vitlora.training.loss import class_weights
+from vitlora.training.optimizers import OptimizerName, parameter_groups, scheduled
 from vitlora.training.ranges import check_ranges
 
 
@@ -121,7 +117,9 @@ class Classifier(LightningModule):
         self.given_storage: Storage | None = None  # that of the bundle to continue from
         self._check_base: Callable[[str], None] = lambda digest: None
         self.loss_weight: torch.Tensor | None = None
-        self._accumulation = Accumulation()
+        self.accumulation, self.means = Accumulation(), EpochMeans()
+        self.resumed = False  # whether it has weights of a run that goes on
+        self.between_batches: Callable[[], None] | None = None
 
     def start_from(
         self,
@@ -220,44 +218,51 @@ class Classifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Initialises the adapter from the data, and runs the gradient self-test."""
-        network = self.built_network()
         size = self.backbone.preprocessing.image_size
         images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         with self.trainer.precision_plugin.forward_context():
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            self.adapter.init_from_data(network, data.train_dataloader)
+            if not self.resumed:
+                self.adapter.init_from_data(self.built_network(), data.train_dataloader)
             reached = gradient_self_test(self, images.to(self.device))
         tell(f"gradient self-test: all {reached} trainable tensors are reached")
         if self.compile_blocks:
             compile_blocks(self.backbone.module)
         if self.class_weights:
-            counts = torch.tensor(data.folder.counts("train"), dtype=torch.float32)
-            weight = counts.sum() / (counts.count_nonzero() * counts)
-            self.loss_weight = torch.where(counts > 0, weight, 0.0).to(self.device)
+            self.loss_weight = class_weights(data.folder.counts("train")).to(self.device)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Returns the batch; first calls ``between_batches`` if all about the last one is done."""
+        if self.between_batches is not None and self.trainer.training:
+            self.between_batches()
+        return batch
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
         """Returns the loss of a batch of images and labels."""
-        images, labels = batch
-        logits = self(images)
+        logits, labels = self(batch[0]), batch[1]
         loss = F.cross_entropy(
             logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
         )
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        numbers = {"train/loss": loss.detach(), "train/acc": accuracy}
-        self.log_dict(numbers, on_step=True, on_epoch=True, batch_size=len(labels))
+        self.log_dict(self.means.add(loss.detach(), logits.detach(), labels))
         if self.trainer.accumulate_grad_batches == 1:
             return loss
         weight = len(labels) if self.loss_weight is None else self.loss_weight[labels].sum()
-        return self._accumulation.weighed(loss, weight)
+        return self.accumulation.weighed(loss, weight)
 
     def on_train_epoch_start(self) -> None:
         """Discards batches of an interrupted training that did not complete a step."""
-        self._accumulation.forget()
+        self.accumulation.forget()
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the means of the epoch; callbacks know them by their short names, too."""
+        means = self.means.take()
+        self.log_dict(means, logger=False)
+        self.log_dict({f"{name}_epoch": mean for name, mean in means.items()})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turns an accumulated gradient into the mean over its pictures, before it is clipped."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self._accumulation.rescale(gradients, self.trainer.accumulate_grad_batches)
+        self.accumulation.rescale(gradients, self.trainer.accumulate_grad_batches)
 
     def on_validation_epoch_start(self) -> None:
         """Discards the results of the last evaluation."""
@@ -271,8 +276,8 @@ class Classifier(LightningModule):
         """Logs accuracy, macro-F1 and loss of the whole split."""
         stage = "test" if self.trainer.testing else "val"
         scores = self.scores(tuple(map(str, range(self._seen[0][0].shape[1]))))
-        if self.trainer.state.fn == "fit" and not math.isfinite(scores.loss):
-            raise diverged(self.trainer, f"the validation loss is {scores.loss}")
+        if self.trainer.state.fn == "fit":
+            check_validation(self.trainer, scores.loss)
         numbers = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
         self.log_dict({f"{stage}/{name}": number for name, number in numbers.items()})
 
@@ -291,7 +296,5 @@ class Classifier(LightningModule):
         groups = parameter_groups(
             trained, self.lr, self.weight_decay, self.adapter.rate, self.backbone.never_decayed()
         )
-        optimizer = make_optimizer(self.optimizer, groups, self.device)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        schedule = WarmupCosine(optimizer, self.warmup, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(self.optimizer, groups, self.device, self.warmup, steps)

@@ -143,29 +143,46 @@ def check_output(output: Path, bundle: Bundle) -> None:
 
 def _adapter(bundle: Bundle, run: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the adapter of a run: one of vitlora's, with all its options."""
-    check(bundle, "model", {"crop_mode": run.get("crop_mode")}, {"crop_mode": CropMode | None})
-    adapter = run.get("adapter")
+    where = bundle.folder / RUN_CONFIG
+    check(where, "model", {"crop_mode": run.get("crop_mode")}, {"crop_mode": CropMode | None})
+    adapter = adapter_of(where, run.get("adapter"))
+    if adapter["class_path"] != bundle.record.method:
+        raise _without_adapter(where, adapter["class_path"])
+    return adapter
+
+
+def adapter_of(where: Path, adapter: object) -> dict[str, Any]:
+    """Returns an adapter that a file names: one of vitlora's, with all its options, checked.
+
+    Args:
+        where: The file, for the message.
+        adapter: What it says.
+
+    Raises:
+        BundleError: It is no adapter.
+    """
     named = str(adapter.get("class_path") if isinstance(adapter, dict) else adapter)
     method = named.rpartition(".")[2]
-    if method != bundle.record.method or method not in _METHODS:
-        raise BundleError(
-            f"{bundle.folder / RUN_CONFIG} does not say how its adapter was made "
-            f"(model.adapter is {shown(named)}), so training cannot continue from it; expected a "
-            "bundle of 'vitlora fit'"
-        )
+    if method not in _METHODS:
+        raise _without_adapter(where, named)
     options = adapter.get("init_args") if isinstance(adapter, dict) else None
     options = options if isinstance(options, dict) else {}
     known = inspect.signature(_METHODS[method]).parameters.values()
     init = {option.name: options.get(option.name, option.default) for option in known}
     hints = get_type_hints(_METHODS[method].__init__) if init else {}
-    check(bundle, "model.adapter", init, hints)
+    check(where, "model.adapter", init, hints)
     try:
         _METHODS[method](**init)
     except VitloraError:
-        raise BundleError(
-            f"{bundle.folder / RUN_CONFIG} describes no adapter: {shown(options)}"
-        ) from None
+        raise BundleError(f"{where} describes no adapter: {shown(options)}") from None
     return {"class_path": method, "init_args": init}
+
+
+def _without_adapter(where: Path, named: str) -> BundleError:
+    return BundleError(
+        f"{where} does not say how its adapter was made (model.adapter is {shown(named)}), so "
+        "training cannot continue from it; expected a file of 'vitlora fit'"
+    )
 
 
 def _once_trained(adapter: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Stops a training whose loss is no longer a number."""
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,16 @@ class Divergence(Callback):
         look = loss.device.type in _WATCHED or trainer.is_last_batch or batch_idx % _EVERY == 0
         if look and (step := int(self._first)):
             raise diverged(trainer, f"the training loss of step {step} is no number", step == 1)
+
+
+def check_validation(trainer: Trainer, loss: float) -> None:
+    """Ends a training whose validation loss is no number.
+
+    Raises:
+        VitloraError: It is nan or infinite.
+    """
+    if not math.isfinite(loss):
+        raise diverged(trainer, f"the validation loss is {loss}")
 
 
 def diverged(trainer: Trainer, said: str, at_once: bool = False) -> VitloraError:

@@ -5,6 +5,7 @@ So nothing from a bundle becomes an argument of the command line or the name of 
 """
 
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from vitlora.bundle.checkpoint import Bundle
@@ -46,11 +47,11 @@ def to_score(
     Raises:
         BundleError: Its ``config.yaml`` holds a value that an option does not accept.
     """
-    data, record = options_in(bundle, "data"), bundle.record
+    data, record, where = options_in(bundle, "data"), bundle.record, bundle.folder / RUN_CONFIG
     hints = get_type_hints(FolderData.__init__)
     options = {name: value for name, value in data.items() if f"data.{name}" not in chosen}
     view = {"crop_mode": options_in(bundle, "model").get("crop_mode")}
-    check(bundle, "data", options, hints)
+    check(where, "data", options, hints)
     # relative paths depend on the folder in which the run was started; the record has absolute ones
     places = {"root": record.split["root"], "groups": record.split.get("drawn", {}).get("groups")}
     # known_classes allows classes without pictures, and classes leaves out others
@@ -62,8 +63,8 @@ def to_score(
     else:
         known = LayoutOptions.recorded(record.split).given()
         options |= {name: value for name, value in known.items() if f"data.{name}" not in chosen}
-    check(bundle, "data", options, hints)
-    check(bundle, "model", view, {"crop_mode": CropMode | None})
+    check(where, "data", options, hints)
+    check(where, "model", view, {"crop_mode": CropMode | None})
     whole = record.method == "FullFineTuning"  # such a bundle holds every weight
     return {
         **{f"data.{name}": value for name, value in options.items() if name not in _FREE},
@@ -75,16 +76,25 @@ def to_score(
 
 
 def check(
-    bundle: Bundle, group: str, options: Mapping[Any, object], hints: Mapping[str, object]
+    where: Path, group: str, options: Mapping[Any, object], hints: Mapping[str, object]
 ) -> None:
-    """Refuses unknown names, values of the wrong type, and paths on other machines."""
-    where = bundle.folder / RUN_CONFIG
+    """Refuses unknown names, values of the wrong type, and paths on other machines.
+
+    Args:
+        where: The file that sets the options, for the message.
+        group: ``data``, ``model`` or ``model.adapter``.
+        options: Name -> value.
+        hints: Name -> annotation.
+
+    Raises:
+        BundleError: There is one.
+    """
     for name, value in options.items():
         key = f"{group}.{name}"
         if name not in hints:
             raise BundleError(
-                f"{where} sets {shown(key)}, which this version of vitlora does not know; was the "
-                "bundle made by a newer one?"
+                f"{where} sets {shown(key)}, which this version of vitlora does not know; was it "
+                "made by a newer one?"
             )
         if not is_a(value, hints[name]):
             raise BundleError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -121,6 +122,27 @@ class WarmupCosine(LambdaLR):
         if step < rising:
             return (step + 1) / rising
         return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(self.steps - rising, 1), 1)))
+
+
+def scheduled(
+    name: OptimizerName,
+    groups: list[dict[str, Any]],
+    device: torch.device,
+    warmup: float,
+    steps: int,
+) -> OptimizerLRSchedulerConfig:
+    """Returns an optimiser and its learning rate schedule, for Lightning.
+
+    Args:
+        name: As for ``make_optimizer``, like the next two.
+        groups: See there.
+        device: See there.
+        warmup: As for ``WarmupCosine``.
+        steps: As for ``WarmupCosine``.
+    """
+    optimizer = make_optimizer(name, groups, device)
+    schedule = WarmupCosine(optimizer, warmup, steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def state_bytes(name: OptimizerName, parameters: Sequence[torch.Tensor]) -> int:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -34,6 +35,17 @@ class Progress(ProgressBar):
         self._started = self._drawn = 0.0
         self._epoch_started = self._ended = self._waited = 0.0
         self._length = 0
+        self._done = 0.0  # share of the run that was done when the clock started
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the sums of the epoch, for a run that goes on."""
+        sums = {"loss": torch.as_tensor(self._loss), "hits": torch.as_tensor(self._hits)}
+        return {"images": self._epoch_images, **sums}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the sums of the epoch."""
+        self._epoch_images = state_dict["images"]
+        self._loss, self._hits = state_dict["loss"], state_dict["hits"]
 
     def disable(self) -> None:
         """Turns the line off (Lightning does so on all processes but the first)."""
@@ -45,8 +57,9 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self._started = time.monotonic()
+        self._started = self._epoch_started = self._ended = time.monotonic()
         self._images = 0
+        self._done = trainer.global_step / max(trainer.estimated_stepping_batches, 1)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -72,8 +85,8 @@ class Progress(ProgressBar):
             self._epoch_images, self._loss, self._hits = 0, 0.0, 0.0
         self._images += count
         self._epoch_images += count
-        self._loss = self._loss + count * metrics["train/loss_step"]
-        self._hits = self._hits + count * metrics["train/acc_step"]
+        self._loss = count * metrics["train/loss_step"] + self._loss
+        self._hits = count * metrics["train/acc_step"] + self._hits
         now = time.monotonic()
         if self._on and sys.stdout.isatty() and now - self._drawn > 0.1:
             self._drawn = now
@@ -98,7 +111,8 @@ class Progress(ProgressBar):
         epochs, seen = math.ceil(length), max(self._epoch_images, 1)
         elapsed = time.monotonic() - self._started
         done = min((trainer.current_epoch + share) / length, 1.0)
-        left = elapsed / done - elapsed if done else 0.0
+        fresh = done - self._done
+        left = elapsed / fresh * (1 - done) if fresh > 0 else 0.0
         filled = round(share * _WIDTH)
         return (
             f"epoch {trainer.current_epoch + 1:>{len(str(epochs))}}/{epochs} "

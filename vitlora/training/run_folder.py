@@ -3,22 +3,29 @@
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from vitlora.bundle.card import model_card
 from vitlora.bundle.checkpoint import save_bundle
-from vitlora.bundle.folder import is_bundle
+from vitlora.bundle.folder import STATE, is_bundle
 from vitlora.bundle.record import Record
 from vitlora.bundle.transaction import is_leftover
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, counted
 from vitlora.metrics.scores import Scores
 from vitlora.notes import note, tell
+from vitlora.shell import typed
 from vitlora.training.classifier import Classifier
+from vitlora.training.interruption import EndedError
+from vitlora.training.run_lock import LOCK, RunLock
+from vitlora.training.run_logs import LOGS, RunLogs
+from vitlora.training.state_file import saved_steps
+
+_OURS = (LOGS, LOCK, STATE)  # beside a bundle's files
 
 
 class RunFolder(Callback):
@@ -30,10 +37,16 @@ class RunFolder(Callback):
         run_config: Returns the resolved configuration as YAML text.
         logs: Whether to write logs/metrics.csv and TensorBoard's events.
         parent: Start of the digest of the bundle that training continues from, if any.
+        lock: The lock of the folder, if this run has it.
     """
 
     def __init__(
-        self, folder: Path, run_config: Callable[[], str], logs: bool, parent: str | None = None
+        self,
+        folder: Path,
+        run_config: Callable[[], str],
+        logs: bool,
+        parent: str | None = None,
+        lock: RunLock | None = None,
     ) -> None:
         check_free(folder)  # before the pictures are read
         self.folder = folder
@@ -45,17 +58,53 @@ class RunFolder(Callback):
         self.written = False
         self._validated = 0  # number of steps at the last validation
         self._aside: Path | None = None
+        self._lock, self._logs = lock, cast(RunLogs | None, None)
+        self._began, self._resumed, self._rows = False, False, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the best scores and the length of the logs, for a run that goes on."""
+        best = self.best and {"logits": self.best.logits, "labels": self.best.labels}
+        return {
+            "best": best,
+            "best_epoch": self.best_epoch,
+            "written": self.written,
+            "validated": self._validated,
+            "rows": 0 if self._logs is None else self._logs.rows(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the best scores; their classes come with the data."""
+        self._resumed, self._rows = True, state_dict["rows"]
+        best = state_dict["best"]
+        self.best = best and Scores((), best["logits"], best["labels"])
+        self.best_epoch, self._validated = state_dict["best_epoch"], state_dict["validated"]
+        self.written = state_dict["written"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Moves an earlier bundle aside, as late as possible, and opens the logs."""
-        self._aside = clear_the_way(self.folder)
+        """Moves an earlier run aside, as late as possible, and opens the logs.
+
+        Raises:
+            UsageError: The bundle of a run that goes on is gone.
+        """
+        if not self._resumed:
+            self._aside = clear_the_way(self.folder)
+        if self.best is not None:
+            self.best = replace(self.best, classes=_data(trainer).folder.classes)
+        if self.written and not is_bundle(self.folder):
+            raise UsageError(
+                f"{self.folder} no longer has the best epoch of its unfinished run; put the bundle "
+                f"back, or remove {self.folder / STATE} to start the run anew"
+            )
+        self._began = True
         if self._aside is not None:
-            tell(f"the earlier bundle in {self.folder} is now {self._aside}")
+            if self._lock is not None:
+                self._lock.take_again(self._aside)
+            more = _unfinished(self._aside)
+            tell(f"the earlier bundle in {self.folder} is now {self._aside}{more}")
         if self.logs:
-            trainer.loggers = [
-                kind(save_dir=self.folder, name="logs", version="")
-                for kind in (CSVLogger, TensorBoardLogger)
-            ]
+            rows = self._rows if self._resumed else None
+            self._logs = RunLogs(self.folder, rows, trainer.global_step)
+            trainer.loggers = self._logs.loggers
 
     def on_train_batch_end(
         self,
@@ -103,24 +152,29 @@ class RunFolder(Callback):
         """
         module = cast(Classifier, pl_module)
         interrupted = isinstance(exception, KeyboardInterrupt)
-        if not interrupted and self._aside is not None and not self.written:
+        goes_on = self._began and saved_steps(self.folder) > 0
+        if self._began and not goes_on:
+            (self.folder / STATE).unlink(missing_ok=True)
+        if interrupted and module.network is not None:
+            tell(f"\n{self._after_ctrl_c(trainer, module, goes_on)}")
+        elif self._aside is not None and not (self.written or goes_on):
             where, self._aside = self._put_back(self._aside), None
             tell(f"\nthe run failed before the first validation; the earlier bundle is {where}")
-        if not interrupted or module.network is None:
-            return
-        if self.written:
-            tell(f"\nstopped; the best epoch so far ({self.best_epoch}) is saved in {self.folder}")
-            return
+        if goes_on and not isinstance(exception, EndedError):  # which says so itself
+            tell(f"resume with: {resume_command(self.folder)}")
+
+    def _after_ctrl_c(self, trainer: Trainer, module: Classifier, goes_on: bool) -> str:
+        """Saves what there is, and returns a line about it."""
+        if self.written and self._began:
+            return f"stopped; the best epoch so far ({self.best_epoch}) is saved in {self.folder}"
         if self._aside is not None:
-            where = self._put_back(self._aside)
-            tell(f"\nstopped before the first validation; the earlier bundle is {where}")
-            return
-        if not trainer.global_step:
-            tell("\nstopped before the first step; nothing is saved")
-            return
+            where = self._aside if goes_on else self._put_back(self._aside)
+            return f"stopped before the first validation; the earlier bundle is {where}"
+        if not (self._began and trainer.global_step):
+            return "stopped before the first step; nothing is saved"
         self._write(trainer, module, {})
-        tell(
-            f"\nstopped before the first validation; the current weights are saved in {self.folder}"
+        return (
+            f"stopped before the first validation; the current weights are saved in {self.folder}"
         )
 
     def _put_back(self, aside: Path) -> Path:
@@ -169,7 +223,7 @@ def check_free(folder: Path) -> None:
     if not folder.exists() or (folder.is_dir() and is_bundle(folder)):
         return
     if not folder.is_dir() or not all(
-        child.name == "logs" or is_leftover(child.name) for child in folder.iterdir()
+        child.name in _OURS or is_leftover(child.name) for child in folder.iterdir()
     ):
         raise UsageError(
             f"--output is '{folder}', which holds something else than a bundle; choose another"
@@ -177,13 +231,13 @@ def check_free(folder: Path) -> None:
 
 
 def clear_the_way(folder: Path) -> Path | None:
-    """Moves a bundle in ``folder`` aside and returns its new path.
+    """Moves a bundle or an unfinished run in ``folder`` aside and returns its new path.
 
     Raises:
         UsageError: The folder holds other things, or cannot be moved.
     """
     check_free(folder)
-    if not is_bundle(folder):
+    if not is_bundle(folder) and not (folder / STATE).is_file():
         return None
     number = 1
     while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
@@ -196,3 +250,14 @@ def clear_the_way(folder: Path) -> Path | None:
             f"({error.strerror}); close the program that uses it, or choose another"
         ) from None
     return aside
+
+
+def resume_command(folder: Path) -> str:
+    """Returns the command that resumes an unfinished run."""
+    return typed("vitlora", "fit", "--resume", "--output", folder)
+
+
+def _unfinished(folder: Path) -> str:
+    """Returns how to resume the run in a folder, if it is unfinished."""
+    there = (folder / STATE).is_file()
+    return f"; its run is unfinished, resume it with: {resume_command(folder)}" if there else ""

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, repeat
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ _OFF = 0.03  # share by which the number of steps may be off before it is correc
 _LATE = 0.02  # share of the time by which a plan may be too long
 _WARM_UP, _MEASURED = 2, 8  # steps
 _MEASURING = 0.05  # share of the time after which measuring ends
+_KEPT = ("steps", "dropped", "_validated", "_best_epoch", "_settled", "_news")  # as they are
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,42 @@ class TimeBudget(Callback):
         self.seconds, self.started, self._after, self._drops = seconds, started, after, drops
         self.steps, self.dropped = 0, cast(float | None, None)
         self._pace = Pace(0.0, 0.0, 0.0, 1)
-        self._since = self._trained = 0.0
+        self._trained, self._since = 0.0, cast(float | None, None)  # None: before the first step
         self._validated = 0  # steps at the last validation
         self._best, self._best_epoch = (-math.inf, -math.inf), 0
         self._settled, self._news = False, ""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the plan and the time that is spent, for a run that goes on."""
+        now = time.monotonic()
+        return {
+            **{name: getattr(self, name) for name in _KEPT},
+            "pace": asdict(self._pace),
+            "best": list(self._best),
+            "spent": now - self.started,
+            "trained": self._trained + self._passed(now),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a plan; the time in which the run did not go on does not count."""
+        for name in _KEPT:
+            setattr(self, name, state_dict[name])
+        self._pace, self._trained = Pace(**state_dict["pace"]), state_dict["trained"]
+        self._best = (state_dict["best"][0], state_dict["best"][1])
+        self.started -= state_dict["spent"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures, plans and tells the plan.
+        """Measures, plans and tells the plan, unless there is one.
 
         Raises:
             UsageError: Not one step fits.
         """
         module = cast(Classifier, pl_module)
+        if self.steps:
+            if self.dropped is not None:
+                module.drop_patches(self.dropped)
+            self._lengthen(trainer, self.steps)
+            return
         self._pace = pace = self._measured(trainer, module)
         most = MOST_EPOCHS * pace.epoch
         steps = most if self.seconds is None else pace.steps_within(self._left())
@@ -123,7 +148,7 @@ class TimeBudget(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Starts the clock of the steps, after the cache is filled; says why training will end."""
-        if not trainer.global_step and not batch_idx:
+        if self._since is None:
             self._since = time.monotonic()
         if self._news and not batch_idx:  # below the line of the last epoch
             note(self._news)
@@ -141,7 +166,7 @@ class TimeBudget(Callback):
         done, now = trainer.global_step, time.monotonic()
         if self.seconds is None or self._settled or done < min(2 * _MEASURED, self.steps / 2):
             return
-        self._pace = replace(self._pace, step=(self._trained + now - self._since) / done)
+        self._pace = replace(self._pace, step=(self._trained + self._passed(now)) / done)
         begun = done - self._validated  # the validation of these steps is still to come
         left = self._left() + begun * self._pace.step
         steps = done - begun + self._pace.steps_within(left)
@@ -153,14 +178,14 @@ class TimeBudget(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock of the steps."""
         now = time.monotonic()
-        self._trained, self._since = self._trained + now - self._since, now
+        self._trained, self._since = self._trained + self._passed(now), now
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes how long it took; lets a run that no longer gets better end with one more epoch."""
         now = time.monotonic()
         if trainer.sanity_checking or not self.steps:
             return
-        took = now - self._since
+        took = self._passed(now)
         after = _IN_FP32 * took * self._after / _held_out(trainer)
         self._validated = trainer.global_step
         self._pace = replace(self._pace, validation=took, after=after)
@@ -191,6 +216,10 @@ class TimeBudget(Callback):
         trainer.fit_loop.epoch_loop.max_steps = steps
         for each in trainer.lr_scheduler_configs:
             cast(WarmupCosine, each.scheduler).lengthen(steps)
+
+    def _passed(self, now: float) -> float:
+        """Returns the seconds since the last validation, or since the first step."""
+        return 0.0 if self._since is None else now - self._since
 
     def _left(self) -> float:
         return math.inf if self.seconds is None else self.started + self.seconds - time.monotonic()

@@ -18,7 +18,7 @@ from vitlora.training.classifier import Classifier
 # libraries that decode, augment or compute; another version may give other numbers
 _LIBRARIES = ("torch", "timm", "albumentations", "opencv-python-headless", "pillow")
 # increased whenever vitlora reads or augments pictures differently
-REVISION = 2
+REVISION = 3
 
 
 class Features:
@@ -66,10 +66,9 @@ class Features:
 
     def batches(self, split: str, view: int) -> Iterator[torch.Tensor]:
         """Computes one view of a split, in the order of its pictures; yields ``(B, *shape)``."""
-        with torch.random.fork_rng(devices=[]):  # the loader uses a random number
-            for images, _ in self.data.view_dataloader(split, view):
-                rows = self._without_training(self.prefix.before, images.to(self._module.device))
-                yield rows.to(self.dtype).cpu()
+        for images, _ in self.data.view_dataloader(split, view):
+            rows = self._without_training(self.prefix.before, images.to(self._module.device))
+            yield rows.to(self.dtype).cpu()
 
     def key(self, split: str, view: int) -> dict[str, Any]:
         """Returns everything that one view of a split depends on."""

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from vitlora.data.dataset import PictureLoader
+from vitlora.data.order import Draw, view_and_index
 from vitlora.errors import UsageError
 from vitlora.files import cache_folder, expanded
 from vitlora.notes import tell
@@ -64,12 +65,16 @@ class PrefixCache(Callback):
         if where == "disk":
             kept = expanded(folder) if folder else cache_folder("features")
             self.place = Shelf(kept, self.bound)
-        self._begun = False
-        self._train: Kept | None = None
+        self._decided = 0  # views that are cached; 0 for none
+        self._resumed: int | None = None  # what a run that goes on had decided
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Resets the state of an earlier training."""
-        self._begun, self._train = False, None
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the number of cached views, for a run that goes on."""
+        return {"views": self._decided}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the number of cached views: another one would train otherwise."""
+        self._resumed = state_dict["views"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses a cache if no block is frozen, before anything is written."""
@@ -81,17 +86,15 @@ class PrefixCache(Callback):
                 "or train less: model.adapter.last_blocks, or the LinearProbe adapter"
             )
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fills the cache before the first epoch, and selects the next view before each epoch."""
-        if not self._begun:
-            self._begun = True
-            self._begin(trainer, cast(Classifier, pl_module))
-        if self._train is not None:
-            self._train.view = trainer.current_epoch % len(self._train.views)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fills the cache."""
+        self._decided, resumed, self._resumed = 0, self._resumed, None
+        if resumed != 0:
+            self._begin(trainer, cast(Classifier, pl_module), resumed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Frees the cache."""
-        cast(Classifier, pl_module).cached_forward = self._train = None
+        cast(Classifier, pl_module).cached_forward = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -99,7 +102,7 @@ class PrefixCache(Callback):
         """Frees the cache."""
         self.on_train_end(trainer, pl_module)
 
-    def _begin(self, trainer: Any, module: Classifier) -> None:
+    def _begin(self, trainer: Any, module: Classifier, resumed: int | None) -> None:
         if not isinstance(trainer.train_dataloader, PictureLoader):
             if self.where == "auto":
                 return
@@ -110,9 +113,11 @@ class PrefixCache(Callback):
             )
         prefix, epochs = Prefix(module.backbone.module), max(1, math.ceil(epochs_of(trainer)))
         views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
-        views = max(min(views, epochs), 1)
-        if self.where == "auto" and not (
-            prefix.pooled and _is_whole(trainer) and pays(prefix, views, epochs)
+        views = resumed or max(min(views, epochs), 1)
+        if (
+            resumed is None
+            and self.where == "auto"
+            and not (prefix.pooled and _is_whole(trainer) and pays(prefix, views, epochs))
         ):
             return
         features = Features(trainer, module, prefix)
@@ -121,12 +126,19 @@ class PrefixCache(Callback):
             parts.append(("val", 0))
         made = self._made(features, parts, epochs)
         if made is None:
+            if resumed is not None:
+                raise UsageError(
+                    f"the unfinished run cached {views} views of the pictures, which now do not "
+                    "fit; free some memory, or start the run anew without --resume"
+                )
             return
-        self._train = Kept([made["train", view] for view in range(views)], features.labels("train"))
-        trainer.train_dataloader.keep(self._train.batches(features.data.batch_size, shuffle=True))
+        self._decided = views
+        kept = Kept([made["train", view] for view in range(views)], features.labels("train"))
+        order = trainer.train_dataloader.sampler
+        trainer.train_dataloader.keep(kept.batches(features.data.batch_size, order))
         if ("val", 0) in made:
             kept = Kept([made["val", 0]], features.labels("val"))
-            trainer.val_dataloaders.keep(kept.batches(features.data.batch_size, shuffle=False))
+            trainer.val_dataloaders.keep(kept.batches(features.data.batch_size))
         module.cached_forward = prefix.after
         if module.dropped is not None:  # whole pictures are kept; the rest of the blocks may drop
             module.dropped.first = prefix.blocks
@@ -175,34 +187,32 @@ class Kept(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """The cached outputs for a split's pictures, served in batches.
 
     Args:
-        views: A tensor for each view, a row for each picture.
+        views: A tensor for each view, a row for each picture; the epochs take them in turn.
         labels: ``(N,)``.
-
-    Attributes:
-        view: The view that is served now.
     """
 
     def __init__(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
         self.views = views
         self.labels = labels
-        self.view = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns rows ``(B, ...)`` and labels ``(B,)``."""
-        chosen = torch.tensor(indices)
-        return self.views[self.view].index_select(0, chosen), self.labels[chosen]
+    def __getitems__(self, batch: Sequence[int | Draw]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns rows ``(B, ...)`` and labels ``(B,)`` of pictures of one view."""
+        view, _ = view_and_index(batch[0])
+        chosen = torch.tensor([view_and_index(at)[1] for at in batch])
+        return self.views[view % len(self.views)].index_select(0, chosen), self.labels[chosen]
 
-    def batches(self, size: int, shuffle: bool) -> DataLoader[Any]:
+    def batches(self, size: int, order: Iterable[Any] | None = None) -> DataLoader[Any]:
         """Returns a loader; no workers, as there is nothing to compute."""
         return DataLoader(
             self,
             batch_size=size,
-            shuffle=shuffle,
+            sampler=order,
             collate_fn=_as_they_are,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or each epoch takes one of training's random numbers
         )
 
 
