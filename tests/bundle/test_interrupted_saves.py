@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +307,13 @@ def _forked(work: Callable[[], None]) -> int:
     finally:
         sys.stderr.flush()
         os._exit(1)
+
+
+def test_a_full_disk_is_told_by_the_files_own_name_and_gets_its_room_back(tmp_path: Path) -> None:
+    save(tmp_path / "bundle", "A")
+    before = snapshot(tmp_path / "bundle")
+    full: Any = partial(OSError, errno.ENOSPC)
+    with failing(Disk(3, full)), pytest.raises(OSError) as told:
+        save(tmp_path / "bundle", "B")
+    assert told.value.filename == str(tmp_path / "bundle/adapter_model.safetensors")
+    assert snapshot(tmp_path / "bundle") == before

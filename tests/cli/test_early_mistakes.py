@@ -140,7 +140,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["predict", "b", "--top-k", "0"], "--top-k is 0; expected at least 1"),
         (
             ["predict", "b", "--output", "bad.yaml"],
-            "expected a file name that ends in .parquet or .jsonl or .csv",
+            "expected a file name that ends in .parquet, .jsonl or .csv",
         ),
         (["predict", "b", "--output", "/dev/null"], "expected a file that ends in .parquet"),
         (["predict", "b", "--shard", "1/2"], "name it with --output"),

@@ -39,10 +39,11 @@ from vitlora.bundle.transaction import (
     pending_path,
     read_files,
     read_record,
+    write_pending,
 )
 from vitlora.data.usage import Usage
 from vitlora.errors import BundleError, UsageError, printable
-from vitlora.files import alone_in, keep_names, rename, write_through
+from vitlora.files import alone_in, rename
 from vitlora.metrics.judge import Judge
 from vitlora.metrics.reference import Reference
 
@@ -206,12 +207,7 @@ def save_bundle(
                 f"{folder} was written anew since it was read, and the newer bundle is kept; do "
                 "this again"
             )
-        for name, content in files.items():
-            half = pending_path(folder / name, hashlib.sha256(content).hexdigest())
-            write_through(half, content)
-            if half != pending[name]:  # no sum is kept of the card: half of it must not be read
-                rename(half, pending[name])
-        keep_names(folder)
+        write_pending(folder, files, pending)
         rename(pending[RECORD], folder / RECORD)
         finish_save(folder)
 

@@ -25,7 +25,7 @@ from vitlora.bundle.folder import (
     check_there,
 )
 from vitlora.errors import BundleError, shown
-from vitlora.files import is_draft, rename
+from vitlora.files import is_draft, keep_names, rename, write_through
 
 FORMAT = 1
 _SUMMED = (TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES)
@@ -98,6 +98,33 @@ def pending_path(path: Path, digest: object) -> Path:
     """Returns the path of a file with this digest until it is renamed."""
     short = digest[:16] if isinstance(digest, str) and re.match("[0-9a-f]{16}", digest) else "none"
     return path.with_name(f".{path.name}.{short}.new")
+
+
+def write_pending(folder: Path, files: Mapping[str, bytes], pending: Mapping[str, Path]) -> None:
+    """Writes files under pending names through to the disk; on an error, all or none are there.
+
+    Args:
+        folder: The bundle's.
+        files: Content by name.
+        pending: Pending path by name.
+
+    Raises:
+        OSError: One cannot be written; it names the file that was to be.
+    """
+    for name, content in files.items():
+        half = pending_path(folder / name, hashlib.sha256(content).hexdigest())
+        try:
+            write_through(half, content)
+            if half != pending[name]:  # no sum is kept of the card: half of it must not be read
+                rename(half, pending[name])
+        except OSError as error:
+            for path in (half, *pending.values()):  # a full disk needs the room
+                with suppress(OSError):
+                    path.unlink()
+            if error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(folder / name)) from None
+    keep_names(folder)
 
 
 def finish_save(folder: Path) -> None:
