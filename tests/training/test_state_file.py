@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,20 @@ def test_another_format_is_named(tmp_path):
     (tmp_path / "x").write_bytes(header({"vitlora_state": "2", "about": "{}"}))
     with pytest.raises(StateError, match="has format '2'; this vitlora reads format 1"):
         read_about(tmp_path / "x")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+def test_a_disk_that_takes_no_more_is_an_error_of_the_file(tmp_path: Path) -> None:
+    import resource
+
+    write_state(tmp_path / "last.ckpt", {"steps": 1}, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as told:
+            write_state(tmp_path / "last.ckpt", {"steps": 2}, {"w": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told.value.filename == str(tmp_path / "last.ckpt")
+    assert read_about(tmp_path / "last.ckpt") == {"steps": 1}
+    assert [one.name for one in tmp_path.iterdir()] == ["last.ckpt"]

@@ -4,8 +4,11 @@ What the file says is checked against its checksum, and its values are only thos
 and tensors. Whether they fit a run is for the reader to check. Reading the JSON needs no torch.
 """
 
+import errno
 import hashlib
 import json
+import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +43,7 @@ def write_state(path: Path, about: Mapping[str, Any], state: Mapping[Any, Any]) 
         TypeError: There is another kind of value; the message says where.
         OSError: The file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
@@ -53,6 +57,10 @@ def write_state(path: Path, about: Mapping[str, Any], state: Mapping[Any, Any]) 
             new.chmod(mode)
             keep_content(new)
             rename(new, path)
+    except SafetensorError as error:  # "... (os error 28)"
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
