@@ -38,7 +38,9 @@ ALONE: dict[str, set[str]] = {
     "metrics": {"errors"},
     "quantization": {"errors"},
     "labelling": {"data", "errors", "files", "notes", "metrics", "pages"},
-    "studies": {"errors", "files", "metrics", "notes", "shell", "units", "yaml_text"},
+    "studies": {
+        *("data", "errors", "files", "metrics", "notes", "pages", "shell", "units", "yaml_text"),
+    },
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.
 DOORS = {
