@@ -1,7 +1,7 @@
 """What a sweep looks for: scores on the validation pictures, and costs."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def measured(bundle: Path) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def front(names: Sequence[str], values: dict[int, Sequence[float]]) -> list[int]:
+def front(names: Sequence[str], values: Mapping[int, Sequence[float]]) -> list[int]:
     """Returns the trials that no other trial beats, best in the first goal first.
 
     A trial beats another if it is better in one goal and as good in the others. Of equals the one

@@ -4,6 +4,7 @@ import os
 import platform
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -63,7 +64,8 @@ class Hold:
         if sys.platform != "win32":
             import fcntl
 
-            fcntl.flock(self.handle, fcntl.LOCK_EX)
+            with suppress(OSError):  # a drive without locks
+                fcntl.flock(self.handle, fcntl.LOCK_EX)
 
     def release(self) -> None:
         """Closes and removes the file."""

@@ -158,7 +158,9 @@ def _parts(tree: Any, above: str) -> Iterator[tuple[str, Choices | Range]]:
         )
     seen: set[str] = set()
     for key, inside in tree.items():
-        name = long_name(f"--{above}.{key}" if above else f"--{key}").removeprefix("--")
+        name = f"{above}.{key}" if above else str(key)
+        if isinstance(inside, list) or not isinstance(inside, dict):
+            name = long_name(f"--{name}").removeprefix("--")
         if isinstance(inside, dict) and inside and set(map(str, inside)) <= {*_RANGE}:
             found = [(name, _range(name, inside))]
         elif isinstance(inside, list):
