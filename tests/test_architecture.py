@@ -62,6 +62,7 @@ DOORS = {
     "onnx": {"exporting/eight_bits.py"},
     "onnxruntime": {"exporting/device.py", "exporting/targets/onnx_file.py"},
     "openvino": {"exporting/targets/openvino_file.py"},
+    "optuna": {"studies/search"},
     "ray": {"prediction/ray.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "fastapi": {"serving/app.py", "serving/demo.py"},

@@ -103,6 +103,11 @@ class Search:
         values = {number: trial.values or () for number, trial in done.items()}
         return [done[number] for number in front(self.goals, values)]
 
+    def kept_and_finished(self) -> tuple[list[int], list[int]]:
+        """Returns the attempts whose bundles are kept, and those that have ended."""
+        ended = [a.number for a in self._attempts() if a.state.is_finished()]
+        return [trial.attempt for trial in self.front()], ended
+
     def finished(self) -> bool:
         """Returns whether all trials are settled."""
         every = self.trials()
