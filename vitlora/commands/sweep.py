@@ -31,7 +31,7 @@ from vitlora.studies.search.storage import check_storage
 from vitlora.studies.search.trials import Trial
 from vitlora.studies.search.worker import open_search, training_of
 from vitlora.studies.search.workers import Workers
-from vitlora.studies.study import check_ours, resolved
+from vitlora.studies.study import SETUP, check_ours, resolved
 
 _POLL = 1.0  # seconds between looks at the storage
 _MOST_WORKERS = 256
@@ -130,7 +130,8 @@ def sweep(
     check_ours(folder, "sweep")
     base = resolved(words)
     split, pictures, digest = pictures_of(base["data"], "sweep")
-    _check_space(space, words)
+    if not (folder / SETUP).is_file():
+        _check_space(space, words)
     setup = {
         "vitlora": __version__,
         "name": folder.resolve().name,

@@ -15,7 +15,7 @@ from vitlora.studies.search.space import Choices, Range, Value, said
 from vitlora.studies.search.trials import Trial
 from vitlora.studies.table import cells_of
 
-_LONGEST = 14  # characters of a choice under its chart
+_LONGEST = 56  # characters of all choices under their chart
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ def page(swept: Swept) -> str:
     """Returns the page of a sweep."""
     done = [trial for trial in swept.trials if trial.values is not None]
     rows = [swept.cells(trial) for trial in swept.ordered()]
-    best = swept.best
+    again = [cells_of(row) for row in swept.again.rows] if swept.again else []
     return render(
         "sweep.html",
         swept=swept,
-        best=None if best is None else swept.cells(best),
         goal=GOALS[swept.setup["objectives"][0]].label,
         rows=rows,
-        columns=[name for name in rows[0] if any(row[name] for row in rows)] if rows else [],
-        again=[cells_of(row) for row in swept.again.rows] if swept.again else [],
+        columns=_columns(rows),
+        again=again,
+        again_columns=_columns(again),
         history=_history(swept, done) if done else None,
         costs=_costs(swept, done) if done else [],
         options=_options(swept, done) if done else [],
@@ -57,6 +57,11 @@ def page(swept: Swept) -> str:
         space=yaml_text.write(swept.setup["space"]),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
+
+
+def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Returns the names of the columns that are not empty."""
+    return [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
 
 
 def _title(swept: Swept, trial: Trial) -> str:
@@ -115,7 +120,9 @@ def _along(part: Choices | Range, values: Sequence[Value]) -> tuple[Any, list[tu
     """Returns where values stand along an axis, and its ticks."""
     if isinstance(part, Choices):
         places = {word: (n + 0.5) / len(part.words) for n, word in enumerate(part.words)}
-        return places.__getitem__, [(at, _cut(said(word))) for word, at in places.items()]
+        return places.__getitem__, [
+            (at, _cut(said(word), len(places))) for word, at in places.items()
+        ]
     if part.log:
         low, high = math.log(part.low), math.log(part.high)
         count = 4
@@ -130,5 +137,7 @@ def _ticks(x: Axis) -> list[tuple[float, str]]:
     return [(x.at(tick), f"{tick:g}") for tick in x.ticks]
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+def _cut(text: str, count: int) -> str:
+    """Returns the start of a text that shares a line with others."""
+    most = max(_LONGEST // count, 3)
+    return text if len(text) <= most else f"{text[: most - 1]}…"

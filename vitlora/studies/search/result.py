@@ -84,7 +84,7 @@ class Swept:
             "trial": str(trial.number),
             **{labels[name]: said(trial.point[name]) for name in labels},
             **{GOALS[n].label: "" if v is None else GOALS[n].say(v) for n, v in numbers.items()},
-            "": self._note(trial),
+            "outcome": self._outcome(trial),
         }
 
     def notes(self) -> list[str]:
@@ -99,7 +99,10 @@ class Swept:
             + ". Scores are those of the validation pictures."
         ]
         if len(self.setup["objectives"]) > 1:
-            lines.append("*: no other trial is better in one objective and as good in the others.")
+            lines.append(
+                "unbeaten: no other trial is better in one objective and as good in the others. "
+                "best: of these, the one with the best score."
+            )
         errors: dict[str, list[str]] = {}
         for trial in self.trials:
             if trial.error:
@@ -120,9 +123,12 @@ class Swept:
         seeds = counted(len(again.scores), "new seed")
         lines = [
             f"{name} is the best. {label} on the validation pictures: {score(again.found)} in the "
-            f"search, {score(mean)} with {seeds} ({score(ends[0])} to {score(ends[1])}). The "
-            f"difference of {again.optimism:.3f} is what choosing the best of "
-            f"{counted(len(self.trials), 'trial')} made of chance."
+            f"search, {score(mean)} with {seeds} ({score(ends[0])} to {score(ends[1])}). "
+            + (
+                f"So {again.optimism:.3f} of its score was luck, as of the best of many."
+                if again.optimism > 0
+                else "So its score was not luck."
+            )
         ]
         lines += _against_own(again)
         if again.split == "val":
@@ -170,12 +176,12 @@ class Swept:
             lines.append(f"the bundle of trial {self.best.number} is on {machine}")
         return "\n".join(lines)
 
-    def _note(self, trial: Trial) -> str:
+    def _outcome(self, trial: Trial) -> str:
         if trial.number in self.front:
-            return "*" if len(self.front) > 1 else "best"
+            return "best" if trial.number == self.front[0] else "unbeaten"
         if trial.state == "pruned":
             return f"pruned after epoch {max(trial.curve, default=0)}"
-        return "" if trial.state == "complete" else trial.state
+        return trial.state
 
 
 def _against_own(again: Again) -> list[str]:
@@ -185,11 +191,13 @@ def _against_own(again: Again) -> list[str]:
     own = next(row for row in again.rows if row.method == OWN)
     best = next(row for row in again.rows if row.method != OWN)
     by = 100 * (best.accuracy - own.accuracy)
-    behind, clear = (own, own.clear) if own.behind else (best, best.clear)
-    low, high = sorted(100 * end * (1 if behind is own else -1) for end in behind.behind or (0, 0))
-    shown = "which is shown" if clear else "which may be chance"
+    behind = own.behind or best.behind or (0.0, 0.0)  # how far the worse of the two may be behind
+    low, high = sorted(100 * end * (1 if own.behind else -1) for end in behind)
+    clear = own.clear or best.clear
+    better = "better" if by > 0 else "worse"
+    shown = f"It is clearly {better}." if clear else "That may be chance: neither is shown better."
     return [
-        f"Accuracy on {len(own.runs[0].labels):,} {again.split} pictures: {best.accuracy:.3f} "
-        f"against {own.accuracy:.3f} of the configuration without changes: {by:+.1f} points "
-        f"({low:.1f} to {high:.1f}), {shown}."
+        f"Accuracy on {len(own.runs[0].labels):,} {again.split} pictures: {best.accuracy:.3f}, and "
+        f"{own.accuracy:.3f} of the configuration without changes, which is {by:+.1f} points "
+        f"({low:.1f} to {high:.1f}). {shown}"
     ]

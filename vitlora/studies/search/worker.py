@@ -19,6 +19,7 @@ from vitlora.studies.search.training import OrphanedError, Training
 from vitlora.studies.study import SETUP
 
 _IDLE = 1.0  # seconds between looks for a trial to take
+_STOPPED = 130  # exit status
 
 
 def open_search(folder: Path, setup: dict[str, Any], url: str | None) -> Search:
@@ -51,8 +52,8 @@ def training_of(folder: Path, setup: dict[str, Any]) -> Training:
     return Training(folder, setup["config"], space, goals[0], setup["seed"], prune)
 
 
-def work(search: Search, training: Training, parent: int) -> None:
-    """Takes trials until all are settled, or until the parent has ended.
+def work(search: Search, training: Training, parent: int) -> bool:
+    """Takes trials; returns True once all are settled, False if it was stopped.
 
     Args:
         search: The search.
@@ -64,16 +65,17 @@ def work(search: Search, training: Training, parent: int) -> None:
         while os.getppid() == parent:
             search.reclaim()
             if search.finished():
-                return
+                return True
             if attempt := search.take(hold):
                 training.run(attempt, hold, parent)
                 training.tidy(*search.kept_and_finished())
             else:
                 time.sleep(_IDLE)
     except (KeyboardInterrupt, OrphanedError):
-        return
+        return False
     finally:
         hold.release()
+    return False
 
 
 def main() -> int:
@@ -87,11 +89,11 @@ def main() -> int:
     setup = json.loads((folder / SETUP).read_text("utf-8"))
     try:
         search = open_search(folder, setup, os.environ.get(URL))
-        work(search, training_of(folder, setup), int(sys.argv[2]))
+        done = work(search, training_of(folder, setup), int(sys.argv[2]))
     except VitloraError as error:
         print(f"vitlora: {error}", file=sys.stderr)
         return error.exit_status
-    return 0
+    return 0 if done else _STOPPED
 
 
 if __name__ == "__main__":

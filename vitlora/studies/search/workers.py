@@ -37,7 +37,10 @@ class Workers:
             VitloraError: Too many died.
         """
         for number, worker in self._going.items():
-            if not (status := worker.poll()):
+            if (status := worker.poll()) is None:
+                continue
+            if status == 0:  # all trials were settled; another command has asked for more
+                self._going[number] = self._start(number)
                 continue
             self._died += 1
             why = last_words(self._log(number).read_text("utf-8", "replace"), status)
