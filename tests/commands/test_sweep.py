@@ -135,7 +135,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_continues(photos: Path) 
         (["--trials", "0"], "--trials is 0; expected at least 1"),
         (["--workers", "0"], "--workers is 0; expected 1 to"),
         (["--again", "-1"], "--again is -1; expected at least 0"),
-        (["--seed", "-1"], "--seed is -1; expected at least 0"),
+        (["--seed", "-1"], "--seed is -1; expected 0 to 2147483648"),
         (["--objectives", "f1"], "--objectives has 'f1'"),
         (["--storage", "x.db"], "expected the address of a database"),
         (["--sampler", "bayes"], "expected one of tpe, random, grid"),

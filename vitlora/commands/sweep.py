@@ -35,6 +35,7 @@ from vitlora.studies.study import SETUP, check_ours, resolved
 
 _POLL = 1.0  # seconds between looks at the storage
 _MOST_WORKERS = 256
+_LAST_SEED = 2**31  # seeds of training again follow; torch takes up to 2**32 - 1
 
 
 def sweep(
@@ -53,7 +54,7 @@ def sweep(
     output: str | Path | None = None,
     **options: object,
 ) -> Swept:
-    r"""Searches for the options with which training goes best on your photos.
+    r"""Searches for the best options of a training on your photos.
 
     Each trial trains with other values of the options in --sweep, and is scored on the validation
     pictures. The best is then trained again with new seeds, beside the configuration without
@@ -108,11 +109,7 @@ def sweep(
     if not find_spec("optuna"):
         raise UsageError("sweep needs optuna: pip install 'vitlora[sweep]'")
     goals = check_goals(objectives)
-    for name, value, least in (("trials", trials, 1), ("again", again, 0), ("seed", seed, 0)):
-        if value < least:
-            raise UsageError(f"--{name} is {value}; expected at least {least}")
-    if not 1 <= workers <= _MOST_WORKERS:
-        raise UsageError(f"--workers is {workers}; expected 1 to {_MOST_WORKERS}")
+    _check_numbers(trials=trials, again=again, seed=seed, workers=workers)
     check_storage(storage)
     space, fields = read_space(sweep)
     words = fit_words(config, data, options, set_by_method=())
@@ -159,7 +156,9 @@ def sweep(
     if best is not None:
         tuned = resolved(training.words(best.point))
         write_whole(folder / "best.yaml", yaml_text.write(tuned))
-        if again and is_home(search, folder):
+        if again and not is_home(search, folder):
+            tell("the best is trained again where the sweep was started")
+        elif again:
             found = _again(folder, base, split, pictures, best, tuned, goals[0], seed, again)
     bundle = None if best is None else training.bundle(best.attempt)
     swept = Swept(
@@ -173,6 +172,15 @@ def sweep(
     )
     _write(swept)
     return swept
+
+
+def _check_numbers(**numbers: int) -> None:
+    ranges = {"trials": 1, "again": 0, "seed": 0, "workers": 1}
+    for name, value in numbers.items():
+        most = {"seed": _LAST_SEED, "workers": _MOST_WORKERS}.get(name)
+        if value < ranges[name] or (most is not None and value > most):
+            expected = f"at least {ranges[name]}" if most is None else f"{ranges[name]} to {most}"
+            raise UsageError(f"--{name} is {value}; expected {expected}")
 
 
 def _check_space(space: Space, words: Sequence[str]) -> None:

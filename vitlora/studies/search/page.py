@@ -98,7 +98,7 @@ def _costs(swept: Swept, done: Sequence[Trial]) -> list[Plot]:
     plots = []
     for index, name in enumerate(swept.setup["objectives"][1:], 1):
         values = {trial.number: trial.values[index] for trial in done if trial.values}
-        x = axis(list(values.values()))
+        x = axis(list(values.values()), 0.0 if GOALS[name].score else 1)
         dots = [_dot(swept, trial, x.at(values[trial.number])) for trial in done]
         line = sorted((at, score) for at, score, front, _ in dots if front)
         ticks = [(at, GOALS[name].say(float(label))) for at, label in _ticks(x)]

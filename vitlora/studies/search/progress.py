@@ -47,4 +47,6 @@ class Progress:
         values = zip(goals, trial.values, strict=True)
         said = ", ".join(f"{goal.label} {goal.say(value)}" for goal, value in values)
         tried = f", attempt {trial.attempts}" if trial.attempts > 1 else ""
-        return f"{point}: {said}, trained in {clock(trial.measured['seconds'])}{tried}"
+        if "seconds" not in self._search.goals:
+            said += f", trained in {clock(trial.measured['seconds'])}"
+        return f"{point}: {said}{tried}"

@@ -121,13 +121,15 @@ class Swept:
         score, label = GOALS[again.goal].say, GOALS[again.goal].label
         mean, ends = statistics.fmean(again.scores), (min(again.scores), max(again.scores))
         seeds = counted(len(again.scores), "new seed")
+        several = len(again.scores) > 1
+        between = f" ({score(ends[0])} to {score(ends[1])})" if several else ""
         lines = [
             f"{name} is the best. {label} on the validation pictures: {score(again.found)} in the "
-            f"search, {score(mean)} with {seeds} ({score(ends[0])} to {score(ends[1])}). "
+            f"search, {score(mean)} with {seeds}{between}. "
             + (
-                f"So {again.optimism:.3f} of its score was luck, as of the best of many."
+                f"The search made it look {again.optimism:.3f} better than it is."
                 if again.optimism > 0
-                else "So its score was not luck."
+                else "New seeds confirm it."
             )
         ]
         lines += _against_own(again)
