@@ -76,7 +76,8 @@ def sweep(trials: int, workers: int) -> dict[str, Any]:
     }
     assert status == 0 and len(found) == row["complete"] == row["points"] == trials, row
     assert row["tried_again"] == sorted(killed), row
-    assert bundles == [f"trial-{best['attempt']:04}"], row
+    again = "" if best["attempt"] == best["number"] else f"-{best['attempt']}"
+    assert bundles == [f"trial-{best['number']:04}{again}"], row
     return row
 
 
@@ -94,13 +95,13 @@ def kill(command: int, kind: str, before: dict[int, int]) -> int:
         every = psutil.Process(command).children(recursive=True)
         for training in every:
             number = trial_of(training)
-            curve = Path(f"sweeps/demo/trial-{number:04}") if number is not None else None
-            if curve is None or number in before or not curve.is_dir():
+            if number is None or number in before:
+                continue
+            if not Path(f"sweeps/demo/trial-{number:04}").is_dir():
                 continue  # it has not begun to train
             victim = training if kind in words_of(training) else training.parent()
             if victim is not None and kind in words_of(victim):
                 victim.kill()
-                assert number is not None
                 return number
     raise TimeoutError(f"nothing to kill for {PATIENCE} s")
 
@@ -114,11 +115,11 @@ def words_of(process: psutil.Process) -> str:
 
 
 def trial_of(process: psutil.Process) -> int | None:
-    """Returns the number of the attempt that a process trains; None if it trains none."""
+    """Returns the number of the trial that a process trains; None if it trains none."""
     words = words_of(process).split()
     if "--seed_everything" not in words or process.ppid() == 1:
         return None
-    return int(Path(words[words.index("--output") + 1]).name.removeprefix("trial-"))
+    return int(Path(words[words.index("--output") + 1]).name.split("-")[1])
 
 
 if __name__ == "__main__":

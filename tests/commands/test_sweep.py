@@ -54,7 +54,7 @@ def test_a_sweep_keeps_the_best_bundle_and_says_what_training_again_gives(
     best = max(trials, key=lambda trial: (trial["values"][0], -trial["number"]))
     bundles = [path.parent for path in folder.glob("trial-*/vitlora.json")]
     assert left["front"] == [best["number"]]
-    assert [path.name for path in bundles] == [f"trial-{best['attempt']:04}"]
+    assert [path.name for path in bundles] == [f"trial-{best['number']:04}"]
     bundle, point = load_bundle(bundles[0]), best["point"]
     assert bundle.peft is not None and bundle.peft["r"] == int(point["model.adapter.rank"])
     config = yaml.safe_load(bundle.config)
@@ -63,7 +63,7 @@ def test_a_sweep_keeps_the_best_bundle_and_says_what_training_again_gives(
     assert config["model"]["lr"] == point["model.lr"]
     assert bundle.record.metrics["macro_f1"] == best["values"][0]
     for trial in trials:  # logs stay
-        place = folder / f"trial-{trial['attempt']:04}"
+        place = folder / f"trial-{trial['number']:04}"
         assert (place / "logs" / "metrics.csv").is_file() and place.with_suffix(".log").is_file()
         assert list(trial["curve"].values()) == pytest.approx(trial["values"], abs=1e-6)
     tuned = yaml.safe_load((folder / "best.yaml").read_text())

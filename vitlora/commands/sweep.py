@@ -160,7 +160,7 @@ def sweep(
             tell("the best is trained again where the sweep was started")
         elif again:
             found = _again(folder, base, split, pictures, best, tuned, goals[0], seed, again)
-    bundle = None if best is None else training.bundle(best.attempt)
+    bundle = None if best is None else training.bundle(best.number, best.attempt)
     swept = Swept(
         folder,
         setup,

@@ -103,10 +103,14 @@ class Search:
         values = {number: trial.values or () for number, trial in done.items()}
         return [done[number] for number in front(self.goals, values)]
 
-    def kept_and_finished(self) -> tuple[list[int], list[int]]:
-        """Returns the attempts whose bundles are kept, and those that have ended."""
-        ended = [a.number for a in self._attempts() if a.state.is_finished()]
-        return [trial.attempt for trial in self.front()], ended
+    def kept_and_finished(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+        """Returns the attempts whose bundles are kept, and those that have ended.
+
+        Each is the number of its trial and its own.
+        """
+        ended = [attempt for attempt in self._attempts() if attempt.state.is_finished()]
+        kept = {(trial.number, trial.attempt) for trial in self.front()}
+        return kept, {(known.first_of(attempt), attempt.number) for attempt in ended}
 
     def finished(self) -> bool:
         """Returns whether all trials are settled."""

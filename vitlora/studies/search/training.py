@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from vitlora.studies.search.space import Point, Space
 from vitlora.studies.study import last_words
 
 _POLL = 0.2  # seconds
+_EARLY = 1 / 3  # share of a training before which it is not stopped
 _STOPPED = (130, 143)  # exit statuses after Ctrl-C and SIGTERM
 
 
@@ -48,9 +49,15 @@ class Training:
     seed: int
     prune: bool
 
-    def bundle(self, attempt: int) -> Path:
-        """Returns the folder of an attempt's bundle; the log and the scores lie beside it."""
-        return self.folder / f"trial-{attempt:04}"
+    def bundle(self, number: int, attempt: int) -> Path:
+        """Returns the folder of an attempt's bundle; the log and the scores lie beside it.
+
+        Args:
+            number: The trial's.
+            attempt: The attempt's, which is the trial's if it is the first one.
+        """
+        again = "" if attempt == number else f"-{attempt}"
+        return self.folder / f"trial-{number:04}{again}"
 
     def words(self, point: Point) -> list[str]:
         """Returns the arguments of ``fit`` that train a point."""
@@ -71,7 +78,7 @@ class Training:
             OrphanedError: That process has ended; the attempt is given up.
             KeyboardInterrupt: It was stopped; the attempt is given up.
         """
-        bundle = self.bundle(attempt.number)
+        bundle = self.bundle(attempt.first, attempt.number)
         log, curve = bundle.with_suffix(".log"), bundle.with_suffix(".jsonl")
         words = ["fit", *self.words(attempt.point), "--output", str(bundle)]
         words += ["--seed_everything", str(self.seed)]
@@ -113,8 +120,8 @@ class Training:
             ended = child.poll() is not None  # before the last lines are read
             for line in _until_now(lines):
                 attempt.report(line["epoch"], line[self.goal])
-                last = line["epoch"] == line["of"]
-                if self.prune and not last and not ended and attempt.is_hopeless():
+                share = line["epoch"] / line["of"]
+                if self.prune and not ended and _EARLY <= share < 1 and attempt.is_hopeless():
                     return True
             attempt.beat()
             if os.getppid() != parent:
@@ -123,15 +130,15 @@ class Training:
                 time.sleep(_POLL)
         return False
 
-    def tidy(self, front: Sequence[int], finished: Sequence[int]) -> None:
+    def tidy(self, front: Set[tuple[int, int]], finished: Set[tuple[int, int]]) -> None:
         """Removes the bundles of finished attempts but those of the front; logs stay.
 
         Args:
-            front: Attempts of the trials that no other beats.
-            finished: Attempts that have ended.
+            front: Trials that no other beats, each with its attempt.
+            finished: Attempts that have ended, each with its trial.
         """
-        for attempt in {*finished} - {*front}:
-            strip(self.bundle(attempt))
+        for trial, attempt in finished - front:
+            strip(self.bundle(trial, attempt))
 
 
 def strip(bundle: Path) -> None:
