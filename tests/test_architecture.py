@@ -38,7 +38,9 @@ ALONE: dict[str, set[str]] = {
     "metrics": {"errors"},
     "quantization": {"errors"},
     "labelling": {"data", "errors", "files", "notes", "metrics", "pages"},
-    "studies": {"errors", "files", "metrics", "notes", "shell", "units", "yaml_text"},
+    "studies": {
+        *("data", "errors", "files", "metrics", "notes", "pages", "shell", "units", "yaml_text"),
+    },
 }
 # Libraries that few modules, or one folder, know, so that they can be replaced there.
 DOORS = {
@@ -60,6 +62,7 @@ DOORS = {
     "onnx": {"exporting/eight_bits.py"},
     "onnxruntime": {"exporting/device.py", "exporting/targets/onnx_file.py"},
     "openvino": {"exporting/targets/openvino_file.py"},
+    "optuna": {"studies/search"},
     "ray": {"prediction/ray.py"},
     "peft": {"adapters/fused.py", "adapters/lora.py"},
     "fastapi": {"serving/app.py", "serving/demo.py"},

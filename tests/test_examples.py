@@ -24,7 +24,7 @@ from vitlora.cli.words import shell_lines
 # What needs a network, an account, what nobody has here, or minutes: tests of their own run these.
 _AWAY = (
     *("vitlora fetch", "vitlora push", "vitlora adopt", "vitlora plan", "vitlora compare"),
-    "vitlora page",
+    *("vitlora page", "vitlora sweep"),
     "vitlora doctor photos --check-labels",  # the weights of its base
     "vitlora serve",  # does not end by itself
     "vitlora demo",

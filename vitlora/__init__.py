@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vitlora.commands.report import report
     from vitlora.commands.serve import serve
     from vitlora.commands.sort import sort
+    from vitlora.commands.sweep import sweep
     from vitlora.errors import VitloraError
     from vitlora.metrics.prediction import Prediction
     from vitlora.prediction.pool import AdapterPool
@@ -61,6 +62,7 @@ _HOMES = {
     "report": "commands.report",
     "serve": "commands.serve",
     "sort": "commands.sort",
+    "sweep": "commands.sweep",
     "test": "cli.training",
     "validate": "cli.training",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "report",
     "serve",
     "sort",
+    "sweep",
     "test",
     "validate",
 ]

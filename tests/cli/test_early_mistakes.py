@@ -101,6 +101,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         "doctor": ["--data", "."],
         "plan": [],
         "compare": [],
+        "sweep": ["--sweep", "bad.yaml"],
         "adopt": [".", "--classes", "a,b", "--backbone", "timm/x"],
     }
     ended, _, error = end(tmp_path, command, *words[command], "--no-such-option")
@@ -157,6 +158,8 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["fetch"], "fetch needs DATASET"),
         (["compare", "--methods", "lara"], "lara"),
         (["compare"], "compare needs --config FILE"),
+        (["sweep"], "sweep needs --sweep"),
+        (["sweep", "--sweep", "x", "--workers", "two"], "--workers is 'two'; expected a whole"),
         (["fit"], "fit needs --config FILE or --data FOLDER"),
         (["fit", "--config", "nowhere.yaml"], "no such file"),
         (["fit", "--config", "bad.yaml"], "is not YAML"),

@@ -15,13 +15,13 @@ from runs import BACKBONE
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle
 from vitlora.cli.main import main
 from vitlora.commands import compare as command
-from vitlora.commands.compare import _pictures
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import DataError, UsageError
 from vitlora.prediction.predictor import Predictor
 from vitlora.studies import study
 from vitlora.studies.advice import can_tell
 from vitlora.studies.methods import METHODS
+from vitlora.studies.pictures import pictures_of
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["--model.backbone", BACKBONE, "--model.weights", "none", "--model.image_size", "32"]
@@ -344,15 +344,15 @@ def test_importing_the_command_leaves_torch_alone(monkeypatch: pytest.MonkeyPatc
 
 def test_pictures_are_split_as_fit_splits_them(photos: Path, tmp_path: Path) -> None:
     shares = {"val_fraction": 0.25, "test_fraction": 0.0, "split_seed": 0, "classes": None}
-    split, count, _ = _pictures({"root": str(photos), **shares, "resplit": True})
+    split, count, _ = pictures_of({"root": str(photos), **shares, "resplit": True}, "compare")
     data = FolderData(str(photos), val_fraction=0.25, resplit=True)
     assert (split, count) == ("val", len(data.folder.splits["val"]))
-    assert _pictures({"root": str(photos), **shares})[0] == "test"
+    assert pictures_of({"root": str(photos), **shares}, "compare")[0] == "test"
     names = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
     rows = [f"{name},{index // 2}" for index, name in enumerate(names)]
     (tmp_path / "g.csv").write_text("\n".join(["file,group", *rows]))
     more = {"resplit": True, "groups": str(tmp_path / "g.csv"), "folds": 3, "fold": 1}
-    split, count, _ = _pictures({"root": str(photos), **shares, **more})
+    split, count, _ = pictures_of({"root": str(photos), **shares, **more}, "compare")
     data = FolderData(str(photos), **more)
     assert (split, count) == ("val", len(data.folder.splits["val"]))
 

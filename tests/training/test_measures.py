@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -38,3 +40,16 @@ def test_milliseconds_are_a_median_without_the_first_passes() -> None:
 
     took = milliseconds(Sleeper(), torch.zeros(1, 3, 8, 8))
     assert 10 <= took < 60
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the parent's number")
+def test_a_training_ends_with_the_process_that_waits_for_it() -> None:
+    code = (
+        "import sys; from vitlora.training import EpochScores; "
+        "EpochScores('x', int(sys.argv[1])).on_train_batch_end(None, None, None, None, 0); "
+        "print('goes on')"
+    )
+    for parent, said in ((os.getpid(), "goes on\n"), (os.getppid(), "")):
+        command = [sys.executable, "-c", code, str(parent)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        assert done.stdout == said and done.returncode == (not said)

@@ -23,10 +23,10 @@ from vitlora.notes import note
 # `to_json()`), and perhaps an exit `status`; or an iterator over such results.
 COMMANDS = (
     *("configs", "fetch", "doctor", "plan", "fit", "validate", "test", "predict", "demo", "serve"),
-    *("report", "drift", "sort", "compare", "calibrate", "merge", "export", "page", "adopt"),
-    "push",
+    *("report", "drift", "sort", "compare", "sweep", "calibrate", "merge", "export", "page"),
+    *("adopt", "push"),
 )
-_LONG = ("fit", "compare")  # lost if they stop half-way
+_LONG = ("fit", "compare", "sweep")  # lost if they stop half-way
 ON_LIGHTNING = ("fit", "validate", "test")  # Lightning's CLI reads their arguments
 RENAMED = {  # old names of parameters, which still work
     "plan": {"method": "methods"},

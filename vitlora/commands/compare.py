@@ -6,21 +6,12 @@ no torch: on Linux, its memory would count towards the peak of its children.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from vitlora import __version__
-from vitlora.data.archives import size_and_time
-from vitlora.data.folder import DRAW, Folder
-from vitlora.data.layouts.reading import LayoutOptions
-from vitlora.data.read import read_folder
-from vitlora.errors import DataError, UsageError, counted
+from vitlora.errors import UsageError, counted
 from vitlora.files import expanded, write_json, write_whole
 from vitlora.notes import tell
 from vitlora.studies.advice import can_tell
@@ -28,11 +19,11 @@ from vitlora.studies.bases import FROZEN, named, ranked, read_bases
 from vitlora.studies.comparison import Run
 from vitlora.studies.comparison import compare as side_by_side
 from vitlora.studies.methods import check_methods, fit_words
+from vitlora.studies.pictures import pictures_of
 from vitlora.studies.result import Comparison
 from vitlora.studies.runs import Runs
-from vitlora.studies.study import SETUP, Study, last_words, run_vitlora
+from vitlora.studies.study import Study, check_ours, last_words, resolved, run_vitlora
 
-_DRAWN = ("val", "test", "seed", "folds", "fold")  # what a draw takes beside groups
 _OF_ONE, _OF_BASES = ("linear", "lora", "qlora", "full"), (FROZEN, "lora")  # methods
 
 
@@ -116,9 +107,9 @@ def compare(
         raise UsageError(f"{min(own)} and --backbones do not go together; leave one out")
     name = Path(configs[-1]).stem if configs else "run"
     folder = expanded(output or Path("comparisons") / name)
-    _check_ours(folder)
-    base = _resolved(words)
-    split, pictures, digest = _pictures(base["data"])
+    check_ours(folder, "comparison")
+    base = resolved(words)
+    split, pictures, digest = pictures_of(base["data"], "compare")
     _check_bases(bases)
     same_rate = "--model.lr" in words
     study = Study(folder, base, split, same_rate, bases)
@@ -178,60 +169,6 @@ def _check_seeds(seeds: Sequence[int]) -> None:
             raise UsageError(f"--seeds has {seed} twice; give it once")
     if not seeds:
         raise UsageError("--seeds is empty; expected whole numbers, such as 0,1,2")
-
-
-def _resolved(words: Sequence[str]) -> dict[str, Any]:
-    """Returns the whole configuration as ``fit`` reads it, which also checks it."""
-    done = run_vitlora(["fit", *words, "--print_config"], capture_output=True)
-    if done.returncode:
-        raise UsageError(last_words(done.stderr))
-    config = yaml.safe_load(done.stdout)
-    for name in ("output", "checkpoint", "json", "seed_everything"):
-        config.pop(name, None)
-    return config
-
-
-def _pictures(data: dict[str, Any]) -> tuple[str, int, str]:
-    """Returns the split to score, its number of pictures, and a digest of all pictures.
-
-    Raises:
-        DataError: There are no training pictures, or no validation pictures.
-    """
-    from vitlora.data.division import Division  # brings safetensors
-
-    found = read_folder(data["root"], data["classes"], options=LayoutOptions.of(data))
-    draw = {key: data[DRAW[key]] for key in _DRAWN if data.get(DRAW[key]) is not None}
-    found = Division(found, draw, data.get("groups"), bool(data.get("resplit"))).folder
-    for split in ("train", "val"):
-        if split not in found.splits:
-            raise DataError(f"{found.root} has no {split} split, which compare needs for training")
-    split = "test" if "test" in found.splits else "val"
-    return split, len(found.splits[split]), _digest(found)
-
-
-def _digest(folder: Folder) -> str:
-    """Returns the SHA-256 of each split's pictures: their names, classes and sizes."""
-    known = sorted(
-        (
-            part,
-            folder.name(sample),
-            folder.classes[sample.label],
-            size_and_time(sample.path)[0],
-        )
-        for part, samples in folder.splits.items()
-        for sample in samples
-    )
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
-
-
-def _check_ours(folder: Path) -> None:
-    """Refuses a folder that holds anything but a comparison."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output is '{folder}', a file; expected a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SETUP).is_file():
-        raise UsageError(
-            f"--output is '{folder}', which holds something else than a comparison; choose another"
-        )
 
 
 def _write(found: Comparison) -> None:

@@ -16,6 +16,7 @@ from vitlora.evaluation.figures import Figure, looked_at, thumbnail
 from vitlora.evaluation.pictures import Pictures
 from vitlora.metrics.intervals import Interval, exact_interval
 from vitlora.metrics.scores import Scores
+from vitlora.pages.axis import axis
 from vitlora.pages.page import render
 
 # These limit the page's size: a thumbnail takes about 4 kB, a large picture with its map 12 kB.
@@ -89,7 +90,7 @@ class ReportPage:
             ][: 2 if record.confidence else 1],
             "risk": numbers.risk_coverage(self.confidence, self.right),
             "curves": {curve.name: curve.points for curve in numbers.learning_curves(logs)},
-            "axis": numbers.axis,
+            "axis": axis,
             "config": self.bundle.config,
             "versions": {"vitlora": __version__, **{n: version(n) for n in ("torch", "timm")}},
         }

@@ -80,13 +80,15 @@ def fit_words(
     config: Sequence[str | Path] | str | Path,
     data: str | Path | None,
     options: Mapping[str, object],
+    set_by_method: Sequence[str] = SET_BY_METHOD,
 ) -> list[str]:
-    """Returns the arguments of ``vitlora fit`` for the configuration that the methods share.
+    """Returns the arguments of ``vitlora fit`` for the configuration that all runs share.
 
     Args:
         config: One file or several.
         data: Folder of pictures, if it is given besides the options.
         options: Dotted name -> text or value; or groups, such as ``{"model": {"lr": 0.001}}``.
+        set_by_method: Options that are refused.
 
     Raises:
         UsageError: An option is unknown, is given twice, or is one that the methods set.
@@ -102,7 +104,7 @@ def fit_words(
                 f"'{name}' is not an option of fit; expected data., model., trainer. or unsure.NAME"
             )
     words = option_words(config, {} if data is None else {"data": {"root": data}}, options)
-    for name in SET_BY_METHOD:
+    for name in set_by_method:
         if name in words:
             raise UsageError(f"{name} is set by each method; leave it out, and choose --methods")
     return words

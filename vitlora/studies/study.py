@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vitlora import yaml_text
 from vitlora.errors import UsageError
 from vitlora.files import write_json, write_whole
@@ -57,14 +59,9 @@ class Study:
         known = json.loads(file.read_text("utf-8")) if file.is_file() else setup
         earlier, bases = known.get("bases", {}), setup.get("bases", {})
         setup = {**setup, "bases": earlier | bases}
-        before, now = yaml_text.flat({**known, "bases": bases | earlier}), yaml_text.flat(setup)
-        for key in {**before, **now}:
-            if before.get(key) == now.get(key):
-                continue
-            change = f"{key.removeprefix('config.')} was {before.get(key)}, is now {now.get(key)}"
+        if change := difference({**known, "bases": bases | earlier}, setup):
             raise UsageError(
-                f"{self.folder} has runs with another configuration ("
-                f"{'the pictures changed' if key == 'pictures' else change}); choose another "
+                f"{self.folder} has runs with another configuration ({change}); choose another "
                 "--output, or delete that folder"
             )
         write_json(setup, str(file))
@@ -94,7 +91,13 @@ class Study:
         scored = json.loads(answers.read_text("utf-8"))
         scored["seen_in_training"] = json.loads(scores.read_text("utf-8"))["seen_in_training"]
         record = json.loads((bundle / "vitlora.json").read_text("utf-8"))
-        fields = {"method": method, "seed": seed, **cost, **scored, "bundle_bytes": _size(bundle)}
+        fields = {
+            "method": method,
+            "seed": seed,
+            **cost,
+            **scored,
+            "bundle_bytes": bundle_size(bundle),
+        }
         fields["validated"] = record["metrics"].get("macro_f1")
         write_json(fields, str(self.path(method, seed, ".json")))
         answers.unlink()
@@ -103,13 +106,16 @@ class Study:
         assert run is not None  # it was just written
         return run
 
-    def _fit(self, method: str, seed: int) -> list[str]:
-        config = self.folder / f"{_file_name(method)}.yaml"
+    def settings(self, method: str) -> dict[str, Any]:
+        """Returns the resolved configuration of a method."""
         name, base = parted(method)
-        fields = configure(
+        return configure(
             self.base, name, self.same_rate, (base, self.bases[base]) if base else None
         )
-        write_whole(config, yaml_text.write(fields))
+
+    def _fit(self, method: str, seed: int) -> list[str]:
+        config = self.folder / f"{_file_name(method)}.yaml"
+        write_whole(config, yaml_text.write(self.settings(method)))
         words = ["fit", "--config", str(config), "--output", str(self.path(method, seed))]
         words += ["--seed_everything", str(seed)]
         return [*words, "--trainer.callbacks+", "vitlora.training.Cost"]
@@ -127,10 +133,62 @@ def _file_name(method: str) -> str:
     return re.sub(r"[^\w.@+-]", "_", method)
 
 
-def _size(bundle: Path) -> int:
+def bundle_size(bundle: Path) -> int:
     """Returns a bundle's bytes, like ``bundle_bytes`` but without importing torch."""
     files = json.loads((bundle / "vitlora.json").read_text("utf-8"))["files"]
     return sum((bundle / name).stat().st_size for name in ("vitlora.json", *files))
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Returns the first difference between two setups in words; empty if there is none.
+
+    Args:
+        before: JSON values, perhaps nested; ``pictures`` is a digest of the pictures.
+        now: The same.
+    """
+    before, now = yaml_text.flat(before), yaml_text.flat(now)
+    for key in {**before, **now}:
+        if before.get(key) == now.get(key):
+            continue
+        change = f"{key.removeprefix('config.')} was {before.get(key)}, is now {now.get(key)}"
+        return "the pictures changed" if key == "pictures" else change
+    return ""
+
+
+def check_ours(folder: Path, kind: str) -> None:
+    """Refuses a folder that holds anything but a study of a kind.
+
+    Args:
+        folder: The folder; it may be missing.
+        kind: ``comparison`` or ``sweep``, for the message.
+
+    Raises:
+        UsageError: It does, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output is '{folder}', a file; expected a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SETUP).is_file():
+        raise UsageError(
+            f"--output is '{folder}', which holds something else than a {kind}; choose another"
+        )
+
+
+def resolved(words: Sequence[str]) -> dict[str, Any]:
+    """Returns the whole configuration as ``fit`` reads it, which also checks it.
+
+    Args:
+        words: The arguments of ``fit``.
+
+    Raises:
+        UsageError: An option is wrong.
+    """
+    done = run_vitlora(["fit", *words, "--print_config"], capture_output=True)
+    if done.returncode:
+        raise UsageError(last_words(done.stderr))
+    config = yaml.safe_load(done.stdout)
+    for name in ("output", "checkpoint", "json", "seed_everything"):
+        config.pop(name, None)
+    return config
 
 
 def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedProcess[str]:

@@ -9,11 +9,16 @@ from vitlora.units import clock, size
 
 def to_markdown(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
     """Returns the table without empty columns; a method without a finished run is "failed"."""
-    records = [_cells(row) for row in rows]
+    records = [cells_of(row) for row in rows]
     finished = {row.method for row in rows}
     lost = dict.fromkeys(f.method for f in failures if f.method not in finished)
     for method, base in map(parted, lost):
         records.append({"method": method, "backbone": base, "accuracy (95%)": "failed"})
+    return in_columns(records)
+
+
+def in_columns(records: Sequence[dict[str, str]]) -> str:
+    """Returns records as a table in Markdown, without empty columns."""
     names = [name for name in dict.fromkeys(k for r in records for k in r) if _any(records, name)]
     columns = [[name, *(record.get(name) or "-" for record in records)] for name in names]
     widths = [max(map(len, column)) for column in columns]
@@ -29,7 +34,8 @@ def _any(records: Sequence[dict[str, str]], name: str) -> bool:
     return any(record.get(name) for record in records)
 
 
-def _cells(row: Row) -> dict[str, str]:
+def cells_of(row: Row) -> dict[str, str]:
+    """Returns a row's cells as text, by column."""
     method, base = parted(row.method)
     run, several = row.runs[0], len(row.runs) > 1
     return {

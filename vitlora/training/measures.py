@@ -1,6 +1,7 @@
-"""Callbacks that record the cost and the answers of a run."""
+"""Callbacks that record the cost, the answers and the scores of a run."""
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -100,6 +101,43 @@ class RecordAnswers(Callback):
     on_validation_start = on_test_start
     on_validation_batch_end = on_test_batch_end
     on_validation_end = on_test_end
+
+
+class EpochScores(Callback):
+    """Appends the validation scores after each epoch to a file, one JSON object on each line.
+
+    Args:
+        file: The file.
+        parent: Process that started this one; if it ends, this one ends, too. None for no such
+            process.
+    """
+
+    def __init__(self, file: str, parent: int | None = None) -> None:
+        self.file, self.parent = Path(file), parent
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Ends the process if nobody waits for it any more; files are written whole anyway."""
+        # Windows keeps the number of a parent that has ended
+        if self.parent is not None and os.getppid() != self.parent:
+            os._exit(1)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes a line: the epoch from 1, the number of epochs if it is known, the scores."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        names = {"val/macro_f1": "macro_f1", "val/acc": "accuracy", "val/loss": "loss"}
+        metrics = trainer.callback_metrics
+        scores = {name: float(metrics[key]) for key, name in names.items() if key in metrics}
+        line = {"epoch": trainer.current_epoch + 1, "of": trainer.max_epochs, **scores}
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 @torch.inference_mode()
