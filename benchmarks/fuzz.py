@@ -90,15 +90,16 @@ def play(kind: str, numbers: range, home: Path) -> Counter[str]:
     before = Path.cwd()
     os.chdir(home)
     sys.path.insert(0, str(home))
+    Path("precious.txt").write_text("precious")
     if kind != "config":
         Path("evil.py").write_text("open('ran', 'w').close()\nclass Evil: pass\n")
     try:
         make = MAKERS[kind](home)
-        known = _names(home)
+        known = _around(home)
         seen = Counter[str]()
         for number in numbers:
             seen[_outcome(make, number, kind)] += 1
-            if (home / "ran").exists() or _names(home) != known:
+            if (home / "ran").exists() or _around(home) != known:
                 raise RuntimeError(f"{kind} {number}: files were written, or code was run")
         return seen
     finally:
@@ -130,17 +131,19 @@ def _in_time() -> Iterator[None]:
     def late(*_: object) -> None:
         raise TimeoutError(f"more than {SECONDS} s")
 
-    signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
     try:
         yield
     finally:
         signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def _names(home: Path) -> set[str]:
-    """Returns the files around the cases, which lie in ``case`` themselves."""
-    return {path.name for path in home.iterdir()} - {"__pycache__"}
+def _around(home: Path) -> dict[str, bytes]:
+    """Returns the files around the cases, which are called ``case`` themselves."""
+    names = (path for path in home.iterdir() if path.stem not in ("case", "__pycache__"))
+    return {path.name: path.read_bytes() if path.is_file() else b"" for path in names}
 
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:

@@ -6,7 +6,6 @@ import torch. Messages besides a function's result go to the logger ``vitlora``.
 """
 
 from importlib import import_module
-from inspect import isfunction
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -103,10 +102,6 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'vitlora' has no attribute '{name}'")
     value = getattr(import_module(f"vitlora.{_HOMES[name]}"), name)
-    if isfunction(value):
-        from vitlora.cli.checked import checked
-
-        value = checked(value)
     globals()[name] = value
     return value
 

@@ -227,7 +227,9 @@ def check_writable(option: str, folder: Path) -> None:
     """
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{option}: nothing can be written in {there}; choose another folder")
+        raise UsageError(
+            f"{option}: '{there.absolute()}' cannot be written to; choose another folder"
+        )
 
 
 def _tidy(folder: Path) -> None:

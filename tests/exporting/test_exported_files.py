@@ -208,7 +208,7 @@ def test_damaged_files_of_openvino_are_one_line(ir: Path, photo: Path, tmp_path:
     graph, weights = ir.read_text("utf-8"), ir.with_suffix(".bin").read_bytes()
     cases = {
         "torn": (graph[: len(graph) // 2], weights, "is torn, or no .xml file"),
-        "short": (graph, weights[:-1000], "is torn, or no .xml file"),
+        "short": (graph, weights[:-1000], "its .bin is another file's, or damaged"),
         "text": ("hello", weights, "is torn, or no .xml file"),
         "html": ("<html><body/></html>", weights, "was not written by vitlora"),
         "other": (
@@ -249,8 +249,12 @@ def test_weights_of_another_file_or_with_a_wrong_byte_are_refused(
     without = re.sub("<bin value=[^>]*>", "", ir.read_text("utf-8"))
     (tmp_path / "without.xml").write_text(without, "utf-8")
     (tmp_path / "without.bin").write_bytes(weights)
-    with pytest.raises(BundleError, match=r"its \.bin is another"):
+    with pytest.raises(BundleError, match=r"it has no checksum of its \.bin"):
         list(predict(photo, checkpoint=tmp_path / "without.xml"))
+    (tmp_path / "empty.xml").write_bytes(ir.read_bytes())
+    (tmp_path / "empty.bin").touch()
+    with pytest.raises(BundleError, match=r"its \.bin is another file's, or damaged"):
+        list(predict(photo, checkpoint=tmp_path / "empty.xml"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks where the runtimes write on Linux")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,31 @@ class Break(Callback):
         if trainer.global_step == self.step - 1:
             with torch.no_grad():
                 next(p for p in pl_module.parameters() if p.requires_grad).fill_(torch.nan)
+
+
+class BreakBatch(Break):
+    """Does so before a batch, counted from 0."""
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Breaks it."""
+        if args[-1] == self.step:
+            with torch.no_grad():
+                next(p for p in args[1].parameters() if p.requires_grad).fill_(torch.nan)
+
+
+def test_batches_of_one_step_count_as_one(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    data = FolderData(str(make_folder(tmp_path / "photos", count=8)), batch_size=2, num_workers=0)
+    classifier = Classifier(data.num_classes, BACKBONE, "none", image_size=32, lr=0.001)
+    trainer = Trainer(
+        max_epochs=1,
+        precision="32-true",
+        accelerator="cpu",
+        accumulate_grad_batches=4,
+        enable_progress_bar=False,
+        callbacks=[BreakBatch(5), RunFolder(tmp_path / "out", lambda: "model: {}\n", logs=False)],
+    )
+    with pytest.raises(VitloraError, match=r"of step 2 is no number.* lower model\.lr"):
+        trainer.fit(classifier, datamodule=data)
 
 
 @pytest.mark.parametrize("gpu_like", [False, True])

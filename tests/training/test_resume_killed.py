@@ -15,9 +15,8 @@ import pytest
 from runs import MICRO
 
 from vitlora.bundle.checkpoint import load_bundle
-from vitlora.bundle.folder import STATE
+from vitlora.bundle.folder import LOCK, STATE
 from vitlora.cli.main import main
-from vitlora.training.run_lock import LOCK
 from vitlora.training.state_file import saved_steps
 
 ROOT = Path(__file__).parents[2]

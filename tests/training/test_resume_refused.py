@@ -18,12 +18,12 @@ from runs import MICRO
 
 import vitlora
 from vitlora.bundle.checkpoint import load_bundle
-from vitlora.bundle.folder import STATE
+from vitlora.bundle.folder import LOCK, STATE
 from vitlora.cli.main import main
 from vitlora.cli.resuming import check_options
 from vitlora.errors import UsageError
 from vitlora.training.classifier import Classifier
-from vitlora.training.run_lock import LOCK, RunLock
+from vitlora.training.run_lock import RunLock
 from vitlora.training.state_file import read_about, read_state, write_state
 
 OPTIONS = {**MICRO, "trainer.max_epochs": "2", "trainer.precision": "32-true"}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from vitlora.bundle.folder import LOCK
 from vitlora.errors import UsageError
-from vitlora.training.run_lock import LOCK, RunLock
+from vitlora.training.run_lock import RunLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
 # takes the lock of a folder, has a child that lives on, and waits

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import (
     CARD,
     FILES,
@@ -212,6 +213,7 @@ def save_bundle(
         finish_save(folder)
 
 
+@checked
 def load_bundle(folder: str | Path) -> Bundle:
     """Reads a bundle and checks every byte of it.
 

@@ -12,6 +12,7 @@ REFERENCE = "reference.safetensors"
 PICTURES = "pictures.safetensors"
 CARD = "README.md"
 STATE = "last.ckpt"  # no part of the bundle: the state of a run that has not ended
+LOCK = ".run.lock"  # while a run is going on
 FILES = (RECORD, TENSORS, PEFT_CONFIG, RUN_CONFIG, REFERENCE, PICTURES, CARD)
 
 

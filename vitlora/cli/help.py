@@ -10,8 +10,8 @@ from typing import Literal
 
 from docstring_parser import DocstringStyle, parse
 
-from vitlora.cli.signature import Signature
-from vitlora.cli.words import alternatives, dashed, shell_lines
+from vitlora.arguments import Signature, alternatives, dashed
+from vitlora.cli.words import shell_lines
 
 _WIDTH = 79
 _DOTTED = {"options": "--data.NAME --model.NAME --trainer.NAME", "reading": "--data.NAME"}

@@ -242,6 +242,11 @@ class VitloraCLI(LightningCLI):
     def _dumped(self, config: Any) -> str:
         config = config.clone()
         config.resume = False
+        # those of compare and sweep belong to the one run
+        every = config.trainer.callbacks
+        if isinstance(every, list):
+            left = [one for one in every if not one.class_path.startswith("vitlora.training.")]
+            config.trainer.callbacks = left or None
         return self._parser("fit").dump(config, skip_unset=False, format="yaml")
 
 

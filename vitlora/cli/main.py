@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import dropwhile, takewhile
 from types import FrameType
 
 import vitlora
@@ -44,7 +45,8 @@ With your own photos: vitlora fit --config waste5.yaml --data PHOTOS"""
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status."""
-    words = [_at_home(word) for word in (sys.argv[1:] if args is None else args)]
+    words = list(sys.argv[1:] if args is None else args)
+    words = [*map(_at_home, takewhile("--".__ne__, words)), *dropwhile("--".__ne__, words)]
     # or Python ends by looking for garbage among all that was imported, for half a second
     atexit.register(gc.freeze)
     _survive_any_console()
@@ -66,6 +68,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # Lightning's reaction to Ctrl-C
         if isinstance(end.__context__, KeyboardInterrupt):
             return 130
+        if type(end).__name__ == "SIGTERMException":  # Lightning's
+            print("stopped", file=sys.stderr)
+            return 143
         raise
     except Exception as error:
         if os.environ.get("VITLORA_DEBUG") == "1":
@@ -93,7 +98,7 @@ def _run(words: list[str]) -> int:
             f"{nearest(command, COMMANDS)}"
         )
     if command in ON_LIGHTNING:
-        with printing(quiet=False):
+        with printing(quiet=False), _ending_as_ctrl_c_does():
             return import_module("vitlora.cli.training").run(command, options)
     return _call(command, options)
 
@@ -156,7 +161,7 @@ def _overview() -> str:
         "",
     ]
     for command in COMMANDS:
-        said = (function_of(command).__doc__ or "").strip().splitlines()[0]
+        said = (function_of(command).__doc__ or "").strip().partition("\n")[0]  # -OO has none
         lines.append(f"  vitlora {command:<11}{said}")
     return "\n".join([*lines, "", _HELP])
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from vitlora.arguments import Signature, alternatives, dashed
 from vitlora.cli.help import Help
-from vitlora.cli.signature import Signature
-from vitlora.cli.words import alternatives, dashed, expected, read_otherwise
+from vitlora.cli.words import expected, read_otherwise
 from vitlora.errors import UsageError, nearest
 from vitlora.shell import SHORT, long_name
 

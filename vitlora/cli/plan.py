@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlora.arguments import checked
 from vitlora.errors import UsageError
 from vitlora.files import check_target, write_whole
 from vitlora.light_imports import light_imports
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vitlora.memory.table import Way
 
 
+@checked
 def plan(
     config: Sequence[str | Path] | str | Path = (),
     *,

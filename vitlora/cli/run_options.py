@@ -53,9 +53,9 @@ def run_options(
         BundleError: The bundle is damaged, or there is none.
     """
     short = any(word.partition("=")[0] == "--data" for word in options)
+    options, resumes = take_resume(command, options)
     options, target = take_json(_long_names(command, options), alone=True)
     options, configs = _without_configs(options)
-    options, resumes = take_resume(command, options)
     runs = [_read_config(path) for path in configs]
     for one in runs:
         for key in ("json", "resume"):  # only arguments set them

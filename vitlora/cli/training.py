@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from vitlora.arguments import checked
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
 from vitlora.errors import UsageError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Config: TypeAlias = Sequence[str | Path] | str | Path
 
 
+@checked
 def fit(
     config: Config | None = None,
     *,
@@ -74,6 +76,7 @@ def fit(
     return _fitted(_run("fit", config, named, options))
 
 
+@checked
 def validate(
     checkpoint: str | Path | None = None,
     *,
@@ -107,6 +110,7 @@ def validate(
     return _score("validate", named, options)
 
 
+@checked
 def test(
     checkpoint: str | Path | None = None,
     *,

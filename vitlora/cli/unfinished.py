@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitlora.bundle.folder import STATE, is_bundle
+from vitlora.bundle.folder import LOCK, STATE, is_bundle
 from vitlora.errors import UsageError
 from vitlora.light_imports import light_imports
 from vitlora.notes import tell
@@ -55,6 +55,13 @@ def to_resume(output: str | None, usual: str, named: bool, names: Sequence[str])
             from vitlora.cli.resuming import options_of
 
         return {**options_of(folder / STATE, names), "output": str(folder), "resume": True}
+    if (folder / LOCK).is_file():  # perhaps of a run that has saved no state yet
+        with light_imports():
+            from vitlora.training.run_lock import RunLock
+
+        lock = RunLock(folder)
+        lock.take()
+        lock.release()
     if is_bundle(folder):
         tell(
             f"the run in {folder} has ended; train on from its bundle with: "

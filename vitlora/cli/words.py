@@ -7,19 +7,10 @@ import typing
 from collections.abc import Iterator
 from typing import Literal
 
+from vitlora.arguments import alternatives
+
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def dashed(name: str) -> str:
-    """Returns the option of a parameter: ``--val-fraction`` for ``val_fraction``."""
-    return f"--{name.replace('_', '-')}"
-
-
-def alternatives(hint: object) -> tuple[object, ...]:
-    """Returns the members of a union; another type alone."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if union else (hint,)
 
 
 def read_otherwise(word: object, value: object) -> bool:

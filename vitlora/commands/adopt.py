@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import PEFT_CONFIG, RECORD
 from vitlora.errors import UsageError, counted
 from vitlora.notes import note
 from vitlora.shell import typed
 
 
+@checked
 def adopt(
     adapter: str | Path,
     *,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _ENOUGH = 20  # validation pictures that may replace a calibration on more
 
 
+@checked
 def calibrate(
     checkpoint: str | Path,
     *,

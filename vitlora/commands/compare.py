@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from vitlora import __version__
+from vitlora.arguments import checked
 from vitlora.errors import UsageError, counted
 from vitlora.files import expanded, write_json, write_whole
 from vitlora.notes import tell
@@ -27,6 +28,7 @@ from vitlora.studies.study import Study, check_ours, last_words, resolved, run_v
 _OF_ONE, _OF_BASES = ("linear", "lora", "qlora", "full"), (FROZEN, "lora")  # methods
 
 
+@checked
 def compare(
     config: Sequence[str | Path] | str | Path = (),
     *,
@@ -95,6 +97,8 @@ def compare(
     _check_seeds(seeds)
     if best < 1:
         raise UsageError(f"--best is {best}; expected at least 1")
+    if best != 2 and not bases:
+        raise UsageError("--best is for --backbones; leave it out")
     if not 0 <= margin < 1:
         raise UsageError(f"--margin is {margin}; expected 0 <= margin < 1, such as 0.02")
     words = fit_words(config, data, options)
@@ -115,7 +119,7 @@ def compare(
     study = Study(folder, base, split, same_rate, bases)
     setup = {"vitlora": __version__, "pictures": digest, "same_lr": same_rate, "config": base}
     study.take({**setup, "bases": bases})
-    on = f"{len(bases)} bases and " if bases else ""
+    on = f"{counted(len(bases), 'base')} and " if bases else ""
     tell(
         f"comparing {', '.join(methods)} on {on}{base['data']['root']}, "
         f"{counted(pictures, f'{split} picture')}; bundles and logs go to {folder}"
@@ -139,7 +143,7 @@ def compare(
 def _chosen(runs: Sequence[Run], best: int, methods: Sequence[str]) -> list[str]:
     """Returns the bases to fine-tune, and says which and why."""
     order = ranked(runs)
-    if order:
+    if order and methods:
         said = ", ".join(f"{base} {score:.3f}" for base, score in order)
         tell(f"macro-F1 of frozen features on the validation pictures: {said}")
         tell(f"{' and '.join(methods)} on {', '.join(base for base, _ in order[:best])}")

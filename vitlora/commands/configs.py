@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vitlora.arguments import checked
 from vitlora.config_files import shipped
 from vitlora.errors import UsageError, nearest
 
@@ -11,6 +12,7 @@ _NEXT = (
 )
 
 
+@checked
 def configs(name: str | None = None) -> "Configs":
     """Lists the configs that come with vitlora, or prints one.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import quote
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import newest_bundle
 from vitlora.errors import counted
 from vitlora.files import expanded
@@ -32,6 +33,7 @@ from vitlora.serving.starting import (
 from vitlora.shell import typed
 
 
+@checked
 def demo(
     checkpoints: Sequence[str | Path] | str | Path = (),
     *,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlora.arguments import checked
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError, VitloraError
@@ -25,6 +26,7 @@ _BASE = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"  # as fit takes
 _OURS = b"<title>The folder doctor"  # as its page has it
 
 
+@checked
 def doctor(
     data: str | Path,
     *,

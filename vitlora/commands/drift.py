@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there
 from vitlora.data.folder import Sample
 from vitlora.data.unlabelled import names_of
 from vitlora.errors import BundleError, counted
+from vitlora.files import expanded
 from vitlora.light_imports import light_imports
 from vitlora.notes import note, warn
 from vitlora.shell import typed
@@ -22,6 +24,7 @@ _SHOWN = 10  # pictures, and classes of the mix
 _SIZES = {"none": "no", "little": "a little", "some": "some", "much": "much"}
 
 
+@checked
 def drift(
     checkpoint: str | Path,
     *,
@@ -83,7 +86,7 @@ def drift(
         warn(line)
     found = compare(answers, bundle.record, known, reference)
     unreadable = {str(path): why for path, why in answers.unreadable.items()}
-    return DriftResult(bundle.folder, Path(data), found, unreadable, trained, names)
+    return DriftResult(bundle.folder, expanded(data), found, unreadable, trained, names)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _SCRIPT = Path(__file__).parents[1] / "exporting" / "device.py"
 
 
+@checked
 def export(
     checkpoint: str | Path | None = None,
     output: str | Path | None = None,

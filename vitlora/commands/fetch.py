@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
+from vitlora.arguments import checked
 from vitlora.data.download import FULL, difference, download
 from vitlora.data.listing import SUFFIXES, list_pictures
 from vitlora.data.public import DATASETS, Dataset, File
@@ -23,6 +24,7 @@ _OTHERWISE = (
 )
 
 
+@checked
 def fetch(
     dataset: str, *, output: str | Path | None = None, downloads: str | Path | None = None
 ) -> Fetched:

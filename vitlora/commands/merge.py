@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vitlora.data.datamodule import FolderData
 
 
+@checked
 def merge(
     checkpoint: str | Path,
     output: str | Path,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
@@ -27,6 +28,7 @@ _ONNX = TARGETS[".onnx"]
 _FOR_PHONES = 100_000_000  # bytes
 
 
+@checked
 def page(
     checkpoint: str | Path,
     output: str | Path,

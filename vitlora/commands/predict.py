@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there, is_bundle, newest_bundle
 from vitlora.data.listing import describe
 from vitlora.data.unlabelled import Found, every, options_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vitlora.prediction.predictor import Predictor
 
 
+@checked
 def predict(
     images: Sequence[str | Path] | str | Path,
     *,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there
 from vitlora.errors import UsageError, VitloraError, printable
 from vitlora.notes import note, tell
@@ -24,6 +25,7 @@ _MEND = {
 }
 
 
+@checked
 def push(
     checkpoint: str | Path, repository: str, *, private: bool = False, message: str | None = None
 ) -> Pushed:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there, is_bundle
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MARK = b'<meta name="generator" content="vitlora report">'  # as in the page's template
 
 
+@checked
 def report(
     checkpoint: str | Path,
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import newest_bundle
 from vitlora.errors import UsageError, counted
 from vitlora.light_imports import without_compiler
@@ -43,6 +44,7 @@ class Served:
         return {"pictures": self.pictures}
 
 
+@checked
 def serve(
     checkpoints: Sequence[str | Path] | str | Path = (),
     *,

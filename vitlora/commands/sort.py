@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlora.arguments import checked
 from vitlora.bundle.folder import check_there
 from vitlora.errors import DataError, UsageError, counted
 from vitlora.files import check_target, expanded
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vitlora.bundle.checkpoint import Bundle
 
 
+@checked
 def sort(
     checkpoint: str | Path,
     *,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlora import __version__, yaml_text
+from vitlora.arguments import checked
 from vitlora.errors import UsageError, counted
 from vitlora.files import alone_in, expanded, write_json, write_whole
 from vitlora.notes import tell
@@ -38,6 +39,7 @@ _MOST_WORKERS = 256
 _LAST_SEED = 2**31  # seeds of training again follow; torch takes up to 2**32 - 1
 
 
+@checked
 def sweep(
     config: Sequence[str | Path] | str | Path = (),
     *,
@@ -54,7 +56,7 @@ def sweep(
     output: str | Path | None = None,
     **options: object,
 ) -> Swept:
-    r"""Searches for the best options of a training on your photos.
+    r"""Searches for the best options of a training.
 
     Each trial trains with other values of the options in --sweep, and is scored on the validation
     pictures. The best is then trained again with new seeds, beside the configuration without
@@ -144,7 +146,7 @@ def sweep(
     search = open_search(folder, setup, storage)
     target = trials if space.size is None else min(trials, space.size)
     search.take_setup({key: setup[key] for key in setup if key != "name"}, target)
-    points = "" if space.size is None else f" of {space.size:,} points"
+    points = "" if space.size is None else f" of {counted(space.size, 'point')}"
     tell(
         f"{counted(target, 'trial')}{points} on {base['data']['root']}, "
         f"{counted(workers, 'worker')}; bundles and logs go to {folder}"

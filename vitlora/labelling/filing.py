@@ -13,10 +13,18 @@ from vitlora.data.archives import open_file
 from vitlora.data.layouts.reading import split_of
 from vitlora.data.listing import SUFFIXES
 from vitlora.errors import DataError, UsageError
-from vitlora.files import check_writable, draft, keep_names, write_through
+from vitlora.files import draft, keep_names, write_through
 from vitlora.labelling.inbox import Unlabelled
 
-_ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif"}
+_ENDINGS = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+}
+_FORMATS = [kind for kind in _ENDINGS if kind != "MPO"]  # whose pictures are opened as JPEG
 _LONGEST = 200  # bytes of a name, which leaves room for a number
 
 
@@ -52,7 +60,6 @@ def check_labelled(folder: Path, option: str) -> None:
     there = next(one for one in (folder, *folder.parents) if one.exists())
     if not there.is_dir():
         raise UsageError(f"{option}: '{there}' is a file; expected a folder")
-    check_writable(option, there)
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if splits := [name for name in inside if split_of(name) and (folder / name).is_dir()]:
         raise UsageError(
@@ -131,9 +138,9 @@ def file_content(
 def _ending(data: bytes) -> str:
     """Returns the ending of a picture's kind; empty if it is not a common one."""
     try:
-        with Image.open(io.BytesIO(data), formats=[*_ENDINGS]) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             return _ENDINGS[str(image.format)]
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return ""
 
 

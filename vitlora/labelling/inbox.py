@@ -52,6 +52,8 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
     names = names_of(root, in_place)
     digests = in_threads(_digest, [*names], f"reading {len(names):,} pictures")
     found: dict[str, Unlabelled] = {}
+    rows = cache_folder(ROWS)
+    folder = Path(root) if Path(root).is_dir() else Path(root).parent
     gone: list[Path] = []
     for (path, name), digest in zip(names.items(), digests, strict=True):
         if digest is None:
@@ -60,7 +62,9 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
             one = found[digest]
             found[digest] = replace(one, copies=(*one.copies, path))
         else:
-            found[digest] = Unlabelled(path, name, digest, table=_table(path, Path(root)))
+            found[digest] = Unlabelled(
+                path, name, digest, table=folder if rows in path.parents else None
+            )
     if missing := [str(path) for path in gone if not is_there(path)]:
         raise DataError(
             f"{root} names {len(missing):,} of {len(names):,} pictures that are not there: "
@@ -69,11 +73,6 @@ def read_inbox(root: str | Path, in_place: str = "") -> list[Unlabelled]:
     if gone:
         note(f"left out, because they cannot be opened: {a_few(map(str, gone), 5)}")
     return list(found.values())
-
-
-def _table(path: Path, root: Path) -> Path | None:
-    folder = root if root.is_dir() else root.parent
-    return folder if cache_folder(ROWS) in path.parents else None
 
 
 def digest_of(path: Path) -> str:

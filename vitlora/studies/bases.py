@@ -1,5 +1,6 @@
 """The bases of a comparison: their names, and which of them are worth fine-tuning."""
 
+import re
 import statistics
 from collections.abc import Sequence
 
@@ -40,6 +41,11 @@ def parted(name: str) -> tuple[str, str]:
     return method, base
 
 
+def file_name(name: str) -> str:
+    """Returns a name as part of a file's."""
+    return re.sub(r"[^\w.@+-]", "_", name)
+
+
 def ranked(runs: Sequence[Run]) -> list[tuple[str, float]]:
     """Returns the bases of runs with their mean macro-F1 on the validation pictures, best first.
 
@@ -47,6 +53,8 @@ def ranked(runs: Sequence[Run]) -> list[tuple[str, float]]:
     """
     found: dict[str, list[float]] = {}
     for run in runs:
-        found.setdefault(parted(run.method)[1], []).append(run.validated or 0.0)
+        if run.validated is None:
+            raise ValueError(f"{run.method}, seed {run.seed} has no validation score")
+        found.setdefault(parted(run.method)[1], []).append(run.validated)
     means = {base: statistics.fmean(values) for base, values in found.items()}
     return sorted(means.items(), key=lambda item: -item[1])

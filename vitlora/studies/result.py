@@ -10,7 +10,7 @@ from typing import Any
 from vitlora.errors import counted
 from vitlora.shell import typed
 from vitlora.studies.advice import advise
-from vitlora.studies.bases import parted
+from vitlora.studies.bases import FROZEN, file_name, parted
 from vitlora.studies.comparison import Failure, Row
 from vitlora.studies.table import to_markdown
 
@@ -56,7 +56,8 @@ class Comparison:
         names = ["comparison.md", "comparison.json", *["comparison.png"] * bool(self.rows)]
         last = f"written to {self.folder}: {', '.join(names)}"
         if self.rows:
-            bundle = self.folder / "METHOD-SEED"
+            run = next(row for row in self.rows if row.p is None).runs[0]
+            bundle = self.folder / f"{file_name(run.method)}-{run.seed}"
             predict = typed("vitlora", "predict", "IMAGE.jpg", "--checkpoint", bundle)
             last += f"\npredict  {predict}"
         return "\n\n".join([*parts, last])
@@ -81,8 +82,17 @@ class Comparison:
 
 def _bases(found: Comparison) -> str:
     """Returns the base, or how many there are."""
-    several = {parted(row.method)[1] for row in found.rows} - {""}
+    names = [row.method for row in found.rows] + [one.method for one in found.failures]
+    several = {parted(name)[1] for name in names} - {""}
     return counted(len(several), "base") if several else found.config["model"]["backbone"]
+
+
+def _were_chosen(rows: Sequence[Row]) -> bool:
+    """Returns whether only some of the bases were fine-tuned."""
+    frozen, tuned = set[str](), set[str]()
+    for method, base in (parted(row.method) for row in rows):
+        (frozen if method == FROZEN else tuned).add(base)
+    return bool(tuned) and tuned < frozen
 
 
 def _length(trainer: Mapping[str, Any]) -> str:
@@ -90,7 +100,7 @@ def _length(trainer: Mapping[str, Any]) -> str:
     if trainer.get("time") is not None:
         return f"time {trainer['time']} for each run"
     epochs = trainer["max_epochs"]
-    return f"{trainer['max_steps']} steps" if epochs is None else f"{epochs} epochs"
+    return f"{trainer['max_steps']} steps" if epochs is None else counted(epochs, "epoch")
 
 
 def _notes(found: Comparison) -> str:
@@ -109,10 +119,10 @@ def _notes(found: Comparison) -> str:
             "One seed: the intervals hold for these trained networks. Another seed can move a "
             "method by a point or two; try --seeds 0,1,2."
         )
-    if any("@" in row.method for row in found.rows):
+    if _were_chosen(found.rows):
         lines.append(
             "The bases to fine-tune were chosen by the macro-F1 of their frozen features on the "
-            "validation pictures."
+            f"validation pictures{', which flatters them' if found.split == 'val' else ''}."
         )
     if found.split == "val":
         lines.append(

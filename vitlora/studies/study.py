@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import yaml
 from vitlora import yaml_text
 from vitlora.errors import UsageError
 from vitlora.files import write_json, write_whole
-from vitlora.studies.bases import parted
+from vitlora.studies.bases import file_name, parted
 from vitlora.studies.comparison import Failure, Run
 from vitlora.studies.methods import configure
 
@@ -44,7 +43,7 @@ class Study:
 
     def path(self, method: str, seed: int, suffix: str = "") -> Path:
         """Returns the bundle of a run, or a file next to it."""
-        return self.folder / f"{_file_name(method)}-{seed}{suffix}"
+        return self.folder / f"{file_name(method)}-{seed}{suffix}"
 
     def take(self, setup: dict[str, Any]) -> None:
         """Records the runs' common setup, or checks that earlier runs had the same.
@@ -114,7 +113,7 @@ class Study:
         )
 
     def _fit(self, method: str, seed: int) -> list[str]:
-        config = self.folder / f"{_file_name(method)}.yaml"
+        config = self.folder / f"{file_name(method)}.yaml"
         write_whole(config, yaml_text.write(self.settings(method)))
         words = ["fit", "--config", str(config), "--output", str(self.path(method, seed))]
         words += ["--seed_everything", str(seed)]
@@ -126,11 +125,6 @@ class Study:
         words += ["--trainer.accelerator", str(self.base["trainer"]["accelerator"])]
         words += ["--trainer.callbacks+", "vitlora.training.RecordAnswers"]
         return [*words, "--trainer.callbacks.file", str(answers)]
-
-
-def _file_name(method: str) -> str:
-    """Returns a method's name as part of a file's."""
-    return re.sub(r"[^\w.@+-]", "_", method)
 
 
 def bundle_size(bundle: Path) -> int:

@@ -19,6 +19,12 @@ class Divergence(Callback):
         """Begins."""
         self._first = torch.tensor(0, device=pl_module.device)  # the step; 0: none
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Remembers which step the batch is for."""
+        self._step = trainer.global_step + 1
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -35,7 +41,7 @@ class Divergence(Callback):
         loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach()
         # counted on the device, so that no step waits for it
         new = ~loss.isfinite() & (self._first == 0)
-        self._first = torch.where(new, max(trainer.global_step, 1), self._first)
+        self._first = torch.where(new, self._step, self._first)
         look = loss.device.type in _WATCHED or trainer.is_last_batch or batch_idx % _EVERY == 0
         if look and (step := int(self._first)):
             raise diverged(trainer, f"the training loss of step {step} is no number", step == 1)

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vitlora.bundle.card import model_card
 from vitlora.bundle.checkpoint import save_bundle
-from vitlora.bundle.folder import STATE, is_bundle
+from vitlora.bundle.folder import LOCK, STATE, is_bundle
 from vitlora.bundle.record import Record
 from vitlora.bundle.transaction import is_leftover
 from vitlora.data.datamodule import FolderData
@@ -21,7 +21,7 @@ from vitlora.notes import note, tell
 from vitlora.shell import typed
 from vitlora.training.classifier import Classifier
 from vitlora.training.interruption import EndedError
-from vitlora.training.run_lock import LOCK, RunLock
+from vitlora.training.run_lock import RunLock
 from vitlora.training.run_logs import LOGS, RunLogs
 from vitlora.training.state_file import saved_steps
 

@@ -7,10 +7,10 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from vitlora.bundle.folder import LOCK
 from vitlora.errors import UsageError, printable
 from vitlora.files import lock
 
-LOCK = ".run.lock"  # in the folder of a run, while it lasts
 _MOST = 200  # bytes of a lock file to show
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ class RunLogs:
         self._file = folder / LOGS / _METRICS
         before = [] if rows is None else _first_rows(self._file, rows)
         self._table = CSVLogger(folder, name=LOGS, version="")
-        writer = self._table.experiment  # removes the file
+        with warnings.catch_warnings():  # that it removes the file, which is written again below
+            warnings.filterwarnings("ignore", "Experiment logs directory")
+            writer = self._table.experiment
         if before:
             text = io.StringIO()
             csv.writer(text).writerows(before)

@@ -1,6 +1,6 @@
 """OpenVINO's IR: NAME.xml with the graph, and NAME.bin with the weights beside it."""
 
-import mmap
+import re
 import sys
 import zlib
 from errno import EIO
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 # without it, OpenVINO computes in bf16 where the chip can, and rounds activations to 8 bits
 _EXACT = {"EXECUTION_MODE_HINT": "ACCURACY"}
 
+_PART = 1 << 20  # bytes to read at once
 _METADATA = ["framework", KEY]  # where OpenVINO keeps that of ONNX
-_CHECKSUM = ["framework", "bin"]  # whose CRC-32 it is
-_UNKNOWN = "CRC-32 of the .bin"  # until it is written
+_CHECKSUM = re.compile(rb'<bin value="([^"]*)"')  # beside it: the CRC-32 of the .bin
 
 
 class OpenVinoFile(Target):
@@ -37,26 +37,23 @@ class OpenVinoFile(Target):
         """Writes two files; see ``Target.write``."""
         openvino = _silent_openvino()
         model = openvino.Core().read_model(onnx_bytes(program, exported))
-        model.set_rt_info(_UNKNOWN, _CHECKSUM)
+        model.set_rt_info("none yet", ["framework", "bin"])
         try:
             openvino.save_model(model, file, compress_to_fp16=False)
         except RuntimeError:
             raise OSError(EIO, "OpenVINO cannot write it; is the disk full?", str(file)) from None
-        graph = file.read_text("utf-8")
-        file.write_text(graph.replace(_UNKNOWN, _checksum(file), 1), "utf-8")
+        known = b'<bin value="%s"' % _checksum(file)
+        file.write_bytes(_CHECKSUM.sub(known, file.read_bytes(), count=1))
         for path in self.files(file):
             keep_content(path)
 
     def open(self, file: Path) -> OpenedNetwork:
         """Opens a file with as many threads as torch would have; see ``Target.open``."""
+        _check_weights(file)
         openvino = _silent_openvino()
         # read_model would also try the readers of other formats, which print what they think
         reader = openvino.frontend.FrontEndManager().load_by_framework("ir")
         model = reader.convert(reader.load(str(file)))
-        said = model.get_rt_info(_METADATA).astype(str) if model.has_rt_info(_METADATA) else None
-        known = model.get_rt_info(_CHECKSUM).astype(str) if model.has_rt_info(_CHECKSUM) else ""
-        if said is not None and known != _checksum(file):
-            raise ValueError("its .bin is another file's, or damaged")
         options = {**_EXACT, "INFERENCE_NUM_THREADS": threads()}
         compiled = openvino.compile_model(model, "CPU", options)
 
@@ -65,7 +62,7 @@ class OpenVinoFile(Target):
             return {part.any_name: found[part].copy() for part in compiled.outputs}
 
         return OpenedNetwork(
-            said,
+            model.get_rt_info(_METADATA).astype(str) if model.has_rt_info(_METADATA) else None,
             {part.any_name: _value(part) for part in model.inputs},
             {part.any_name: _value(part) for part in model.outputs},
             run,
@@ -88,12 +85,27 @@ def _silent_openvino() -> Any:
     return openvino
 
 
-def _checksum(file: Path) -> str:
-    """Returns the CRC-32 of a graph's weights, which are in the file beside it."""
+def _check_weights(file: Path) -> None:
+    """Refuses weights that are not those with which vitlora wrote a graph.
+
+    Raises:
+        ValueError: They are another file's, or damaged; or the graph does not say.
+    """
+    graph = file.read_bytes()
+    known = _CHECKSUM.search(graph)
+    if known is None and b"<vitlora value=" in graph:
+        raise ValueError("it has no checksum of its .bin")
+    if known is not None and known[1] != _checksum(file):
+        raise ValueError("its .bin is another file's, or damaged")
+
+
+def _checksum(file: Path) -> bytes:
+    """Returns the CRC-32 of a graph's weights, in hex."""
+    checksum = 0
     with file.with_suffix(".bin").open("rb") as weights:
-        content = mmap.mmap(weights.fileno(), 0, access=mmap.ACCESS_READ)  # takes no memory
-        with content:
-            return f"{zlib.crc32(content):08x}"
+        while part := weights.read(_PART):
+            checksum = zlib.crc32(part, checksum)
+    return b"%08x" % checksum
 
 
 def _value(part: Any) -> Value:

@@ -88,6 +88,7 @@ def _history(swept: Swept, done: Sequence[Trial]) -> Plot:
     for trial in done:
         score = (trial.values or (0.0,))[0]
         best = line[-1][1] if line else score
+        line.append((x.at(trial.number), best))  # a step
         line.append((x.at(trial.number), max(best, score) if larger else min(best, score)))
     dots = [_dot(swept, trial, x.at(trial.number)) for trial in done]
     return Plot("trial", _ticks(x), _scores(done), dots, line)

@@ -182,6 +182,8 @@ def _check_name(name: str) -> None:
             f"{name} changes the pictures that trials are compared on; leave it out (of data, "
             f"only {', '.join(_DATA)} can be varied)"
         )
+    if name in ("trainer.callbacks", "trainer.logger"):
+        raise UsageError(f"{name} cannot be varied; a config may set it for all trials")
     if group in _GROUPS and not rest:
         raise UsageError(f"{name} is a group of options; expected {name}.OPTION")
 

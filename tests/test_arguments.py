@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 import vitlora
-from vitlora.cli.checked import checked
+from vitlora.arguments import checked
 from vitlora.cli.main import COMMANDS, main
 from vitlora.errors import UsageError
 
@@ -61,9 +62,16 @@ def test_what_fits_arrives_as_it_was_given() -> None:
     given = checked(_asked)(
         pictures, count=np.int8(2), share=np.float32(0.5), numbers=numbers, **{"data.images": "x"}
     )
-    assert given == (pictures, 2, 0.5, False, numbers, "a", {"data.images": "x"})
-    assert list(pictures) == [Path("a")]  # not consumed by the check
+    assert given == ([Path("a")], 2, 0.5, False, numbers, "a", {"data.images": "x"})
+    assert checked(_asked)({"a"}, numbers=np.arange(2))[:5:4] == (["a"], [0, 1])
+    assert checked(_asked)(np.array(["a", "b"]))[0] == ["a", "b"]
     assert checked(_asked)("a", share=1)[2] == 1
+
+
+def test_a_public_function_is_the_one_of_its_module_so_that_processes_may_be_sent_it() -> None:
+    for command in COMMANDS:
+        function = getattr(vitlora, command)
+        assert pickle.loads(pickle.dumps(function)) is function
 
 
 def test_python_says_what_is_missing_or_unknown() -> None:
@@ -73,8 +81,8 @@ def test_python_says_what_is_missing_or_unknown() -> None:
         vitlora.sort("x")  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("places", ["", ["a", ""]])
-def test_an_empty_path_is_refused(places: str | list[str]) -> None:
+@pytest.mark.parametrize("places", ["", ["a", ""], ("",), {""}])
+def test_an_empty_path_is_refused(places: Any) -> None:
     with pytest.raises(UsageError, match="PLACES is empty; expected a path"):
         checked(_asked)(places)
     with pytest.raises(UsageError, match=r"--data\.images is empty"):
