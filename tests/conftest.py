@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -47,3 +48,9 @@ def printed() -> Iterator[None]:
 def make_folder() -> Callable[..., Path]:
     """The factory `make_folder(root, classes, splits, count, size) -> root`."""
     return _make_folder
+
+
+def pytest_configure() -> None:
+    """Lets tests send Ctrl-C also where a shell runs them in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -39,10 +39,11 @@ def train(
     root: Path,
     output: Path,
     precision: Any = "32-true",
+    seed: int = 0,
     **model: Any,
 ) -> Classifier:
     """Trains an epoch at a high rate, so that nothing stays near its start; writes a bundle."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     data = FolderData(str(root), batch_size=4, num_workers=0)
     options: dict[str, Any] = {
         "backbone": BACKBONE,

@@ -155,7 +155,7 @@ def test_memory_that_runs_out_is_one_line_in_every_command(monkeypatch, capsys):
     def full(data: str):
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr("vitlora.commands.doctor.doctor", full)
+    monkeypatch.setattr("vitlora.doctor", full)
     assert main(["doctor", "--data", "photos"]) == 1
     assert capsys.readouterr().err.startswith("vitlora: out of memory; use smaller batches")
 

@@ -61,8 +61,8 @@ class Signature:
 
     def shown(self, name: str) -> str:
         """Returns how messages name a parameter: ``CHECKPOINT``, ``--data``."""
-        parameter = self.parameters.get(name)  # None for one of the others
-        positional = parameter and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        parameter = self.parameters[name]
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         return name.upper() if positional else dashed(name)
 
 
@@ -82,24 +82,21 @@ def checked(function: Callable[_P, _T]) -> Callable[_P, _T]:
             return function(*args, **kwargs)  # which says it as Python does
         known = signature[0] if signature else Signature(function)
         signature[:] = [known]
-        others = given.arguments.get(str(known.others), {})
-        for values, named in ((given.arguments, True), (others, False)):
-            for name, value in [*values.items()]:
-                if named and name == known.others:
-                    continue
-                hint = known.hints[name if named else str(known.others)]
-                values[name] = _checked(function.__name__, known, name, value, hint)
+        for name, value in [*given.arguments.items()]:
+            if name != known.others:  # the function looks into these: it knows their names
+                given.arguments[name] = _checked(function.__name__, known, name, value)
         return function(*given.args, **given.kwargs)
 
     return call
 
 
-def _checked(function: str, signature: Signature, name: str, value: object, hint: object) -> object:
+def _checked(function: str, signature: Signature, name: str, value: object) -> object:
     """Returns a value as the function takes it.
 
     Raises:
         UsageError: It is of another type than the parameter, or an empty path.
     """
+    hint = signature.hints[name]
     parts = alternatives(hint)
     single = isinstance(value, str | bytes | Mapping | list | tuple)
     if any(map(_is_list, parts)) and isinstance(value, Iterable) and not single:

@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def trained(request: Any, tmp_path_factory: Any, make_folder: Any) -> tuple[str, Bundle]:
     where = tmp_path_factory.mktemp(request.param)
     root = make_folder(where / "data", CLASSES)
-    train(root, where / "bundle", **METHODS[request.param])
+    train(root, where / "bundle", seed=4, **METHODS[request.param])
     return request.param, load_bundle(where / "bundle")
 
 
