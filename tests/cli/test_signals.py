@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import vitlora
 from vitlora.cli.main import main
@@ -37,3 +38,15 @@ def test_a_command_that_is_told_to_end_leaves_no_draft_and_says_so(
     assert capsys.readouterr().err == said
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_lightnings_own_end_is_told_too(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> int:
+        raise SIGTERMException
+
+    monkeypatch.setattr("vitlora.cli.training.run", run)
+    assert main([command]) == 143
+    assert capsys.readouterr().err == "stopped\n"
