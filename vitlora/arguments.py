@@ -15,7 +15,7 @@ from vitlora.errors import UsageError, shown
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-# NumPy's numbers count, too; bool is no number here, although it is Python's
+# NumPy's numbers count, too; bool is not a number here, although Python says so
 _KINDS = {int: Integral, float: Real, Path: os.PathLike}
 
 
@@ -72,7 +72,7 @@ def checked(function: Callable[_P, _T]) -> Callable[_P, _T]:
     Where it takes a list, any other iterable but a text and a mapping becomes one. Unknown and
     missing arguments are ``TypeError``, as for any function.
     """
-    signature: list[Signature] = []  # made when it is first called
+    signature = functools.cache(lambda: Signature(function))  # once it is called
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -80,8 +80,7 @@ def checked(function: Callable[_P, _T]) -> Callable[_P, _T]:
             given = inspect.signature(function).bind(*args, **kwargs)
         except TypeError:
             return function(*args, **kwargs)  # which says it as Python does
-        known = signature[0] if signature else Signature(function)
-        signature[:] = [known]
+        known = signature()
         for name, value in [*given.arguments.items()]:
             if name != known.others:  # the function looks into these: it knows their names
                 given.arguments[name] = _checked(function.__name__, known, name, value)

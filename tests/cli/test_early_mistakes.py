@@ -176,6 +176,7 @@ def test_an_unknown_option_is_told_at_once(command: str, tmp_path: Path) -> None
         (["test", "--unsure.coverage", "0.5"], "test does not accept --unsure.coverage"),
         (["test", "--config", "number.yaml"], "checkpoint '7': no such folder"),
         (["fitt"], "did you mean 'fit'"),
+        (["fit", "--resume", "x"], "unexpected argument 'x'; expected CONFIG.yaml"),
         (["fit", "--data.root", "nowhere"], "--data.root 'nowhere': no such folder"),
         (["fit", "--data", "nowhere"], "--data 'nowhere': no such folder"),
         (["fit", "--data=nowhere"], "--data 'nowhere': no such folder"),

@@ -116,6 +116,7 @@ def test_table_holds_what_the_bundles_say_and_a_second_time_runs_nothing(
             hits += sum(p.label == name for p in predictor.predict(paths))  # pyright: ignore
         assert row["accuracy"] == hits / 8
         assert run["bundle_bytes"] == bundle_bytes(bundle)
+        assert "vitlora.training" not in (bundle / "config.yaml").read_text()  # what measured it
         numbers = load_bundle(bundle).tensors.values()
         assert run["trainable"] == sum(tensor.numel() for tensor in numbers)
         assert run["lr"] == 0.05 and run["device_bytes"] is None

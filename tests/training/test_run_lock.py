@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vitlora.bundle.folder import LOCK
+from vitlora.cli.main import main
 from vitlora.errors import UsageError
 from vitlora.training.run_lock import RunLock
 
@@ -86,3 +87,17 @@ def test_the_lock_stays_where_the_folder_was_when_it_is_moved(tmp_path):
     free.take()
     free.release()
     lock.release()
+
+
+def test_a_run_that_has_saved_nothing_yet_is_not_taken_for_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = RunLock(tmp_path / "out")
+    first.take()
+    try:
+        assert main(["fit", "--resume", "--output", str(tmp_path / "out")]) == 2
+    finally:
+        first.release()
+    assert "belongs to a run that is going on" in capsys.readouterr().err
+    assert main(["fit", "--resume", "--output", str(tmp_path / "out")]) == 2
+    assert "there is no unfinished run" in capsys.readouterr().err

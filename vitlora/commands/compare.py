@@ -114,9 +114,10 @@ def compare(
     check_ours(folder, "comparison")
     base = resolved(words)
     split, pictures, digest = pictures_of(base["data"], "compare")
-    _check_bases(bases)
     same_rate = "--model.lr" in words
     study = Study(folder, base, split, same_rate, bases)
+    new = [name for name in bases if not study.finished(named(FROZEN, name), seeds[0])]
+    _check_bases({name: bases[name] for name in new})
     setup = {"vitlora": __version__, "pictures": digest, "same_lr": same_rate, "config": base}
     study.take({**setup, "bases": bases})
     on = f"{counted(len(bases), 'base')} and " if bases else ""

@@ -57,10 +57,10 @@ class ExportProof:
         why = ""
         if self.changed_classes > most:
             why = f"the class of {counted(self.changed_classes, 'picture')} changed"
-            why += f" of {self.pictures:,}, expected {most:,} at most"
+            why += f" of {self.pictures:,}, expected at most {most:,}"
         elif not self.largest_gap <= _MOST_GAP[precision]:
             why = f"a confidence changed by {self.largest_gap:.2g}"
-            why += f", expected {_MOST_GAP[precision]:g} at most"
+            why += f", expected at most {_MOST_GAP[precision]:g}"
         elif not all(gap <= _MOST_BETWEEN_BATCHES for gap in self.batches.values()):
             why = f"confidences depend on the number of pictures in a batch: {self.batches}"
         if why:

@@ -44,11 +44,11 @@ class Divergence(Callback):
         self._first = torch.where(new, self._step, self._first)
         look = loss.device.type in _WATCHED or trainer.is_last_batch or batch_idx % _EVERY == 0
         if look and (step := int(self._first)):
-            raise diverged(trainer, f"the training loss of step {step} is no number", step == 1)
+            raise diverged(trainer, f"the training loss of step {step} is not a number", step == 1)
 
 
 def check_validation(trainer: Trainer, loss: float) -> None:
-    """Ends a training whose validation loss is no number.
+    """Ends a training whose validation loss is not a number.
 
     Raises:
         VitloraError: It is nan or infinite.

@@ -100,6 +100,7 @@ def test_a_point_is_said_by_the_shortest_names_that_differ() -> None:
         ("model: {lr: [1]}\nmodel.lr: [2]", "model.lr stands there twice"),
         ("data.root: [a, b]", "data.root changes the pictures"),
         ("data: {split_seed: [1, 2]}", "data.split_seed changes the pictures"),
+        ("trainer.callbacks: [[], null]", "trainer.callbacks cannot be varied"),
         ("model: [1]", "model is a group"),
         ("model.lr: [1", "is not YAML"),
     ],
