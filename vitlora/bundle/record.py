@@ -1,5 +1,6 @@
 """The contents of ``vitlora.json``, and the checks of its values."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 from vitlora import __version__
 from vitlora.bundle.plain import check_texts, is_a
 from vitlora.data.preprocessing import Preprocessing
-from vitlora.errors import shown
+from vitlora.errors import UsageError, shown
 from vitlora.metrics.confidence import Confidence
 from vitlora.quantization import Storage
 
@@ -37,7 +38,7 @@ class Record:
         split: The data's root, the counts of each split, and how the splits were made.
         metrics: Validation numbers of the saved epoch.
         confidence: Temperature and thresholds; None before calibration.
-        created: Time of creation in UTC, ISO 8601.
+        created: Time of creation, see ``creation_time``.
         libraries: Library name -> version.
         parent: First 16 digits of the digest of the bundle that training continued from, if any.
     """
@@ -53,7 +54,7 @@ class Record:
     split: dict[str, Any]
     metrics: dict[str, float]
     confidence: Confidence | None = None
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created: str = field(default_factory=lambda: creation_time())
     libraries: dict[str, str] = field(default_factory=lambda: _library_versions())
     parent: str | None = None
 
@@ -95,6 +96,24 @@ class Record:
         if not self.preprocessing.srgb:
             del fields["preprocessing"]["srgb"]
         return fields
+
+
+def creation_time() -> str:
+    """Returns the time in UTC, ISO 8601: now, or ``SOURCE_DATE_EPOCH`` for reproducible bundles.
+
+    https://reproducible-builds.org/specs/source-date-epoch/
+
+    Raises:
+        UsageError: The variable holds no time.
+    """
+    date = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = datetime.now(UTC) if date is None else datetime.fromtimestamp(int(date), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is {shown(date)}; expected whole seconds since 1970, or unset it"
+        ) from None
+    return moment.isoformat(timespec="seconds")
 
 
 def _list(value: object) -> list[Any]:

@@ -28,7 +28,7 @@ from vitlora.cli.lightning_parser import (
 )
 from vitlora.cli.resuming import begin
 from vitlora.cli.scoring import check_fits, diverged
-from vitlora.cli.timing import as_planned, time_budget
+from vitlora.cli.timing import as_found, time_budget
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError
 from vitlora.evaluation.forgetting import OldPictures
@@ -234,10 +234,8 @@ class VitloraCLI(LightningCLI):
         return yaml.safe_load(self._dumped(self.config.fit))
 
     def _run_config(self) -> str:
-        config = self.config.fit
-        for budget in self.budget:
-            config = as_planned(config, budget)
-        return self._dumped(config)
+        found = as_found(self.config.fit, self.budget, self.datamodule, self.trainer)
+        return self._dumped(found)
 
     def _dumped(self, config: Any) -> str:
         config = config.clone()

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from vitlora.cli.lightning import VitloraCLI, run
 
 
@@ -18,7 +16,7 @@ def resolve(args: list[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: An argument or a config is wrong.
     """
-    return yaml.safe_load(run(["fit", *args], inherited, 0.0, _Reader)._run_config())
+    return run(["fit", *args], inherited, 0.0, _Reader)._options()
 
 
 class _Reader(VitloraCLI):

@@ -1,4 +1,4 @@
-"""``fit --time`` between the options of a run and the callback that plans it."""
+"""What is found for a run, by its time and memory, between its options and its configuration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,13 +25,23 @@ def time_budget(trainer: Any, data: Any, started: float, words: Sequence[str]) -
     return [TimeBudget(trainer.seconds, started, sum(map(len, after)), drops)]
 
 
-def as_planned(config: Any, budget: TimeBudget) -> Any:
-    """Returns the configuration of a run of as many steps as are planned now."""
-    if not budget.steps:
-        return config
+def as_found(config: Any, budgets: Sequence[TimeBudget], data: Any, trainer: Any) -> Any:
+    """Returns the configuration of the same run on any machine, at any time.
+
+    Args:
+        config: The options of the run, as they were given.
+        budgets: Those of ``time_budget``: the steps that are planned now replace the time.
+        data: The ``FolderData``: the batch that fits into memory replaces ``auto``.
+        trainer: Ours, with the number of batches in a step.
+    """
     config = config.clone()
-    config.trainer.time = config.trainer.max_epochs = None
-    config.trainer.max_steps = budget.steps
-    if budget.dropped is not None:
-        config.model.patch_drop = budget.dropped
+    for budget in budgets:
+        if budget.steps:
+            config.trainer.time = config.trainer.max_epochs = None
+            config.trainer.max_steps = budget.steps
+        if budget.dropped is not None:
+            config.model.patch_drop = budget.dropped
+    if config.data.batch_size == "auto":
+        config.data.batch_size = data.batch_size
+        config.trainer.accumulate_grad_batches = trainer.accumulate_grad_batches
     return config

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from vitlora.bundle.card import model_card
 from vitlora.bundle.checkpoint import save_bundle
 from vitlora.bundle.folder import LOCK, STATE, is_bundle
-from vitlora.bundle.record import Record
+from vitlora.bundle.record import Record, creation_time
 from vitlora.bundle.transaction import is_leftover
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, counted
@@ -49,6 +49,7 @@ class RunFolder(Callback):
         lock: RunLock | None = None,
     ) -> None:
         check_free(folder)  # before the pictures are read
+        creation_time()  # tells a wrong date before the training
         self.folder = folder
         self.run_config = run_config
         self.logs = logs
