@@ -88,6 +88,8 @@ def test_a_point_is_said_by_the_shortest_names_that_differ() -> None:
         ("model.lr: {low: 1, high: 1}", "low is 1 and high is 1; expected low < high"),
         ("model.lr: {low: 2, high: 1}", "expected low < high"),
         ("model.lr: {high: 1}", "model.lr has no low"),
+        ("model.lr: {low: 1, high: 9, stepp: 2}", "unknown key 'stepp' (did you mean 'step'?); a"),
+        ("model.lr: {low: 1, hihg: 9}", "unknown key 'hihg' (did you mean 'high'?); a range has"),
         ("model.lr: {low: 0, high: 1, log: true}", "with log it must be above 0"),
         ("model.lr: {low: 1, high: 9, log: true, step: 2}", "has log and step"),
         ("model.lr: {low: 1, high: 2, step: 3}", "model.lr.step is 3"),
@@ -114,3 +116,8 @@ def test_mistakes_are_one_line(text: str, message: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_space(tmp_path / "none.yaml")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder; expected a YAML file with the options"):
+        read_space(tmp_path)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from vitlora import yaml_text
-from vitlora.errors import UsageError, shown
+from vitlora.errors import UsageError, nearest, shown
 from vitlora.shell import long_name, option_words
 
 Value: TypeAlias = str | int | float
@@ -115,6 +115,12 @@ def read_space(file: str | Path) -> tuple[Space, dict[str, Any]]:
         raise UsageError(f"--sweep {file} is not UTF-8; save it as UTF-8") from None
     except FileNotFoundError:
         raise UsageError(f"--sweep '{file}': no such file") from None
+    except OSError as error:
+        if Path(file).is_dir():
+            raise UsageError(
+                f"--sweep '{file}' is a folder; expected a YAML file with the options to vary"
+            ) from None
+        raise UsageError(f"--sweep '{file}' cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"--sweep {file} is not YAML: {' '.join(str(error).split())}") from None
     try:
@@ -161,7 +167,7 @@ def _parts(tree: Any, above: str) -> Iterator[tuple[str, Choices | Range]]:
         name = f"{above}.{key}" if above else str(key)
         if isinstance(inside, list) or not isinstance(inside, dict):
             name = long_name(f"--{name}").removeprefix("--")
-        if isinstance(inside, dict) and inside and set(map(str, inside)) <= {*_RANGE}:
+        if isinstance(inside, dict) and not {*map(str, inside)}.isdisjoint(_RANGE):
             found = [(name, _range(name, inside))]
         elif isinstance(inside, list):
             found = [(name, _choices(name, inside))]
@@ -204,6 +210,12 @@ def _word(value: Any) -> str:
 
 def _range(name: str, inside: Mapping[str, Any]) -> Range:
     fields = {str(key): yaml_text.values(value) for key, value in inside.items()}
+    for key in fields:
+        if key not in _RANGE:
+            raise UsageError(
+                f"{name} has the unknown key '{key}'{nearest(key, _RANGE)}; a range has "
+                f"{', '.join(_RANGE)}"
+            )
     for key in ("low", "high"):
         if key not in fields:
             raise UsageError(f"{name} has no {key}; expected a range such as {{low: 1, high: 8}}")
