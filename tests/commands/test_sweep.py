@@ -174,6 +174,44 @@ def test_what_fit_does_not_know_is_told_before_the_first_training(
     assert not Path("sweeps").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("data.batch_size", "0", "data.batch_size is 0; expected at least 1"),
+        ("model.backbone", "vitlora/vit_nano", "vit_nano"),
+        ("model.weights", "gone.safetensors", "--weights 'gone.safetensors': no such file"),
+        ("model.weights", "space.yaml", "space.yaml"),
+        ("model.warmup", "3", "model.warmup is 3.0; expected 0 <= warmup < 1"),
+    ],
+)
+def test_what_fit_refuses_at_every_point_is_told_before_the_first_training(
+    name: str, value: str, message: str, photos: Path, capsys: Any
+) -> None:
+    fixed = {**MICRO, "data.root": str(photos), name: value}
+    words = [word for each, text in fixed.items() for word in (f"--{each}", text)]
+    assert main(["sweep", "--sweep", "space.yaml", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "--sweep:" not in error
+    assert not Path("sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:///gone/x.db", "unable to open database file"),
+        ("sqlite:///space.yaml", "file is not a database"),
+        ("nodb://me:secret@host/x", "there is no kind of database 'nodb'"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_in_its_own_words(
+    url: str, message: str, photos: Path, capsys: Any
+) -> None:
+    assert sweep(photos, "--storage", url) == 2
+    shown = url.replace(":secret", "")
+    said = f"vitlora: --storage {shown} cannot be used: {message}\n"
+    assert capsys.readouterr().err == said and not Path("sweeps").exists()
+
+
 def test_without_optuna_it_says_what_to_install(
     photos: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

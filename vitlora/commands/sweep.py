@@ -28,11 +28,11 @@ from vitlora.studies.search.progress import Progress
 from vitlora.studies.search.result import Swept
 from vitlora.studies.search.search import Search
 from vitlora.studies.search.space import Choices, Space, read_space
-from vitlora.studies.search.storage import check_storage
+from vitlora.studies.search.storage import check_storage, explained, open_storage
 from vitlora.studies.search.trials import Trial
 from vitlora.studies.search.worker import open_search, training_of
 from vitlora.studies.search.workers import Workers
-from vitlora.studies.study import SETUP, check_ours, resolved
+from vitlora.studies.study import SETUP, check_ours, refusals, resolved
 
 _POLL = 1.0  # seconds between looks at the storage
 _MOST_WORKERS = 256
@@ -131,6 +131,8 @@ def sweep(
     split, pictures, digest = pictures_of(base["data"], "sweep")
     if not (folder / SETUP).is_file():
         _check_space(space, words)
+    if storage is not None:
+        open_storage(folder, storage)  # tells mistakes before anything is written
     setup = {
         "vitlora": __version__,
         "name": folder.resolve().name,
@@ -143,33 +145,35 @@ def sweep(
         "seed": seed,
     }
     take_folder(folder, setup)
-    search = open_search(folder, setup, storage)
     target = trials if space.size is None else min(trials, space.size)
-    search.take_setup({key: setup[key] for key in setup if key != "name"}, target)
     points = "" if space.size is None else f" of {counted(space.size, 'point')}"
-    tell(
-        f"{counted(target, 'trial')}{points} on {base['data']['root']}, "
-        f"{counted(workers, 'worker')}; bundles and logs go to {folder}"
-    )
-    _run(search, folder, workers, storage)
+    with explained(storage):
+        search = open_search(folder, setup, storage)
+        search.take_setup({key: setup[key] for key in setup if key != "name"}, target)
+        tell(
+            f"{counted(target, 'trial')}{points} on {base['data']['root']}, "
+            f"{counted(workers, 'worker')}; bundles and logs go to {folder}"
+        )
+        _run(search, folder, workers, storage)
+        found, front, home = search.trials(), search.front(), is_home(search, folder)
     training = training_of(folder, setup)
-    best = next(iter(search.front()), None)
-    found = None
+    best = next(iter(front), None)
+    retrained = None
     if best is not None:
         tuned = resolved(training.words(best.point))
         write_whole(folder / "best.yaml", yaml_text.write(tuned))
-        if again and not is_home(search, folder):
+        if again and not home:
             tell("the best is trained again where the sweep was started")
         elif again:
-            found = _again(folder, base, split, pictures, best, tuned, goals[0], seed, again)
+            retrained = _again(folder, base, split, pictures, best, tuned, goals[0], seed, again)
     bundle = None if best is None else training.bundle(best.number, best.attempt)
     swept = Swept(
         folder,
         setup,
         space,
-        search.trials(),
-        [trial.number for trial in search.front()],
         found,
+        [trial.number for trial in front],
+        retrained,
         bundle if bundle is not None and (bundle / "vitlora.json").is_file() else None,
     )
     _write(swept)
@@ -186,20 +190,29 @@ def _check_numbers(**numbers: int) -> None:
 
 
 def _check_space(space: Space, words: Sequence[str]) -> None:
-    """Refuses unknown options and values of a wrong type, before the first training.
+    """Refuses what cannot be trained, before the first training.
 
-    One look of ``fit`` at its options takes two seconds, so each checks a value of every option.
+    Each look of ``fit`` at its options takes time, so each checks a value of every option.
+
+    Raises:
+        UsageError: An option that varies is unknown or has a value of a wrong type; or no point can
+            be trained, so it is not for one of the values that vary.
     """
     values = [
         part.words if isinstance(part, Choices) else (part.low, part.high)
         for part in space.parts.values()
     ]
-    for number in range(max(map(len, values))):
-        point = {n: v[number % len(v)] for n, v in zip(space.parts, values, strict=True)}
-        try:
-            resolved([*words, *space.words(point)])
-        except UsageError as error:
-            raise UsageError(f"--sweep: {error}") from None
+    points = [
+        {n: v[number % len(v)] for n, v in zip(space.parts, values, strict=True)}
+        for number in range(max(map(len, values)))
+    ]
+    found = refusals([[*words, *space.words(point)] for point in points])
+    refused = [one for one in found if one is not None]
+    for one in refused:
+        if one.unread:
+            raise UsageError(f"--sweep: {one.reason}")
+    if len(refused) == len(points):
+        raise UsageError(refused[0].reason)
 
 
 def _run(search: Search, folder: Path, workers: int, storage: str | None) -> None:

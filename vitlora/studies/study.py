@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -127,6 +127,19 @@ class Study:
         return [*words, "--trainer.callbacks.file", str(answers)]
 
 
+class Refusal(NamedTuple):
+    """Why ``fit`` refuses options.
+
+    Attributes:
+        reason: In one line.
+        unread: Whether an option or a value cannot be read; otherwise it could be right with other
+            options.
+    """
+
+    reason: str
+    unread: bool
+
+
 def bundle_size(bundle: Path) -> int:
     """Returns a bundle's bytes, like ``bundle_bytes`` but without importing torch."""
     files = json.loads((bundle / "vitlora.json").read_text("utf-8"))["files"]
@@ -185,14 +198,34 @@ def resolved(words: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def run_vitlora(words: Sequence[str], **streams: Any) -> subprocess.CompletedProcess[str]:
+def refusals(runs: Sequence[Sequence[str]]) -> list[Refusal | None]:
+    """Returns why ``fit`` refuses runs before it looks at a picture; None for those it takes.
+
+    Args:
+        runs: The arguments of ``fit`` for each.
+
+    Raises:
+        UsageError: They cannot be checked.
+    """
+    streams = {"input": json.dumps(list(map(list, runs))), "capture_output": True}
+    done = run_vitlora([], "vitlora.cli.checked", **streams)
+    if done.returncode:
+        raise UsageError(last_words(done.stderr, done.returncode))
+    found = map(json.loads, done.stdout.splitlines()[-len(runs) :])
+    return [one and Refusal(*one) for one in found]
+
+
+def run_vitlora(
+    words: Sequence[str], module: str = "vitlora", **streams: Any
+) -> subprocess.CompletedProcess[str]:
     """Runs a command of vitlora in a new process, with UTF-8 output.
 
     Args:
         words: The arguments after ``vitlora``.
+        module: What runs instead of ``vitlora``.
         streams: Options of ``subprocess.run`` that redirect its output.
     """
-    command = [sys.executable, "-m", "vitlora", *words]
+    command = [sys.executable, "-m", module, *words]
     env = {**os.environ, "PYTHONUTF8": "1"}
     streams = {"encoding": "utf-8", "errors": "replace", **streams}
     return subprocess.run(command, env=env, check=False, **streams)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from vitlora.studies.search.attempt import Attempt, LostError
 from vitlora.studies.search.holds import Hold, Holds
 from vitlora.studies.search.search import Search
 from vitlora.studies.search.space import Choices, Range, Space
-from vitlora.studies.search.storage import check_storage, open_storage, quiet
+from vitlora.studies.search.storage import check_storage, explained, open_storage, quiet
 
 ROOT = Path(__file__).parents[3]
 WORDS = ("null", '["attention.qkv"]', '["attention.qkv", "mlp.fc1"]', "1", "1.0", "true")
@@ -286,3 +287,16 @@ def test_a_database_that_does_not_answer_is_one_line_without_its_password(tmp_pa
         with pytest.raises(UsageError) as caught:
             open_storage(tmp_path, url)
         assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_database_that_fails_later_is_told_in_its_own_words(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sweep.db"
+    mine = search(tmp_path, url)
+    with sqlite3.connect(tmp_path / "sweep.db") as database:
+        database.execute("DROP TABLE study_user_attributes")
+    with pytest.raises(UsageError) as caught, explained(url):
+        mine.take_setup({"seed": 0}, 7)
+    said = f"--storage {url} cannot be used: no such table: study_user_attributes"
+    assert str(caught.value) == said
+    with pytest.raises(KeyError), explained(url):  # a mistake of ours stays one
+        raise KeyError

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def open_storage(folder: Path, url: str | None) -> Any:
     """Returns Optuna's storage: the folder's journal file, or the database at an address.
 
     Raises:
-        UsageError: The database does not answer.
+        UsageError: The database does not answer, or has tables of another program.
     """
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -50,8 +51,36 @@ def open_storage(folder: Path, url: str | None) -> Any:
     try:
         return RDBStorage(url)
     except Exception as error:  # of any database's library
-        said = " ".join(str(error).split())
-        raise UsageError(f"--storage {without_password(url)} cannot be used: {said}") from None
+        raise _unusable(url, error) from None
+
+
+@contextmanager
+def explained(url: str | None) -> Iterator[None]:
+    """Tells in one line that a database failed while it was used.
+
+    Raises:
+        UsageError: It did.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = type(error).__name__ == "StorageInternalError"  # Optuna's, of its database
+        if url is None or not (known or type(error).__module__.startswith("sqlalchemy.")):
+            raise
+        raise _unusable(url, error) from None
+
+
+def _unusable(url: str, error: BaseException) -> UsageError:
+    """Returns the error of a database, in the words of the database alone."""
+    if type(error).__name__ == "NoSuchModuleError":  # SQLAlchemy's
+        reason = f"there is no kind of database '{url.partition(':')[0]}'"
+    else:
+        while error.__cause__ is not None:  # Optuna and SQLAlchemy wrap what its driver says
+            error = error.__cause__
+        reason = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        reason += "; install the database's driver with pip"
+    return UsageError(f"--storage {without_password(url)} cannot be used: {reason}")
 
 
 def without_password(url: str) -> str:

@@ -14,7 +14,7 @@ from vitlora.studies.search.goals import GOALS
 from vitlora.studies.search.holds import Holds
 from vitlora.studies.search.search import Search
 from vitlora.studies.search.space import from_json
-from vitlora.studies.search.storage import URL, open_storage, quiet
+from vitlora.studies.search.storage import URL, explained, open_storage, quiet
 from vitlora.studies.search.training import OrphanedError, Training
 from vitlora.studies.study import SETUP
 
@@ -87,9 +87,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     folder = Path(sys.argv[1])
     setup = json.loads((folder / SETUP).read_text("utf-8"))
+    url = os.environ.get(URL)
     try:
-        search = open_search(folder, setup, os.environ.get(URL))
-        done = work(search, training_of(folder, setup), int(sys.argv[2]))
+        with explained(url):
+            search = open_search(folder, setup, url)
+            done = work(search, training_of(folder, setup), int(sys.argv[2]))
     except VitloraError as error:
         print(f"vitlora: {error}", file=sys.stderr)
         return error.exit_status
