@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import BROWSER, chromium
 
 from vitlora.studies.comparison import Run, compare
 from vitlora.studies.search.again import OWN, Again
@@ -14,6 +16,7 @@ from vitlora.studies.search.result import Swept
 from vitlora.studies.search.space import Choices, Range, Space
 from vitlora.studies.search.trials import Trial
 
+LAYERS = '["attention.qkv", "attention.proj", "mlp.fc1", "mlp.fc2"]'
 SPACE = Space({"model.lr": Range(0.001, 0.1, True), "model.adapter.targets": Choices(("a", "b"))})
 
 
@@ -105,3 +108,19 @@ def test_the_page_shows_each_complete_trial_in_each_chart_and_runs_nothing() -> 
     assert html.count("<circle") == 2 * 4  # by trial, against size, by two options
     assert html.count('class="front"') == 2 * 4
     assert "<script" not in html and "http" not in html
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium: scripts/install-chromium")
+def test_no_table_needs_sideways_scrolling(tmp_path: Path) -> None:
+    names = ("model.adapter.targets", "data.augment", "model.adapter.last_blocks", "model.lr")
+    space = Space({name: Choices((LAYERS, "strong")) for name in names})
+    trials = [replace(each, point=dict.fromkeys(names, LAYERS)) for each in TRIALS]
+    found = replace(swept(trials, [1, 0], again([80, 82], [60, 62], [0.8, 0.81])), space=space)
+    (tmp_path / "sweep.html").write_text(page(found), "utf-8")
+    with chromium() as tab:
+        for width, scrolling in ((1280, 0), (1024, 0), (390, 1)):  # a phone: that of all trials
+            tab.look(width)
+            tab.open(tmp_path / "sweep.html")
+            wide = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > "
+            assert tab.run(f"{wide}e.clientWidth).length") == scrolling
+            assert tab.run("document.documentElement.scrollWidth <= innerWidth")
