@@ -30,6 +30,7 @@ RUNS: dict[str, list[str]] = {
         *("--trainer.max_steps", "7", "--trainer.max_epochs", "null"),
     ],
     "cache, two workers": [*LAST, "--trainer.cache", "memory", "--data.num_workers", "2"],
+    "epochs of one batch": ["--data.batch_size", "16", "--trainer.max_epochs", "4"],
     "probe": ["--model.adapter", "LinearProbe", "--model.optimizer", "sgd"],
     "full, weights of classes, early stopping": [
         *("--model.adapter", "FullFineTuning", "--model.class_weights=true"),

@@ -179,6 +179,8 @@ class RunState(Callback):
         schedule.scheduler.load_state_dict(state["schedule"])
         trainer.precision_plugin.load_state_dict(state["precision"])
         trainer.fit_loop.load_state_dict(state["loop"])
+        # until Lightning has fetched the batch again, or an epoch of one batch would be over
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
         check_shape(state["means"], module.means.sums, "means")
         module.means.sums = state["means"]
         other = (state["callbacks"].keys() ^ fresh["callbacks"].keys()) - {Progress.__name__}
