@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitlora.training.measures import milliseconds, peak_host_bytes
+from vitlora.training.measures import Cost, milliseconds, peak_host_bytes
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what it was")
@@ -26,6 +26,13 @@ def test_peak_memory_is_at_least_what_linux_says_and_rises_with_what_is_held() -
 def test_peak_memory_is_not_guessed_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     assert peak_host_bytes() is None
+
+
+def test_seconds_before_an_interruption_count() -> None:
+    cost = Cost()
+    cost.setup(None, None, "fit")  # type: ignore[arg-type]
+    cost.load_state_dict({"seconds": 1000.0})
+    assert 1000 <= cost.state_dict()["seconds"] < 1060
 
 
 def test_milliseconds_are_a_median_without_the_first_passes() -> None:

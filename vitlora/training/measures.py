@@ -29,6 +29,14 @@ class Cost(Callback):
         """Starts the clock."""
         self._started = time.monotonic()
 
+    def state_dict(self) -> dict[str, float]:
+        """Returns the time that is spent, for a run that goes on."""
+        return {"seconds": time.monotonic() - self._started}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Adds the time that was spent before."""
+        self._started -= state_dict["seconds"]
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
         module = cast(Classifier, pl_module)
@@ -106,6 +114,8 @@ class RecordAnswers(Callback):
 class EpochScores(Callback):
     """Appends the validation scores after each epoch to a file, one JSON object on each line.
 
+    A run that goes on may validate an epoch again; an equal line is not written twice.
+
     Args:
         file: The file.
         parent: Process that started this one; if it ends, this one ends, too. None for no such
@@ -136,8 +146,11 @@ class EpochScores(Callback):
         metrics = trainer.callback_metrics
         scores = {name: float(metrics[key]) for key, name in names.items() if key in metrics}
         line = {"epoch": trainer.current_epoch + 1, "of": trainer.max_epochs, **scores}
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        text = json.dumps(line) + "\n"
+        with self.file.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            if text not in file.readlines():
+                file.write(text)
 
 
 @torch.inference_mode()

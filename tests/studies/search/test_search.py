@@ -122,6 +122,22 @@ def test_workers_at_once_never_draw_a_point_twice_nor_one_too_many(
     assert all(trial.state == "complete" and trial.attempts == 1 for trial in trials)
 
 
+def test_what_a_killed_attempt_left_stays_until_its_trial_is_settled(
+    tmp_path: Path, hold: Hold
+) -> None:
+    made = search(tmp_path, None, 2)
+    for end in ("lost", "done"):
+        attempt = made.take(hold)
+        assert attempt is not None
+        attempt.lost() if end == "lost" else attempt.done({"macro_f1": 0.5})
+    assert made.kept_and_finished() == ({(1, 1)}, {(1, 1)})
+    made.reclaim()
+    again = made.take(hold)
+    assert again is not None and (again.first, again.number) == (0, 2)
+    again.done({"macro_f1": 0.6})
+    assert made.kept_and_finished() == ({(0, 2)}, {(0, 0), (0, 2), (1, 1)})
+
+
 WORKER = """
 import os, sys, time
 from pathlib import Path

@@ -104,13 +104,16 @@ class Search:
         return [done[number] for number in front(self.goals, values)]
 
     def kept_and_finished(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
-        """Returns the attempts whose bundles are kept, and those that have ended.
+        """Returns the attempts whose bundles are kept, and the ended ones of settled trials.
 
         Each is the number of its trial and its own.
         """
-        ended = [attempt for attempt in self._attempts() if attempt.state.is_finished()]
+        every = self._attempts()
+        ended = [(known.first_of(a), a.number) for a in every if a.state.is_finished()]
+        trials = known.trials_of(every, self.space.parts)
+        settled = {trial.number for trial in trials if trial.settled}
         kept = {(trial.number, trial.attempt) for trial in self.front()}
-        return kept, {(known.first_of(attempt), attempt.number) for attempt in ended}
+        return kept, {attempt for attempt in ended if attempt[0] in settled}
 
     def finished(self) -> bool:
         """Returns whether all trials are settled."""

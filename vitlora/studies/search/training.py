@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vitlora import yaml_text
-from vitlora.files import write_whole
+from vitlora.bundle.folder import LOCK, STATE
+from vitlora.files import lock, write_whole
 from vitlora.studies.search.attempt import Attempt, LostError
 from vitlora.studies.search.goals import measured
 from vitlora.studies.search.holds import Hold
@@ -69,6 +70,8 @@ class Training:
     def run(self, attempt: Attempt, hold: Hold, parent: int) -> None:
         """Trains an attempt's point, and tells how it ended.
 
+        What an earlier attempt at the point left on this machine goes on.
+
         Args:
             attempt: The attempt.
             hold: This worker's, which the training holds as well.
@@ -80,7 +83,9 @@ class Training:
         """
         bundle = self.bundle(attempt.first, attempt.number)
         log, curve = bundle.with_suffix(".log"), bundle.with_suffix(".jsonl")
-        words = ["fit", *self.words(attempt.point), "--output", str(bundle)]
+        resumes = self._take_over(attempt)
+        words = ["fit", *["--resume"] * resumes, *self.words(attempt.point)]
+        words += ["--output", str(bundle)]
         words += ["--seed_everything", str(self.seed)]
         words += ["--trainer.callbacks+", "vitlora.training.Cost"]
         words += ["--trainer.callbacks+", "vitlora.training.EpochScores"]
@@ -104,8 +109,30 @@ class Training:
             attempt.done(measured(bundle))
         elif child.returncode < 0 or child.returncode in _STOPPED:
             attempt.lost()
+        elif resumes:  # it may be for what was left, so the next attempt starts over
+            strip(bundle)
+            attempt.lost()
         else:
             attempt.failed(last_words(log.read_text("utf-8", "replace"), child.returncode))
+
+    def _take_over(self, attempt: Attempt) -> bool:
+        """Gives an attempt the unfinished run of an earlier one; returns whether there was one."""
+        if sys.platform == "win32":  # which has no locks that tell whether a run has ended
+            return False
+        mine, first = (self.bundle(attempt.first, n) for n in (attempt.number, attempt.first))
+        for left in (first, *self.folder.glob(f"{first.name}-*/")):
+            if not (left / STATE).is_file():
+                continue
+            handle = os.open(left / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                if lock(handle):  # otherwise its process lives, perhaps on another machine
+                    left.rename(mine)
+                    with suppress(FileNotFoundError):
+                        left.with_suffix(".jsonl").rename(mine.with_suffix(".jsonl"))
+                    return True
+            finally:
+                os.close(handle)
+        return False
 
     def _watch(
         self,
