@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from vitlora import yaml_text
-from vitlora.bundle.folder import LOCK, STATE
 from vitlora.files import lock, write_whole
 from vitlora.studies.search.attempt import Attempt, LostError
 from vitlora.studies.search.goals import measured
@@ -23,6 +22,7 @@ from vitlora.studies.study import last_words
 
 _POLL = 0.2  # seconds
 _EARLY = 1 / 3  # share of a training before which it is not stopped
+_STATE, _LOCK = "last.ckpt", ".run.lock"  # of a run that has not ended
 _STOPPED = (130, 143)  # exit statuses after Ctrl-C and SIGTERM
 
 
@@ -121,9 +121,9 @@ class Training:
             return False
         mine, first = (self.bundle(attempt.first, n) for n in (attempt.number, attempt.first))
         for left in (first, *self.folder.glob(f"{first.name}-*/")):
-            if not (left / STATE).is_file():
+            if not (left / _STATE).is_file():
                 continue
-            handle = os.open(left / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(left / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 if lock(handle):  # otherwise its process lives, perhaps on another machine
                     left.rename(mine)
