@@ -1,4 +1,5 @@
 import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from runs import BACKBONE
+from safetensors.torch import save_file
 
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle
+from vitlora.cli import checked
 from vitlora.cli.main import main
 from vitlora.commands import compare as command
 from vitlora.data.datamodule import FolderData
@@ -20,6 +24,7 @@ from vitlora.errors import DataError, UsageError
 from vitlora.prediction.predictor import Predictor
 from vitlora.studies import study
 from vitlora.studies.advice import can_tell
+from vitlora.studies.bases import weights_digest
 from vitlora.studies.methods import METHODS
 from vitlora.studies.pictures import pictures_of
 
@@ -42,6 +47,12 @@ class Processes:
         self.before: Callable[[list[str]], int] = lambda words: 0
 
     def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command == [sys.executable, "-m", "vitlora.cli.checked"]:
+            out = io.StringIO()
+            with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out):
+                patched.setattr(sys, "stdin", io.StringIO(options["input"]))
+                checked.main()
+            return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
         assert command[:3] == [sys.executable, "-m", "vitlora"]
         words = command[3:]
         where = next((b for a, b in pairwise(words) if a in _NAMED), "")
@@ -180,16 +191,47 @@ def test_bases_are_ranked_by_validation_and_the_best_are_fine_tuned(
     assert {name for _, name in processes.commands if name != ""} == {
         f"lora@{base.replace('/', '_')}-{seed}" for base in BASES if base != best for seed in (0, 1)
     }
+    both = json.loads((folder / "comparison.json").read_text())["rows"]
+    processes.commands.clear()
+    capsys.readouterr()
+    assert bases(photos, "--best", "1", "--seeds", "0,1") == 0
+    other = next(base for base in BASES if base != best)
+    assert f"but kept in the table: lora@{other}\n" in capsys.readouterr().out
+    assert json.loads((folder / "comparison.json").read_text())["rows"] == both
+    assert not processes.commands
+    assert bases(photos, "--best", "1", "--seeds", "0,1,2") == 0  # of its seeds one is missing
+    rows = json.loads((folder / "comparison.json").read_text())["rows"]
+    assert [row["method"] for row in rows[2:]] == [f"lora@{best}"]
 
 
 def test_other_weights_of_a_base_are_another_comparison(tmp_path: Path) -> None:
     made = study.Study(tmp_path / "out", {}, "test", False)
-    made.take({"vitlora": "1", "bases": {"a": None, "b": "file"}})
-    made.take({"vitlora": "1", "bases": {"c": None, "b": "file"}})
-    with pytest.raises(UsageError, match=r"bases\.b was file, is now other"):
+    made.take({"vitlora": "1", "bases": {"a": None, "b": "digest"}})
+    made.take({"vitlora": "1", "bases": {"c": None, "b": "digest"}})
+    with pytest.raises(UsageError, match=r"the weights of b changed"):
         made.take({"vitlora": "1", "bases": {"b": "other"}})
-    with pytest.raises(UsageError, match=r"bases\.a was None, is now file"):
-        made.take({"vitlora": "1", "bases": {"a": "file"}})
+    with pytest.raises(UsageError, match=r"the weights of a changed"):
+        made.take({"vitlora": "1", "bases": {"a": "digest"}})
+
+
+def test_weights_are_known_by_their_content(tmp_path: Path) -> None:
+    file, moved = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    file.write_bytes(b"1")
+    before = weights_digest("x", str(file))
+    moved.write_bytes(b"1")
+    assert before == weights_digest("x", str(moved))
+    file.write_bytes(b"2")
+    assert before != weights_digest("x", str(file))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for name in ("model-1-of-2.safetensors", "model-2-of-2.safetensors"):
+        (folder / name).write_bytes(name.encode())
+    (folder / "model.safetensors.index.json").write_text("{}")
+    whole = weights_digest("x", str(folder))
+    assert whole == weights_digest("x", str(folder / "model.safetensors.index.json"))
+    (folder / "model-2-of-2.safetensors").write_bytes(b"other")
+    assert whole != weights_digest("x", str(folder))
+    assert weights_digest("x", None) is None and weights_digest("x", "none") == "none"
 
 
 @pytest.mark.parametrize(
@@ -198,11 +240,19 @@ def test_other_weights_of_a_base_are_another_comparison(tmp_path: Path) -> None:
         ("timm/vit_tini_patch16_224=none", "did you mean"),
         ("vit_tiny_patch16_224", "expected source/model.tag"),
         ("timm/vit_tiny_patch16_224=gone.safetensors", "gone.safetensors: no such file"),
+        (
+            "timm/vit_tiny_patch16_224=torn.safetensors",
+            "torn.safetensors cannot be read as weights",
+        ),
+        ("timm/vit_tiny_patch16_224=other.safetensors", "does not hold the weights of timm/vit_t"),
+        ("timm/vit_tiny_patch16_224=photos", "--backbones timm/vit_tiny_patch16_224=FILE 'photos'"),
     ],
 )
 def test_what_is_no_base_is_told_before_any_training(
     base: str, said: str, photos: Path, capsys: Any
 ) -> None:
+    Path("torn.safetensors").write_bytes(b"torn")
+    save_file({"blocks.0.norm1.weight": torch.zeros(192)}, "other.safetensors")
     words = ["--trainer.accelerator", "cpu", "--backbones", f"{BACKBONE}=none,{base}"]
     assert main(["compare", "--data.root", str(photos), *words]) == 2
     err = capsys.readouterr().err

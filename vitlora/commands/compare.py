@@ -6,6 +6,7 @@ no torch: on Linux, its memory would count towards the peak of its children.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +17,14 @@ from vitlora.errors import UsageError, counted
 from vitlora.files import expanded, write_json, write_whole
 from vitlora.notes import tell
 from vitlora.studies.advice import can_tell
-from vitlora.studies.bases import FROZEN, named, ranked, read_bases
+from vitlora.studies.bases import FROZEN, named, ranked, read_bases, weights_digest
 from vitlora.studies.comparison import Run
 from vitlora.studies.comparison import compare as side_by_side
 from vitlora.studies.methods import check_methods, fit_words
 from vitlora.studies.pictures import pictures_of
 from vitlora.studies.result import Comparison
 from vitlora.studies.runs import Runs
-from vitlora.studies.study import Study, check_ours, last_words, resolved, run_vitlora
+from vitlora.studies.study import Study, check_ours, refusals, resolved
 
 _OF_ONE, _OF_BASES = ("linear", "lora", "qlora", "full"), (FROZEN, "lora")  # methods
 
@@ -116,10 +117,11 @@ def compare(
     split, pictures, digest = pictures_of(base["data"], "compare")
     same_rate = "--model.lr" in words
     study = Study(folder, base, split, same_rate, bases)
+    weights = {name: weights_digest(name, file) for name, file in bases.items()}
     new = [name for name in bases if not study.finished(named(FROZEN, name), seeds[0])]
-    _check_bases({name: bases[name] for name in new})
+    _check_bases({name: bases[name] for name in new}, words)
     setup = {"vitlora": __version__, "pictures": digest, "same_lr": same_rate, "config": base}
-    study.take({**setup, "bases": bases})
+    study.take({**setup, "bases": weights})
     on = f"{counted(len(bases), 'base')} and " if bases else ""
     tell(
         f"comparing {', '.join(methods)} on {on}{base['data']['root']}, "
@@ -133,6 +135,9 @@ def compare(
         done.add([named(FROZEN, base) for base in bases])
         chosen = _chosen(done.finished, best, methods[1:])
         done.add([named(method, base) for base in chosen for method in methods[1:]])
+        others = [base for base in bases if base not in chosen]
+        if kept := done.add_earlier([named(m, base) for base in others for m in methods[1:]]):
+            tell(f"no longer among the best, but kept in the table: {', '.join(kept)}")
     else:
         done.add(methods)
     runs, failures = done.finished, done.failed
@@ -151,19 +156,28 @@ def _chosen(runs: Sequence[Run], best: int, methods: Sequence[str]) -> list[str]
     return [base for base, _ in order[:best]]
 
 
-def _check_bases(bases: Mapping[str, str | None]) -> None:
-    """Refuses what is no base, or no file, before the first is trained on.
+def _check_bases(bases: Mapping[str, str | None], words: Sequence[str]) -> None:
+    """Refuses what is no base, or has not its weights, before the first is trained on.
+
+    Args:
+        bases: As ``read_bases`` returns them.
+        words: The arguments of ``fit`` for the configuration that they share.
 
     Raises:
-        UsageError: A base is unknown, or a file of weights is missing.
+        UsageError: A base is unknown; its weights are missing, damaged or another base's; or the
+            configuration is refused with it.
     """
-    for name, file in bases.items():
-        if file not in (None, "none") and not expanded(file).exists():
-            raise UsageError(f"--backbones {name}={file}: no such file")
-        words = ["plan", "--model.backbone", name, "--methods", FROZEN, "--classes", "2"]
-        done = run_vitlora(words, capture_output=True)
-        if done.returncode:
-            raise UsageError(last_words(done.stderr))
+    if not bases:
+        return
+    frozen = ["--model.adapter", "LinearProbe", "--model.head", "full"]
+    runs = [
+        [*words, "--model.backbone", name, "--model.weights", file or "null", *frozen]
+        for name, file in bases.items()
+    ]
+    for name, refused in zip(bases, refusals(runs), strict=True):
+        if refused is not None:
+            option = f"--backbones {name}=FILE"
+            raise UsageError(re.sub(r"--weights( FILE)?", option, refused.reason))
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:

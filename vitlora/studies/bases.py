@@ -1,10 +1,12 @@
 """The bases of a comparison: their names, and which of them are worth fine-tuning."""
 
+import hashlib
 import re
 import statistics
 from collections.abc import Sequence
 
 from vitlora.errors import UsageError
+from vitlora.files import expanded
 from vitlora.studies.comparison import Run
 
 FROZEN = "linear"  # the method by which bases are ranked: it says what their features are worth
@@ -28,6 +30,30 @@ def read_bases(words: Sequence[str]) -> dict[str, str | None]:
             raise UsageError(f"--backbones has '{name}' twice; give it once")
         bases[name] = file or None
     return bases
+
+
+def weights_digest(name: str, file: str | None) -> str | None:
+    """Returns the SHA-256 of a base's file of weights, or of all files of a sharded one.
+
+    Args:
+        name: Of the base, for the message.
+        file: As in ``read_bases``; ``none`` and None are returned as they are.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    if file in (None, "none"):
+        return file
+    path = expanded(file)
+    if not path.exists():
+        raise UsageError(f"--backbones {name}={file}: no such file")
+    folder = path if path.is_dir() else path.parent
+    sharded = path.is_dir() or path.name.endswith(".index.json")
+    whole = hashlib.sha256()
+    for part in sorted(folder.glob("*.safetensors*")) if sharded else [path]:
+        with part.open("rb") as opened:
+            whole.update(hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()
 
 
 def named(method: str, base: str) -> str:

@@ -49,6 +49,13 @@ class Runs:
         new = self.finished[before:]
         self.finished[before:] = sorted(new, key=lambda run: methods.index(run.method))
 
+    def add_earlier(self, methods: Sequence[str]) -> list[str]:
+        """Adds methods that were run with every seed, and returns them; runs nothing."""
+        earlier = {m: [self._study.finished(m, seed) for seed in self._seeds] for m in methods}
+        whole = [method for method, runs in earlier.items() if None not in runs]
+        self.finished += [run for method in whole for run in earlier[method] if run is not None]
+        return whole
+
 
 def _run(study: Study, method: str, seed: int, number: str) -> Run | Failure:
     """Runs a method with a seed unless an earlier result exists; logs its start and its end."""

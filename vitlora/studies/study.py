@@ -49,7 +49,8 @@ class Study:
         """Records the runs' common setup, or checks that earlier runs had the same.
 
         Args:
-            setup: JSON values. ``bases`` may have others than before, but not with other weights.
+            setup: JSON values. ``bases``, digests of weights by name, may have others than before,
+                but not with other weights.
 
         Raises:
             UsageError: Earlier runs had another setup; the message names the first difference.
@@ -157,6 +158,8 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     for key in {**before, **now}:
         if before.get(key) == now.get(key):
             continue
+        if key.startswith("bases."):
+            return f"the weights of {key.removeprefix('bases.')} changed"
         change = f"{key.removeprefix('config.')} was {before.get(key)}, is now {now.get(key)}"
         return "the pictures changed" if key == "pictures" else change
     return ""
