@@ -49,7 +49,6 @@ class RunFolder(Callback):
         lock: RunLock | None = None,
     ) -> None:
         check_free(folder)  # before the pictures are read
-        creation_time()  # tells a wrong date before the training
         self.folder = folder
         self.run_config = run_config
         self.logs = logs
@@ -61,6 +60,7 @@ class RunFolder(Callback):
         self._aside: Path | None = None
         self._lock, self._logs = lock, cast(RunLogs | None, None)
         self._began, self._resumed, self._rows = False, False, 0
+        creation_time()  # tells a wrong date before the training
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best scores and the length of the logs, for a run that goes on."""
