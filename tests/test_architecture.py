@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 # floor do not see each other.
 FLOORS: list[set[str]] = [
     {"errors", "light_imports"},
-    {"arguments", "files", "notes", "shell", "units", "yaml_text"},
+    {"arguments", "files", "notes", "processes", "shell", "units", "yaml_text"},
     {"hardware", "pages", "config_files"},
     {"data", "metrics", "quantization"},
     {"backbones"},

@@ -16,6 +16,7 @@ SHORT = {
     "--data": "--data.root",
     "--weights": "--model.weights",
     "--device": "--trainer.accelerator",
+    "--devices": "--trainer.devices",
     "--precision": "--trainer.precision",
     "--time": "--trainer.time",
     "--layout": "--data.layout",

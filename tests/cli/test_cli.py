@@ -291,7 +291,7 @@ def test_other_classes_are_left_out_and_other_weights_refused(
         (["--outpt", "x"], 2, "did you mean 'output'"),
         (["--model.adapter", "Lorra"], 2, "did you mean 'Lora'"),
         (["--trainer.max_epochs", "0"], 2, "trainer.max_epochs is 0"),
-        (["--trainer.devices", "2"], 2, "trainer.devices is 2"),
+        (["--trainer.devices", "two"], 2, "trainer.devices is two"),
         (["--epochs", "3"], 2, "did you mean 'trainer.max_epochs'"),
         (["--rank", "3"], 2, "did you mean 'model.adapter.rank'"),
         (["--trainer.max_stps", "3"], 2, "did you mean 'trainer.max_steps'"),

@@ -62,10 +62,10 @@ TYPED = [
         "trainer.callbacks.batch_size_fn is 'len'; expected a function",
     ),
     # strategies, profilers, plugins, devices
-    ("--trainer.strategy ddpp", "trainer.strategy is ddpp; leave it out"),
-    ("--trainer.strategy ddp_spawn", "trainer.strategy is ddp_spawn; leave it out"),
-    ("--trainer.strategy DDPStrategy", "trainer.strategy * vitlora trains on 1 device"),
-    ("--trainer.num_nodes 2", "trainer.num_nodes is 2; vitlora trains on 1 device"),
+    ("--trainer.strategy ddpp", "trainer.strategy is ddpp; expected auto, ddp or fsdp"),
+    ("--trainer.strategy DeepSpeedStrategy", "trainer.strategy * expected auto, ddp or fsdp"),
+    ("--trainer.strategy fsdp", "trainer.strategy is fsdp, * but the run has one"),
+    ("--trainer.num_nodes 2", "trainer.num_nodes is 2, but nothing started this process"),
     ("--trainer.profiler simpel", "profiler"),
     ("--trainer.profiler PyTorchProfiler --trainer.profiler.row_limit x", "row_limit is 'x'"),
     (

@@ -168,3 +168,55 @@ def test_nothing_is_made_or_seeded_to_read_a_configuration() -> None:
     resolved = resolve(*run_options("fit", ["--model.lr", "1e-3"], run=False))
     assert torch.rand(1) == expected
     assert resolved["model"]["lr"] == 1e-3 and resolved["data"]["root"] == "PHOTOS"
+
+
+def test_on_several_devices_every_number_is_for_one(capsys: Any) -> None:
+    words = ["--config", "demo.yaml", *MICRO, "--devices", "4", "--vram", "6GB"]
+    assert main(["plan", *words, "--methods", "lora"]) == 0
+    said = capsys.readouterr().out
+    assert "4 devices (ddp), each: the whole base, 4 of the 16 pictures in a step. All\n" in said
+    assert "numbers below are for one device.\nroom  5.6 GB given" in said
+    assert "batch 1 batch 4 batch 8" in said and "\nbatch 4 in 5.6 GB: " in said
+    assert "Take lora, 4 at once on each of 4 devices, 16 in all: it takes" in said
+    assert f"fit   vitlora fit --config demo.yaml {' '.join(MICRO)}" in said
+    assert said.endswith(" --trainer.devices 4 --data.batch_size 16\n")
+    assert max(map(len, said.splitlines()[:-1])) <= 80
+
+
+def test_what_does_not_fit_on_several_devices_is_accumulated() -> None:
+    options = {"model.backbone": MICRO[1], "trainer.devices": "2", "trainer.num_nodes": 2}
+    options |= {"data.batch_size": "512", "trainer.accumulate_grad_batches": "2"}
+    made = plan(vram="450MB", methods=["lora"], batches=[3], **options)
+    said, (way, _) = made.to_json(), made.ways
+    most = way.counted.largest_batch(0.9 * 50e6)
+    assert said["devices"] == 4 and said["machines"] == 2 and said["strategy"] == "ddp"
+    assert said["batch"] == 4 * said["batch_per_device"] < 512
+    assert said["batch_per_device"] <= most < 2 * said["batch_per_device"]
+    assert made.command is not None and made.command.endswith(
+        f" --data.batch_size {said['batch']} --trainer.accumulate_grad_batches "
+        f"{2 * 512 // said['batch']}"
+    )
+
+
+def test_fsdp_spreads_the_base_and_leaves_out_what_it_cannot_train(capsys: Any) -> None:
+    words = ["plan", *MICRO, "--devices", "2", "--vram", "6GB", "--trainer.strategy", "fsdp"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    out = "note: fsdp spreads frozen weights that are not in 4 bits, so the plan leaves out qlora"
+    assert f"{out} and full\n" in said.err
+    assert "2 devices (fsdp), each: 1/2 of the blocks' frozen weights, two whole blocks" in said.out
+    rows = [line.split()[0] for line in said.out.splitlines() if line[:6].strip() in ROWS]
+    assert set(rows) == {"linear", "lora"}
+    assert "--trainer.strategy fsdp --data.batch_size 32" in said.out
+    assert main([*words, "--methods", "qlora"]) == 2
+    assert "it does not train qlora; set trainer.strategy to ddp" in capsys.readouterr().err
+    assert main([*words, "--trainer.accelerator", "cpu", "--measure"]) == 2
+    assert "--measure times one device, on which fsdp spreads" in capsys.readouterr().err
+
+
+def test_one_of_several_devices_is_timed(capsys: Any) -> None:
+    words = ["--devices", "2", "--measure", "--methods", "linear", "--trainer.accelerator", "cpu"]
+    assert main(["plan", *MICRO, *words]) == 0
+    said = capsys.readouterr().out
+    assert "measured on one device, not 2, on random pictures, without loading; " in said
+    assert " free on this machine, no GPU; 10% of it is left alone" in said

@@ -50,7 +50,7 @@ def images_of(loader) -> list[torch.Tensor]:
 
 def epoch_of(loader, epoch: int) -> list[torch.Tensor]:
     """Returns the pictures of an epoch, which Lightning chooses in the same way."""
-    loader.sampler.set_epoch(epoch)
+    loader.batch_sampler.sampler.set_epoch(epoch)
     return images_of(loader)
 
 
@@ -133,7 +133,7 @@ def test_spawned_workers_draw_different_augmentations_in_every_epoch(tmp_path, m
     loader = data.train_dataloader()
     epochs = []
     for epoch in range(2):
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)
         epochs.append(list(loader))
     assert [type(worker) for worker in _workers(loader)] == [SpawnProcess] * 2
     images = [image for epoch in epochs for images, _ in epoch for image in images]
@@ -163,7 +163,8 @@ def test_preprocessing_comes_from_the_models_backbone(make_folder, tmp_path):
     with pytest.raises(UsageError, match="no preprocessing yet"):
         data.train_dataloader()
     backbone = SimpleNamespace(preprocessing=PREPROCESSING.at(48))
-    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(backbone=backbone))
+    module = SimpleNamespace(backbone=backbone)
+    data.trainer = SimpleNamespace(lightning_module=module, global_rank=0, world_size=1)
     data.setup("fit")
     assert next(iter(data.train_dataloader()))[0].shape == (8, 3, 48, 48)
     assert next(iter(data.val_dataloader()))[0].shape == (8, 3, 48, 48)
@@ -512,7 +513,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_folder, tmp_path, w
         torch.manual_seed(5)
         loader = ready(tmp_path, augment="strong", num_workers=number).train_dataloader()
         for epoch in (0, 3):
-            loader.sampler.set_epoch(epoch)
+            loader.batch_sampler.sampler.set_epoch(epoch)
             epochs.append(list(loader))
     first, second, *again = epochs
     assert distinct(images_of(first + second)) == 36
@@ -524,13 +525,13 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_folder, tmp_path, w
 def test_an_epoch_entered_in_the_middle_goes_on_as_the_whole_one(make_folder, tmp_path):
     make_folder(tmp_path, count=9)
     whole, rest = (ready(tmp_path, augment="strong").train_dataloader() for _ in range(2))
-    whole.sampler.set_epoch(2)
-    rest.sampler.go_on(2, 2 * 4)
-    rest.sampler.set_epoch(2)  # as Lightning does
+    whole.batch_sampler.sampler.set_epoch(2)
+    rest.batch_sampler.sampler.go_on(2, 2 * 4)
+    rest.batch_sampler.sampler.set_epoch(2)  # as Lightning does
     for one, other in zip(list(whole)[2:], rest, strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     for loader in (whole, rest):
-        loader.sampler.set_epoch(3)
+        loader.batch_sampler.sampler.set_epoch(3)
     assert all(map(torch.equal, images_of(whole), images_of(rest)))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
-from vitlora.data.order import Order, view_and_index
+import pytest
+
+from vitlora.data.order import Order, Share, SharedBatches, view_index_counts
 
 
 def shown(order: Order) -> list[int]:
@@ -50,4 +53,35 @@ def test_a_seed_may_have_64_bits():
 
 
 def test_an_index_alone_is_that_of_view_0():
-    assert view_and_index(5) == (0, 5) and view_and_index((3, 5)) == (3, 5)
+    assert view_index_counts(5) == (0, 5, True)
+    assert view_index_counts((3, 5)) == (3, 5, True)
+
+
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize("of", [1, 2, 3, 5])
+@pytest.mark.parametrize("length", [5, 6, 11, 12, 30])
+def test_processes_share_each_batch_without_a_picture_twice_or_missing(length, of, owned):
+    order = Order(length, 7, shuffle=True, view=3)
+    batches = [shown(order)[at : at + 4] for at in range(0, length, 4)]
+    shares = [
+        list(SharedBatches(Order(length, 7, shuffle=True, view=3), 4, Share(rank, of), owned))
+        for rank in range(of)
+    ]
+    assert all(len(share) == len(batches) for share in shares)
+    for batch, parts in zip(batches, zip(*shares, strict=True), strict=True):
+        assert all(parts)  # nobody stands aside in a step
+        read = [[view_index_counts(draw) for draw in part] for part in parts]
+        counted = [[index for _, index, counts in part if counts] for part in read]
+        together = list(chain.from_iterable(counted))
+        assert sorted(together) == sorted(batch)
+        if owned:
+            assert all(index % of == rank for rank, part in enumerate(read) for _, index, _ in part)
+        else:
+            assert together == batch
+            assert max(map(len, counted)) - min(map(len, counted)) <= 1
+
+
+def test_the_rows_that_processes_own_are_all_rows():
+    for length, of in [(7, 2), (6, 3), (5, 4), (9, 1)]:
+        assert sum(Share(rank, of).rows(length) for rank in range(of)) == length
+    assert [Share(rank, 3).rows(7) for rank in range(3)] == [3, 2, 2]

@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from runs import MICRO
 
 from vitlora.bundle.folder import STATE
 from vitlora.cli.main import main
+from vitlora.training import ranks
 from vitlora.training.classifier import Classifier
 from vitlora.training.interruption import EndedError, Interruption
+from vitlora.training.run_state import RunState
 from vitlora.training.state_file import saved_steps
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
@@ -134,3 +138,30 @@ def test_a_job_saves_is_queued_and_goes_on(
     assert scontrol.read_text() == "requeue 77\n" and not Path("out", STATE).exists()
     assert main(words) == 0
     assert "the run in out has ended" in capsys.readouterr().out
+
+
+def test_a_signal_that_comes_while_processes_agree_is_obeyed_after_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    interruption = Interruption(resumes=True)
+    state = RunState(tmp_path, dict, interruption)
+    saved: list[object] = []
+    monkeypatch.setattr(state, "_save", lambda *_: saved.append(interruption.asked))
+    monkeypatch.setattr(state, "_saved", time.monotonic())
+
+    def largest(*numbers: int) -> list[int]:
+        interruption.waits = True
+        interruption._on_signal(signal.SIGTERM, None)  # it was not there when the numbers were sent
+        return [int(number) for number in numbers]
+
+    current = SimpleNamespace(ready=1)
+    loop = SimpleNamespace(batch_progress=SimpleNamespace(current=current))
+    trainer: Any = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=loop), global_step=7)
+    module: Any = SimpleNamespace(accumulation=SimpleNamespace(begun=False))
+    with monkeypatch.context() as once:
+        once.setattr(ranks, "largest", largest)
+        state._between(trainer, module)
+    assert not saved
+    with pytest.raises(EndedError, match="the state after step 7"):
+        state._between(trainer, module)
+    assert saved == [signal.SIGTERM]

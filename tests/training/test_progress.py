@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vitlora.training import progress
+from vitlora.training.epoch_means import EpochMeans
 
 
 class Clock:
@@ -35,7 +36,7 @@ def run(
     monkeypatch.setattr(progress, "time", clock)
     monkeypatch.setattr(progress.os, "cpu_count", lambda: 4)
     shown = progress.Progress()
-    metrics = {"train/loss_step": 1.0, "train/acc_step": 0.5, "val/acc": 0.5, "val/macro_f1": 0.5}
+    metrics = {"val/acc": 0.5, "val/macro_f1": 0.5}
     trainer: Any = SimpleNamespace(
         callback_metrics=metrics,
         num_training_batches=batches,
@@ -43,21 +44,23 @@ def run(
         estimated_stepping_batches=epochs * batches,
         current_epoch=0,
         global_step=0,
+        world_size=1,
         sanity_checking=False,
         state=SimpleNamespace(fn="fit"),
         train_dataloader=SimpleNamespace(num_workers=workers),
     )
     monkeypatch.setattr(progress.Progress, "total_train_batches", batches, raising=False)
     shown.on_train_start(trainer, None)  # pyright: ignore
-    batch = [None, range(8)]
+    batch: Any = [None, range(8)]
+    module: Any = SimpleNamespace(means=EpochMeans())
     for trainer.current_epoch in range(epochs):
         for index in range(batches):
             clock.now += waits if index else 50.0
             shown.on_train_batch_start(trainer, None, batch, index)  # pyright: ignore
             clock.now += step
-            shown.on_train_batch_end(trainer, None, None, batch, index)  # pyright: ignore
+            shown.on_train_batch_end(trainer, module, None, batch, index)
         clock.now += 30.0  # validation
-        shown.on_validation_end(trainer, None)  # pyright: ignore
+        shown.on_validation_end(trainer, module)
     return shown
 
 
@@ -104,9 +107,10 @@ def test_the_time_left_of_a_resumed_run_is_that_of_the_steps_it_does(monkeypatch
     monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(progress.Progress, "total_train_batches", 10, raising=False)
     shown = progress.Progress()
-    shown.load_state_dict({"images": 40, "loss": torch.tensor(80.0), "hits": torch.tensor(10.0)})
+    module: Any = SimpleNamespace(means=EpochMeans())
+    module.means.sums = torch.tensor([88.0, 18.0, 48.0])  # 5 batches of 8 were before
     trainer: Any = SimpleNamespace(
-        callback_metrics={"train/loss_step": 1.0, "train/acc_step": 1.0},
+        world_size=1,
         num_training_batches=10,
         accumulate_grad_batches=1,
         estimated_stepping_batches=20,
@@ -118,11 +122,11 @@ def test_the_time_left_of_a_resumed_run_is_that_of_the_steps_it_does(monkeypatch
     clock.now += 3.0
     shown.on_train_batch_start(trainer, None, None, 5)  # pyright: ignore
     clock.now += 1.0
-    shown.on_train_batch_end(trainer, None, None, [None, range(8)], 5)  # pyright: ignore
+    batch: Any = [None, range(8)]
+    shown.on_train_batch_end(trainer, module, None, batch, 5)
     line = capsys.readouterr().out
     assert "0:56 left" in line  # one of the 15 steps took 4 s
     assert "loss 1.833 acc 0.375" in line  # 88 and 18 of 48 pictures
-    assert shown.state_dict()["images"] == 48
 
 
 @pytest.mark.parametrize(

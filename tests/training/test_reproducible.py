@@ -115,7 +115,7 @@ def test_a_batch_that_was_made_to_fit_is_repeated_whatever_is_free_later(
 ) -> None:
     words = [*options(), *EPOCH, "--data", str(photos), "--data.batch_size", "auto"]
     with monkeypatch.context() as less:
-        less.setattr(batch, "fitting_batch", lambda counted, room, most: most // 8)
+        less.setattr(batch, "fitting_batch", lambda counted, room, most, devices: most // 8)
         first = fit(*words, output="first")
     run = yaml.safe_load((first / RUN_CONFIG).read_text())
     assert (run["data"]["batch_size"], run["trainer"]["accumulate_grad_batches"]) == (4, 8)

@@ -245,7 +245,7 @@ FOREIGN: dict[str, Callable[[dict[str, Any], dict[Any, Any]], object]] = {
     "no weights": _drop("weights"),
     "moments of another shape": _set(torch.zeros(1), "optimizer", "state", 0, "exp_avg"),
     "a loop elsewhere": _set(5, "loop", "epoch_progress", "total", "ready"),
-    "random numbers of text": _set("x", "random", "cpu"),
+    "random numbers of text": _set("x", "random", 0, "cpu"),
     "callbacks of text": _set("x", "callbacks"),
     "scores of text": _set({"best": "x"}, "callbacks", "RunFolder"),
     "a class of callbacks": about_of(trainer__callbacks=[{"class_path": "bomb.Bomb"}]),

@@ -45,7 +45,7 @@ def test_one_device_trains_among_the_tasks_of_a_cluster_as_anywhere(variables, m
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rank_zero_only, "rank", 1)  # as Lightning reads it from them
-    trainer = Trainer(accelerator="cpu")
+    trainer = Trainer(accelerator="cpu", devices=1)
     assert trainer.world_size == 1
     assert trainer.is_global_zero
     # else no logs are written

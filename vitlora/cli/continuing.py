@@ -16,7 +16,7 @@ def follow(parent: Bundle, data: FolderData) -> str:
     before = usage_of(parent)
     if before is not None:
         return f": {data.follow(before)}"
-    data.before = Usage(whole=False)
+    data.division.before = Usage(whole=False)
     digests = parent.record.split["digests"]
     if any(data.digest(split) != digests[split] for split in digests):
         note(

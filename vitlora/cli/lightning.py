@@ -26,7 +26,7 @@ from vitlora.cli.lightning_parser import (
     prepare,
     show_only_ours,
 )
-from vitlora.cli.resuming import begin
+from vitlora.cli.resuming import begin, same_options
 from vitlora.cli.scoring import check_fits, diverged
 from vitlora.cli.timing import as_found, time_budget
 from vitlora.data.datamodule import FolderData
@@ -35,12 +35,14 @@ from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory
 from vitlora.memory import Batches, MemoryFullError
+from vitlora.memory.devices import check_shared
 from vitlora.metrics.unsure import Unsure
 from vitlora.notes import note, tell
 from vitlora.shell import SHORT, typed
-from vitlora.training import RunFolder, Summary, Trainer
+from vitlora.training import RunFolder, Summary, Trainer, ranks
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
+from vitlora.training.identity import check_same_data
 from vitlora.training.run_state import RunState
 from vitlora.training.time_budget import TimeBudget
 
@@ -134,6 +136,8 @@ class VitloraCLI(LightningCLI):
             raise UsageError("--output is empty; expected a folder")
         check_checkpoints(self.trainer, self.model.storage.quantization)
         output = Path(config.output or "checkpoints/run")
+        ranks.join(self.trainer)
+        check_same_data(self.datamodule, same_options(self._options()))
         lock, interruption, found = begin(output, config.resume, self._options, self._held)
         parent = config["from"] and load_bundle(config["from"])
         if parent:
@@ -154,7 +158,8 @@ class VitloraCLI(LightningCLI):
             data = self.datamodule
             tell(f"continuing from {parent.folder}{follow(parent, data)}")
             note_absent(data)
-            self.memory = remembered(parent, self._merged(parent), data, config.old_data)
+            if self.trainer.is_global_zero:
+                self.memory = remembered(parent, self._merged(parent), data, config.old_data)
         trainer: Any = self.trainer
         self.budget = time_budget(trainer, self.datamodule, self._started, self._words)
         # first, because other callbacks need its loggers
@@ -167,11 +172,15 @@ class VitloraCLI(LightningCLI):
         batches = Batches(vars(self.config.fit.model), model, datamodule, self.trainer)
         if datamodule.auto_batch:
             tell(batches.settle())
+        check_shared(datamodule.batch_size, ranks.count())
         with batches.explained(), stopped_by_callbacks():
             self.trainer.fit(model, datamodule=datamodule)
 
     def after_fit(self) -> None:
         """Prints the scores of the best epoch, calibrates the bundle, and says what to do next."""
+        ranks.leave()
+        if not self.trainer.is_global_zero:
+            return
         if not self.run_folder.written:
             raise UsageError("nothing was trained: trainer.limit_train_batches leaves no batch")
         if self.run_folder.best is None:
@@ -212,8 +221,12 @@ class VitloraCLI(LightningCLI):
         check_fits(bundle, model, data)
         known = guard(bundle, data, split)
         model.network = trained_network(model.backbone, bundle, self.trainer.strategy.root_device)
+        ranks.join(self.trainer)
+        check_same_data(data)
         run = self.trainer.validate if split == "val" else self.trainer.test
         run(model, datamodule=data, verbose=False)
+        if not self.trainer.is_global_zero:
+            return
         scores = model.scores(bundle.record.classes)
         scores = replace(scores, logits=bundle.judge.calibrated(scores.logits))
         tell(
@@ -226,6 +239,7 @@ class VitloraCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs a subcommand; while ``fit`` runs, the folder and the signals are its own."""
         with ExitStack() as self._held:
+            self._held.callback(ranks.leave)
             super()._run_subcommand(subcommand)
             if subcommand == "fit":
                 self.state.finish()

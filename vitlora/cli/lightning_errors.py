@@ -34,15 +34,16 @@ def stopped_by_callbacks() -> Iterator[None]:
 
 
 def check_checkpoints(trainer: Trainer, quantization: str) -> None:
-    """Refuses Lightning's own checkpoints of a quantised network.
+    """Refuses Lightning's own checkpoints of a quantised or spread network.
 
     Raises:
         UsageError: A callback would write some.
     """
-    if trainer.checkpoint_callbacks and quantization != "none":
+    spread = getattr(trainer.strategy, "shards", False)
+    if trainer.checkpoint_callbacks and (quantization != "none" or spread):
         name = type(trainer.checkpoint_callbacks[0]).__name__
+        how = "trainer.strategy fsdp" if spread else f"model.quantization {quantization}"
         raise UsageError(
             f"{name} (trainer.enable_checkpointing) saves the whole network, which cannot be "
-            f"loaded with model.quantization {quantization}; leave it out: the bundle has the "
-            "best epoch"
+            f"loaded with {how}; leave it out: the bundle has the best epoch"
         )

@@ -4,9 +4,8 @@ import argparse
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -14,7 +13,7 @@ from jsonargparse import Namespace, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from vitlora import yaml_text
-from vitlora.cli.words import read_otherwise
+from vitlora.cli.words import given, read_otherwise
 from vitlora.errors import UsageError
 from vitlora.training import Trainer
 
@@ -115,16 +114,6 @@ def check_numbers(options: Namespace, words: Sequence[str]) -> None:
         value = options.get(name, options.get(f"{group}.init_args.{last}"))
         if read_otherwise(word, value):
             raise UsageError(f"{name} is '{word}'; expected a decimal number")
-
-
-def given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
-    """Yields dotted name and text of each option in the arguments and configs."""
-    for word, after in pairwise([*words, ""]):
-        name, equals, value = word.partition("=")
-        if name == "--config":
-            yield from yaml_text.flat(yaml_text.read(after)).items()
-        elif name.startswith("--"):
-            yield name.removeprefix("--"), value if equals else after
 
 
 def prepare() -> None:

@@ -18,7 +18,7 @@ from vitlora.bundle.record import is_network_path
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, printable
 from vitlora.metrics.unsure import Unsure
-from vitlora.training import Trainer
+from vitlora.training import Trainer, ranks
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import adapter_of
 from vitlora.training.interruption import Interruption
@@ -83,16 +83,20 @@ def begin(
         StateError: The file is damaged.
         UsageError: Another run has the folder, or the options would make another run.
     """
-    check_free(folder)
-    interruption, lock = held.enter_context(Interruption(resumes)), RunLock(folder)
-    lock.take()
-    held.callback(lock.release)
-    file = folder / STATE
-    if not (resumes and file.is_file()):
-        return lock, interruption, None
-    about, state = read_state(file)
-    check_options(file, about.get("options"), options())
-    return lock, interruption, (about, state)
+    interruption, lock, found = held.enter_context(Interruption(resumes)), RunLock(folder), None
+    if ranks.rank() == 0:  # the folder may be on another machine than the other processes
+        check_free(folder)
+        lock.take()
+        held.callback(lock.release)
+        if resumes and (file := folder / STATE).is_file():
+            found = read_state(file)
+            check_options(file, found[0].get("options"), options())
+    return lock, interruption, ranks.of_first(found)
+
+
+def same_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that all processes of a run have in common, by dotted name."""
+    return {name: value for name, value in _flat(options) if name not in _FREE}
 
 
 def check_options(file: Path, before: Any, now: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vitlora.cli.lightning_parser import given
+from vitlora.cli.words import given
 from vitlora.evaluation.calibrate import pictures_to_calibrate
 from vitlora.training.time_budget import TimeBudget
 

@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vitlora.arguments import checked
+from vitlora.cli.processes import (
+    as_one_of,
+    hand_over,
+    place_of,
+    result_of_processes,
+    run_processes,
+)
 from vitlora.cli.results import write_result
 from vitlora.cli.run_options import run_options
 from vitlora.errors import UsageError
@@ -73,7 +80,7 @@ def fit(
     named = {"data": data, "output": output, "from": from_, "weights": weights}
     named |= {"device": device, "val_fraction": val_fraction}
     named |= {"resume": True} if resume else {}
-    return _fitted(_run("fit", config, named, options))
+    return _run("fit", config, named, options)
 
 
 @checked
@@ -194,19 +201,30 @@ class Scored:
 def run(command: str, words: list[str]) -> int:
     """Runs one of the three commands; returns the exit status."""
     started = time.monotonic()
-    words, inherited = run_options(command, words)
+    typed = words
+    words, inherited = run_options(command, typed)
     target = inherited.pop("json")
-    with redirect_stdout(sys.stderr if target == "-" else sys.stdout):
+    place, start = place_of(words, inherited)
+    if start > 1 and "ended" not in inherited:
+        return run_processes(command, typed, start)
+    with as_one_of(place), redirect_stdout(sys.stderr if target == "-" else sys.stdout):
         found = _main([command, *words], inherited, started)
+    if place is not None:
+        if place.rank:
+            return 0
+        hand_over(_result(command, found))
     if target is not None:
-        result = _fitted(found) if command == "fit" else _scored(found)
-        write_result(command, result.to_json(), target)
+        write_result(command, _result(command, found).to_json(), target)
     return 0
+
+
+def _result(command: str, found: VitloraCLI | Path) -> Fitted | Scored:
+    return _fitted(found) if command == "fit" else _scored(found)
 
 
 def _score(command: str, named: Mapping[str, object], options: dict[str, object]) -> Scored:
     config = cast(Config | None, options.pop("config", None))
-    return _scored(_run(command, config, named, options))
+    return _run(command, config, named, options)
 
 
 def _scored(found: VitloraCLI | Path) -> Scored:
@@ -224,15 +242,27 @@ def _fitted(found: VitloraCLI | Path) -> Fitted:
 
 def _run(
     command: str, config: Config | None, named: Mapping[str, object], options: Mapping[str, object]
-) -> VitloraCLI | Path:
-    """Runs a command with the named options that are not None."""
+) -> Any:
+    """Runs a command with the named options that are not None, and returns its result."""
     if "json" in options:
         raise UsageError("json is for the command line; use to_json() of the result instead")
     given = {name: value for name, value in named.items() if value is not None}
     started = time.monotonic()
-    words, inherited = run_options(command, option_words(config, given, options))
+    typed = option_words(config, given, options)
+    words, inherited = run_options(command, typed)
     del inherited["json"]
-    return _main([command, *words], inherited, started)
+    place, start = place_of(words, inherited)
+    if start > 1 and "ended" not in inherited:
+        return result_of_processes(command, typed, start)
+    with as_one_of(place):
+        found = _main([command, *words], inherited, started)
+        first = place is None or place.rank == 0
+        result = _result(command, found) if first else None
+        if place is None:
+            return result
+        from vitlora.training import ranks
+
+        return ranks.after_all(result)
 
 
 def _main(words: list[str], inherited: dict[str, Any], started: float) -> VitloraCLI | Path:

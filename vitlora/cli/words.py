@@ -4,9 +4,11 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
+from vitlora import yaml_text
 from vitlora.arguments import alternatives
 
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
@@ -21,6 +23,16 @@ def read_otherwise(word: object, value: object) -> bool:
     if not isinstance(word, str) or isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return not (_DECIMAL.fullmatch(word) and math.isfinite(value))
+
+
+def given(words: Sequence[str]) -> Iterator[tuple[str, object]]:
+    """Yields dotted name and text of each option in the arguments and configs."""
+    for word, after in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            yield from yaml_text.flat(yaml_text.read(after)).items()
+        elif name.startswith("--"):
+            yield name.removeprefix("--"), value if equals else after
 
 
 def expected(hint: object) -> str:

@@ -18,6 +18,7 @@ from vitlora.arguments import checked
 from vitlora.errors import UsageError, counted
 from vitlora.files import alone_in, expanded, write_json, write_whole
 from vitlora.notes import tell
+from vitlora.processes import device_count
 from vitlora.studies.methods import fit_words
 from vitlora.studies.pictures import pictures_of
 from vitlora.studies.search.again import OWN, Again, Retrainings, train_again
@@ -128,6 +129,12 @@ def sweep(
     folder = expanded(output or Path("sweeps") / (Path(configs[-1]).stem if configs else "run"))
     check_ours(folder, "sweep")
     base = resolved(words)
+    several = {"trainer.devices", "trainer.num_nodes"} & space.parts.keys()
+    if several or device_count(base["trainer"]["devices"]) * base["trainer"]["num_nodes"] > 1:
+        raise UsageError(
+            "sweep trains each trial on one device; leave trainer.devices out, and use --workers "
+            "for several trials at a time"
+        )
     split, pictures, digest = pictures_of(base["data"], "sweep")
     if not (folder / SETUP).is_file():
         _check_space(space, words)

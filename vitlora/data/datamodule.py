@@ -1,6 +1,7 @@
 """Batches for Lightning, from a folder of pictures."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,12 +16,12 @@ from vitlora.data.folder import VAL_FRACTION, Folder
 from vitlora.data.inspection import Inspection
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.loading import workers_with_room
-from vitlora.data.order import Order
+from vitlora.data.order import Draw, Order, Share, SharedBatches
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.read import read_folder
 from vitlora.data.splits import check_shares
 from vitlora.data.usage import Usage
-from vitlora.data.value_range import range_text, read_range
+from vitlora.data.value_range import read_range
 from vitlora.errors import UsageError
 from vitlora.notes import note, tell
 
@@ -37,8 +38,8 @@ class FolderData(LightningDataModule):
             names pictures and their classes, or the folder that it lies in; or a .zip or .tar of
             any of these; or hf://OWNER/NAME on the Hugging Face hub.
         classes: Classes to use, in this order; null for all, sorted by name.
-        batch_size: Pictures per step; auto takes as many of 32 at once as the free memory holds and
-            accumulates the others.
+        batch_size: Pictures per step, on all devices together; auto takes as many of 32 at once as
+            the free memory holds and accumulates the others.
         augment: Training augmentation: none, light, medium or strong.
         val_fraction: Share of each class held out for validation when the folder has no splits.
         test_fraction: Share of each class held out for testing when the folder has no splits; 1
@@ -127,10 +128,12 @@ class FolderData(LightningDataModule):
         self._inspection = Inspection(self.division, skip_unreadable, check_copies)
         self.batch_size = batch_size
         self.augment: Recipe = augment
+        self._spare = num_workers is None
         self.num_workers = (
             min(os.cpu_count() or 1, _MOST_WORKERS) if num_workers is None else num_workers
         )
         self.preprocessing: Preprocessing | None = None
+        self._seed: int | None = None
         self._told = False
         self._notes = found.source.notes
         self.srgb = srgb
@@ -153,15 +156,6 @@ class FolderData(LightningDataModule):
     def recalled(self) -> bool:
         """Whether the splits of a training were put back."""
         return self.division.recalled
-
-    @property
-    def before(self) -> Usage:
-        """How earlier trainings used pictures, if this one continues a bundle."""
-        return self.division.before
-
-    @before.setter
-    def before(self, usage: Usage) -> None:
-        self.division.before = usage
 
     @property
     def num_classes(self) -> int:
@@ -187,7 +181,8 @@ class FolderData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Checks that the pictures of a stage can be read, and takes the model's preprocessing.
 
-        Before training it also warns of copies in two splits or classes.
+        Before training it also warns of copies in two splits or classes. Of several processes, the
+        first one does it for all.
 
         Raises:
             DataError: A split is missing, or pictures are unreadable; each is named.
@@ -198,10 +193,29 @@ class FolderData(LightningDataModule):
             note(line)
         self._notes = None
         model = getattr(self.trainer, "lightning_module", None)
+        if self.share.rank == 0:
+            self._inspect(stage, model)
+        if self.share.of > 1:
+            self._take_over(model)
+
+    def _take_over(self, model: Any) -> None:
+        """Takes over which pictures the first process could read, and their scale."""
+        trainer: Any = self.trainer
+        read, splits = self.folder.name, self.folder.splits
+        kept = {split: set(map(read, samples)) for split, samples in splits.items()}
+        kept, preprocessing = trainer.strategy.broadcast((kept, self.preprocessing))
+        for split, samples in splits.items():
+            splits[split] = [sample for sample in samples if read(sample) in kept[split]]
+        self.preprocessing = model.backbone.preprocessing = preprocessing
+        self._seed = self.seed  # each process will have random numbers of its own
+        if self._spare:  # the processes of a machine have its cores in common
+            self.num_workers = max(1, self.num_workers // trainer.num_devices)
+
+    def _inspect(self, stage: str, model: Any) -> None:
         if model is not None:
             if stage == "fit":
                 seen = replace(model.backbone.preprocessing, srgb=self.srgb)
-                model.backbone.preprocessing = self._scaled(seen)
+                model.backbone.preprocessing = self._inspection.scaled(seen, self.value_range)
             self.preprocessing = model.backbone.preprocessing
         value_range = None if self.preprocessing is None else self.preprocessing.value_range
         for split in _SPLITS[stage]:
@@ -209,29 +223,45 @@ class FolderData(LightningDataModule):
         if stage == "fit":
             self._inspection.compare(value_range)
 
+    @property
+    def seed(self) -> int:
+        """Seed of the order and the augmentation."""
+        return torch.initial_seed() if self._seed is None else self._seed
+
+    @property
+    def share(self) -> Share:
+        """What this process has of each batch."""
+        trainer = self.trainer
+        return Share() if trainer is None else Share(trainer.global_rank, trainer.world_size)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns shuffled, augmented batches: ``(B, 3, H, W)`` and ``(B,)``."""
-        pictures = self.pictures("train")
-        return self._loader(pictures, Order(len(pictures), torch.initial_seed(), shuffle=True))
+        return self._shared("train", self.share)
+
+    def whole_batches(self) -> DataLoader[Any]:
+        """Returns the batches of ``train_dataloader`` with the pictures of all processes."""
+        return self._shared("train", Share())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Returns the validation batches, preprocessed as the weights need."""
-        return self._loader(self.pictures("val"))
+        return self._shared("val", self.share)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Returns the test batches, preprocessed as the weights need."""
-        return self._loader(self.pictures("test"))
+        return self._shared("test", self.share)
 
     def view_dataloader(self, split: str, view: int) -> DataLoader[Any]:
-        """Returns a split's batches in the order of its pictures.
+        """Returns batches of the pictures of a split that this process owns, in their order.
 
         Args:
             split: ``train``, ``val`` or ``test``.
             view: Number of the view, from 0; ``train`` is augmented as in the epoch of that number.
         """
-        pictures = self.pictures(split)
-        order = Order(len(pictures), torch.initial_seed(), shuffle=False, view=view)
-        return self._loader(pictures, order, again=False)
+        pictures, share = self.pictures(split), self.share
+        own = range(share.rank, len(pictures), share.of)
+        draws = [(view, index) for index in own]
+        batches = [draws[at : at + self.batch_size] for at in range(0, len(own), self.batch_size)]
+        return self._loader(pictures, batches, again=False)
 
     def pictures(self, split: str) -> ImageDataset:
         """Returns a split's pictures as training (``train``) or evaluation sees them."""
@@ -248,11 +278,16 @@ class FolderData(LightningDataModule):
             preprocessing.value_range,
             preprocessing.srgb,
             preprocessing.side,
-            torch.initial_seed(),
+            self.seed,
         )
 
+    def _shared(self, split: str, share: Share) -> DataLoader[Any]:
+        pictures = self.pictures(split)
+        order = Order(len(pictures), self.seed, shuffle=split == "train")
+        return self._loader(pictures, SharedBatches(order, self.batch_size, share))
+
     def _loader(
-        self, pictures: ImageDataset, order: Order | None = None, again: bool = True
+        self, pictures: ImageDataset, batches: Iterable[list[Draw]], again: bool = True
     ) -> DataLoader[Any]:
         workers = min(self.num_workers, -(-len(pictures) // self.batch_size))
         side = self._needed_preprocessing().image_size
@@ -262,8 +297,7 @@ class FolderData(LightningDataModule):
         self._told, workers = self._told or bool(line), fit
         return PictureLoader(
             pictures,
-            batch_size=self.batch_size,
-            sampler=order,
+            batch_sampler=batches,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and again,
@@ -275,20 +309,3 @@ class FolderData(LightningDataModule):
         if self.preprocessing is None:
             raise UsageError("FolderData has no preprocessing yet: set it from the backbone first")
         return self.preprocessing
-
-    def _scaled(self, preprocessing: Preprocessing) -> Preprocessing:
-        """Returns the preprocessing with the scale of the training pictures, if they need one."""
-        known = preprocessing.value_range
-        if known is not None and self.value_range not in (None, known):
-            raise UsageError(
-                f"data.value_range is {range_text(self.value_range)}, but the bundle of --from "
-                f"reads values {range_text(known)}; leave it out"
-            )
-        if known is not None or "train" not in self.folder.splits:
-            return preprocessing
-        if self.value_range is not None:
-            return replace(preprocessing, value_range=self.value_range)
-        found = self._inspection.find_range("train")
-        if found.value_range is not None:
-            note(f"training: {found.to_text()}")
-        return replace(preprocessing, value_range=found.value_range)

@@ -13,7 +13,7 @@ from vitlora.data.augmentation import Augmentation, Transform
 from vitlora.data.bit_depth import ValueRange
 from vitlora.data.folder import Sample
 from vitlora.data.images import MemoryShortError, Side, open_image
-from vitlora.data.order import Draw, view_and_index
+from vitlora.data.order import NOT_COUNTED, Draw, view_index_counts
 from vitlora.errors import DataError
 
 # how torch hands on what a loader process raised: a traceback, then the class and its message
@@ -59,17 +59,17 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         return len(self.samples)
 
     def __getitem__(self, at: int | Draw) -> tuple[torch.Tensor, int]:
-        """Returns ``(3, H, W)``, normalised, and the label.
+        """Returns ``(3, H, W)``, normalised, and the label, or ``NOT_COUNTED``.
 
         Args:
             at: Index of the picture, or the view and the index.
         """
-        view, index = view_and_index(at)
+        view, index, counts = view_index_counts(at)
         sample = self.samples[index]
         if isinstance(self.transform, Augmentation):
             self.transform.seed(self.seed, view, index)
         image = open_image(sample.path, self.at_least, self.value_range, self.srgb, self.side)
-        return self.transform(image), sample.label
+        return self.transform(image), sample.label if counts else NOT_COUNTED
 
 
 class PictureLoader(DataLoader[Any]):

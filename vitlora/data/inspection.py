@@ -10,10 +10,11 @@ from vitlora.data.doctor.leaks import leak_notes
 from vitlora.data.duplicates import Fingerprint, fingerprints
 from vitlora.data.folder import Folder, Sample
 from vitlora.data.picture_file import looks_whole
+from vitlora.data.preprocessing import Preprocessing
 from vitlora.data.usage import content_of
 from vitlora.data.value_range import Found, find_range, range_text
 from vitlora.data.waiting import in_threads
-from vitlora.errors import DataError, a_few, a_few_lines, counted
+from vitlora.errors import DataError, UsageError, a_few, a_few_lines, counted
 from vitlora.notes import note, warn
 from vitlora.shell import typed
 
@@ -104,6 +105,31 @@ class Inspection:
                 f"({a_few(absent, 5)}): what is measured on it says nothing about them"
             )
         self._checked[split] = folder
+
+    def scaled(self, preprocessing: Preprocessing, asked: ValueRange | None) -> Preprocessing:
+        """Returns the preprocessing with the scale of the training pictures, if they need one.
+
+        Args:
+            preprocessing: That of the base, or of the bundle to continue from, with its scale.
+            asked: ``data.value_range``.
+
+        Raises:
+            UsageError: The bundle has another scale.
+        """
+        known = preprocessing.value_range
+        if known is not None and asked not in (None, known):
+            raise UsageError(
+                f"data.value_range is {range_text(asked)}, but the bundle of --from reads values "
+                f"{range_text(known)}; leave it out"
+            )
+        if known is not None or "train" not in self.division.folder.splits:
+            return preprocessing
+        if asked is not None:
+            return replace(preprocessing, value_range=asked)
+        found = self.find_range("train")
+        if found.value_range is not None:
+            note(f"training: {found.to_text()}")
+        return replace(preprocessing, value_range=found.value_range)
 
     def find_range(self, split: str) -> Found:
         """Returns the scale that suits the pictures of a split."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from vitlora.errors import UsageError, VitloraError
 from vitlora.hardware import is_out_of_memory, keep_off_host_memory
 from vitlora.memory.footprint import Footprint, footprint
 from vitlora.memory.room import Room, room_here
+from vitlora.training import ranks
 from vitlora.training.classifier import Classifier
 from vitlora.units import size
 
@@ -45,6 +47,8 @@ class Batches:
         self._model = model
         self._device: torch.device = trainer.strategy.root_device
         self._room = room_here(self._device)
+        if self._device.type == "cpu":  # which the processes of a machine have in common
+            self._room = replace(self._room, free=self._room.free // trainer.num_devices)
 
     def settle(self) -> str:
         """Sets both so that a step fits into memory, and returns a line about it.
@@ -59,11 +63,14 @@ class Batches:
                 "that out"
             )
         counted = self._count(accumulates=True)  # true unless all pictures fit at once
-        batch = fitting_batch(counted, self._room, most)
+        # the smallest of all processes
+        batch = -ranks.largest(-fitting_batch(counted, self._room, most, ranks.count()))[0]
         self._data.batch_size = max(batch, 1)
         self._trainer.accumulate_grad_batches = steps = most // max(batch, 1)
         there = f"{size(self._room.free)} {self._room.says}"
-        takes = size(counted.total(most))
+        takes = size(counted.total(self._own(most)))
+        if ranks.several():
+            there += f" for each of {ranks.count()} devices"
         if batch == most:
             return f"batch  {most} pictures at once ({there}; they take {takes})"
         said = f"batch  {max(batch, 1)} pictures x {steps} steps accumulated ({there}; "
@@ -92,35 +99,42 @@ class Batches:
 
     def _explain(self) -> MemoryFullError:
         batch, steps = self._data.batch_size, self._trainer.accumulate_grad_batches
-        takes = size(self._count(steps > 1).total(batch))
+        takes = size(self._count(steps > 1).total(self._own(batch)))
         half, twice = batch // 2, 2 * steps
         said = (
-            f"out of memory on {self._device.type} with {batch} pictures at once; by plan they "
-            f"take {takes}, and there were {size(self._room.free)} {self._room.says}"
+            f"out of memory on {self._device.type} with {self._own(batch)} pictures at once; by "
+            f"plan they take {takes}, and there were {size(self._room.free)} {self._room.says}"
         )
         words = ["--data.batch_size", str(half), "--trainer.accumulate_grad_batches", str(twice)]
-        if self._data.auto_batch and half:
+        if self._data.auto_batch and half and not ranks.several():
             return MemoryFullError(f"{said}. Once more with {half} x {twice} accumulated", words)
         ways = [] if self._options.get("checkpointing") else ["--model.checkpointing true"]
         ways += [" ".join(words)] if half else []
         ways += ["'vitlora plan', which shows what fits"]
         return MemoryFullError(f"{said}; try {', or '.join(ways)}")
 
+    def _own(self, batch: int) -> int:
+        """Returns the most pictures that one process has of a batch."""
+        return -(-batch // ranks.count())
+
     def _count(self, accumulates: bool) -> Footprint:
         kind, precision = self._device.type, str(self._trainer.precision)
         options, classes, kept = self._options, self._data.num_classes, self._model.given_storage
-        return footprint(options, classes, kind, precision, accumulates, kept)
+        spread = ranks.count() if getattr(self._trainer.strategy, "shards", False) else 1
+        stay = accumulates or ranks.several()  # gradients stay in DDP's buckets
+        return footprint(options, classes, kind, precision, stay, kept, spread_over=spread)
 
 
-def fitting_batch(counted: Footprint, room: Room, most: int) -> int:
+def fitting_batch(counted: Footprint, room: Room, most: int, devices: int = 1) -> int:
     """Returns ``most`` pictures, or the first half, quarter, ... of it that fits; 0 if none does.
 
     Args:
         counted: The memory that a run needs.
         room: The memory that is available; its margin is not used.
         most: Largest batch, at least 1.
+        devices: Number of devices that share it.
     """
     batch = most
-    while batch and counted.total(batch) > room.usable:
+    while batch and counted.total(-(-batch // devices)) > room.usable:
         batch //= 2
     return batch

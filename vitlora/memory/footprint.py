@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from vitlora.backbones import as_vit, outline
 from vitlora.hardware import storage_dtype
@@ -19,7 +20,8 @@ class Footprint:
     """What training takes, in bytes.
 
     Attributes:
-        base: The backbone's weights as they are kept, with the scales of 4-bit weights.
+        base: The backbone's weights as they are kept, with the scales of 4-bit weights; a device's
+            part of them where they are spread.
         adapters: The weights that are trained beside the base; 0 if the base is trained.
         gradients: One gradient for each trained number.
         optimizer: The optimiser's state.
@@ -29,6 +31,8 @@ class Footprint:
             gradients: bytes that do not grow with the batch, and bytes for each picture.
         image_size: Side of the pictures in pixels.
         parameters: Number of the backbone's parameters, with the head.
+        gathered: The blocks that are whole while they are computed, where the weights are spread;
+            part of ``moments``.
     """
 
     base: int
@@ -40,6 +44,7 @@ class Footprint:
     moments: torch.Tensor
     image_size: int
     parameters: int
+    gathered: int = 0
 
     def total(self, batch: int) -> int:
         """Returns the peak of a step on ``batch`` pictures."""
@@ -74,13 +79,16 @@ def footprint(
     precision: str,
     accumulates: bool = False,
     kept: Storage | None = None,
+    spread_over: int = 1,
 ) -> Footprint:
     """Counts what a run needs, on the network that it would train, without its weights.
 
     Args and errors are those of ``footprints``; ``model`` says whether blocks are recomputed.
     """
     ways = [bool(model.get("checkpointing", False))]
-    return next(footprints(model, num_classes, device, precision, accumulates, kept, ways))
+    return next(
+        footprints(model, num_classes, device, precision, accumulates, kept, ways, spread_over)
+    )
 
 
 def footprints(
@@ -91,6 +99,7 @@ def footprints(
     accumulates: bool = False,
     kept: Storage | None = None,
     checkpointing: Iterable[bool] = (False, True),
+    spread_over: int = 1,
 ) -> Iterator[Footprint]:
     """Yields what a run needs in each way; see ``footprint``. The network is built once.
 
@@ -99,9 +108,11 @@ def footprints(
         num_classes: Outputs of the head.
         device: Kind of device: cpu, cuda or mps.
         precision: Lightning's name of the precision.
-        accumulates: Whether several batches make one step, so that their gradients are kept.
+        accumulates: Whether gradients are kept from step to step: several batches make one step,
+            or several devices share one, with DDP's buckets.
         kept: How the bundle from which training continues keeps its base.
         checkpointing: Whether blocks are recomputed in the backward pass, for each way.
+        spread_over: Number of devices over which fsdp spreads the frozen weights of the blocks.
 
     Raises:
         VitloraError: The options do not fit the backbone or each other.
@@ -116,6 +127,8 @@ def footprints(
     trained = [p for p in network.parameters() if p.requires_grad]
     weights = _bytes(trained)
     frozen = frozen_bytes(network)
+    saved, gathered = _spread(as_vit(module.backbone.module).blocks, spread_over)
+    frozen -= saved
     base, adapters = (frozen, weights) if module.adapter.freezes_base else (frozen + weights, 0)
     optimizer = state_bytes(module.optimizer, trained)
     stepping = weights + step_bytes(module.optimizer, trained, device)
@@ -123,6 +136,8 @@ def footprints(
     for recomputed in checkpointing:
         as_vit(module.backbone.module).set_grad_checkpointing(recomputed)
         step = count_step(network.train(), size, storage_dtype(precision), accumulates)
+        moments = torch.tensor(step.moments, dtype=torch.float64)
+        moments[:, 0] += gathered
         yield Footprint(
             base=base,
             adapters=adapters,
@@ -130,10 +145,36 @@ def footprints(
             optimizer=optimizer,
             saved=step.saved[1],
             stepping=stepping,
-            moments=torch.tensor(step.moments, dtype=torch.float64),
+            moments=moments,
             image_size=size,
             parameters=parameters,
+            gathered=gathered,
         )
+
+
+def _spread(blocks: Iterable[nn.Module], devices: int) -> tuple[int, int]:
+    """Returns what it saves each device to spread the frozen weights of blocks, and what it costs.
+
+    Each weight is spread by its rows. A block is put together when it is computed, and then it is
+    there twice: as it came from the other devices, and as its layers read it.
+
+    Args:
+        blocks: With their trained parameters marked.
+        devices: Their number; with one, nothing is spread.
+
+    Returns:
+        Bytes that a device does not keep between two blocks; bytes of the largest block, twice.
+    """
+    saved = largest = 0
+    for block in blocks if devices > 1 else ():
+        whole = 0
+        for weight in block.parameters():
+            if not weight.requires_grad:
+                row = weight[0].numel() * weight.element_size()
+                whole += len(weight) * row
+                saved += (len(weight) - -(-len(weight) // devices)) * row
+        largest = max(largest, whole)
+    return saved, 2 * largest
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
@@ -26,11 +25,12 @@ from vitlora.hardware import check_compiles, compile_blocks, storage_dtype
 from vitlora.metrics.scores import Scores
 from vitlora.notes import tell
 from vitlora.quantization import Quantization, Storage
+from vitlora.training import ranks
 from vitlora.training.accumulation import Accumulation
 from vitlora.training.divergence import check_validation
 from vitlora.training.epoch_means import EpochMeans
 from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
-from vitlora.training.loss import class_weights
+from vitlora.training.loss import class_weights, gathered, shared_loss
 from vitlora.training.optimizers import OptimizerName, parameter_groups, scheduled
 from vitlora.training.ranges import check_ranges
 
@@ -113,6 +113,7 @@ class Classifier(LightningModule):
         # cached features -> logits, while the cache is in use
         self.cached_forward: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.answers = torch.empty(0), torch.empty(0)  # logits and labels of the last evaluation
         self._start: tuple[Mapping[str, torch.Tensor], PeftConfig | None] | None = None
         self.given_storage: Storage | None = None  # that of the bundle to continue from
         self._check_base: Callable[[str], None] = lambda digest: None
@@ -223,13 +224,18 @@ class Classifier(LightningModule):
         with self.trainer.precision_plugin.forward_context():
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             if not self.resumed:
-                self.adapter.init_from_data(self.built_network(), data.train_dataloader)
+                self.adapter.init_from_data(self.built_network(), data.whole_batches)
+                ranks.align([p for p in self.parameters() if p.requires_grad])
             reached = gradient_self_test(self, images.to(self.device))
         tell(f"gradient self-test: all {reached} trainable tensors are reached")
         if self.compile_blocks:
             compile_blocks(self.backbone.module)
         if self.class_weights:
             self.loss_weight = class_weights(data.folder.counts("train")).to(self.device)
+
+    def on_train_start(self) -> None:
+        """Gives each process random numbers of its own; until here, so that all start alike."""
+        ranks.vary_random_numbers()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Returns the batch; first calls ``between_batches`` if all about the last one is done."""
@@ -239,15 +245,13 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
         """Returns the loss of a batch of images and labels."""
-        logits, labels = self(batch[0]), batch[1]
-        loss = F.cross_entropy(
-            logits.float(), labels, weight=self.loss_weight, label_smoothing=self.label_smoothing
+        loss, tally = shared_loss(
+            self(batch[0]).float(), batch[1], self.loss_weight, self.label_smoothing
         )
-        self.log_dict(self.means.add(loss.detach(), logits.detach(), labels))
+        self.log_dict(self.means.add(tally.loss, tally.hits, tally.pictures))
         if self.trainer.accumulate_grad_batches == 1:
             return loss
-        weight = len(labels) if self.loss_weight is None else self.loss_weight[labels].sum()
-        return self.accumulation.weighed(loss, weight)
+        return self.accumulation.weighed(loss, tally.weight)
 
     def on_train_epoch_start(self) -> None:
         """Discards batches of an interrupted training that did not complete a step."""
@@ -275,10 +279,14 @@ class Classifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs accuracy, macro-F1 and loss of the whole split."""
         stage = "test" if self.trainer.testing else "val"
-        scores = self.scores(tuple(map(str, range(self._seen[0][0].shape[1]))))
+        parts, numbers = ranks.at_first([(a.cpu(), b.cpu()) for a, b in self._seen]), {}
+        if parts is not None:
+            self.answers = gathered(parts)
+            scores = self.scores(tuple(map(str, range(self.answers[0].shape[1]))))
+            numbers = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
+        numbers = ranks.of_first(numbers)
         if self.trainer.state.fn == "fit":
-            check_validation(self.trainer, scores.loss)
-        numbers = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
+            check_validation(self.trainer, numbers["loss"])
         self.log_dict({f"{stage}/{name}": number for name, number in numbers.items()})
 
     on_test_epoch_start = on_validation_epoch_start
@@ -286,9 +294,8 @@ class Classifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def scores(self, classes: tuple[str, ...]) -> Scores:
-        """Returns the scores of the last evaluation, with the classes' names."""
-        logits, labels = (torch.cat(parts).cpu() for parts in zip(*self._seen, strict=True))
-        return Scores(classes, logits, labels)
+        """Returns the scores of the last evaluation, with the classes' names, to rank 0."""
+        return Scores(classes, *self.answers)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns the optimiser with warm-up and cosine decay, stepped every batch."""

@@ -38,7 +38,7 @@ class Divergence(Callback):
         Raises:
             VitloraError: There was one.
         """
-        loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach()
+        loss = trainer.callback_metrics["train/loss_step"]  # of all processes
         # counted on the device, so that no step waits for it
         new = ~loss.isfinite() & (self._first == 0)
         self._first = torch.where(new, self._step, self._first)

@@ -16,19 +16,22 @@ class EpochMeans:
         self.sums = torch.zeros(3)
 
     def add(
-        self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+        self, loss: torch.Tensor, hits: torch.Tensor, pictures: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Adds a batch, and returns its own numbers under their names in the logs.
 
         Args:
             loss: Mean of the batch.
-            logits: ``(B, classes)``.
-            labels: ``(B,)``.
+            hits: Number of its right answers.
+            pictures: Number of its pictures.
         """
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        means = torch.stack([loss.float(), accuracy, torch.ones_like(accuracy)])
-        self.sums = self.sums.to(means.device) + len(labels) * means
-        return {"train/loss_step": loss, "train/acc_step": accuracy}
+        self.sums = self.sums.to(loss.device) + torch.stack([pictures * loss, hits, pictures])
+        return {"train/loss_step": loss, "train/acc_step": hits / pictures}
+
+    def now(self) -> tuple[float, float]:
+        """Returns loss and accuracy of the epoch so far; waits for the device."""
+        loss, hits, pictures = self.sums.tolist()
+        return loss / max(pictures, 1), hits / max(pictures, 1)
 
     def take(self) -> dict[str, torch.Tensor]:
         """Returns the means under their names in the logs, and begins anew."""

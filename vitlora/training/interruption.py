@@ -9,6 +9,7 @@ from typing import Any
 
 from vitlora.errors import VitloraError
 from vitlora.notes import tell, warn
+from vitlora.training import ranks
 
 _REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none
 _SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, _REQUEUE) if s is not None)
@@ -60,7 +61,7 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
-        if self.asked == _REQUEUE and _JOB in os.environ:
+        if self.asked == _REQUEUE and _JOB in os.environ and ranks.rank() == 0:
             self._requeue(os.environ[_JOB])
 
     def listen(self) -> None:

@@ -5,7 +5,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -39,6 +38,8 @@ class Cost(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
+        if not trainer.is_global_zero:
+            return
         module = cast(Classifier, pl_module)
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         folder = next(c.folder for c in callbacks if isinstance(c, RunFolder))
@@ -74,40 +75,19 @@ class RecordAnswers(Callback):
     def __init__(self, file: str) -> None:
         self.file = Path(file)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Registers a hook that collects the answers."""
-        self.labels: list[int] = []
-        self.answers: list[int] = []
-
-        def collect(module: object, inputs: object, logits: torch.Tensor) -> None:
-            self.answers += logits.argmax(1).tolist()
-
-        self._hook = pl_module.register_forward_hook(collect)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: Sequence[torch.Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the labels of a batch ``(images, labels)``."""
-        self.labels += batch[1].tolist()
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
-        self._hook.remove()
+        if not trainer.is_global_zero:
+            return
         module = cast(Classifier, pl_module)
         side = module.backbone.preprocessing.image_size
         picture = torch.zeros(1, 3, side, side, device=module.device)
         took = milliseconds(module.built_network(), picture)
-        fields = {"labels": self.labels, "answers": self.answers, "milliseconds": took}
+        logits, labels = module.answers
+        answers = logits.argmax(1).tolist()
+        fields = {"labels": labels.tolist(), "answers": answers, "milliseconds": took}
         write_whole(self.file, json.dumps(fields))
 
-    on_validation_start = on_test_start
-    on_validation_batch_end = on_test_batch_end
     on_validation_end = on_test_end
 
 
@@ -140,7 +120,7 @@ class EpochScores(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes a line: the epoch from 1, the number of epochs if it is known, the scores."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
             return
         names = {"val/macro_f1": "macro_f1", "val/acc": "accuracy", "val/loss": "loss"}
         metrics = trainer.callback_metrics

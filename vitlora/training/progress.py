@@ -5,12 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from vitlora.training.classifier import Classifier
 from vitlora.units import clock
 
 _WIDTH = 20  # characters of the bar
@@ -28,24 +29,11 @@ class Progress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._on = True
-        self._images = self._epoch_images = 0
-        # summed on the device, so that no step waits for its numbers
-        self._loss: float | torch.Tensor = 0.0
-        self._hits: float | torch.Tensor = 0.0
+        self._images = 0
         self._started = self._drawn = 0.0
         self._epoch_started = self._ended = self._waited = 0.0
         self._length = 0
         self._done = 0.0  # share of the run that was done when the clock started
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the sums of the epoch, for a run that goes on."""
-        sums = {"loss": torch.as_tensor(self._loss), "hits": torch.as_tensor(self._hits)}
-        return {"images": self._epoch_images, **sums}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the sums of the epoch."""
-        self._epoch_images = state_dict["images"]
-        self._loss, self._hits = state_dict["loss"], state_dict["hits"]
 
     def disable(self) -> None:
         """Turns the line off (Lightning does so on all processes but the first)."""
@@ -80,18 +68,12 @@ class Progress(ProgressBar):
         batch_idx: int,
     ) -> None:
         """Redraws the line, at most ten times a second."""
-        count, metrics = len(batch[1]), trainer.callback_metrics
-        if batch_idx == 0:
-            self._epoch_images, self._loss, self._hits = 0, 0.0, 0.0
-        self._images += count
-        self._epoch_images += count
-        self._loss = count * metrics["train/loss_step"] + self._loss
-        self._hits = count * metrics["train/acc_step"] + self._hits
+        self._images += len(batch[1]) * trainer.world_size
         now = time.monotonic()
         if self._on and sys.stdout.isatty() and now - self._drawn > 0.1:
             self._drawn = now
             share = (batch_idx + 1) / max(self.total_train_batches, 1)
-            print("\r" + self._over(self._line(trainer, share)), end="", flush=True)
+            print("\r" + self._over(self._line(trainer, pl_module, share)), end="", flush=True)
         self._ended = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,15 +82,16 @@ class Progress(ProgressBar):
             return
         metrics = trainer.callback_metrics
         line = (
-            f"{self._line(trainer, 1.0)} | val acc {float(metrics['val/acc']):.4f} "
+            f"{self._line(trainer, pl_module, 1.0)} | val acc {float(metrics['val/acc']):.4f} "
             f"macro-F1 {float(metrics['val/macro_f1']):.4f}"
         )
         print("\r" + self._over(line) if sys.stdout.isatty() else line, flush=True)
         self._length = 0
 
-    def _line(self, trainer: Trainer, share: float) -> str:
+    def _line(self, trainer: Trainer, pl_module: LightningModule, share: float) -> str:
         length = epochs_of(trainer)  # may change on the way
-        epochs, seen = math.ceil(length), max(self._epoch_images, 1)
+        epochs = math.ceil(length)
+        loss, accuracy = cast(Classifier, pl_module).means.now()
         elapsed = time.monotonic() - self._started
         done = min((trainer.current_epoch + share) / length, 1.0)
         fresh = done - self._done
@@ -117,7 +100,7 @@ class Progress(ProgressBar):
         return (
             f"epoch {trainer.current_epoch + 1:>{len(str(epochs))}}/{epochs} "
             f"[{'#' * filled}{'.' * (_WIDTH - filled)}] "
-            f"loss {float(self._loss) / seen:.3f} acc {float(self._hits) / seen:.3f} "
+            f"loss {loss:.3f} acc {accuracy:.3f} "
             f"{self._images / max(elapsed, 1e-9):.0f} img/s, {clock(left)} left"
             f"{self._waiting(trainer)}"
         )

@@ -31,6 +31,8 @@ _OURS = (LOGS, LOCK, STATE)  # beside a bundle's files
 class RunFolder(Callback):
     """Writes the bundle whenever the validation macro-F1 rises (the lower loss breaks a tie).
 
+    Of several processes, the first one writes.
+
     Args:
         folder: Folder for the bundle, with the logs below it. An earlier bundle there is moved
             aside, never overwritten.
@@ -48,7 +50,6 @@ class RunFolder(Callback):
         parent: str | None = None,
         lock: RunLock | None = None,
     ) -> None:
-        check_free(folder)  # before the pictures are read
         self.folder = folder
         self.run_config = run_config
         self.logs = logs
@@ -87,6 +88,8 @@ class RunFolder(Callback):
         Raises:
             UsageError: The bundle of a run that goes on is gone.
         """
+        if not trainer.is_global_zero:
+            return
         if not self._resumed:
             self._aside = clear_the_way(self.folder)
         if self.best is not None:
@@ -121,6 +124,8 @@ class RunFolder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the last weights if no epoch was validated; notes steps that are not saved."""
+        if not trainer.is_global_zero:
+            return
         if not self.written and trainer.global_step:
             self._write(trainer, cast(Classifier, pl_module), {})
             tell(f"no epoch was validated; the last weights are saved in {self.folder}")
@@ -132,7 +137,7 @@ class RunFolder(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the bundle if this epoch is the best so far."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
             return
         module = cast(Classifier, pl_module)
         self._validated = trainer.global_step
@@ -151,9 +156,13 @@ class RunFolder(Callback):
 
         After Ctrl-C, a usable bundle remains, and a message says where.
         """
+        if not trainer.is_global_zero:
+            return
         module = cast(Classifier, pl_module)
         interrupted = isinstance(exception, KeyboardInterrupt)
-        goes_on = self._began and saved_steps(self.folder) > 0
+        # a run that has saved an epoch goes on, if only from its start: it has not ended
+        there = self.written and (self.folder / STATE).is_file()
+        goes_on = self._began and (there or saved_steps(self.folder) > 0)
         if self._began and not goes_on:
             (self.folder / STATE).unlink(missing_ok=True)
         if interrupted and module.network is not None:

@@ -17,12 +17,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vitlora.bundle.folder import STATE
 from vitlora.data.dataset import PictureLoader
-from vitlora.data.order import Order
+from vitlora.data.order import SharedBatches
 from vitlora.notes import note, tell
+from vitlora.training import ranks
 from vitlora.training.classifier import Classifier
-from vitlora.training.identity import check_identity, identity_of
+from vitlora.training.identity import check_alike, check_identity, identity_of
 from vitlora.training.interruption import Interruption
-from vitlora.training.progress import Progress
 from vitlora.training.run_folder import resume_command
 from vitlora.training.state_file import StateError, write_state
 from vitlora.training.state_shape import check_optimizer, check_shape
@@ -86,6 +86,7 @@ class RunState(Callback):
         """
         module = cast(Classifier, pl_module)
         self._identity = identity_of(trainer, module, self._parent)
+        check_alike(self._identity)
         if self._found is None:
             return
         about, state = self._found
@@ -102,14 +103,15 @@ class RunState(Callback):
         self._interruption.waits = True
         if self._found is None:
             return
-        epoch, batches = _place(trainer)
+        epoch, done = _place(trainer)
         loader: Any = trainer.train_dataloader
-        if not isinstance(loader, PictureLoader) or not isinstance(loader.sampler, Order):
+        batches = loader.batch_sampler if isinstance(loader, PictureLoader) else None
+        if not isinstance(batches, SharedBatches):
             raise StateError(
                 f"{self.file} cannot be resumed, because the training batches come from a "
                 f"{type(loader).__name__} whose order is not known"
             )
-        loader.sampler.go_on(epoch, batches * (loader.batch_size or 1))
+        batches.sampler.go_on(epoch, done * batches.batch_size)
         steps = f"step {trainer.global_step:,} of {int(trainer.estimated_stepping_batches):,}"
         tell(f"resuming from {self.file}: epoch {epoch + 1}, {steps}")
 
@@ -126,7 +128,8 @@ class RunState(Callback):
 
     def finish(self) -> None:
         """Removes the state of a run that has ended."""
-        self.file.unlink(missing_ok=True)
+        if ranks.rank() == 0:
+            self.file.unlink(missing_ok=True)
 
     def _between(self, trainer: Any, module: Classifier) -> None:
         """Restores random numbers first; then saves if it is time, and ends if a signal came."""
@@ -136,9 +139,14 @@ class RunState(Callback):
             self._found, self._saved = None, time.monotonic()
         if module.accumulation.begun:
             return
-        passed, asked = time.monotonic() - self._saved, self._interruption.asked is not None
+        passed = time.monotonic() - self._saved
         begins = not trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if asked or passed > max(0.0 if begins else _EVERY, _WORTH * self._cost):
+        due = passed > max(0.0 if begins else _EVERY, _WORTH * self._cost)
+        # all processes save and end after the same step, whichever of them was told to
+        asked, due = ranks.largest(self._interruption.asked or 0, due and ranks.rank() == 0)
+        if asked:  # else a signal may have come while this process waited for the others
+            self._interruption.asked = asked
+        if asked or due:
             self._save(trainer, module)
         if asked:
             raise self._interruption.end(
@@ -148,13 +156,16 @@ class RunState(Callback):
 
     def _save(self, trainer: Any, module: Classifier) -> None:
         start = time.monotonic()
+        random = ranks.at_first(_random_of(module))
+        if random is None:
+            return
         about = {
             "steps": trainer.global_step,
             "options": self._options(),
             "identity": self._identity,
         }
         try:
-            write_state(self.file, about, _state_of(trainer, module))
+            write_state(self.file, about, {**_state_of(trainer, module), "random": random})
         except (OSError, TypeError) as error:
             if not self._told:
                 reason = (
@@ -183,8 +194,7 @@ class RunState(Callback):
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
         check_shape(state["means"], module.means.sums, "means")
         module.means.sums = state["means"]
-        other = (state["callbacks"].keys() ^ fresh["callbacks"].keys()) - {Progress.__name__}
-        if other:
+        if other := state["callbacks"].keys() ^ fresh["callbacks"].keys():
             raise ValueError(f"trainer.callbacks differ by {', '.join(sorted(map(str, other)))}")
         for callback in trainer.callbacks:
             if callback.state_key in state["callbacks"]:
@@ -198,7 +208,7 @@ class RunState(Callback):
             raise ValueError("the training loop did not come back to its place")
         trainer.should_stop = bool(state["should_stop"])
         metrics.update({name: value.to(module.device) for name, value in state["metrics"].items()})
-        for name, numbers in state["random"].items():
+        for name, numbers in state["random"][ranks.rank()].items():
             _generator_of(name).set_rng_state(numbers)
 
     @contextmanager
@@ -219,7 +229,6 @@ class RunState(Callback):
 def _state_of(trainer: Any, module: Classifier) -> dict[str, Any]:
     """Returns everything that a run needs in order to go on."""
     (optimizer,), (schedule,) = trainer.optimizers, trainer.lr_scheduler_configs
-    kind = module.device.type
     callbacks = {each.state_key: each.state_dict() for each in trainer.callbacks}
     return {
         "weights": _trained(module),
@@ -231,8 +240,12 @@ def _state_of(trainer: Any, module: Classifier) -> dict[str, Any]:
         "metrics": dict(trainer.callback_metrics),
         "means": module.means.sums,
         "should_stop": trainer.should_stop,
-        "random": {name: _generator_of(name).get_rng_state() for name in {"cpu", kind}},
     }
+
+
+def _random_of(module: Classifier) -> dict[str, torch.Tensor]:
+    """Returns the states of this process's random numbers."""
+    return {name: _generator_of(name).get_rng_state() for name in {"cpu", module.device.type}}
 
 
 def _trained(module: Classifier) -> dict[str, torch.nn.Parameter]:

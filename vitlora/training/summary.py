@@ -8,6 +8,7 @@ from vitlora.adapters import count_trainable
 from vitlora.data.folder import Folder
 from vitlora.notes import tell
 from vitlora.quantization import frozen_bytes
+from vitlora.training import ranks
 from vitlora.training.classifier import Classifier
 
 _MOST_CLASSES, _SMALLEST = 25, 10  # classes to list in full; of more, only the smallest
@@ -21,6 +22,10 @@ class Summary(Callback):
         module = cast(Classifier, pl_module)
         folder: Folder = trainer.datamodule.folder  # pyright: ignore[reportAttributeAccessIssue]
         tell(run_table(module, folder, module.base_parameters, str(trainer.precision)))
+
+
+def _shared() -> str:
+    return f", {ranks.count()} processes that share each batch" if ranks.several() else ""
 
 
 def run_table(module: Classifier, folder: Folder, base: int, precision: str) -> str:
@@ -47,7 +52,7 @@ def run_table(module: Classifier, folder: Folder, base: int, precision: str) -> 
         ("parameters", f"{total:,} total, {trainable:,} trainable ({trainable / total:.2%})"),
         ("frozen base", f"{frozen_bytes(network):,} bytes ({kept}{module.storage.dtype})"),
         ("image size", f"{module.backbone.preprocessing.image_size} px"),
-        ("runs on", f"{module.device.type}, {precision}"),
+        ("runs on", f"{module.device.type}, {precision}{_shared()}"),
         ("data", str(folder.root)),
     ]
     lines = [f"{name:<12} {value}" for name, value in rows]

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from vitlora.errors import UsageError, counted
 from vitlora.notes import note, tell
+from vitlora.training import ranks
 from vitlora.training.cache.prefix import Prefix
 from vitlora.training.classifier import Classifier
 from vitlora.training.optimizers import WarmupCosine
@@ -124,14 +125,14 @@ class TimeBudget(Callback):
                 module.drop_patches(self.dropped)
             self._lengthen(trainer, self.steps)
             return
-        self._pace = pace = self._measured(trainer, module)
-        most = MOST_EPOCHS * pace.epoch
-        steps = most if self.seconds is None else pace.steps_within(self._left())
+        self._pace = pace = ranks.of_first(self._measured(trainer, module))
+        most, left = MOST_EPOCHS * pace.epoch, ranks.of_first(self._left())
+        steps = most if self.seconds is None else pace.steps_within(left)
         if steps < _FEW * pace.epoch and self._drops and may_drop(module):
             self.dropped = 0.5
             module.drop_patches(self.dropped)
             self._pace = pace = replace(pace, step=_HALF * pace.step)
-            steps = pace.steps_within(self._left())
+            steps = pace.steps_within(left)
         steps = min(steps, most)
         if steps < 1:
             needed = time.monotonic() - self.started + pace.seconds_of(pace.epoch)
@@ -167,8 +168,9 @@ class TimeBudget(Callback):
         if self.seconds is None or self._settled or done < min(2 * _MEASURED, self.steps / 2):
             return
         self._pace = replace(self._pace, step=(self._trained + self._passed(now)) / done)
+        self._pace, left = ranks.of_first((self._pace, self._left()))
         begun = done - self._validated  # the validation of these steps is still to come
-        left = self._left() + begun * self._pace.step
+        left += begun * self._pace.step
         steps = done - begun + self._pace.steps_within(left)
         steps = max(min(steps, MOST_EPOCHS * self._pace.epoch), done)
         late = (self.steps - steps) * self._pace.step > _LATE * self.seconds
@@ -186,7 +188,7 @@ class TimeBudget(Callback):
         if trainer.sanity_checking or not self.steps:
             return
         took = self._passed(now)
-        after = _IN_FP32 * took * self._after / _held_out(trainer)
+        after = _IN_FP32 * took * self._after / _held_out(trainer) * ranks.count()
         self._validated = trainer.global_step
         self._pace = replace(self._pace, validation=took, after=after)
         self._since = now
@@ -233,9 +235,10 @@ class TimeBudget(Callback):
         batches = int(trainer.num_training_batches)
         epoch = math.ceil(batches / trainer.accumulate_grad_batches)
         trained = min(batches * data.batch_size, len(data.folder.splits["train"]))
+        shared = picture / ranks.count()  # what follows the training is not
         return Pace(
-            picture * trained / epoch,
-            _FORWARD * picture * _held_out(trainer),
+            shared * trained / epoch,
+            _FORWARD * shared * _held_out(trainer),
             _FORWARD * picture * self._after * _IN_FP32,
             epoch,
         )

@@ -4,19 +4,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch.callbacks as lightnings
-from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.strategies import Strategy
 
 from vitlora.errors import UsageError, nearest
 from vitlora.hardware import Precision, pick_device, pick_precision
+from vitlora.processes import Devices, Place, device_count, joined
 from vitlora.training.cache.prefix_cache import PrefixCache, Where
 from vitlora.training.divergence import Divergence
 from vitlora.training.progress import Progress
+from vitlora.training.strategies import environment_of, strategy_of
 from vitlora.training.time_budget import MOST_EPOCHS
 from vitlora.units import seconds_of
 
@@ -48,7 +50,12 @@ class Trainer(LightningTrainer):
         precision: auto (bf16 if the chip has it, else fp16 on older CUDA cards, else fp32),
             32-true, bf16-mixed or 16-mixed.
         accelerator: auto, cpu, cuda or mps.
-        devices: Must be 1.
+        devices: Number of devices to train on, each in a process of its own; or numbers of GPUs,
+            such as [0,2]; auto for all GPUs; null for those that torchrun started, else 1.
+        num_nodes: Number of machines, each with so many devices; start vitlora on all of them with
+            torchrun or srun.
+        strategy: How several devices share the work: ddp (auto) gives each the whole base, fsdp a
+            part of the frozen weights, for a base too large for one.
         early_stopping: Stop after this many epochs without a better validation macro-F1; null to
             run them all.
         accumulate_grad_batches: Number of batches for each optimiser step.
@@ -76,7 +83,9 @@ class Trainer(LightningTrainer):
         time: str | None = None,
         precision: Precision = "auto",
         accelerator: str = "auto",
-        devices: int = 1,
+        devices: int | str | list[int] | None = None,
+        num_nodes: int = 1,
+        strategy: str | Strategy = "auto",
         early_stopping: int | None = None,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = 1.0,
@@ -106,31 +115,36 @@ class Trainer(LightningTrainer):
             max_epochs = MOST_EPOCHS  # until the first steps are measured
             _check_timed(kwargs)
         _check_length(max_epochs, kwargs.get("max_steps", -1))
-        for key, one in {"devices": devices, "num_nodes": kwargs.get("num_nodes", 1)}.items():
-            if one != 1:
-                raise UsageError(f"trainer.{key} is {one}; vitlora trains on 1 device")
-        strategy = kwargs.get("strategy", "auto")
-        if strategy != "auto" and not isinstance(strategy, SingleDeviceStrategy):
-            said = f"is {strategy}" if isinstance(strategy, str) else "is set"
-            raise UsageError(
-                f"trainer.strategy {said}; leave it out: vitlora trains on 1 device, in 1 process"
-            )
+        if num_nodes < 1:
+            raise UsageError(f"trainer.num_nodes is {num_nodes}; expected at least 1")
         device = pick_device(accelerator, "--trainer.accelerator")
+        place = joined(devices, num_nodes, device.type)
+        devices, num_nodes = _settled(devices, num_nodes, device, place)
         every = _checked(callbacks, bool(logger) and logger is not True)
         if kwargs.get("enable_progress_bar") is not False and not _any(every, ProgressBar):
             every.append(Progress())
         every.append(Divergence())
         if early_stopping is not None:
             every.append(EarlyStopping("val/macro_f1", mode="max", patience=early_stopping))
-        if cache != "off":
+        if strategy == "fsdp":
+            _check_sharded(self.timed, cache)
+        elif cache != "off":
             every.append(PrefixCache(cache, cache_views, cache_gb, cache_folder))
-        kwargs["plugins"] = _on_its_own(kwargs.get("plugins"))
+        plugins = kwargs.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            plugins = [*plugins, environment_of(place)]
+        kwargs["plugins"] = plugins
         try:
             super().__init__(
                 max_epochs=max_epochs,
                 precision=pick_precision(device, precision),  # pyright: ignore[reportArgumentType]
                 accelerator=device.type,
-                devices=devices if device.index is None else [device.index],
+                devices=devices,  # pyright: ignore[reportArgumentType]
+                num_nodes=num_nodes,
+                strategy=strategy_of(strategy, place),
+                use_distributed_sampler=False,  # the data shares each batch
+                inference_mode=strategy != "fsdp",  # whose weights come and go
                 callbacks=every,
                 accumulate_grad_batches=accumulate_grad_batches,
                 gradient_clip_val=gradient_clip_val,
@@ -143,6 +157,8 @@ class Trainer(LightningTrainer):
             )
         except (ValueError, MisconfigurationException, ModuleNotFoundError) as error:
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from None
+        # or all wait for their devices before each batch, to hear of a SIGTERM; RunState does that
+        self.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def _check_timed(options: Mapping[str, Any]) -> None:
@@ -155,6 +171,15 @@ def _check_timed(options: Mapping[str, Any]) -> None:
             f"trainer.check_val_every_n_epoch is {every}, but trainer.time needs a validation "
             "after each epoch; leave one of them out"
         )
+
+
+def _check_sharded(timed: bool, cache: Where) -> None:
+    """Refuses what lets a process compute without the others, which FSDP does not allow."""
+    said = "trainer.strategy is fsdp, with which all devices compute the same number of batches"
+    if timed:
+        raise UsageError(f"{said}; set trainer.max_epochs instead of trainer.time")
+    if cache in ("memory", "disk"):
+        raise UsageError(f"{said}; set trainer.cache to off")
 
 
 def _check_length(max_epochs: int | None, max_steps: int) -> None:
@@ -205,14 +230,34 @@ def _any(callbacks: Iterable[Callback], kind: type[Callback]) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
 
-def _on_its_own(plugins: Any) -> list[Any]:
-    """Adds a single-process environment to the plugins, unless they have a cluster's.
+def _settled(
+    devices: Devices, machines: int, device: torch.device, place: Place | None
+) -> tuple[Devices, int]:
+    """Returns the devices of each machine and the number of machines, as Lightning takes them.
 
-    Under SLURM and torchrun, Lightning would expect several devices. The process is rank 0, or it
-    would write no logs.
+    Raises:
+        UsageError: Nothing started the processes that are asked for.
     """
-    given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
-    if any(isinstance(plugin, ClusterEnvironment) for plugin in given):
-        return list(given)
-    rank_zero_only.rank = 0  # pyright: ignore[reportFunctionMemberAccess]
-    return [*given, LightningEnvironment()]
+    if device.type != "cuda" and str(devices).startswith("["):
+        raise UsageError(
+            f"trainer.devices is {devices}, which are numbers of GPUs, but the run is on "
+            f"{device.type}; give the number of processes instead"
+        )
+    if place is not None:
+        if device.type == "mps":
+            raise UsageError("MPS is a single device; leave trainer.devices out")
+        count = device_count(devices, device.type)
+        one = devices in (None, "auto", "-1", -1) or count == 1
+        return (place.here if one else devices), place.machines
+    if machines != 1:
+        raise UsageError(
+            f"trainer.num_nodes is {machines}, but nothing started this process on {machines} "
+            "machines: start it with torchrun or srun on all of them"
+        )
+    if (count := device_count(devices, device.type)) > 1:
+        raise UsageError(
+            f"trainer.devices is {devices}, but nothing started {count} processes; use "
+            "'vitlora fit', vitlora.fit or torchrun"
+        )
+    alone = devices in (None, "auto", "-1", -1, 1, "1")
+    return ([device.index] if device.index is not None else 1) if alone else devices, 1

@@ -1,4 +1,7 @@
-"""The outputs of the frozen part of a network for the pictures of a run."""
+"""The outputs of the frozen part of a network for the pictures of a run.
+
+Each of several processes has those of its own pictures.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -36,6 +39,7 @@ class Features:
 
     def __init__(self, trainer: Trainer, module: Classifier, prefix: Prefix) -> None:
         self.data: FolderData = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.share = self.data.share
         self._module = module
         self._context = trainer.precision_plugin.forward_context
         self._precision = str(trainer.precision)
@@ -53,19 +57,24 @@ class Features:
         return self.data.augment != "none"
 
     def rows(self, split: str) -> int:
-        """Returns the number of pictures of a split."""
+        """Returns the number of pictures of a split, of all processes."""
         return len(self.data.folder.splits[split])
 
+    def own_rows(self, split: str) -> int:
+        """Returns the number of pictures of a split that are this process's own."""
+        return self.share.rows(self.rows(split))
+
     def size(self, split: str) -> int:
-        """Returns the bytes of one view of a split."""
+        """Returns the bytes of one view of a split, of all processes."""
         return self.rows(split) * torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def labels(self, split: str) -> torch.Tensor:
-        """Returns the labels ``(N,)`` of a split's pictures."""
-        return torch.tensor([sample.label for sample in self.data.folder.splits[split]])
+        """Returns the labels ``(N,)`` of its own pictures of a split."""
+        own = self.data.folder.splits[split][self.share.rank :: self.share.of]
+        return torch.tensor([sample.label for sample in own])
 
     def batches(self, split: str, view: int) -> Iterator[torch.Tensor]:
-        """Computes one view of a split, in the order of its pictures; yields ``(B, *shape)``."""
+        """Computes one view of its own pictures of a split, in order; yields ``(B, *shape)``."""
         for images, _ in self.data.view_dataloader(split, view):
             rows = self._without_training(self.prefix.before, images.to(self._module.device))
             yield rows.to(self.dtype).cpu()
@@ -82,8 +91,9 @@ class Features:
             "pictures": pictures.hexdigest(),
             "transform": asdict(self._module.backbone.preprocessing),
             "augment": self.data.augment if drawn else "none",
-            "seed": torch.initial_seed() if drawn else None,
+            "seed": self.data.seed if drawn else None,
             "view": view,
+            **({"share": [self.share.rank, self.share.of]} if self.share.of > 1 else {}),
             "backbone": self._module.backbone.id,
             "blocks": self.prefix.blocks,
             "pooled": self.prefix.pooled,

@@ -11,10 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from vitlora.data.dataset import PictureLoader
-from vitlora.data.order import Draw, view_and_index
+from vitlora.data.order import NOT_COUNTED, Draw, SharedBatches, view_index_counts
 from vitlora.errors import UsageError
 from vitlora.files import cache_folder, expanded
 from vitlora.notes import tell
+from vitlora.training import ranks
 from vitlora.training.cache.features import Features
 from vitlora.training.cache.prefix import Prefix
 from vitlora.training.cache.shelf import Memory, Shelf
@@ -111,6 +112,11 @@ class PrefixCache(Callback):
                 f"{type(trainer.train_dataloader).__name__} of your own, of whose pictures nothing "
                 "is known; set trainer.cache to auto or off"
             )
+        splits = trainer.datamodule.folder.splits
+        if ranks.several() and min(map(len, splits.values())) < ranks.count():
+            # a process without any picture of its own would have nothing to fill a batch with
+            self._without("this run", "a split has fewer pictures than there are devices")
+            return
         prefix, epochs = Prefix(module.backbone.module), max(1, math.ceil(epochs_of(trainer)))
         views = (self.views or usual_views(epochs)) if trainer.datamodule.augment != "none" else 1
         views = resumed or max(min(views, epochs), 1)
@@ -133,12 +139,11 @@ class PrefixCache(Callback):
                 )
             return
         self._decided = views
-        kept = Kept([made["train", view] for view in range(views)], features.labels("train"))
-        order = trainer.train_dataloader.sampler
-        trainer.train_dataloader.keep(kept.batches(features.data.batch_size, order))
-        if ("val", 0) in made:
-            kept = Kept([made["val", 0]], features.labels("val"))
-            trainer.val_dataloaders.keep(kept.batches(features.data.batch_size))
+        loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
+        for split in {split for split, _ in made}:
+            rows = [made[part] for part in parts if part[0] == split]
+            kept = Kept(rows, features.labels(split), features.share.of)
+            loaders[split].keep(kept.batches(loaders[split].batch_sampler))
         module.cached_forward = prefix.after
         if module.dropped is not None:  # whole pictures are kept; the rest of the blocks may drop
             module.dropped.first = prefix.blocks
@@ -157,14 +162,15 @@ class PrefixCache(Callback):
         made = {part: found for part in parts if (found := self.place.find(keys[part])) is not None}
         missing = [part for part in parts if part not in made]
         needed = sum(features.size(split) for split, _ in missing)
-        if needed > (free := self.place.make_room(needed)):
+        free = -ranks.largest(-self.place.make_room(needed))[0]  # the least of all processes
+        if needed > free:
             return self._without(what, f"{self.place} has room for {size(free)}")
         there = f", {len(made)} of {len(parts)} parts found" if made else ""
         tell(f"{'cache':<12} {what} in {self.place}{there}")
-        bar = _Bar(sum(features.rows(split) for split, _ in missing))
+        bar = _Bar(sum(features.own_rows(split) for split, _ in missing))
         for split, view in missing:
             rows = bar.counted(features.batches(split, view))
-            shape = (features.rows(split), *features.shape)
+            shape = (features.own_rows(split), *features.shape)
             made[split, view] = self.place.keep(keys[split, view], rows, shape)
         bar.end()
         return made
@@ -184,32 +190,34 @@ class PrefixCache(Callback):
 
 
 class Kept(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """The cached outputs for a split's pictures, served in batches.
+    """The cached outputs for this process's own pictures of a split, served in batches.
 
     Args:
         views: A tensor for each view, a row for each picture; the epochs take them in turn.
         labels: ``(N,)``.
+        of: Number of processes; the row of a picture is its index divided by it.
     """
 
-    def __init__(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
+    def __init__(self, views: Sequence[torch.Tensor], labels: torch.Tensor, of: int = 1) -> None:
         self.views = views
         self.labels = labels
+        self.of = of
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, batch: Sequence[int | Draw]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns rows ``(B, ...)`` and labels ``(B,)`` of pictures of one view."""
-        view, _ = view_and_index(batch[0])
-        chosen = torch.tensor([view_and_index(at)[1] for at in batch])
-        return self.views[view % len(self.views)].index_select(0, chosen), self.labels[chosen]
+        views, indices, counts = zip(*map(view_index_counts, batch), strict=True)
+        rows = torch.tensor(indices) // self.of
+        labels = torch.where(torch.tensor(counts), self.labels[rows], NOT_COUNTED)
+        return self.views[views[0] % len(self.views)].index_select(0, rows), labels
 
-    def batches(self, size: int, order: Iterable[Any] | None = None) -> DataLoader[Any]:
-        """Returns a loader; no workers, as there is nothing to compute."""
+    def batches(self, like: SharedBatches) -> DataLoader[Any]:
+        """Returns a loader of the same pictures; no workers, as there is nothing to compute."""
         return DataLoader(
             self,
-            batch_size=size,
-            sampler=order,
+            batch_sampler=SharedBatches(like.sampler, like.batch_size, like.share, owned=True),
             collate_fn=_as_they_are,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or each epoch takes one of training's random numbers
