@@ -38,14 +38,16 @@ def plan(
     neither the pictures nor the base's weights are needed.
 
     Columns: bytes of the base, of trained parameters, of gradients and optimiser state; activations
-    per picture; the peak at some batch sizes; the largest batch that fits.
+    per picture; the peak at some batch sizes; the largest batch that fits. On several devices, all
+    of these are for each device.
 
     Args:
         config: YAML files, as for fit.
         data: Folder of pictures.
-        vram: Memory of the GPU to plan for, such as 6GB (default: free memory of this machine).
+        vram: Memory of each GPU to plan for, such as 6GB (default: free memory of this machine).
         methods: Methods to plan for; 'vitlora compare --help' explains them.
-        batches: Batch sizes to show the peak for (default: 1, 8 and the configured one).
+        batches: Batch sizes of a device to show the peak for (default: 1, 8 and its part of
+            data.batch_size).
         classes: Number of classes, if the folder of pictures does not exist yet.
         measure: Also time ten training steps of each method that fits, on this machine.
         png: Also draw a bar chart to this PNG file.
@@ -62,6 +64,7 @@ def plan(
     Examples:
         $ vitlora plan waste5.yaml --vram 6GB
         $ vitlora plan demo.yaml --measure
+        $ vitlora plan waste5.yaml --devices 4 --vram 24GB
         $ vitlora plan --model.backbone timm/vit_7b_patch16_dinov3 --vram 6GB
     """
     methods = check_methods(methods)

@@ -18,9 +18,10 @@ from vitlora.data.read import read_folder
 from vitlora.errors import DataError, UsageError
 from vitlora.hardware import Precision, pick_device, pick_precision
 from vitlora.memory.batch import fitting_batch
+from vitlora.memory.devices import Devices, check_shared, devices_of, trained_by
 from vitlora.memory.footprint import footprints
 from vitlora.memory.probe import images_per_second
-from vitlora.memory.room import Room, parse_size, room_here, room_of
+from vitlora.memory.room import Room
 from vitlora.memory.table import MARGIN_SAID, Way, bars, pick, table
 from vitlora.studies.methods import configure
 from vitlora.units import clock, size
@@ -37,12 +38,12 @@ class Plan:
         classes: Number of classes.
         counted_by: Where that number comes from.
         pictures: Pictures in an epoch; None if they cannot be counted.
-        device: ``cpu``, ``cuda`` or ``mps``.
+        devices: The devices of the run.
         precision: Lightning's name of the training precision.
-        room: The memory that is available.
-        ways: Every method with and without checkpointing, and the memory it needs.
-        batches: Batch sizes to show the peak for.
-        most: Pictures in a step.
+        room: The memory that is available, on each device.
+        ways: Every method with and without checkpointing, and the memory it needs on each device.
+        batches: Batch sizes to show the peak for, on each device.
+        most: Pictures in a step, on all devices.
         measured: Whether the methods that fit were timed.
         command: The command that trains as advised; None if nothing fits.
     """
@@ -51,7 +52,7 @@ class Plan:
     classes: int
     counted_by: str
     pictures: int | None
-    device: str
+    devices: Devices
     precision: str
     room: Room
     ways: Sequence[Way]
@@ -62,29 +63,36 @@ class Plan:
 
     @property
     def pick(self) -> tuple[Way | None, int, str]:
-        """The recommended way, its batch size, and the reason; None and 0 if nothing fits."""
-        return pick(self.ways, self.room, self.most)
+        """The recommended way, its batch size on all devices, and the reason.
+
+        None and 0 if nothing fits.
+        """
+        return pick(self.ways, self.room, self.most, self.devices.count)
 
     @property
     def title(self) -> str:
         """What is planned, in two lines."""
-        counted = self.ways[0].counted
+        counted, kind = self.ways[0].counted, self.devices.kind
         return (
             f"{self.backbone}, {counted.parameters / 1e6:,.0f} M parameters\n"
-            f"{counted.image_size} px, {self.precision} on {self.device}, {self.classes} classes"
+            f"{counted.image_size} px, {self.precision} on {kind}, {self.classes} classes"
         )
 
     def to_text(self) -> str:
         """Returns the table, the bars, the advice, and the command to type."""
         _, batch, why = self.pick
+        each = ""
+        if self.devices.count > 1:
+            gathered = max(way.counted.gathered for way in self.ways)
+            each = textwrap.fill(self.devices.says(self.most, gathered), 79) + "\n"
         parts = [
-            f"{self.title}: {self.counted_by}\n"
+            f"{self.title}: {self.counted_by}\n{each}"
             f"room  {size(self.room.free)} {self.room.says}; {MARGIN_SAID}",
             table(self.ways, self.room, self.batches),
-            bars(self.ways, self.room, batch or 1),
+            bars(self.ways, self.room, self.devices.own(batch) or 1),
         ]
         if self.measured:
-            parts.append(_times(self.ways, self.pictures))
+            parts.append(_times(self.ways, self.pictures, self.devices.count))
         last = textwrap.fill(why, 79)
         return "\n\n".join([*parts, f"{last}\nfit   {self.command}" if self.command else last])
 
@@ -95,7 +103,10 @@ class Plan:
             "backbone": self.backbone,
             "parameters": self.ways[0].counted.parameters,
             "classes": self.classes,
-            "device": self.device,
+            "device": self.devices.kind,
+            "devices": self.devices.count,
+            "machines": self.devices.machines,
+            "strategy": self.devices.strategy,
             "precision": self.precision,
             "room": {
                 "bytes": self.room.free,
@@ -105,6 +116,7 @@ class Plan:
             "ways": [each.to_json(self.room, self.batches) for each in self.ways],
             "pick": way and {"method": way.method, "checkpointing": way.checkpointing},
             "batch": batch,
+            "batch_per_device": self.devices.own(batch),
             "why": why,
             "fit": self.command,
         }
@@ -113,7 +125,9 @@ class Plan:
         """Returns the bars as a PNG."""
         from vitlora.memory.chart import chart
 
-        return chart(self.ways, self.room, self.pick[1] or 1, self.title)
+        each = f"\non each of {self.devices.name}" if self.devices.count > 1 else ""
+        batch = self.devices.own(self.pick[1]) or 1
+        return chart(self.ways, self.room, batch, self.title + each)
 
 
 def make_plan(
@@ -129,9 +143,9 @@ def make_plan(
     Args:
         config: The whole configuration of ``fit``.
         methods: Names of ``METHODS``.
-        batches: Batch sizes to show the peak for; empty for 1, 8 and the pictures of a step.
+        batches: Batch sizes to show the peak for; empty for 1, 8 and what a device has of a step.
         classes: Number of classes, if the folder does not exist yet.
-        vram: Memory of the GPU to plan for, such as ``6GB``; None for what is free here.
+        vram: Memory of each GPU to plan for, such as ``6GB``; None for what is free here.
         measure: Time a few steps of each method that fits, on this machine.
 
     Raises:
@@ -141,7 +155,13 @@ def make_plan(
     """
     data, trainer = config["data"], config["trainer"]
     found, pictures, counted_by = _classes(data, classes)
-    device, room = _room(vram, trainer["accelerator"])
+    devices, room = devices_of(trainer, vram)
+    device, methods = devices.kind, trained_by(devices, methods)
+    if measure and devices.shards:
+        raise UsageError(
+            "--measure times one device, on which fsdp spreads nothing; leave --measure or "
+            "trainer.strategy out"
+        )
     if measure and device not in ("cpu", pick_device().type):
         raise UsageError(
             f"--measure times this machine, which has no {device}; leave --measure or --vram out, "
@@ -149,24 +169,27 @@ def make_plan(
         )
     precision = _precision(device, trainer["precision"])
     most = 32 if data["batch_size"] == "auto" else data["batch_size"]
-    several = trainer["accumulate_grad_batches"] > 1
+    check_shared(most, devices.count)
+    # gradients stay: those of earlier batches; on several devices, as DDP's buckets
+    stay = trainer["accumulate_grad_batches"] > 1 or devices.count > 1
+    own, parts = devices.own(most), devices.count if devices.shards else 1
     ways: list[Way] = []
     for method in methods:
         _progress(f"counting {method}")
         model = _model(config, method, checkpointing=False)
-        each = footprints(model, found, device, precision, several)
+        each = footprints(model, found, device, precision, stay, spread_over=parts)
         for checkpointing, counted in zip((False, True), each, strict=False):
             ways.append(Way(method, checkpointing, counted))
             if counted.saved < 12 * counted.image_size**2:  # less than the picture itself:
                 break  # no block keeps anything that checkpointing could leave out
     if measure:
         run = (found, device, precision)
-        ways = [_measured(way, room, most, _model(config, way.method, way.checkpointing), *run)
+        ways = [_measured(way, room, own, _model(config, way.method, way.checkpointing), *run)
                 for way in ways]  # fmt: skip
     _progress("")
-    shown = sorted(set(batches or (1, 8, most)))
+    shown = sorted(set(batches or (1, 8, own)))
     backbone, asked = config["model"]["backbone"], (room, ways, shown, most, measure)
-    return Plan(backbone, found, counted_by, pictures, device, precision, *asked)
+    return Plan(backbone, found, counted_by, pictures, devices, precision, *asked)
 
 
 def _progress(text: str) -> None:
@@ -192,15 +215,6 @@ def _classes(data: dict[str, Any], asked: int | None) -> tuple[int, int | None, 
         share = 1 - data["val_fraction"] - data["test_fraction"]
     pictures = round(share * len(folder.splits.get("train") or folder.splits.get("all") or ()))
     return asked or len(folder.classes), pictures, "--classes" if asked else str(root)
-
-
-def _room(vram: str | None, accelerator: str) -> tuple[str, Room]:
-    accelerator = {"gpu": "cuda"}.get(accelerator, accelerator)
-    if vram is None:
-        device = pick_device(accelerator, "--trainer.accelerator")
-        return device.type, room_here(device)
-    kind = "cuda" if accelerator == "auto" else accelerator.partition(":")[0]
-    return kind, room_of(parse_size(vram), kind)
 
 
 def _precision(kind: str, asked: Precision) -> str:
@@ -234,10 +248,11 @@ def _measured(
     return replace(way, per_second=images_per_second(model, classes, device, bits, batch))
 
 
-def _times(ways: Sequence[Way], pictures: int | None) -> str:
+def _times(ways: Sequence[Way], pictures: int | None, devices: int) -> str:
     """Returns a line with the speed of each way, without the loading of pictures."""
     count, unit = pictures or 1000, "an epoch" if pictures else "1,000 pictures"
-    lines = [f"measured here on random pictures, without loading; {unit} of {count:,} pictures:"]
+    where = "here" if devices == 1 else f"on one device, not {devices},"
+    lines = [f"measured {where} on random pictures, without loading; {unit} of {count:,} pictures:"]
     for way in ways:
         said = "not measured: it does not fit"
         if way.per_second:

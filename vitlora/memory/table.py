@@ -110,7 +110,9 @@ def shares(counted: Footprint, batch: int) -> dict[str, int]:
     }
 
 
-def pick(ways: Sequence[Way], room: Room, most: int) -> tuple[Way | None, int, str]:
+def pick(
+    ways: Sequence[Way], room: Room, most: int, devices: int = 1
+) -> tuple[Way | None, int, str]:
     """Returns the recommended way, its batch size, and a sentence with the reason.
 
     The order is LoRA, LoRA with checkpointing, QLoRA, QLoRA with checkpointing. The first that
@@ -118,34 +120,44 @@ def pick(ways: Sequence[Way], room: Room, most: int) -> tuple[Way | None, int, s
 
     Args:
         ways: The ways to choose from.
-        room: The memory that is available.
+        room: The memory that is available, on each device.
         most: Pictures in a step, at least 1.
+        devices: Number of devices that share the batch.
     """
+    own = -(-most // devices)
     known = {(way.method, way.checkpointing): way for way in ways}
     ordered = [known[key] for key in _ORDER if key in known]
     ordered += [way for way in ways if way not in ordered]
-    largest = {way.name: min(way.counted.largest_batch(room.usable), most) for way in ordered}
+    largest = {way.name: min(way.counted.largest_batch(room.usable), own) for way in ordered}
     trains = [way for way in ordered if way.method != "linear"] or ordered
-    good = [way for way in trains if largest[way.name] >= min(_ENOUGH, most)]
+    good = [way for way in trains if largest[way.name] >= min(_ENOUGH, own)]
     good = good or [way for way in trains if largest[way.name]]
     good = good or [way for way in ordered if largest[way.name]]
     if not good:
         least = min(ordered, key=lambda way: way.counted.total(1))
+        spread = (
+            ", or --trainer.strategy fsdp" if devices > 1 and not least.counted.gathered else ""
+        )
         return (
             None,
             0,
             (
                 f"Nothing fits: {least.name} takes least, {size(least.counted.total(1))} for one "
-                f"picture, and {size(room.usable)} may be filled; take a smaller model.backbone."
+                f"picture, and {size(room.usable)} may be filled; take a smaller model.backbone"
+                f"{spread}."
             ),
         )
     way = good[0]
-    batch = 2 ** (largest[way.name].bit_length() - 1) if largest[way.name] < most else most
+    batch = most
+    if largest[way.name] < own:
+        batch = max(2 ** ((devices * largest[way.name]).bit_length() - 1), devices)
+    own = -(-batch // devices)
+    where = f" on each of {devices} devices, {batch} in all" if devices > 1 else ""
     passed = trains[: trains.index(way)] if way in trains else trains
     return (
         way,
         batch,
-        f"Take {way.name}, {batch} at once: {_why(way, batch, passed, largest, room)}.",
+        f"Take {way.name}, {own} at once{where}: {_why(way, own, passed, largest, room)}.",
     )
 
 
@@ -156,6 +168,8 @@ def _why(way: Way, batch: int, passed: Sequence[Way], largest: dict[str, int], r
         count = largest[before.name]
         return f"{takes}, while {before.name} could hold {count or 'not one'}"
     if way.method == "lora" and not way.checkpointing:
+        if way.counted.gathered:  # fsdp, for which there is no NF4
+            return f"{takes}, so checkpointing, which costs time, is not needed"
         return f"{takes}, so NF4 and checkpointing, which cost time, are not needed"
     return takes
 
