@@ -195,7 +195,8 @@ def check_target(
         ours: What stands near the start of such a file if an earlier run wrote it.
 
     Raises:
-        UsageError: Its folder does not exist, it is a folder, or it is another kind of file.
+        UsageError: Its folder does not exist or cannot be written to, it is a folder, or it is
+            another kind of file.
     """
     if not target or str(target) == "-":
         return
@@ -213,6 +214,8 @@ def check_target(
                 raise UsageError(
                     f"{option} '{target}' exists and was not written by vitlora; name another file"
                 )
+    if path.is_file() or not path.exists():
+        check_writable(option, path.parent)
 
 
 def check_writable(option: str, folder: Path) -> None:

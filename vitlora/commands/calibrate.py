@@ -11,6 +11,7 @@ from vitlora.bundle.folder import check_there
 from vitlora.data.layouts.reading import LayoutOptions
 from vitlora.data.read import check_root
 from vitlora.errors import DataError, UsageError, counted
+from vitlora.files import check_writable
 from vitlora.light_imports import light_imports
 from vitlora.metrics.unsure import Unsure
 
@@ -61,7 +62,7 @@ def calibrate(
         $ vitlora calibrate checkpoints/waste5 --max-error 0.02
         $ vitlora calibrate checkpoints/waste5 --coverage 0.8
     """
-    check_there(checkpoint)
+    check_writable("CHECKPOINT", check_there(checkpoint))
     layout = LayoutOptions.named(reading)
     if data is not None:
         check_root(data, "--data")

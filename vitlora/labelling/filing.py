@@ -13,7 +13,7 @@ from vitlora.data.archives import open_file
 from vitlora.data.layouts.reading import split_of
 from vitlora.data.listing import SUFFIXES
 from vitlora.errors import DataError, UsageError
-from vitlora.files import draft, keep_names, write_through
+from vitlora.files import check_writable, draft, keep_names, write_through
 from vitlora.labelling.inbox import Unlabelled
 
 _ENDINGS = {
@@ -55,7 +55,7 @@ def check_labelled(folder: Path, option: str) -> None:
         option: Who named it.
 
     Raises:
-        UsageError: It is a file or below one, or has folders of splits.
+        UsageError: It is a file or below one, has folders of splits, or cannot be written to.
     """
     there = next(one for one in (folder, *folder.parents) if one.exists())
     if not there.is_dir():
@@ -66,6 +66,7 @@ def check_labelled(folder: Path, option: str) -> None:
             f"{option} '{folder}' has the split {splits[0]}; name the folder in which the classes "
             f"are to be: {folder / splits[0]}, or a new one"
         )
+    check_writable(option, folder)
 
 
 def file_picture(one: Unlabelled, label: str, labelled: Path, move: bool) -> str:

@@ -14,7 +14,7 @@ import yaml
 
 from vitlora import yaml_text
 from vitlora.errors import UsageError
-from vitlora.files import write_json, write_whole
+from vitlora.files import check_writable, write_json, write_whole
 from vitlora.studies.bases import file_name, parted
 from vitlora.studies.comparison import Failure, Run
 from vitlora.studies.methods import configure
@@ -173,7 +173,7 @@ def check_ours(folder: Path, kind: str) -> None:
         kind: ``comparison`` or ``sweep``, for the message.
 
     Raises:
-        UsageError: It does, or it is a file.
+        UsageError: It does, it is a file, or it cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output is '{folder}', a file; expected a folder")
@@ -181,6 +181,7 @@ def check_ours(folder: Path, kind: str) -> None:
         raise UsageError(
             f"--output is '{folder}', which holds something else than a {kind}; choose another"
         )
+    check_writable("--output", folder)
 
 
 def resolved(words: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,6 @@ def hushed() -> None:
 @pytest.fixture(params=["journal", "sqlite"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     return None if request.param == "journal" else f"sqlite:///{tmp_path}/sweep.db"
-
-
-@pytest.fixture
-def hold(tmp_path: Path) -> Iterator[Hold]:
-    held = Holds(tmp_path / "workers").take()
-    yield held
-    held.release()
 
 
 def search(folder: Path, url: str | None = None, trials: int = 6, **options: Any) -> Search:
@@ -276,8 +268,8 @@ def test_more_trials_later_go_on_and_another_setup_is_refused(tmp_path: Path, ho
 def test_a_journal_whose_writer_was_killed_is_free_at_once(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; "
-        "from vitlora.studies.search.storage import _Lock; "
-        "_Lock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+        "from vitlora.studies.search.journal import JournalLock; "
+        "JournalLock(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), 9)"
     )
     file = str(tmp_path / "journal.log")
     subprocess.run([sys.executable, "-c", code, file], check=False, cwd=ROOT)

@@ -43,8 +43,8 @@ class Attempt:
             LostError: The attempt was given up.
         """
         if time.monotonic() - self._beaten >= BEAT:
-            self._set(known.BEAT, time.time())
             self._beaten = time.monotonic()
+            self._set(known.BEAT, self._beaten)  # only that it changes counts
 
     def report(self, epoch: int, score: float) -> None:
         """Records the validation score after an epoch; only with a single goal.

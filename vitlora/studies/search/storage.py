@@ -1,7 +1,5 @@
 """Opens the storage of a sweep: a journal file, or a database for many machines."""
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +8,15 @@ from typing import Any
 from vitlora.errors import UsageError
 
 URL = "VITLORA_SWEEP_STORAGE"  # tells workers the address, which may hold a password
+HALTED = 75  # exit status of a worker that has said why no other could go on
 _JOURNAL = "journal.log"
+# what SQLite says -> what to do
+_TODO = {
+    "database is locked": "end the program that has it locked",
+    "disk is full": "make room",
+    "disk I/O error": "see that its disk has room",
+    "readonly database": "make the file and its folder writable",
+}
 
 
 def check_storage(url: str | None) -> None:
@@ -39,17 +45,18 @@ def open_storage(folder: Path, url: str | None) -> Any:
 
     Raises:
         UsageError: The database does not answer, or has tables of another program.
+        VitloraError: The journal cannot be used.
     """
     from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    from vitlora.studies.search import journal
 
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
-        file = str((folder / _JOURNAL).resolve())
-        lock: Any = JournalFileOpenLock(file) if sys.platform == "win32" else _Lock(file)
-        return JournalStorage(JournalFileBackend(file, lock_obj=lock))
+        return JournalStorage(journal.Journal((folder / _JOURNAL).resolve()))
+    options = {"connect_args": {"timeout": journal.PATIENCE}} if url.startswith("sqlite") else {}
     try:
-        return RDBStorage(url)
+        return RDBStorage(url, engine_kwargs=options)
     except Exception as error:  # of any database's library
         raise _unusable(url, error) from None
 
@@ -80,6 +87,8 @@ def _unusable(url: str, error: BaseException) -> UsageError:
         reason = " ".join(str(error).split())
     if isinstance(error, ImportError):
         reason += "; install the database's driver with pip"
+    if todo := next((todo for part, todo in _TODO.items() if part in reason), ""):
+        reason += f"; {todo}, and the same command continues"
     return UsageError(f"--storage {without_password(url)} cannot be used: {reason}")
 
 
@@ -88,29 +97,6 @@ def without_password(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     return f"{scheme}{slashes}{user.partition(':')[0]}{at}{host}"
-
-
-class _Lock:
-    """A lock of a journal that the system frees when its process dies.
-
-    Optuna's own are files. With optuna 5.0, after a process that held one was killed, others wait
-    half a minute; if the journal's path was relative, for ever, at full speed.
-    """
-
-    def __init__(self, file: str) -> None:
-        self._file = f"{file}.flock"
-
-    def acquire(self) -> bool:
-        """Waits for the lock."""
-        import fcntl
-
-        self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        """Frees it."""
-        os.close(self._handle)
 
 
 def quiet() -> None:

@@ -1,5 +1,6 @@
 """A training as an attempt: ``vitlora fit`` in a process of its own."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlora import yaml_text
+from vitlora.errors import VitloraError
 from vitlora.files import lock, write_whole
 from vitlora.studies.search.attempt import Attempt, LostError
 from vitlora.studies.search.goals import measured
@@ -23,6 +25,8 @@ from vitlora.studies.study import last_words
 _POLL = 0.2  # seconds
 _EARLY = 1 / 3  # share of a training before which it is not stopped
 _STATE, _LOCK = "last.ckpt", ".run.lock"  # of a run that has not ended
+_ROOM = 1 << 20  # bytes; a disk with less is full
+_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _STOPPED = (130, 143)  # exit statuses after Ctrl-C and SIGTERM
 
 
@@ -79,6 +83,7 @@ class Training:
 
         Raises:
             OrphanedError: That process has ended; the attempt is given up.
+            VitloraError: The disk is full; the attempt is given up.
             KeyboardInterrupt: It was stopped; the attempt is given up.
         """
         bundle = self.bundle(attempt.first, attempt.number)
@@ -113,7 +118,24 @@ class Training:
             strip(bundle)
             attempt.lost()
         else:
-            attempt.failed(last_words(log.read_text("utf-8", "replace"), child.returncode))
+            error = last_words(log.read_text("utf-8", "replace"), child.returncode)
+            if self._cannot_write(error):
+                attempt.lost()
+                raise VitloraError(
+                    f"the disk of {self.folder} is full or takes no more ({error}); make room, and "
+                    "the same command continues"
+                )
+            attempt.failed(error)
+
+    def _cannot_write(self, error: str) -> bool:
+        """Returns whether a training failed for its disk, so that every other would, too.
+
+        Args:
+            error: Its last words; they may be missing, as the log is on the same disk.
+        """
+        return shutil.disk_usage(self.folder).free < _ROOM or any(
+            os.strerror(number) in error for number in _NO_MORE
+        )
 
     def _take_over(self, attempt: Attempt) -> bool:
         """Gives an attempt the unfinished run of an earlier one; returns whether there was one."""

@@ -14,7 +14,7 @@ from vitlora.studies.search.goals import GOALS
 from vitlora.studies.search.holds import Holds
 from vitlora.studies.search.search import Search
 from vitlora.studies.search.space import from_json
-from vitlora.studies.search.storage import URL, explained, open_storage, quiet
+from vitlora.studies.search.storage import HALTED, URL, explained, open_storage, quiet
 from vitlora.studies.search.training import OrphanedError, Training
 from vitlora.studies.study import SETUP
 
@@ -60,22 +60,22 @@ def work(search: Search, training: Training, parent: int) -> bool:
         training: How points are trained.
         parent: Process that started this one.
     """
-    hold = search.holds.take()
+    hold, done = search.holds.take(), False
     try:
-        while os.getppid() == parent:
+        while os.getppid() == parent and not done:
             search.reclaim()
             if search.finished():
-                return True
-            if attempt := search.take(hold):
+                done = True
+            elif attempt := search.take(hold):
                 training.run(attempt, hold, parent)
                 training.tidy(*search.kept_and_finished())
             else:
                 time.sleep(_IDLE)
     except (KeyboardInterrupt, OrphanedError):
-        return False
-    finally:
-        hold.release()
-    return False
+        done = False
+    # not after other errors: a file that is there and free says that its attempt is lost
+    hold.release()
+    return done
 
 
 def main() -> int:
@@ -94,7 +94,7 @@ def main() -> int:
             done = work(search, training_of(folder, setup), int(sys.argv[2]))
     except VitloraError as error:
         print(f"vitlora: {error}", file=sys.stderr)
-        return error.exit_status
+        return HALTED
     return 0 if done else _STOPPED
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitlora.errors import VitloraError
 from vitlora.notes import note
-from vitlora.studies.search.storage import URL
+from vitlora.studies.search.storage import HALTED, URL
 from vitlora.studies.study import last_words
 
 _MOST = 5  # workers that may die before the command gives up
@@ -34,7 +34,7 @@ class Workers:
         """Starts a new worker for each that died.
 
         Raises:
-            VitloraError: Too many died.
+            VitloraError: Too many died, or one says that none can go on.
         """
         for number, worker in self._going.items():
             if (status := worker.poll()) is None:
@@ -42,8 +42,12 @@ class Workers:
             if status == 0:  # all trials were settled; another command has asked for more
                 self._going[number] = self._start(number)
                 continue
+            said = self._log(number).read_text("utf-8", "replace")
+            if status == HALTED:  # on a full disk, its log may be empty
+                full = f"{self._folder} takes no more; make room, and the same command continues"
+                raise VitloraError(last_words(said) if said else full)
             self._died += 1
-            why = last_words(self._log(number).read_text("utf-8", "replace"), status)
+            why = last_words(said, status)
             if self._died > _MOST:
                 raise VitloraError(
                     f"{self._died} workers ended before the sweep did, the last because: {why}; "
