@@ -91,7 +91,7 @@ def images(fit: list[str], repeats: int) -> Iterator[dict[str, Any]]:
 
     The time of a step is the difference of two runs divided by that of their steps.
     """
-    few, many = 4, 24
+    few, many = 4, 20
     for number in range(repeats):
         took: dict[str, float] = {}
         for devices in ("1", "2"):

@@ -156,7 +156,7 @@ def test_going_on_with_another_range_is_refused(tmp_path: Path) -> None:
     data = ready(write(tmp_path / "photos", 4095), value_range=[0.0, 9.0])
     assert data.preprocessing is not None
     with pytest.raises(UsageError, match=r"0 to 9, but the bundle .* reads values 0 to 4095"):
-        data._scaled(data.preprocessing)
+        data._inspection.scaled(data.preprocessing, data.value_range)
 
 
 CONFIG = """
