@@ -113,6 +113,19 @@ def test_processes_end_with_the_one_that_started_them(running: Any):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_a_second_ctrl_c_ends_processes_that_hang(running: Any):
+    ranks = [rank(running, each) for each in (0, 1)]
+    ranks[1].suspend()  # so the first one waits for it in a step
+    for _ in range(2):
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    status, said = ended(running, ranks)
+    assert status == 130 and "Traceback" not in said
+    assert load_bundle(Path("out")).record.metrics
+
+
+@pytest.mark.slow
 def test_python_gets_the_result_of_several_processes(
     tmp_path: Path,
     make_folder: Callable[..., Path],

@@ -49,8 +49,15 @@ from vitlora.cli.main import main
 from vitlora.training import run_state
 
 runs, pictures, rank = json.loads(sys.argv[1]), sys.argv[2], os.environ["RANK"]
+sent, broadcast = [], torch.distributed._broadcast_coalesced  # what DDP starts with
+def counted(group, tensors, *more):
+    sent.append(sum(tensor.nbytes for tensor in tensors))
+    return broadcast(group, tensors, *more)
+torch.distributed._broadcast_coalesced = counted
 for name, words in runs.items():
     assert main([*words, "--data", pictures, "--output", f"two/{name}"]) == 0, name
+    Path(f"two/{name}.sent").write_text(str(sum(sent)))
+    sent.clear()
     assert main(["test", f"two/{name}", "--data", pictures, "--json", f"two/{name}.json"]) == 0
 
 run_state._EVERY = run_state._WORTH = 0.0  # saves before every step
@@ -135,6 +142,13 @@ def test_two_processes_leave_the_bundle_of_one(home: Path, name: str):
         # a twentieth of a step: where a gradient is nearly 0, Adam divides rounding by rounding
         assert torch.allclose(tensor, two.tensors[key], atol=5e-4), key
     assert not list(Path("two").rglob("*.pending*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_processes_start_with_what_is_trained_alone(home: Path, name: str):
+    trained = sum(tensor.nbytes for tensor in load_bundle(Path("two", name)).tensors.values())
+    assert int(Path("two", f"{name}.sent").read_text()) == trained
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from vitlora.processes import OURS, Place, device_count, joined
 
 _RESULT = "VITLORA_RESULT"  # file that takes the result of the first process
 _LEFT = 75  # exit status of a process that the others have left: EX_TEMPFAIL
-_ALL = 3.0  # seconds after which an error that is not also that of the first process is told
+_BEFORE = 3.0  # seconds in which the first process tells an error that all have
 _TO_HEAR = 5.0  # seconds in which a second signal has to be obeyed
 _TIME_TO_END = (60.0, 30.0)  # seconds before SIGTERM, then before SIGKILL
 _HANDED_ON = ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -87,12 +87,12 @@ def as_one_of(place: Place | None) -> Iterator[None]:
         if _lost_others(error) and os.environ.get("VITLORA_DEBUG") != "1":
             if place.by == "vitlora":
                 raise SystemExit(_LEFT) from None  # which says which one has ended
-            _wait(2 * _ALL)
+            _wait(2 * _BEFORE)
             raise VitloraError(f"{who} ends, because another one has ended") from None
         if place.rank and isinstance(error, VitloraError):
             if error.exit_status > 128:  # a signal, of which the first process tells
                 raise SystemExit(error.exit_status) from None
-            _wait(_ALL)
+            _wait(_BEFORE)
             raise VitloraError(f"{who}: {error}") from None
         raise
 
@@ -213,7 +213,7 @@ class _Processes:
         for thread in self._threads:
             thread.join()
         if self._signalled and code != -signal.SIGKILL:
-            return 128 + self._signalled if code else 0
+            return 128 + self._signalled if self._failed() else 0
         if code == _LEFT:  # each of them thinks so
             raise VitloraError(
                 f"the {len(self._all)} processes lost each other; VITLORA_DEBUG=1 shows how"
@@ -302,7 +302,7 @@ def _lost_others(error: BaseException) -> bool:
 
 
 def _wait(seconds: float) -> None:
-    """Waits to be ended by what started the processes, without a word; else there is one to say."""
+    """Waits, so that what started the processes can end this one before it prints its error."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(seconds)

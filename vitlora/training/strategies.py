@@ -14,8 +14,6 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 from torch.distributed import distributed_c10d
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from vitlora.backbones import as_vit
@@ -85,6 +83,10 @@ class Ddp(DDPStrategy):
         super().setup(trainer)
 
     def _shard(self, network: Any) -> None:
+        # here, because no other run needs these slow imports
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         if network.storage.quantization != "none":
             raise UsageError(
                 f"trainer.strategy is fsdp, but model.quantization {network.storage.quantization} "
