@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -89,8 +88,10 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
 
-def measure(model: dict[str, Any], device: torch.device, precision: str, batch: int) -> int:
-    """Returns the peak bytes of a training step with random weights."""
+def measure(
+    model: dict[str, Any], device: torch.device, precision: str, batch: int, batches: int = 1
+) -> int:
+    """Returns the peak bytes of a training step of some batches, with random weights."""
     gc.collect()
     cuda = device.type == "cuda"
     before = torch.cuda.memory_allocated() if cuda else live_bytes()
@@ -102,13 +103,13 @@ def measure(model: dict[str, Any], device: torch.device, precision: str, batch: 
     size = module.backbone.preprocessing.image_size
 
     def step() -> None:
-        images = torch.zeros(batch, 3, size, size, device=device)
-        labels = torch.zeros(batch, dtype=torch.long, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            logits = module(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
         optimizer.zero_grad()
-        loss.backward()
+        for _ in range(batches):
+            images = torch.zeros(batch, 3, size, size, device=device)
+            labels = torch.zeros(batch, dtype=torch.long, device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                loss, _ = module.differentiated(images, labels)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "vitlora"
 FLOORS: list[set[str]] = [
     {"errors", "light_imports"},
     {"arguments", "files", "notes", "processes", "shell", "units", "yaml_text"},
-    {"hardware", "pages", "config_files"},
+    {"hardware", "pages", "config_files", "pieces"},
     {"data", "metrics", "quantization"},
     {"backbones"},
     {"adapters", "bundle"},
@@ -33,6 +33,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ALONE: dict[str, set[str]] = {
     "hardware": {"errors"},
     "pages": set(),
+    "pieces": set(),
     "config_files": {"errors"},
     "data": {"errors", "files", "light_imports", "notes", "shell"},
     "metrics": {"errors"},

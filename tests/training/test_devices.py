@@ -38,6 +38,9 @@ RUNS: dict[str, list[str]] = {
     "eva": ["--model.adapter.variant", "eva", "--model.adapter.rank", "4", "--data.batch_size=6"],
     "nf4": ["--model.quantization", "nf4", "--data.num_workers", "1", "--data.batch_size", "8"],
     "early stopping": ["--trainer.early_stopping", "1", "--model.lr", "1e-7"],
+    "pieces": [  # of 8 and 7 pictures in one process
+        *("--model.image_size", "96", "--data.batch_size", "15", "--model.optimizer", "sgd"),
+    ],
     "fsdp": ["--trainer.strategy", "fsdp", "--data.batch_size", "6"],
 }
 # trains all of RUNS, then one that is interrupted, and goes on
@@ -166,7 +169,7 @@ import os
 import torch, torch.nn.functional as F
 from torch import distributed
 from vitlora.training import ranks
-from vitlora.training.loss import shared_loss
+from vitlora.training.loss import shared_loss, summed_loss
 
 distributed.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
 ranks._TOGETHER.set(True)
@@ -180,7 +183,9 @@ for weights in (None, torch.tensor([0.2, 3.0, 1.0])):
         whole.backward()
         own = torch.tensor(parts[ranks.rank()])
         mine = torch.where(own >= 0, labels[own], -100)
-        loss, tally = shared_loss(pictures[own] @ two, mine, weights, 0.1)
+        logits = pictures[own] @ two
+        summed = summed_loss(logits, mine, weights, 0.1)
+        loss, tally = shared_loss(summed, logits, mine, weights)
         loss.backward()
         distributed.all_reduce(two.grad)
         assert torch.allclose(two.grad / 2, one.grad, atol=1e-6), (parts, weights)

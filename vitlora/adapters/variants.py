@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from vitlora.adapters.adapter import Loader, PeftConfig, Tensors
+from vitlora.backbones import tokens_of
 from vitlora.errors import UsageError
+from vitlora.pieces import pieces
 from vitlora.quantization import plain_weight
 
 _EVA_BATCHES = 16  # batches that EVA looks at
@@ -46,16 +48,28 @@ def init_eva(network: nn.Module, loader: Loader) -> None:
     ranks. Here a fixed number of batches decides, and the ranks stay as asked for.
     """
     layers = [m for m in network.modules() if hasattr(m, "lora_A")]
+    vit = next(m for m in network.modules() if hasattr(m, "patch_embed"))
+    parts: tuple[torch.Tensor, ...] = ()
     seen: list[list[torch.Tensor]] = [[] for _ in layers]
+
+    def keep(
+        tokens: list[torch.Tensor], layer: nn.Module, inputs: tuple[torch.Tensor, ...]
+    ) -> None:
+        """Appends some of the input's tokens, ``(N, width)`` in fp32; about 64 of a batch."""
+        x = inputs[0].reshape(-1, inputs[0].shape[-1])
+        tokens.append(x[:: max(len(parts) * len(x) // 64, 1)].float())
+
     hooks = [
-        layer.register_forward_pre_hook(partial(_keep_some_tokens, tokens))
+        layer.register_forward_pre_hook(partial(keep, tokens))
         for layer, tokens in zip(layers, seen, strict=True)
     ]
     training, device = network.training, next(network.parameters()).device
     network.eval()
     with torch.no_grad():
         for images, _ in islice(loader(), _EVA_BATCHES):
-            network(images.to(device))
+            parts = pieces(images.to(device), tokens_of(vit))
+            for some in parts:
+                network(some)
     for hook in hooks:
         hook.remove()
     network.train(training)
@@ -73,14 +87,6 @@ def _fill_with_directions(a: torch.Tensor, x: torch.Tensor) -> None:
     with torch.autocast(x.device.type, enabled=False):  # there is no QR in 16 bits on CUDA
         directions = torch.svd_lowrank(x - x.mean(0), min(len(a) + 8, *x.shape), niter=8)[2]
     a.data.copy_(directions[:, : len(a)].T)
-
-
-def _keep_some_tokens(
-    tokens: list[torch.Tensor], layer: nn.Module, inputs: tuple[torch.Tensor, ...]
-) -> None:
-    """Appends about 64 of a layer's input tokens, ``(N, width)`` in fp32, to ``tokens``."""
-    x = inputs[0].reshape(-1, inputs[0].shape[-1])
-    tokens.append(x[:: max(len(x) // 64, 1)].float())
 
 
 def keep_start(layer: nn.Module) -> None:

@@ -5,6 +5,7 @@ from vitlora.backbones.backbone import (
     BLOCK_ROLES,
     ROLES,
     Backbone,
+    at_once,
     features_and_logits,
     load_backbone,
     open_backbone,
@@ -12,7 +13,7 @@ from vitlora.backbones.backbone import (
 )
 from vitlora.backbones.lean import answer_from_class_token, stream_in_bf16
 from vitlora.backbones.patch_drop import PatchDrop
-from vitlora.backbones.source import as_vit
+from vitlora.backbones.source import as_vit, tokens_of
 
 __all__ = [
     "BLOCK_ROLES",
@@ -21,10 +22,12 @@ __all__ = [
     "PatchDrop",
     "answer_from_class_token",
     "as_vit",
+    "at_once",
     "features_and_logits",
     "load_backbone",
     "make_lean",
     "open_backbone",
     "outline",
     "stream_in_bf16",
+    "tokens_of",
 ]

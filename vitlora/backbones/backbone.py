@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vitlora.backbones import micro, timm, torchvision
-from vitlora.backbones.source import Source, StateDict, as_vit, on_meta
+from vitlora.backbones.source import Source, StateDict, as_vit, on_meta, tokens_of
 from vitlora.backbones.weights import (
     INDEX,
     Tensors,
@@ -25,6 +25,7 @@ from vitlora.backbones.weights import (
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.errors import BackboneError, nearest
 from vitlora.files import expanded
+from vitlora.pieces import joined, pieces
 
 # What a linear layer does -> where it sits. `\d+` is the block. If q, k and v share one layer, it
 # has the role of each.
@@ -207,8 +208,15 @@ def features_and_logits(
 
     Args:
         module: timm's ViT, in evaluation mode.
-        images: ``(B, 3, H, W)``, normalised, on the module's device.
+        images: ``(B, 3, H, W)``, at least one, normalised, on the module's device.
     """
+    parts = [at_once(module, some) for some in pieces(images, tokens_of(module))]
+    features, logits = zip(*parts, strict=True)
+    return joined(features), joined(logits)
+
+
+def at_once(module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what ``features_and_logits`` does, in one pass for all pictures, to be traced."""
     vit = as_vit(module)
     features = vit.forward_head(vit.forward_features(images), pre_logits=True)
     return features.float(), vit.head(features).float()

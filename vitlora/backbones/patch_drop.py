@@ -37,11 +37,15 @@ class PatchDrop:
             if getattr(attention, "relative_position_bias_table", None) is not None:
                 attention._get_rel_pos_bias = _KeptBias(self, index, attention)
 
+    def kept(self, tokens: int) -> int:
+        """Returns how many of a picture's tokens stay."""
+        return self._prefix + max(1, int((tokens - self._prefix) * (1 - self.share)))
+
     def draw(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns those of the tokens ``(B, N, D)`` that stay, ``(B, K, D)``."""
         batch, total, width = tokens.shape
         patches = total - self._prefix
-        count = max(1, int(patches * (1 - self.share)))
+        count = self.kept(total) - self._prefix
         chance = torch.rand(batch, patches, device=tokens.device)
         kept = chance.topk(count, dim=1, sorted=False).indices + self._prefix
         first = torch.arange(self._prefix, device=tokens.device).expand(batch, -1)

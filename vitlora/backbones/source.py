@@ -52,6 +52,12 @@ def on_meta() -> Iterator[None]:
         yield
 
 
+def tokens_of(module: nn.Module) -> int:
+    """Returns the number of tokens that a ViT makes of a picture."""
+    vit = as_vit(module)
+    return vit.patch_embed.num_patches + vit.num_prefix_tokens
+
+
 def as_vit(module: nn.Module) -> VisionTransformer:
     """Returns the module, typed as timm's ViT; ``Eva`` and ``Beit`` share its interface."""
     return cast(VisionTransformer, module)

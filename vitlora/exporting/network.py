@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vitlora.backbones import features_and_logits
+from vitlora.backbones import at_once
 from vitlora.data.preprocessing import Preprocessing
 from vitlora.exporting.targets.target import DISTANCES, FEATURES, PROBABILITIES
 from vitlora.metrics.judge import Judge
@@ -46,7 +46,7 @@ class AnsweringNetwork(nn.Module):
         """
         images = (pictures.float() / 255 - self.colour_mean) / self.colour_std
         images = images.permute(0, 3, 1, 2).to(self._dtype)
-        features, logits = features_and_logits(self.network, images)
+        features, logits = at_once(self.network, images)
         probabilities = self._judge.calibrated(logits).softmax(1)
         if self._judge.confidence is None or self._judge.reference is None:
             return {PROBABILITIES: probabilities, FEATURES: features}

@@ -72,7 +72,10 @@ class Batches:
         if ranks.several():
             there += f" for each of {ranks.count()} devices"
         if batch == most:
-            return f"batch  {most} pictures at once ({there}; they take {takes})"
+            own = self._own(most)
+            some = counted.pictures(own)
+            pieces = "at once" if some == own else f"in pieces of at most {some}"
+            return f"batch  {most} pictures {pieces} ({there}; they take {takes})"
         said = f"batch  {max(batch, 1)} pictures x {steps} steps accumulated ({there}; "
         if batch:
             return f"{said}{most} at once would take {takes})"
@@ -99,10 +102,13 @@ class Batches:
 
     def _explain(self) -> MemoryFullError:
         batch, steps = self._data.batch_size, self._trainer.accumulate_grad_batches
-        takes = size(self._count(steps > 1).total(self._own(batch)))
+        counted = self._count(steps > 1)
+        takes, now = size(counted.total(self._own(batch))), counted.pictures(self._own(batch))
         half, twice = batch // 2, 2 * steps
+        while half >= now * ranks.count():  # the pieces would stay as they are
+            half, twice = half // 2, 2 * twice
         said = (
-            f"out of memory on {self._device.type} with {self._own(batch)} pictures at once; by "
+            f"out of memory on {self._device.type} with {now} pictures at once; by "
             f"plan they take {takes}, and there were {size(self._room.free)} {self._room.says}"
         )
         words = ["--data.batch_size", str(half), "--trainer.accumulate_grad_batches", str(twice)]

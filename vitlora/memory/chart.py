@@ -42,9 +42,7 @@ def chart(ways: Sequence[Way], room: Room, batch: int, title: str) -> bytes:
     axes.set_yticks(range(len(ways)), [way.name for way in ways])
     axes.invert_yaxis()
     biggest = max(way.counted.total(batch) for way in ways) / 1e9
-    axes.set(
-        xlabel=f"GB at {batch} pictures at once", xlim=(0, min(1.15 * max(biggest, end), 3 * end))
-    )
+    axes.set(xlabel=f"GB with batches of {batch}", xlim=(0, min(1.15 * max(biggest, end), 3 * end)))
     figure.suptitle(title, fontsize="medium")
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     buffer = io.BytesIO()

@@ -112,6 +112,8 @@ def check_shared(batch: int, devices: int) -> None:
     Raises:
         UsageError: It is one.
     """
+    if batch < 1:
+        raise UsageError(f"data.batch_size is {batch}; expected at least 1")
     if batch < devices:
         raise UsageError(
             f"data.batch_size is {batch}, which {devices} devices cannot share; expected at least "

@@ -10,6 +10,7 @@ from torch import nn
 from vitlora.backbones import as_vit, outline
 from vitlora.hardware import storage_dtype
 from vitlora.memory.ledger import count_step
+from vitlora.pieces import pictures_at_once
 from vitlora.quantization import Storage, frozen_bytes
 from vitlora.training.classifier import Classifier
 from vitlora.training.optimizers import state_bytes, step_bytes
@@ -33,6 +34,8 @@ class Footprint:
         parameters: Number of the backbone's parameters, with the head.
         gathered: The blocks that are whole while they are computed, where the weights are spread;
             part of ``moments``.
+        at_once: Pictures that are computed at once, in a larger batch; None for all.
+        kept: Gradients of earlier batches that are kept meanwhile and are not part of ``moments``.
     """
 
     base: int
@@ -45,11 +48,20 @@ class Footprint:
     image_size: int
     parameters: int
     gathered: int = 0
+    at_once: int | None = None
+    kept: int = 0
 
     def total(self, batch: int) -> int:
         """Returns the peak of a step on ``batch`` pictures."""
-        working = int((self.moments[:, 0] + batch * self.moments[:, 1]).max())
+        some = self.pictures(batch)
+        working = self.kept + int((self.moments[:, 0] + some * self.moments[:, 1]).max())
+        if some < batch:
+            working += self.gradients + (batch - some) * self._picture
         return self.base + self.adapters + self.optimizer + max(working, self.stepping)
+
+    def pictures(self, batch: int) -> int:
+        """Returns how many pictures of a batch are computed at once."""
+        return batch if self.at_once is None else min(batch, self.at_once)
 
     def activations(self, batch: int) -> int:
         """Returns the part of the peak that is not weights, gradients or optimiser state."""
@@ -58,12 +70,20 @@ class Footprint:
 
     def largest_batch(self, room: float) -> int:
         """Returns the largest batch that fits into ``room`` bytes; 0 if none does."""
-        fixed = self.base + self.adapters + self.optimizer
+        fixed = self.base + self.adapters + self.optimizer + self.kept
         if self.total(1) > room:
             return 0
+        if self.at_once is not None and (left := room - self.total(self.at_once + 1)) >= 0:
+            return self.at_once + 1 + int(left / self._picture)
         start, more = self.moments[:, 0], self.moments[:, 1]
         growing = more > 0
-        return max(1, int(((room - fixed - start[growing]) / more[growing]).min()))
+        most = max(1, int(((room - fixed - start[growing]) / more[growing]).min()))
+        return most if self.at_once is None else min(most, self.at_once)
+
+    @property
+    def _picture(self) -> int:
+        """Bytes of a picture that is not computed yet, or no longer."""
+        return 3 * self.image_size**2 * torch.float32.itemsize
 
 
 class _Outline(Classifier):
@@ -133,9 +153,12 @@ def footprints(
     optimizer = state_bytes(module.optimizer, trained)
     stepping = weights + step_bytes(module.optimizer, trained, device)
     size = module.backbone.preprocessing.image_size
+    at_once = None if spread_over > 1 else pictures_at_once(device, module.tokens)
     for recomputed in checkpointing:
         as_vit(module.backbone.module).set_grad_checkpointing(recomputed)
-        step = count_step(network.train(), size, storage_dtype(precision), accumulates)
+        # the gradients of a piece are all there before they are added to those of earlier ones
+        beside = accumulates and at_once is None
+        step = count_step(network.train(), size, storage_dtype(precision), beside)
         moments = torch.tensor(step.moments, dtype=torch.float64)
         moments[:, 0] += gathered
         yield Footprint(
@@ -149,6 +172,8 @@ def footprints(
             image_size=size,
             parameters=parameters,
             gathered=gathered,
+            at_once=at_once,
+            kept=weights if accumulates and not beside else 0,
         )
 
 

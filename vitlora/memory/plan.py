@@ -85,9 +85,11 @@ class Plan:
         if self.devices.count > 1:
             gathered = max(way.counted.gathered for way in self.ways)
             each = textwrap.fill(self.devices.says(self.most, gathered), 79) + "\n"
+        some = self.ways[0].counted.at_once
+        pieces = "" if some is None else f"\nstep  computes at most {some} pictures at once"
         parts = [
             f"{self.title}: {self.counted_by}\n{each}"
-            f"room  {size(self.room.free)} {self.room.says}; {MARGIN_SAID}",
+            f"room  {size(self.room.free)} {self.room.says}; {MARGIN_SAID}{pieces}",
             table(self.ways, self.room, self.batches),
             bars(self.ways, self.room, self.devices.own(batch) or 1),
         ]

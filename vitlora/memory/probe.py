@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from vitlora.hardware import storage_dtype
 from vitlora.training.classifier import Classifier
@@ -40,8 +39,8 @@ def images_per_second(
         if number == _WARM_UP:
             start = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = module(images)
-        F.cross_entropy(logits.float(), labels).backward()
+            loss, _ = module.differentiated(images, labels)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         synchronize()

@@ -45,6 +45,7 @@ class Way:
             "gradients": counted.gradients,
             "optimizer": counted.optimizer,
             "saved_per_image": counted.saved,
+            "at_once": counted.at_once,
             "totals": {str(batch): counted.total(batch) for batch in batches},
             "largest_batch": counted.largest_batch(room.usable),
             "images_per_second": self.per_second,
@@ -157,7 +158,8 @@ def pick(
     return (
         way,
         batch,
-        f"Take {way.name}, {own} at once{where}: {_why(way, own, passed, largest, room)}.",
+        f"Take {way.name}, {own} {'at once' if way.counted.pictures(own) == own else 'in a batch'}"
+        f"{where}: {_why(way, own, passed, largest, room)}.",
     )
 
 

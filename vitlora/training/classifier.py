@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,19 +19,21 @@ from vitlora.backbones import (
     as_vit,
     open_backbone,
     stream_in_bf16,
+    tokens_of,
 )
 from vitlora.data.preprocessing import CropMode
 from vitlora.errors import UsageError
 from vitlora.hardware import check_compiles, compile_blocks, storage_dtype
 from vitlora.metrics.scores import Scores
 from vitlora.notes import tell
+from vitlora.pieces import differentiated, joined, pieces
 from vitlora.quantization import Quantization, Storage
 from vitlora.training import ranks
 from vitlora.training.accumulation import Accumulation
 from vitlora.training.divergence import check_validation
 from vitlora.training.epoch_means import EpochMeans
 from vitlora.training.frozen_base import asked_storage, check_device, choose_attention, load_frozen
-from vitlora.training.loss import class_weights, gathered, shared_loss
+from vitlora.training.loss import class_weights, gathered, shared_loss, summed_loss
 from vitlora.training.optimizers import OptimizerName, parameter_groups, scheduled
 from vitlora.training.ranges import check_ranges
 
@@ -119,6 +122,7 @@ class Classifier(LightningModule):
         self._check_base: Callable[[str], None] = lambda digest: None
         self.loss_weight: torch.Tensor | None = None
         self.accumulation, self.means = Accumulation(), EpochMeans()
+        self.at_once = False  # whether a CPU, too, computes all pictures of a batch together
         self.resumed = False  # whether it has weights of a run that goes on
         self.between_batches: Callable[[], None] | None = None
 
@@ -195,6 +199,12 @@ class Classifier(LightningModule):
         self.patch_drop = share
         self.dropped = PatchDrop(self.backbone.module, share)
 
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that a picture has in a training step."""
+        every = tokens_of(self.backbone.module)
+        return every if self.dropped is None else self.dropped.kept(every)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits ``(B, classes)`` of images ``(B, 3, H, W)``, normalised.
 
@@ -245,13 +255,29 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
         """Returns the loss of a batch of images and labels."""
-        loss, tally = shared_loss(
-            self(batch[0]).float(), batch[1], self.loss_weight, self.label_smoothing
-        )
+        images, labels = batch
+        if self.trainer.accumulate_grad_batches == 1:
+            self.zero_grad()  # Lightning does it after the forward pass, which has no use for them
+        summed, logits = self.differentiated(images, labels)
+        loss, tally = shared_loss(summed, logits, labels, self.loss_weight)
         self.log_dict(self.means.add(tally.loss, tally.hits, tally.pictures))
         if self.trainer.accumulate_grad_batches == 1:
             return loss
         return self.accumulation.weighed(loss, tally.weight)
+
+    def differentiated(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the summed loss of a batch, to differentiate, and its logits, fp32."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        loss = partial(summed_loss, weights=self.loss_weight, smoothing=self.label_smoothing)
+        return differentiated(self, loss, self._pieces(images), labels, trained)
+
+    def _pieces(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the parts of a batch to compute one after the other; see ``pieces``."""
+        if self.at_once or images.ndim == 2:  # features, for the head alone
+            return (images,)
+        return pieces(images, self.tokens if self.training else tokens_of(self.backbone.module))
 
     def on_train_epoch_start(self) -> None:
         """Discards batches of an interrupted training that did not complete a step."""
@@ -274,7 +300,8 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
         """Keeps the logits and labels of a batch, on the device, so no step waits for a copy."""
-        self._seen.append((self(batch[0]).float(), batch[1]))
+        logits = [self(some).float() for some in self._pieces(batch[0])]
+        self._seen.append((joined(logits), batch[1]))
 
     def on_validation_epoch_end(self) -> None:
         """Logs accuracy, macro-F1 and loss of the whole split."""

@@ -33,23 +33,36 @@ class Tally(NamedTuple):
     weight: torch.Tensor
 
 
-def shared_loss(
+def summed_loss(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float
-) -> tuple[torch.Tensor, Tally]:
-    """Returns what to differentiate, of which processes take the mean; and the numbers of all.
+) -> torch.Tensor:
+    """Returns the sum of the pictures' losses.
 
     Args:
-        logits: ``(B, classes)``, fp32: this process's part of the batch.
+        logits: ``(B, classes)``, fp32.
         labels: ``(B,)``, where ``NOT_COUNTED`` leaves a picture out.
-        weights: ``(classes,)``; None for 1 each.
+        weights: Of the classes, ``(classes,)``; None for 1 each.
         smoothing: Share of each label that is spread over all classes.
     """
-    loss = F.cross_entropy(
+    return F.cross_entropy(
         *(logits, labels, weights),
         ignore_index=NOT_COUNTED,
         reduction="sum",
         label_smoothing=smoothing,
     )
+
+
+def shared_loss(
+    loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, Tally]:
+    """Returns what to differentiate, of which processes take the mean; and the numbers of all.
+
+    Args:
+        loss: Sum over this process's part of the batch.
+        logits: ``(B, classes)``, fp32, of that part.
+        labels: ``(B,)``, where ``NOT_COUNTED`` leaves a picture out.
+        weights: Of the classes, ``(classes,)``; None for 1 each.
+    """
     counts = labels != NOT_COUNTED
     pictures = counts.sum().float()
     weight = pictures if weights is None else (weights[labels.clamp(min=0)] * counts).sum()

@@ -100,6 +100,7 @@ class Ddp(DDPStrategy):
                 "trainer.strategy is fsdp, which spreads frozen weights, but all weights are "
                 "trained; use ddp, or train an adapter"
             )
+        network.at_once = True  # a backward pass for each piece would need the others' weights, too
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for block in blocks:
             # True, because torch otherwise keeps the weights of a block that is in no larger part

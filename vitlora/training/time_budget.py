@@ -8,7 +8,6 @@ from itertools import chain, repeat
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -281,8 +280,8 @@ def _seconds_per_picture(
     seen = 0
     for number, (images, labels) in enumerate(chain.from_iterable(repeat(loader))):
         with trainer.precision_plugin.forward_context():
-            logits = module(images.to(module.device))
-            F.cross_entropy(logits.float(), labels.to(module.device)).backward()
+            loss, _ = module.differentiated(images.to(module.device), labels.to(module.device))
+        loss.backward()
         module.zero_grad(set_to_none=True)
         synchronize()
         now, seen = time.monotonic(), seen + len(labels)

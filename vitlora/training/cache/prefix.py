@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vitlora.backbones import as_vit
+from vitlora.backbones import as_vit, tokens_of
+from vitlora.pieces import joined, pieces
 
 _AFTER = ("norm.", "fc_norm.", "attn_pool.", "head.")  # what follows the blocks
 
@@ -67,6 +68,9 @@ class Prefix:
     @torch.no_grad()
     def before(self, images: torch.Tensor) -> torch.Tensor:
         """Returns tokens ``(B, N, D)``, or ``(B, D)`` if pooled, of images ``(B, 3, H, W)``."""
+        return joined([self._before(some) for some in pieces(images, tokens_of(self.module))])
+
+    def _before(self, images: torch.Tensor) -> torch.Tensor:
         vit = self.module
         if self.pooled:
             return vit.forward_head(vit.forward_features(images), pre_logits=True)
