@@ -589,7 +589,7 @@ def test_ctrl_c_leaves_a_usable_bundle_and_says_so(photos: Path) -> None:
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"stopped; the best epoch so far \(\d+\) is saved in out", rest), rest
+    assert re.search(r"stopped; epoch \d+ is saved in out", rest), rest
     assert "Traceback" not in rest
     assert main(["predict", str(photos / "test/a/0.jpg"), "--checkpoint", "out"]) == 0
 

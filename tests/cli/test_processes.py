@@ -84,7 +84,7 @@ def test_ctrl_c_to_any_process_leaves_a_bundle_and_a_state(running: Any, number:
     ranks[number].send_signal(signal.SIGINT)
     status, said = ended(running, ranks)
     assert status == 130
-    assert said.count("the best epoch so far") == said.count("resume with: ") == 1
+    assert said.count("stopped; epoch ") == said.count("resume with: ") == 1
     assert "Traceback" not in said
     assert load_bundle(Path("out")).record.metrics and Path("out/last.ckpt").exists()
 

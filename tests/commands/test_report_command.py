@@ -338,7 +338,7 @@ def test_drawn_splits_are_the_ones_held_out(tmp_path: Path, make_folder: Any) ->
     page = Page(out)
     assert "3 pictures of" in page.text
     assert "split val" in page.text
-    assert "Training chose its best epoch on these pictures" in page.text
+    assert "Training compared its epochs on these pictures" in page.text
     assert "none is an exact copy of a training picture" in page.text
     moved = shutil.copytree(root, tmp_path / "moved")
     report(bundle.folder, data=moved, output=out)

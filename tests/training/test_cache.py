@@ -151,7 +151,13 @@ def test_batches_of_somebody_elses_are_not_kept(root):
 @pytest.mark.parametrize("method", METHODS)
 def test_trains_as_without_on_the_same_views(method, root):
     options = {"cache": "memory", "cache_views": 2, **METHODS[method]}
-    assert_same(fit(root, **options), whole(root, **options))
+    one, other = fit(root, **options), whole(root, **options)
+    # the head's input comes from another product than in a whole step, so its last bit may differ
+    assert one[1].train == pytest.approx(other[1].train, rel=1e-6)
+    assert one[1].val == pytest.approx(other[1].val, rel=1e-6)
+    theirs = trained(other[0])
+    for name, tensor in trained(one[0]).items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-6)
 
 
 def test_disk_trains_as_memory_and_as_before(root, tmp_path):

@@ -141,7 +141,7 @@ def test_the_same_command_again_goes_on(photos: Path, out: Path, capsys: Any):
 OTHER: dict[str, tuple[Any, str]] = {
     "model.lr": (0.5, "--model.lr is 0.5, but the run in out has 0.002"),
     "model.adapter.init_args.rank": (4, "init_args.rank is 4, but the run in out has 8"),
-    "trainer.max_epochs": (9, "max_epochs is 9, but .* no longer run would .* fit --from out"),
+    "trainer.max_epochs": (9, "max_epochs is 9, but .* a longer run would not .* fit --from out"),
     "trainer.max_steps": (9, "max_steps is 9, but the run in out has null: .* fit --from out"),
     "trainer.time": ("1m", "time is 1m, but the run in out has null: .* fit --from out"),
     "trainer.limit_train_batches": (2, "limit_train_batches is 2, but the run in out has null"),
@@ -307,7 +307,7 @@ def test_a_lost_bundle_is_said(photos: Path, monkeypatch: Any, capsys: Any):
     for path in Path("out").iterdir():
         if path.is_file() and path.name != STATE:
             path.unlink()
-    assert "no longer has the best epoch" in refusal(capsys)
+    assert "no longer has the bundle" in refusal(capsys)
 
 
 def test_resume_is_for_fit_alone(capsys: Any):

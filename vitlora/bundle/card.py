@@ -125,7 +125,7 @@ def _scores(record: Record) -> str:
     return (
         "## Validation\n\n"
         f"| {' | '.join(shown)} |\n|{'---|' * len(shown)}\n| {' | '.join(cells)} |\n\n"
-        "These numbers chose the epoch, so new pictures may score a little lower."
+        "Epochs were compared by these numbers, so new pictures may score a little lower."
     )
 
 

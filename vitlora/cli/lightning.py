@@ -30,7 +30,7 @@ from vitlora.cli.resuming import begin, same_options
 from vitlora.cli.scoring import check_fits, diverged
 from vitlora.cli.timing import as_found, time_budget
 from vitlora.data.datamodule import FolderData
-from vitlora.errors import UsageError
+from vitlora.errors import UsageError, counted
 from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory
@@ -177,18 +177,28 @@ class VitloraCLI(LightningCLI):
             self.trainer.fit(model, datamodule=datamodule)
 
     def after_fit(self) -> None:
-        """Prints the scores of the best epoch, calibrates the bundle, and says what to do next."""
+        """Prints the scores of the kept epoch, calibrates the bundle, and says what to do next."""
         ranks.leave()
         if not self.trainer.is_global_zero:
             return
         if not self.run_folder.written:
             raise UsageError("nothing was trained: trainer.limit_train_batches leaves no batch")
-        if self.run_folder.best is None:
+        if self.run_folder.kept is None:
             return
-        folder, scores = self.run_folder.folder, self.run_folder.best
+        folder, scores = self.run_folder.folder, self.run_folder.kept
+        kept, last = self.run_folder.kept_epoch, self.run_folder.last_epoch
         self.model.release()  # makes room for the bundle's network
+        why = ""
+        if kept < last:
+            early = bool(self.trainer.early_stopping_callbacks)
+            count = counted(last - kept, "epoch")
+            why = (
+                f" (the best: {count} later, none was better)"
+                if early
+                else (" (later ones were clearly worse than the best)")
+            )
         tell(
-            f"\nvalidation, epoch {self.run_folder.best_epoch} (the best), in "
+            f"\nvalidation, epoch {kept}{why}, in "
             f"{self.trainer.precision}, before calibration\n\n{scores.to_text()}"
         )
         if warning := diverged(scores):

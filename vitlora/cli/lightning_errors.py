@@ -24,8 +24,8 @@ def stopped_by_callbacks() -> Iterator[None]:
         yield
     except TrainingSpikeException as spike:
         raise VitloraError(
-            f"trainer.callbacks: SpikeDetection stopped training ({spike}); the best epoch so far, "
-            "if any, is saved. Lower --model.lr, or leave the callback out"
+            f"trainer.callbacks: SpikeDetection stopped training ({spike}); an epoch that was "
+            "saved before stays. Lower --model.lr, or leave the callback out"
         ) from None
     except RuntimeError as error:
         if not str(error).startswith("Early stopping conditioned on metric"):
@@ -45,5 +45,5 @@ def check_checkpoints(trainer: Trainer, quantization: str) -> None:
         how = "trainer.strategy fsdp" if spread else f"model.quantization {quantization}"
         raise UsageError(
             f"{name} (trainer.enable_checkpointing) saves the whole network, which cannot be "
-            f"loaded with {how}; leave it out: the bundle has the best epoch"
+            f"loaded with {how}; leave it out: the bundle has the epoch that is kept"
         )

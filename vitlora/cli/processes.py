@@ -223,8 +223,8 @@ class _Processes:
         name = signal.Signals(-code).name
         why = ", usually because memory ran out" if name == "SIGKILL" else ""
         raise VitloraError(
-            f"process {rank} of {len(self._all)} (from 0) was ended by {name}{why}. The best epoch "
-            "so far, if any, is saved; 'vitlora fit --resume' goes on from the last state, if any"
+            f"process {rank} of {len(self._all)} (from 0) was ended by {name}{why}. An epoch that "
+            "was saved before stays; 'vitlora fit --resume' goes on from the last state, if any"
         )
 
     def _running(self) -> bool:

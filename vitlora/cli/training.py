@@ -156,7 +156,7 @@ class Fitted:
     """The result of a training.
 
     Attributes:
-        bundle: The bundle of the best epoch.
+        bundle: The bundle of the epoch that was kept: see docs/time.md.
         scores: Its scores on the validation pictures; None if this run validated no epoch.
         epoch: Its number, from 1; 0 if the run to resume had ended before.
     """
@@ -237,7 +237,7 @@ def _fitted(found: VitloraCLI | Path) -> Fitted:
     if isinstance(found, Path):  # the folder of a run that had ended
         return Fitted(load_bundle(found), None, 0)
     run = found.run_folder
-    return Fitted(load_bundle(run.folder), run.best, run.best_epoch)
+    return Fitted(load_bundle(run.folder), run.kept, run.kept_epoch)
 
 
 def _run(

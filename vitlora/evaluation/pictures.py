@@ -218,11 +218,10 @@ def _warnings(chosen: str, same: bool, perhaps_a_copy: bool, calibrated: bool) -
     if chosen == "val" and same:
         if not calibrated:
             return [
-                "Training chose its best epoch on these pictures: new ones may score a little "
-                "lower."
+                "Training compared its epochs on these pictures: new ones may score a little lower."
             ]
         return [
-            "Training chose its best epoch on these pictures, and confidence was calibrated on "
+            "Training compared its epochs on these pictures, and confidence was calibrated on "
             "them: new pictures may score a little lower and be a little less calibrated."
         ]
     if perhaps_a_copy:

@@ -117,6 +117,31 @@ class Scores:
     def _labels_and_answers(self) -> tuple[np.ndarray, np.ndarray]:
         return self.labels.numpy(), self.logits.argmax(1)[None].numpy()
 
+    def clearly_better_than(self, other: "Scores") -> bool:
+        """Returns whether the mean recall of the classes is higher by two standard errors.
+
+        The error is that of the difference, picture by picture. Four pictures that one answers
+        rightly and the other wrongly, and none the other way round, are the fewest that suffice.
+
+        Args:
+            other: Of answers to the same pictures, in the same order.
+        """
+        gain = self._recall_shares - other._recall_shares
+        error = gain.square().sum().sqrt()
+        return bool(error > 0 and gain.sum() >= (2 - 1e-9) * error)
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean recall of the classes that have images, in ``[0, 1]``."""
+        return float(self._recall_shares.sum())
+
+    @cached_property
+    def _recall_shares(self) -> torch.Tensor:
+        """What each picture adds to the mean recall, ``(N,)``."""
+        counts = self.labels.bincount()
+        each = 1 / (counts.count_nonzero() * counts[self.labels]).double()
+        return each * (self.logits.argmax(1) == self.labels)
+
     def per_class(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns precision, recall, F1 in ``[0, 1]`` and the number of images, each ``(C,)``.
 

@@ -73,6 +73,6 @@ def diverged(trainer: Trainer, said: str, at_once: bool = False) -> VitloraError
     else:
         todo = lr
     return VitloraError(
-        f"{said}: training diverged in epoch {trainer.current_epoch + 1}; {todo}. The best epoch "
-        "so far, if any, is saved"
+        f"{said}: training diverged in epoch {trainer.current_epoch + 1}; {todo}. An "
+        "epoch that was saved before stays"
     )

@@ -87,7 +87,9 @@ class Interruption:
             raise self.end("no state was saved")
         if signum == signal.SIGINT:
             try:
-                tell("\nstopping after this step, or this validation; Ctrl-C stops at once")
+                tell(
+                    "\nstopping after this step, or this validation; press Ctrl-C again to stop now"
+                )
             except RuntimeError:  # it came while something was printed
                 return
 

@@ -1,4 +1,4 @@
-"""The folder of a run: the best epoch as a bundle, and the logs."""
+"""The folder of a run: an epoch as a bundle, and the logs."""
 
 import shutil
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vitlora.bundle.card import model_card
@@ -29,7 +30,9 @@ _OURS = (LOGS, LOCK, STATE)  # beside a bundle's files
 
 
 class RunFolder(Callback):
-    """Writes the bundle whenever the validation macro-F1 rises (the lower loss breaks a tie).
+    """Writes the bundle after each epoch, unless an earlier one was clearly better in validation.
+
+    With early stopping, the bundle is that of the epoch with the highest macro-F1 instead.
 
     Of several processes, the first one writes.
 
@@ -54,8 +57,9 @@ class RunFolder(Callback):
         self.run_config = run_config
         self.logs = logs
         self.parent = parent
-        self.best: Scores | None = None
-        self.best_epoch = 0
+        self.kept: Scores | None = None
+        self.kept_epoch = self.last_epoch = 0
+        self._best: Scores | None = None  # of all epochs
         self.written = False
         self._validated = 0  # number of steps at the last validation
         self._aside: Path | None = None
@@ -64,22 +68,26 @@ class RunFolder(Callback):
         creation_time()  # tells a wrong date before the training
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the best scores and the length of the logs, for a run that goes on."""
-        best = self.best and {"logits": self.best.logits, "labels": self.best.labels}
+        """Returns the scores and the length of the logs, for a run that goes on."""
         return {
-            "best": best,
-            "best_epoch": self.best_epoch,
+            "best": _tensors(self._best),
+            "kept": _tensors(self.kept),
+            "kept_epoch": self.kept_epoch,
+            "last_epoch": self.last_epoch,
             "written": self.written,
             "validated": self._validated,
             "rows": 0 if self._logs is None else self._logs.rows(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best scores; their classes come with the data."""
+        """Takes over the scores; their classes come with the data."""
         self._resumed, self._rows = True, state_dict["rows"]
-        best = state_dict["best"]
-        self.best = best and Scores((), best["logits"], best["labels"])
-        self.best_epoch, self._validated = state_dict["best_epoch"], state_dict["validated"]
+        self._best, self.kept = (
+            found and Scores((), found["logits"], found["labels"])
+            for found in (state_dict["best"], state_dict["kept"])
+        )
+        self.kept_epoch, self.last_epoch = state_dict["kept_epoch"], state_dict["last_epoch"]
+        self._validated = state_dict["validated"]
         self.written = state_dict["written"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,11 +100,11 @@ class RunFolder(Callback):
             return
         if not self._resumed:
             self._aside = clear_the_way(self.folder)
-        if self.best is not None:
-            self.best = replace(self.best, classes=_data(trainer).folder.classes)
+        if self.kept is not None:
+            self.kept = replace(self.kept, classes=_data(trainer).folder.classes)
         if self.written and not is_bundle(self.folder):
             raise UsageError(
-                f"{self.folder} no longer has the best epoch of its unfinished run; put the bundle "
+                f"{self.folder} no longer has the bundle of its unfinished run; put it "
                 f"back, or remove {self.folder / STATE} to start the run anew"
             )
         self._began = True
@@ -136,17 +144,23 @@ class RunFolder(Callback):
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the bundle if this epoch is the best so far."""
+        """Writes the bundle, unless an earlier epoch was clearly better.
+
+        The learning rate falls towards the end, and a few validation pictures rank epochs by luck.
+        Early stopping ends before the rate has fallen, so there the best epoch is kept.
+        """
         if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
             return
         module = cast(Classifier, pl_module)
         self._validated = trainer.global_step
         scores = module.scores(_data(trainer).folder.classes)
-        if self.best is None or (scores.macro_f1, -scores.loss) > (
-            self.best.macro_f1,
-            -self.best.loss,
-        ):
-            self.best, self.best_epoch = scores, trainer.current_epoch + 1
+        early = bool(trainer.early_stopping_callbacks)
+        better = self._best is None or _order(scores, early) > _order(self._best, early)
+        if better or self._best is None:
+            self._best = scores
+        self.last_epoch = trainer.current_epoch + 1
+        if better or not (early or self._best.clearly_better_than(scores)):
+            self.kept, self.kept_epoch = scores, self.last_epoch
             self._write(trainer, module, scores.summary())
 
     def on_exception(
@@ -176,7 +190,7 @@ class RunFolder(Callback):
     def _after_ctrl_c(self, trainer: Trainer, module: Classifier, goes_on: bool) -> str:
         """Saves what there is, and returns a line about it."""
         if self.written and self._began:
-            return f"stopped; the best epoch so far ({self.best_epoch}) is saved in {self.folder}"
+            return f"stopped; epoch {self.kept_epoch} is saved in {self.folder}"
         if self._aside is not None:
             where = self._aside if goes_on else self._put_back(self._aside)
             return f"stopped before the first validation; the earlier bundle is {where}"
@@ -271,3 +285,11 @@ def _unfinished(folder: Path) -> str:
     """Returns how to resume the run in a folder, if it is unfinished."""
     there = (folder / STATE).is_file()
     return f"; its run is unfinished, resume it with: {resume_command(folder)}" if there else ""
+
+
+def _order(scores: Scores, early_stopping: bool) -> tuple[float, float]:
+    return scores.macro_f1 if early_stopping else scores.mean_recall, -scores.loss
+
+
+def _tensors(scores: Scores | None) -> dict[str, torch.Tensor] | None:
+    return scores and {"logits": scores.logits, "labels": scores.labels}

@@ -21,7 +21,7 @@ from vitlora.files import draft, keep_content, rename
 if TYPE_CHECKING:
     import torch
 
-_FORMAT = "1"
+_FORMAT = "2"
 _LONGEST = 100_000_000  # bytes of a header, as the safetensors library has it
 _DEEPEST = 40  # values in values
 

@@ -56,8 +56,8 @@ class Trainer(LightningTrainer):
             torchrun or srun.
         strategy: How several devices share the work: ddp (auto) gives each the whole base, fsdp a
             part of the frozen weights, for a base too large for one.
-        early_stopping: Stop after this many epochs without a better validation macro-F1; null to
-            run them all.
+        early_stopping: Stop after this many epochs without a better validation macro-F1, and keep
+            the best epoch; null to run them all.
         accumulate_grad_batches: Number of batches for each optimiser step.
         gradient_clip_val: Largest norm of the gradient; null for no clipping.
         cache: Compute the frozen first blocks of the network once and reuse their outputs. auto

@@ -41,7 +41,7 @@ class Retrainings(Study):
         return found
 
     def validated(self, method: str, seed: int, goal: str) -> float:
-        """Returns a score of a run's best epoch on the validation pictures."""
+        """Returns a score of a run's bundle on the validation pictures."""
         return json.loads(self.path(method, seed, ".val.json").read_text("utf-8"))[goal]
 
 
