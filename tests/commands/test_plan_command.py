@@ -146,7 +146,8 @@ def test_the_function_takes_values_and_tells_nothing(capsys: Any) -> None:
     assert way is not None and (way.method, batch) == ("lora", 16) and why in made.to_json()["why"]
     assert list(made.to_json()["ways"][0]["totals"]) == ["2"]
     assert made.command is not None
-    assert "--model.image_size 32 --model.checkpointing true" in made.command
+    assert "--model.image_size 32" in made.command
+    assert made.command.count("--model.checkpointing") == 1
     assert made.command.endswith("--data.batch_size 16 --model.checkpointing false")
 
 

@@ -115,7 +115,8 @@ def _command(way: Way, config: dict[str, Any], batch: int, most: int, words: Seq
         if after[key] != before[key]:
             added += [f"--model.{key}", str(after[key])]
     kept = list(words)
-    if "--data.batch_size" in kept:
-        place = kept.index("--data.batch_size")
-        del kept[place : place + 2]
+    for name in added[::2]:  # in place of what was typed
+        if name in kept:
+            place = kept.index(name)
+            del kept[place : place + 2]
     return typed("vitlora", "fit", *kept, *added)

@@ -118,8 +118,8 @@ def check_options(file: Path, before: Any, now: Mapping[str, Any]) -> None:
         said = f"--{name} is {_shown(wants)}, but the run in {file.parent} has {_shown(was)}"
         if name in _LENGTHS:
             raise UsageError(
-                f"{said}: its learning rate follows the length of the run, and a longer run would not "
-                "have trained so. Leave the option out; when the run has ended, train on with "
+                f"{said}: its learning rate follows the length of the run, and a longer run would "
+                "not have trained so. Leave the option out; when the run has ended, train on with "
                 f"'vitlora fit --from {file.parent}'"
             )
         if wants is None:
