@@ -83,9 +83,9 @@ class Check:
         labels = torch.arange(self.batch, device=self.device) % 10
 
         def step() -> None:
+            optimizer.zero_grad()
             with torch.autocast(self.device.type, torch.bfloat16):
                 loss = F.cross_entropy(model(images).float(), labels)
-            optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()

@@ -110,14 +110,14 @@ FOREIGN: dict[str, bytes] = {
     "no metadata": header(None),
     "list": header([1]),
     "deep": struct.pack("<Q", 200_000) + b"[" * 200_000,
-    "no state": header({"vitlora_state": "1", "about": "{}"}),
-    "about a list": header({"vitlora_state": "1", "about": "[]"}),
-    "not JSON": header({"vitlora_state": "1", "about": "{}", "state": "{", "sha256": ""}),
+    "no state": header({"vitlora_state": "2", "about": "{}"}),
+    "about a list": header({"vitlora_state": "2", "about": "[]"}),
+    "not JSON": header({"vitlora_state": "2", "about": "{}", "state": "{", "sha256": ""}),
     "deep state": header(
-        {"vitlora_state": "1", "about": "{}", "state": "[" * 60 + "]" * 60, "sha256": ""}
+        {"vitlora_state": "2", "about": "{}", "state": "[" * 60 + "]" * 60, "sha256": ""}
     ),
     "unknown kind": header(
-        {"vitlora_state": "1", "about": "{}", "state": '{"call": "os.system"}', "sha256": ""}
+        {"vitlora_state": "2", "about": "{}", "state": '{"call": "os.system"}', "sha256": ""}
     ),
 }
 
@@ -147,8 +147,8 @@ def test_a_changed_text_is_noticed_though_the_file_is_whole(file):
 
 
 def test_another_format_is_named(tmp_path):
-    (tmp_path / "x").write_bytes(header({"vitlora_state": "2", "about": "{}"}))
-    with pytest.raises(StateError, match="has format '2'; this vitlora reads format 1"):
+    (tmp_path / "x").write_bytes(header({"vitlora_state": "3", "about": "{}"}))
+    with pytest.raises(StateError, match="has format '3'; this vitlora reads format 2"):
         read_about(tmp_path / "x")
 
 
