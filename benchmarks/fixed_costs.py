@@ -111,6 +111,7 @@ def _run(words: Sequence[object], build: Path) -> tuple[float, float]:
     environment = {**os.environ, "PYTHONPATH": str(build), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, *map(str, words)],
+        cwd=build,  # where -m looks first
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
