@@ -25,7 +25,7 @@ def stopped_by_callbacks() -> Iterator[None]:
     except TrainingSpikeException as spike:
         raise VitloraError(
             f"trainer.callbacks: SpikeDetection stopped training ({spike}); an epoch that was "
-            "saved before stays. Lower --model.lr, or leave the callback out"
+            "saved before is kept. Lower --model.lr, or leave the callback out"
         ) from None
     except RuntimeError as error:
         if not str(error).startswith("Early stopping conditioned on metric"):

@@ -224,7 +224,7 @@ class _Processes:
         why = ", usually because memory ran out" if name == "SIGKILL" else ""
         raise VitloraError(
             f"process {rank} of {len(self._all)} (from 0) was ended by {name}{why}. An epoch that "
-            "was saved before stays; 'vitlora fit --resume' goes on from the last state, if any"
+            "was saved before is kept; 'vitlora fit --resume' goes on from the last state, if any"
         )
 
     def _running(self) -> bool:

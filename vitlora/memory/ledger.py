@@ -116,7 +116,7 @@ def count_step(network: nn.Module, size: int, dtype: torch.dtype, accumulates: b
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Pauses the garbage collector: it took a tenth of the time and freed nothing that counts."""
+    """Pauses the garbage collector, which takes time and frees nothing that counts."""
     collects = gc.isenabled()
     gc.disable()
     try:

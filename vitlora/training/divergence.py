@@ -74,5 +74,5 @@ def diverged(trainer: Trainer, said: str, at_once: bool = False) -> VitloraError
         todo = lr
     return VitloraError(
         f"{said}: training diverged in epoch {trainer.current_epoch + 1}; {todo}. An "
-        "epoch that was saved before stays"
+        "epoch that was saved before is kept"
     )

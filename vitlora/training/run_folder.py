@@ -155,11 +155,10 @@ class RunFolder(Callback):
         self._validated = trainer.global_step
         scores = module.scores(_data(trainer).folder.classes)
         early = bool(trainer.early_stopping_callbacks)
-        better = self._best is None or _order(scores, early) > _order(self._best, early)
-        if better or self._best is None:
+        if self._best is None or _order(scores, early) > _order(self._best, early):
             self._best = scores
         self.last_epoch = trainer.current_epoch + 1
-        if better or not (early or self._best.clearly_better_than(scores)):
+        if self._best is scores or not (early or self._best.clearly_better_than(scores)):
             self.kept, self.kept_epoch = scores, self.last_epoch
             self._write(trainer, module, scores.summary())
 
