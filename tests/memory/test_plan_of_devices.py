@@ -41,9 +41,10 @@ RUNS: dict[str, dict[str, str]] = {
 # trains all of RUNS; writes what each process holds before its third step, and that step's peak:
 # in the second, DDP arranges its buckets anew
 RANKS = """
-import gc, json, os, sys
+import gc, json, os, sys, time
 from pathlib import Path
 import torch
+from torch.distributed import Work
 from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from benchmarks.plan import highest
@@ -73,6 +74,13 @@ def end(module, outputs, batch, index):
         said = {"base": base, "peak": alive + highest(module.seen)}
         Path(f"{name}.{os.environ['RANK']}.json").write_text(json.dumps(said))
 
+wait = Work.wait
+def patient(work, *args):  # gloo's thread lets go of what it gathered a moment after it is there
+    done = wait(work, *args)
+    time.sleep(0.005)
+    return done
+
+Work.wait = patient
 Classifier.on_train_batch_start, Classifier.on_train_batch_end = start, end
 for name, words in json.loads(sys.argv[1]).items():
     assert main(["fit", *words, "--output", f"out/{name}"]) == 0, name
@@ -99,13 +107,10 @@ def test_each_process_takes_what_the_plan_says(home: Path, name: str) -> None:
     options: dict[str, Any] = {k: v for k, v in {**TINY, **RUNS[name]}.items() if k not in ADAPTER}
     made = plan(data=home / "pictures", methods=["full" if "all" in name else "lora"], **options)
     (counted,) = (w.counted for w in made.ways if w.checkpointing == ("checkpointed" in name))
-    block = counted.gathered / 2
     for rank in range(2):
         held = json.loads((home / f"{name}.{rank}.json").read_text())
         assert held["base"] == pytest.approx(counted.base, rel=0.01)
-        assert held["peak"] > 0.95 * counted.total(8)
-        # gloo's thread may still hold the block that came before
-        assert held["peak"] < 1.01 * counted.total(8) + block
+        assert 0.95 * counted.total(8) < held["peak"] < 1.01 * counted.total(8)
 
 
 @pytest.mark.parametrize("devices", [2, 3])
