@@ -188,6 +188,10 @@ class VitloraCLI(LightningCLI):
         folder, scores = self.run_folder.folder, self.run_folder.kept
         kept, last = self.run_folder.kept_epoch, self.run_folder.last_epoch
         self.model.release()  # makes room for the bundle's network
+        for stopping in self.trainer.early_stopping_callbacks:
+            if stopping.wait_count >= stopping.patience:
+                without = counted(stopping.patience, "epoch")
+                tell(f"stopped early: no better {stopping.monitor} in {without}")
         why = ""
         if kept < last:
             early = bool(self.trainer.early_stopping_callbacks)
