@@ -224,3 +224,11 @@ def test_table_and_bars_are_ascii_of_eighty_columns() -> None:
     bar = small.partition("[")[2].partition("]")[0]
     assert bar.count("B") == round(44 * 3 / 5.6) and bar.count(".") == 44 - round(44 * 4.8 / 5.6)
     assert "." not in large.partition(">")[0]
+
+
+@pytest.mark.parametrize(
+    ("each", "shown"), [(10, "90"), (900, "1"), (9000, "none"), (0.01, "10,000+")]
+)
+def test_the_most_pictures_are_shown_up_to_what_a_step_may_have(each: float, shown: str) -> None:
+    row = table([Way("lora", False, lines((0, each)))], Room(1000, "given"), (1,)).splitlines()[1]
+    assert row.split()[-1] == shown

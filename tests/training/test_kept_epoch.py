@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import MICRO
 
+from vitlora.cli.main import main
 from vitlora.metrics.scores import Scores
 from vitlora.training import RunFolder
 
@@ -103,3 +106,16 @@ def test_the_last_epoch_is_kept_unless_an_earlier_one_is_clearly_better(
     assert (state["kept_epoch"], state["last_epoch"]) == (kept[-1], len(wrong))
     assert run.kept is not None
     assert int((run.kept.logits.argmax(1) != run.kept.labels).sum()) == wrong[kept[-1] - 1]
+
+
+def test_a_run_that_stops_early_says_why(
+    tmp_path: Path, make_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = make_folder(tmp_path / "photos", ("a", "b"), ("train", "val"), 4)
+    options = {**MICRO, "trainer.max_epochs": "9", "model.lr": "1e-9", "data.root": str(photos)}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    run = ["fit", *words, "--output", str(tmp_path / "out")]
+    assert main([*run, "--trainer.early_stopping", "2"]) == 0
+    assert "stopped early: no better val/macro_f1 in 2 epochs\n" in capsys.readouterr().out
+    assert main([*run, "--trainer.early_stopping", "9"]) == 0
+    assert "stopped early" not in capsys.readouterr().out

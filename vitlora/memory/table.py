@@ -10,6 +10,7 @@ from vitlora.units import size
 
 _BAR = 44  # characters that stand for the whole room
 _ENOUGH = 4  # pictures in a batch that keep a device busy
+_MANY = 10_000  # pictures that no step has
 _ORDER = (("lora", False), ("lora", True), ("qlora", False), ("qlora", True), ("linear", False))
 
 
@@ -68,7 +69,7 @@ def table(ways: Sequence[Way], room: Room, batches: Sequence[int]) -> str:
                 *map(size, parts),
                 size(counted.saved),
                 *(size(counted.total(batch)) for batch in batches),
-                f"{most:,}" if most else "none",
+                "none" if not most else f"{most:,}" if most < _MANY else f"{_MANY:,}+",
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
