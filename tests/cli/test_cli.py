@@ -16,7 +16,7 @@ import yaml
 
 from vitlora.bundle.checkpoint import bundle_bytes, load_bundle
 from vitlora.cli.main import main
-from vitlora.cli.scoring import diverged
+from vitlora.cli.scoring import failed
 from vitlora.metrics.scores import Scores
 
 ROOT = Path(__file__).parents[2]
@@ -721,10 +721,18 @@ def test_an_option_of_lora_is_explained_to_a_probe(photos: Path, capsys: Any) ->
 
 def test_a_run_that_diverged_says_so() -> None:
     labels = torch.tensor([1, 0])
-    assert diverged(Scores(("a", "b"), torch.eye(2), labels)) is None  # a loss of 1.31
+    assert failed(Scores(("a", "b"), torch.eye(2), labels)) is None  # a loss of 1.31
     assert "the loss is 632, far above that of guessing (0.69)" in str(
-        diverged(Scores(("a", "b"), 632 * torch.eye(2), labels))
+        failed(Scores(("a", "b"), 632 * torch.eye(2), labels))
     )
+
+
+def test_a_network_that_gives_all_pictures_one_class_is_named() -> None:
+    always, labels = torch.tensor([[0.0, 1.0]] * 3), torch.tensor([1, 0, 1])
+    assert str(failed(Scores(("a", "b"), always, labels))).startswith(
+        "all 3 validation pictures get the class 'b': the network does not tell the classes apart"
+    )
+    assert failed(Scores(("a", "b"), always, torch.tensor([1, 1, 1]))) is None  # and rightly so
 
 
 def test_a_finished_training_does_not_fail_for_its_calibration(

@@ -27,7 +27,7 @@ from vitlora.cli.lightning_parser import (
     show_only_ours,
 )
 from vitlora.cli.resuming import begin, same_options
-from vitlora.cli.scoring import check_fits, diverged
+from vitlora.cli.scoring import check_fits, failed
 from vitlora.cli.timing import as_found, time_budget
 from vitlora.data.datamodule import FolderData
 from vitlora.errors import UsageError, counted
@@ -205,7 +205,7 @@ class VitloraCLI(LightningCLI):
             f"\nvalidation, epoch {kept}{why}, in "
             f"{self.trainer.precision}, before calibration\n\n{scores.to_text()}"
         )
-        if warning := diverged(scores):
+        if warning := failed(scores):
             note(warning)
         unsure = self._get(self.config_init, "unsure")
         calibrate_run(folder, self.datamodule, self._merged, unsure)

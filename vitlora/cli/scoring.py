@@ -38,14 +38,21 @@ def check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
         )
 
 
-def diverged(scores: Scores) -> str | None:
-    """Returns a note if the loss is more than twice that of guessing."""
+def failed(scores: Scores) -> str | None:
+    """Returns a note if the loss is more than twice that of guessing, or all answers are equal."""
     guessing = math.log(len(scores.classes))
-    if scores.loss <= 2 * guessing:
+    if scores.loss > 2 * guessing:
+        return (
+            f"the loss is {scores.loss:.3g}, far above that of guessing ({guessing:.2f}): training "
+            "diverged; lower --model.lr"
+        )
+    answers = scores.logits.argmax(1).unique()
+    if len(answers) > 1 or len(scores.labels.unique()) == 1:
         return None
+    always = scores.classes[int(answers)]
     return (
-        f"the loss is {scores.loss:.3g}, far above that of guessing ({guessing:.2f}): training "
-        "diverged; lower --model.lr"
+        f"all {scores.images} validation pictures get the class '{always}': the network does not "
+        "tell the classes apart; lower --model.lr, raise --model.warmup, or train for more epochs"
     )
 
 
