@@ -40,3 +40,13 @@ def test_without_a_gpu_it_says_how_to_try_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "--device cpu --tiny" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_step_is_compared_with_the_peers() -> None:
+    words = ["--batch", "2", "--steps", "1", "--turns", "1", "--threads", "1"]
+    script = str(ROOT / "benchmarks" / "step_peer.py")
+    command = [sys.executable, script, *words, "--quantization", "nf4", "--patch-drop", "0.5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["ratio"] > 0

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.strategies import Strategy
 from runs import BACKBONE, train
+from torch.utils.data import TensorDataset
 
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
 from vitlora.errors import BackboneError
 from vitlora.quantization import plain_weight
+from vitlora.training import Trainer
 from vitlora.training.classifier import Classifier
 
 
@@ -104,3 +107,14 @@ def test_a_released_network_is_freed(photos: Path, tmp_path: Path) -> None:
     del network
     classifier.release()
     assert not [ref for ref in kept if ref() is not None]
+
+
+@pytest.mark.parametrize("variant", ["lora", "eva"])
+def test_pictures_may_come_from_any_data_module(variant: Any, tmp_path: Path) -> None:
+    pictures = TensorDataset(torch.randn(12, 3, 32, 32), torch.arange(12) % 2)
+    data = LightningDataModule.from_datasets(pictures, pictures, batch_size=4)
+    adapter = Lora(rank=2, variant=variant)
+    classifier = Classifier(2, BACKBONE, weights="none", image_size=32, adapter=adapter)
+    trainer = Trainer(max_epochs=1, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer.fit(classifier, data)
+    assert trainer.global_step == 3 and classifier.answers[0].shape == (12, 2)

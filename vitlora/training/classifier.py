@@ -234,7 +234,9 @@ class Classifier(LightningModule):
         with self.trainer.precision_plugin.forward_context():
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             if not self.resumed:
-                self.adapter.init_from_data(self.built_network(), data.whole_batches)
+                # another LightningDataModule than ours does not share its batches
+                whole = getattr(data, "whole_batches", None) or data.train_dataloader
+                self.adapter.init_from_data(self.built_network(), whole)
                 ranks.align([p for p in self.parameters() if p.requires_grad])
             reached = gradient_self_test(self, images.to(self.device))
         tell(f"gradient self-test: all {reached} trainable tensors are reached")
