@@ -80,4 +80,4 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def nearest_of(name: str, choices: Iterable[str]) -> str:
     """Returns the closest choice, or an empty string if none is similar."""
-    return next(iter(get_close_matches(name, list(choices), n=1, cutoff=0.6)), "")
+    return next(iter(get_close_matches(name, list(choices), n=1)), "")

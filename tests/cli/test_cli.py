@@ -725,14 +725,15 @@ def test_a_run_that_diverged_says_so() -> None:
     assert "the loss is 632, far above that of guessing (0.69)" in str(
         failed(Scores(("a", "b"), 632 * torch.eye(2), labels))
     )
+    assert "the loss is nan" in str(failed(Scores(("a", "b"), torch.nan * torch.eye(2), labels)))
 
 
 def test_a_network_that_gives_all_pictures_one_class_is_named() -> None:
-    always, labels = torch.tensor([[0.0, 1.0]] * 3), torch.tensor([1, 0, 1])
-    assert str(failed(Scores(("a", "b"), always, labels))).startswith(
-        "all 3 validation pictures get the class 'b': the network does not tell the classes apart"
-    )
-    assert failed(Scores(("a", "b"), always, torch.tensor([1, 1, 1]))) is None  # and rightly so
+    always = torch.tensor([[0.0, 1.0]] * 20)
+    for wrong, named in ((0, False), (4, False), (5, True), (20, True)):
+        labels = torch.tensor([0] * wrong + [1] * (20 - wrong))
+        said = failed(Scores(("a", "b"), always, labels)) or ""
+        assert said.startswith("all 20 validation pictures get the class 'b': ") is named
 
 
 def test_a_finished_training_does_not_fail_for_its_calibration(

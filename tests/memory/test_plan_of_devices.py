@@ -77,7 +77,7 @@ def end(module, outputs, batch, index):
 wait = Work.wait
 def patient(work, *args):  # gloo's thread lets go of what it gathered a moment after it is there
     done = wait(work, *args)
-    time.sleep(0.005)
+    time.sleep(0.03)
     return done
 
 Work.wait = patient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.strategies import Strategy
 from runs import BACKBONE, train
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from vitlora.adapters import Lora
 from vitlora.backbones import load_backbone
-from vitlora.errors import BackboneError
+from vitlora.errors import BackboneError, UsageError
 from vitlora.quantization import plain_weight
 from vitlora.training import Trainer
 from vitlora.training.classifier import Classifier
@@ -115,6 +115,24 @@ def test_pictures_may_come_from_any_data_module(variant: Any, tmp_path: Path) ->
     data = LightningDataModule.from_datasets(pictures, pictures, batch_size=4)
     adapter = Lora(rank=2, variant=variant)
     classifier = Classifier(2, BACKBONE, weights="none", image_size=32, adapter=adapter)
+    classifier.lr = 1e-12
     trainer = Trainer(max_epochs=1, enable_progress_bar=False, default_root_dir=tmp_path)
     trainer.fit(classifier, data)
     assert trainer.global_step == 3 and classifier.answers[0].shape == (12, 2)
+    first = next(p for n, p in classifier.named_parameters() if "lora_A" in n)
+    # EVA's rows are directions, at right angles
+    assert torch.allclose(first @ first.T, torch.eye(2), atol=1e-3) == (variant == "eva")
+
+
+def test_what_needs_the_pictures_says_so_without_a_data_module(tmp_path: Path) -> None:
+    pictures = TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 2)
+    loaders = [DataLoader(pictures, batch_size=4)] * 2
+    for options, message in (
+        ({"adapter": Lora(rank=2)}, None),
+        ({"adapter": Lora(rank=2, variant="eva")}, "starts from the training pictures"),
+        ({"class_weights": True}, "model.class_weights counts the pictures of a FolderData"),
+    ):
+        classifier = Classifier(2, BACKBONE, weights="none", image_size=32, **options)
+        trainer = Trainer(max_epochs=1, enable_progress_bar=False, default_root_dir=tmp_path)
+        with pytest.raises(UsageError, match=message) if message else nullcontext():
+            trainer.fit(classifier, *loaders)

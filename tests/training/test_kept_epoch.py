@@ -116,6 +116,7 @@ def test_a_run_that_stops_early_says_why(
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     run = ["fit", *words, "--output", str(tmp_path / "out")]
     assert main([*run, "--trainer.early_stopping", "2"]) == 0
-    assert "stopped early: no better val/macro_f1 in 2 epochs\n" in capsys.readouterr().out
-    assert main([*run, "--trainer.early_stopping", "9"]) == 0
-    assert "stopped early" not in capsys.readouterr().out
+    said = "stopped after epoch 3 of 9: early stopping on val/macro_f1\n"
+    assert said in capsys.readouterr().out
+    assert main([*run, "--trainer.early_stopping", "8"]) == 0  # which would be after the last
+    assert "early stopping" not in capsys.readouterr().out

@@ -43,6 +43,7 @@ from vitlora.training import RunFolder, Summary, Trainer, ranks
 from vitlora.training.classifier import Classifier
 from vitlora.training.continued import check_output, start
 from vitlora.training.identity import check_same_data
+from vitlora.training.progress import stopped_early
 from vitlora.training.run_state import RunState
 from vitlora.training.time_budget import TimeBudget
 
@@ -188,10 +189,8 @@ class VitloraCLI(LightningCLI):
         folder, scores = self.run_folder.folder, self.run_folder.kept
         kept, last = self.run_folder.kept_epoch, self.run_folder.last_epoch
         self.model.release()  # makes room for the bundle's network
-        for stopping in self.trainer.early_stopping_callbacks:
-            if stopping.wait_count >= stopping.patience:
-                without = counted(stopping.patience, "epoch")
-                tell(f"stopped early: no better {stopping.monitor} in {without}")
+        if line := stopped_early(self.trainer, last):
+            tell(line)
         why = ""
         if kept < last:
             early = bool(self.trainer.early_stopping_callbacks)

@@ -232,18 +232,32 @@ class Classifier(LightningModule):
         size = self.backbone.preprocessing.image_size
         images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         with self.trainer.precision_plugin.forward_context():
-            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             if not self.resumed:
-                # another LightningDataModule than ours does not share its batches
-                whole = getattr(data, "whole_batches", None) or data.train_dataloader
-                self.adapter.init_from_data(self.built_network(), whole)
+                self.adapter.init_from_data(self.built_network(), self._whole_batches)
                 ranks.align([p for p in self.parameters() if p.requires_grad])
             reached = gradient_self_test(self, images.to(self.device))
         tell(f"gradient self-test: all {reached} trainable tensors are reached")
         if self.compile_blocks:
             compile_blocks(self.backbone.module)
         if self.class_weights:
-            self.loss_weight = class_weights(data.folder.counts("train")).to(self.device)
+            folder = getattr(self._data, "folder", None)
+            if folder is None:
+                raise UsageError(
+                    "model.class_weights counts the pictures of a FolderData; pass one"
+                )
+            self.loss_weight = class_weights(folder.counts("train")).to(self.device)
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _whole_batches(self) -> Any:
+        """Returns training batches; those of a ``FolderData`` are not yet shared by processes."""
+        if self._data is None:
+            raise UsageError(
+                "the adapter starts from the training pictures; pass fit a LightningDataModule"
+            )
+        return getattr(self._data, "whole_batches", self._data.train_dataloader)()
 
     def on_train_start(self) -> None:
         """Gives each process random numbers of its own; until here, so that all start alike."""

@@ -121,6 +121,20 @@ class Progress(ProgressBar):
         return line.ljust(before)
 
 
+def stopped_early(trainer: Trainer, last: int) -> str | None:
+    """Returns a line if early stopping ended the run before its length.
+
+    Args:
+        trainer: Lightning's, after the run.
+        last: Number of the last epoch, from 1.
+    """
+    length = math.ceil(epochs_of(trainer))
+    for stopping in trainer.early_stopping_callbacks:
+        if trainer.should_stop and stopping.stopped_epoch + 1 == last < length:
+            return f"stopped after epoch {last} of {length}: early stopping on {stopping.monitor}"
+    return None
+
+
 def epochs_of(trainer: Trainer) -> float:
     """Returns the number of epochs of a run; a run of ``max_steps`` may end within one."""
     each = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
