@@ -39,16 +39,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for (name, (way, peer)), marker in zip(SETS.items(), "osD^vP", strict=True):
         ours, theirs = runs("recipe_kept", name, way), runs("recipe_kept", name, peer)
-        theirs = theirs or runs("recipe", name, peer)
         mine, other = mean(ours, "accuracy"), mean(theirs, "accuracy")
         seconds = mean(ours, "cpu_seconds"), mean(theirs, "cpu_seconds")
         time, gap, half = seconds[0] / seconds[1], 100 * (mine - other), half_interval(ours, theirs)
         axes.errorbar(time, gap, half, fmt=marker, capsize=4, label=name)
         spread = f" ({gap - half:+.1f} to {gap + half:+.1f})" if half else ""
-        print(
-            f"| {name} | {len(ours)}, {len(theirs)} | {mine:.3f} | {other:.3f} | {gap:+.1f}{spread} "
-            f"| {seconds[0]:.0f}, {seconds[1]:.0f} | {time:.2f} x |"
-        )
+        cells = [name, f"{len(ours)}, {len(theirs)}", f"{mine:.3f}", f"{other:.3f}"]
+        cells += [f"{gap:+.1f}{spread}", "{:.0f}, {:.0f}".format(*seconds), f"{time:.2f} x"]
+        print(f"| {' | '.join(cells)} |")
     axes.errorbar(1, 0, fmt="k*", markersize=12, label="transformers.Trainer + PEFT")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="CPU time of the whole run, peer = 1", xlim=(0, 1.1))
