@@ -73,7 +73,9 @@ def _text(name: str, value: Any) -> str:
     try:
         return str(value) if isinstance(value, str | Path) else json.dumps(value, default=os.fspath)
     except (TypeError, ValueError):
-        raise UsageError(f"--{name} is {value!r}; expected text, numbers, or lists of") from None
+        raise UsageError(
+            f"--{name} is {value!r}; expected text, numbers, lists or dicts of them"
+        ) from None
 
 
 def _quoted(word: str) -> str:

@@ -403,7 +403,9 @@ def test_limits_of_the_training_run_do_not_limit_scoring(photos: Path) -> None:
 def test_a_run_that_blows_up_stops_and_keeps_no_such_epoch(photos: Path, capsys: Any) -> None:
     words = ("--model.lr", "1e20", "--model.warmup", "0", "--trainer.max_epochs", "3")
     assert fit(photos, "--output", "out", *words) == 1
-    assert "training diverged in epoch" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "training diverged in epoch" in said.err
+    assert "resume" not in said.out + said.err  # it would diverge again
     assert not Path("out/vitlora.json").exists() or load_bundle("out").record.metrics["loss"] < 1e9
 
 
@@ -734,6 +736,19 @@ def test_a_network_that_gives_all_pictures_one_class_is_named() -> None:
         labels = torch.tensor([0] * wrong + [1] * (20 - wrong))
         said = failed(Scores(("a", "b"), always, labels)) or ""
         assert said.startswith("all 20 validation pictures get the class 'b': ") is named
+
+
+@pytest.mark.parametrize(
+    ("sure", "named"), [(0.0, True), (0.02, True), (1.0, False), (-1.0, False)]
+)
+def test_a_network_that_learnt_nothing_is_named(sure: float, named: bool) -> None:
+    labels = torch.tensor([0, 1] * 5)
+    logits = (
+        sure * torch.nn.functional.one_hot(labels, 2)
+        + torch.eye(2)[[0, 1, 1, 0] + [0, 1] * 3] * 1e-3
+    )
+    said = failed(Scores(("a", "b"), logits, labels)) or ""
+    assert ("as that of guessing (0.69): the network learnt next to nothing" in said) is named
 
 
 def test_a_finished_training_does_not_fail_for_its_calibration(

@@ -208,6 +208,7 @@ def test_fsdp_spreads_the_base_and_leaves_out_what_it_cannot_train(capsys: Any) 
     assert "2 devices (fsdp), each: 1/2 of the blocks' frozen weights, two whole blocks" in said.out
     rows = [line.split()[0] for line in said.out.splitlines() if line[:6].strip() in ROWS]
     assert set(rows) == {"linear", "lora"}
+    assert "fit   vitlora fit --data PHOTOS " in said.out  # or fit would not start
     assert "--trainer.strategy fsdp --data.batch_size 32" in said.out
     assert main([*words, "--methods", "qlora"]) == 2
     assert "it does not train qlora; set trainer.strategy to ddp" in capsys.readouterr().err

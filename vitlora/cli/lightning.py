@@ -30,7 +30,7 @@ from vitlora.cli.resuming import begin, same_options
 from vitlora.cli.scoring import check_fits, failed
 from vitlora.cli.timing import as_found, time_budget
 from vitlora.data.datamodule import FolderData
-from vitlora.errors import UsageError, counted
+from vitlora.errors import UsageError
 from vitlora.evaluation.forgetting import OldPictures
 from vitlora.evaluation.pictures import guard
 from vitlora.hardware import free_memory
@@ -194,12 +194,7 @@ class VitloraCLI(LightningCLI):
         why = ""
         if kept < last:
             early = bool(self.trainer.early_stopping_callbacks)
-            count = counted(last - kept, "epoch")
-            why = (
-                f" (the best: {count} later, none was better)"
-                if early
-                else (" (later ones were clearly worse than the best)")
-            )
+            why = f" (the best of {last})" if early else " (later ones were clearly worse)"
         tell(
             f"\nvalidation, epoch {kept}{why}, in "
             f"{self.trainer.precision}, before calibration\n\n{scores.to_text()}"

@@ -115,6 +115,8 @@ def _command(way: Way, config: dict[str, Any], batch: int, most: int, words: Seq
         if after[key] != before[key]:
             added += [f"--model.{key}", str(after[key])]
     kept = list(words)
+    if not {"--config", "--data.root"} & {*kept}:  # without pictures, fit does not start
+        kept = ["--data", "PHOTOS", *kept]
     for name in added[::2]:  # in place of what was typed
         if name in kept:
             place = kept.index(name)

@@ -12,6 +12,7 @@ from vitlora.metrics.scores import Scores
 from vitlora.training.classifier import Classifier
 
 _FEW = 10  # classes to list
+_NOTHING = 0.03  # how far the loss is from that of guessing if nothing was learnt, as a share
 _MISTAKES = 5  # the fewest that say something about the network
 
 
@@ -40,7 +41,7 @@ def check_fits(bundle: Bundle, model: Classifier, data: FolderData) -> None:
 
 
 def failed(scores: Scores) -> str | None:
-    """Returns a note if the loss is over twice that of guessing, or only one class is answered."""
+    """Returns a note if the network is no better than one that guesses, or gives one class."""
     guessing = math.log(len(scores.classes))
     if not scores.loss <= 2 * guessing:
         return (
@@ -48,13 +49,18 @@ def failed(scores: Scores) -> str | None:
             "diverged; lower --model.lr"
         )
     answers = scores.logits.argmax(1)
-    if len(answers.unique()) > 1 or (answers != scores.labels).sum() < _MISTAKES:
-        return None
-    always = scores.classes[int(answers[0])]
-    return (
-        f"all {scores.images} validation pictures get the class '{always}': the network does not "
-        "tell the classes apart; try a lower --model.lr, or more epochs"
-    )
+    if len(answers.unique()) == 1 and (answers != scores.labels).sum() >= _MISTAKES:
+        always = scores.classes[int(answers[0])]
+        return (
+            f"all {scores.images} validation pictures get the class '{always}': the network does "
+            "not tell the classes apart; try a lower --model.lr, or more epochs"
+        )
+    if abs(scores.loss / guessing - 1) < _NOTHING:
+        return (
+            f"the loss is {scores.loss:.3g}, as that of guessing ({guessing:.2f}): the network "
+            "learnt next to nothing; try more epochs, or a higher --model.lr"
+        )
+    return None
 
 
 def _unlike(classes: Sequence[str], others: Sequence[str]) -> str:

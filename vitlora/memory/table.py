@@ -145,8 +145,8 @@ def pick(
             0,
             (
                 f"Nothing fits: {least.name} takes least, {size(least.counted.total(1))} for one "
-                f"picture, and {size(room.usable)} may be filled; take a smaller model.backbone"
-                f"{spread}."
+                f"picture, and {size(room.usable)} may be filled; "
+                f"{f'take a smaller model.backbone{spread}' if room.free else 'give more --vram'}."
             ),
         )
     way = good[0]

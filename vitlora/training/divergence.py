@@ -36,7 +36,7 @@ class Divergence(Callback):
         """Notes the first such step, and looks at the note.
 
         Raises:
-            VitloraError: There was one.
+            DivergedError: There was one.
         """
         loss = trainer.callback_metrics["train/loss_step"]  # of all processes
         # counted on the device, so that no step waits for it
@@ -51,13 +51,17 @@ def check_validation(trainer: Trainer, loss: float) -> None:
     """Ends a training whose validation loss is not a number.
 
     Raises:
-        VitloraError: It is nan or infinite.
+        DivergedError: It is nan or infinite.
     """
     if not math.isfinite(loss):
         raise diverged(trainer, f"the validation loss is {loss}")
 
 
-def diverged(trainer: Trainer, said: str, at_once: bool = False) -> VitloraError:
+class DivergedError(VitloraError):
+    """A training whose loss is no number, which going on would not change."""
+
+
+def diverged(trainer: Trainer, said: str, at_once: bool = False) -> DivergedError:
     """Returns the error of a training that diverged, with the likely cause.
 
     Args:
@@ -72,7 +76,7 @@ def diverged(trainer: Trainer, said: str, at_once: bool = False) -> VitloraError
         todo = f"fp16 may have overflowed; try --precision bf16 or 32, or {lr}"
     else:
         todo = lr
-    return VitloraError(
+    return DivergedError(
         f"{said}: training diverged in epoch {trainer.current_epoch + 1}; {todo}. An "
         "epoch that was saved before is kept"
     )

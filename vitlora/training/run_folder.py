@@ -21,6 +21,7 @@ from vitlora.metrics.scores import Scores
 from vitlora.notes import note, tell
 from vitlora.shell import typed
 from vitlora.training.classifier import Classifier
+from vitlora.training.divergence import DivergedError
 from vitlora.training.interruption import EndedError
 from vitlora.training.run_lock import RunLock
 from vitlora.training.run_logs import LOGS, RunLogs
@@ -183,13 +184,15 @@ class RunFolder(Callback):
         elif self._aside is not None and not (self.written or goes_on):
             where, self._aside = self._put_back(self._aside), None
             tell(f"\nthe run failed before the first validation; the earlier bundle is {where}")
-        if goes_on and not isinstance(exception, EndedError):  # which says so itself
+        # an ended run says so itself, and a diverged one would diverge again
+        if goes_on and not isinstance(exception, EndedError | DivergedError):
             tell(f"resume with: {resume_command(self.folder)}")
 
     def _after_ctrl_c(self, trainer: Trainer, module: Classifier, goes_on: bool) -> str:
         """Saves what there is, and returns a line about it."""
         if self.written and self._began:
-            return f"stopped; epoch {self.kept_epoch} is saved in {self.folder}"
+            best = ", the best," if self.kept_epoch < self.last_epoch else ""
+            return f"stopped; epoch {self.kept_epoch}{best} is saved in {self.folder}"
         if self._aside is not None:
             where = self._aside if goes_on else self._put_back(self._aside)
             return f"stopped before the first validation; the earlier bundle is {where}"
