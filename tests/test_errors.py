@@ -9,6 +9,11 @@ from vitlora.errors import nearest
 METHODS = ("linear", "lora", "qlora", "full", "dora", "olora")
 
 
+def test_a_name_that_begins_alike_may_differ_more() -> None:
+    assert "'--seeds'" in nearest("--seed_everything", ("--seeds", "--methods"))
+    assert not nearest("everything_seed", ("--seeds", "--methods"))
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"), [("lorra", "lora"), ("ful", "full"), ("foo", None), ("bar", None)]
 )

@@ -80,4 +80,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def nearest_of(name: str, choices: Iterable[str]) -> str:
     """Returns the closest choice, or an empty string if none is similar."""
-    return next(iter(get_close_matches(name, list(choices), n=1)), "")
+    known = list(choices)
+    start = [choice for choice in known if choice[:4] == name[:4]]  # these may differ more
+    close = get_close_matches(name, known, 1) or get_close_matches(name, start, 1, 0.5)
+    return next(iter(close), "")
