@@ -736,6 +736,7 @@ def test_a_network_that_gives_all_pictures_one_class_is_named() -> None:
         labels = torch.tensor([0] * wrong + [1] * (20 - wrong))
         said = failed(Scores(("a", "b"), always, labels)) or ""
         assert said.startswith("all 20 validation pictures get the class 'b': ") is named
+    assert failed(Scores(("a",), torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))) is None
 
 
 @pytest.mark.parametrize(

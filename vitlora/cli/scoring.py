@@ -55,7 +55,7 @@ def failed(scores: Scores) -> str | None:
             f"all {scores.images} validation pictures get the class '{always}': the network does "
             "not tell the classes apart; try a lower --model.lr, or more epochs"
         )
-    if abs(scores.loss / guessing - 1) < _NOTHING:
+    if abs(scores.loss - guessing) < _NOTHING * guessing:
         return (
             f"the loss is {scores.loss:.3g}, as that of guessing ({guessing:.2f}): the network "
             "learnt next to nothing; try more epochs, or a higher --model.lr"
